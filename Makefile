@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# uv installs the 6 GB environment from its cache in seconds; pip bootstraps it
+UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: help demo test test-fast check format clean
+
+help:  ## show this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tagger needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+
+$(VENV)/.demo: pyproject.toml $(BIN)/uv
+	$(UV) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(BIN)/uv
+	$(UV) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## install, tag real photographs with the shipped checkpoint, query the table
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.demo
+
+test: $(VENV)/.dev  ## install what tests need and run them all
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev  ## run the tests that take seconds
+	$(BIN)/python -m pytest -m 'not slow'
+
+check: $(VENV)/.dev  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## rewrite to the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and what the demo wrote
+	rm -rf $(VENV) .demo

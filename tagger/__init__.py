@@ -1,0 +1,33 @@
+"""Put tags on a mountain of images: folder or bucket in, Parquet out, every night."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tagger.errors import TaggerError
+    from tagger.manifest import Manifest, ingest
+    from tagger.results import query, read_results
+    from tagger.tagging import Summary, TagConfig, predict, tag
+
+_HOMES = {
+    "Manifest": "tagger.manifest",
+    "Summary": "tagger.tagging",
+    "TagConfig": "tagger.tagging",
+    "TaggerError": "tagger.errors",
+    "ingest": "tagger.manifest",
+    "predict": "tagger.tagging",
+    "query": "tagger.results",
+    "read_results": "tagger.results",
+    "tag": "tagger.tagging",
+}
+
+__all__ = ["Manifest", "Summary", "TagConfig", "TaggerError", "ingest", "predict", "query", "read_results", "tag"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import tagger` stays instant."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'tagger' has no attribute {name!r}")

@@ -1,0 +1,389 @@
+"""The command line: one command per verb; parse, call, print."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+from tagger.errors import TaggerError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tagger.tagging.job import Summary
+    from tagger.tagging.plan import Plan
+
+EXIT_FAILED, EXIT_TOO_MANY, EXIT_INTERRUPTED = 1, 3, 130
+
+
+class _Commands(typer.core.TyperGroup):
+    """Turn our errors into one line and an exit code, whichever command raised them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TaggerError as error:
+            typer.echo(f"tagger: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(EXIT_FAILED) from error
+        except KeyboardInterrupt as error:
+            typer.echo("tagger: interrupted; what was committed stays, the same command does the rest", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Put tags on a mountain of images: folder or bucket in, Parquet out, every night.",
+)
+
+Source = Annotated[str, typer.Argument(help="Folder, file, glob, URL, .txt/.csv/.parquet list of URLs, or a manifest.")]
+Results = Annotated[str, typer.Argument(help="Results folder or URL, as written by `tagger tag --out`.")]
+Model = Annotated[str, typer.Option(help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Engine = Annotated[str, typer.Option(help="auto, openvino or torch; auto takes the fastest that agrees with torch.")]
+MaxPixels = Annotated[int, typer.Option(help="Larger images get a too_large row.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+@app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
+def ingest(
+    source: Source,
+    out: Annotated[str, typer.Option(help="Manifest to write; its name ends in .parquet.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List a source into a manifest: one row per image file, read by `tagger tag`."""
+    from tagger import manifest
+
+    with _found_progress(quiet or as_json) as on_found:
+        found = manifest.ingest(source, out, on_found)
+    if as_json:
+        _print_json({"out": out, "found": len(found), "skipped": dict(found.skipped)})
+    elif not quiet:
+        typer.echo(f"{_files(len(found))} found{_skipped_text(found.skipped)}\nmanifest: {out}")
+
+
+@app.command(epilog="Example: tagger tag ~/photos --model checkpoints/cifar10-speedrun --out results")
+def tag(
+    source: Source,
+    model: Model,
+    out: Annotated[str, typer.Option(help="Results folder or URL; one Parquet row per file lands here.")],
+    top_k: Annotated[int, typer.Option(help="Candidates kept per image, whatever the threshold.")] = 5,
+    threshold: Annotated[float | None, typer.Option(help="One threshold instead of the model's own, 0 to 1.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images per model call.")] = 32,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    shard_size: Annotated[
+        int, typer.Option(help="Images per part file; a kill loses at most the shard at work.")
+    ] = 5000,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Store each image's feature vector.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also try again files that failed.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Tag everything again.")] = False,
+    max_failed: Annotated[
+        str | None, typer.Option(help="Share (1%) or count of failed files allowed; beyond it exit 3.")
+    ] = None,
+    max_pixels: MaxPixels = 100_000_000,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tag every image of a source that has no right row yet: one Parquet row per file."""
+    from tagger.tagging import TagConfig, job
+
+    config = TagConfig(
+        top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine, shard_size=shard_size,
+        embeddings=embeddings, retry_failed=retry_failed, redo=redo, max_failed=max_failed, max_pixels=max_pixels,
+    )  # fmt: skip
+    silent = quiet or as_json
+    with contextlib.ExitStack() as stack:
+        on_found = stack.enter_context(_found_progress(silent))
+
+        def on_plan(plan: Plan) -> None:
+            stack.close()
+            if not silent:
+                typer.echo(_plan_text(plan))
+
+        with _tag_progress(silent) as on_progress:
+            summary = job.tag(source, model, out, config, on_plan, on_progress, on_found)
+    if as_json:
+        _print_json(asdict(summary))
+    elif not quiet:
+        typer.echo(summary_text(summary))
+    if summary.too_many_failed:
+        allowed = max_failed or "all of them"
+        typer.echo(f"tagger: more files failed than allowed ({allowed}); see `tagger query {out}`", err=True)
+        raise typer.Exit(EXIT_TOO_MANY)
+
+
+@app.command(epilog="Example: tagger predict cat.jpg --model checkpoints/cifar10-speedrun")
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Image files or URLs.")],
+    model: Model,
+    top_k: Annotated[int, typer.Option(help="Tags shown per image.")] = 3,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    max_pixels: MaxPixels = 100_000_000,
+    as_json: Json = False,
+) -> None:
+    """Show the best tags of single pictures; nothing is written."""
+    from tagger.tagging import job
+
+    rows = job.predict(images, model, top_k, device, engine, max_pixels)
+    if as_json:
+        _print_json(
+            {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
+        )
+    else:
+        for row in rows:
+            _print_prediction(row)
+    if all(row["status"] != "ok" for row in rows):
+        raise typer.Exit(EXIT_TOO_MANY)
+
+
+@app.command(epilog='Example: tagger query results "SELECT tag, count(*) FROM tags GROUP BY tag" --format csv')
+def query(
+    results: Results,
+    sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet (parquet needs --out).")] = "table",
+    out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
+) -> None:
+    """Ask the results with SQL; without SQL: tag counts and files by status.
+
+    Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows).
+    """
+    from tagger import results as table
+
+    if format not in ("table", "csv", "json", "parquet"):
+        raise UsageError(f"--format {format}: expected table, csv, json or parquet")
+    if format == "parquet" and not out:
+        raise UsageError("--format parquet needs --out FILE")
+    if sql is None:
+        for title, statement in (("files", table.STATUS_COUNTS), ("tags", table.TAG_COUNTS)):
+            if format == "table" and not out:
+                typer.echo(title)
+            _emit(table.query(results, statement), format, out and _titled(out, title))
+    else:
+        _emit(table.query(results, sql), format, out)
+
+
+@app.command(epilog="Example: tagger models checkpoints")
+def models(
+    folder: Annotated[str, typer.Argument(help="Folder of checkpoints.")] = "checkpoints", as_json: Json = False
+) -> None:
+    """List the checkpoints of a folder with their numbers."""
+    from tagger import checkpoint
+
+    found = checkpoint.list_checkpoints(folder)
+    if as_json:
+        keys = ("name", "model_id", "architecture", "task", "label_names", "metrics")
+        _print_json({"models": [{key: getattr(info, key) for key in keys} for info in found]})
+        return
+    rows = [
+        {
+            "name": info.name,
+            "task": info.task,
+            "labels": len(info.label_names),
+            **_accuracy(info.metrics),
+            "model_id": info.model_id,
+        }
+        for info in found
+    ]
+    if rows:
+        _print_table(list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        typer.echo(f"no checkpoints in {folder}")
+
+
+@app.command(epilog="Example: tagger train cifar10 --out checkpoints/cifar10-speedrun --epochs 10")
+def train(
+    data: Annotated[str, typer.Argument(help="Folder with train/<class>/ and test/<class>/.")],
+    out: Annotated[str, typer.Option(help="Checkpoint folder to write.")],
+    image_size: Annotated[int, typer.Option(help="Side in pixels to which images are resized.")] = 32,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 512,
+    seed: Annotated[int, typer.Option(help="Same seed, same CPU: the same net.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a small convolutional net from scratch on class folders and save it as a checkpoint."""
+    from tagger import training
+
+    config = training.ScratchConfig(epochs=epochs, batch_size=batch_size, image_size=image_size, seed=seed)
+
+    def on_epoch(report: training.EpochReport) -> None:
+        if not (quiet or as_json):
+            shown = f"loss {report.loss:.3f}  training accuracy {report.accuracy:.1%}  {report.seconds:.0f} s"
+            typer.echo(f"epoch {report.epoch}/{epochs}  {shown}", err=True)
+
+    info = training.train_folder(data, out, config, device, on_epoch)
+    if as_json:
+        _print_json({"out": out, "model_id": info.model_id, "metrics": info.metrics})
+    elif not quiet:
+        typer.echo(f"test accuracy {_accuracy(info.metrics)['accuracy']}\ncheckpoint: {out}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="tagger")
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def summary_text(summary: Summary) -> str:
+    """Say what a run did, in a few lines."""
+    lines = [f"{_files(summary.found)} found{_skipped_text(summary.skipped)}"]
+    if summary.done_before:
+        lines.append(f"{summary.done_before:,} were tagged before and have not changed")
+    failed = sum(summary.failed.values())
+    if summary.tagged or failed:
+        detail = _counts_text(summary.failed)
+        lines.append(f"{summary.tagged:,} tagged, {failed:,} failed{f' ({detail})' if detail else ''}")
+        lines.append(
+            f"{summary.seconds:.1f} s, {summary.images_per_second:,.1f} images/s with {summary.engine}, "
+            f"{summary.parts} part file{'s' * (summary.parts != 1)} of run {summary.run_id}"
+        )
+    else:
+        lines.append("nothing to do: 0 images decoded")
+    if summary.failed_before:
+        lines.append(f"failed before, not tried again: {_counts_text(summary.failed_before)} (see --retry-failed)")
+    lines.append(f"results: {summary.out}")
+    return "\n".join(lines)
+
+
+def _plan_text(plan: Plan) -> str:
+    damaged = [f"set aside a damaged part: {name}" for name in plan.damaged]
+    why = f" ({_counts_text(plan.reasons)})" if plan.reasons else ""
+    return "\n".join([*damaged, f"{len(plan.entries):,} of {_files(plan.found)} to tag{why}"])
+
+
+def _files(count: int) -> str:
+    return f"{count:,} image file{'s' * (count != 1)}"
+
+
+def _skipped_text(skipped: dict[str, int]) -> str:
+    return f"; skipped {_counts_text(skipped)}" if skipped else ""
+
+
+def _counts_text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _accuracy(metrics: dict[str, Any]) -> dict[str, str]:
+    test = metrics.get("test", {})
+    if "accuracy" not in test:
+        return {"accuracy": "unknown", "tested on": ""}
+    low, high = test["interval"]
+    return {"accuracy": f"{test['accuracy']:.2%} ({low:.1%} to {high:.1%})", "tested on": f"{test['images']:,} images"}
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _print_prediction(row: dict[str, Any]) -> None:
+    typer.echo(row["uri"])
+    if row["status"] != "ok":
+        typer.echo(f"  {row['status']}: {row['error']}")
+    for pair in row.get("candidates") or []:
+        typer.echo(f"  {pair['score']:6.1%}  {'█' * round(20 * pair['score']):<20}  {pair['tag']}")
+
+
+def _titled(out: str, title: str) -> str:
+    stem, dot, suffix = out.rpartition(".")
+    return f"{stem}-{title}.{suffix}" if dot else f"{out}-{title}"
+
+
+def _emit(result: pa.Table, format: str, out: str | None) -> None:
+    if format == "table" and not out:
+        shown = result.slice(0, 50)
+        _print_table(result.column_names, [list(row.values()) for row in shown.to_pylist()])
+        if len(result) > 50:
+            typer.echo(f"… {len(result) - 50:,} more rows; --format csv prints them all")
+        return
+    from tagger import results, storage
+
+    content = results.export(result, "csv" if format == "table" else format)
+    if out:
+        storage.write_atomic(storage.absolute(out), content)
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.flush()
+
+
+def _print_table(names: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table(*names, header_style="bold")
+    for row in rows:
+        drawn.add_row(*(escape(_cell(value)) for value in row))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(drawn)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return ", ".join(f"{pair.get('tag')} {pair.get('score', 0):.2f}" for pair in value)
+    if isinstance(value, list) and len(value) > 8:
+        return f"[{len(value)} values]"
+    return str(value)
+
+
+@contextlib.contextmanager
+def _found_progress(silent: bool) -> Iterator[Callable[[int], None]]:
+    """Show the number of files found so far, on a terminal only."""
+    if silent or not sys.stderr.isatty():
+        yield lambda found: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("listing") as status:
+        yield lambda found: status.update(f"listing: {found:,} files")
+
+
+@contextlib.contextmanager
+def _tag_progress(silent: bool) -> Iterator[Callable[[Any], None]]:
+    """Show rate, time left and failures, on a terminal only."""
+    if silent or not sys.stderr.isatty():
+        yield lambda progress: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("tagging"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[failed]} failed"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("tagging", total=None, failed=0, rate="", visible=False)
+
+        def update(progress: Any) -> None:
+            speed = bar.tasks[0].speed
+            rate = f"{speed:,.0f} images/s" if speed else ""
+            bar.update(
+                task, total=progress.total, completed=progress.done, failed=progress.failed, rate=rate, visible=True
+            )
+
+        yield update
+
+
+if __name__ == "__main__":
+    main()

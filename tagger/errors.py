@@ -1,0 +1,72 @@
+"""What can go wrong, as one tree.
+
+TaggerError
+├── UsageError (ValueError)            an argument that cannot be right
+├── SourceError (OSError)              a source that cannot be listed or read
+│   ├── SourceNotFound (FileNotFoundError)
+│   └── AccessDenied (PermissionError)     credentials refused: one error, not a million rows
+├── MissingExtra (ImportError)         an optional package is not installed
+├── ModelError (ValueError)            a model that cannot be loaded, or does not fit its labels
+├── TableError (ValueError)            a Parquet file that is foreign, newer or damaged
+├── QueryError (ValueError)            SQL that DuckDB refuses
+├── WriteError (OSError)               a result that could not be written
+└── ImageError (ValueError)            one image that cannot become pixels; ends as a row, not as an exit
+
+Every message says what happened, to which file, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class TaggerError(Exception):
+    """Base of every error that is the user's to solve; the CLI prints it on one line and exits with 1."""
+
+
+class UsageError(TaggerError, ValueError):
+    """An argument that cannot be right."""
+
+
+class SourceError(TaggerError, OSError):
+    """A source that cannot be listed or read."""
+
+
+class SourceNotFound(SourceError, FileNotFoundError):
+    """Nothing is at the place that was named."""
+
+
+class AccessDenied(SourceError, PermissionError):
+    """The store refused our credentials."""
+
+
+class MissingExtra(TaggerError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs the package {package}: pip install 'tagger[{extra}]'")
+
+
+class ModelError(TaggerError, ValueError):
+    """A model that cannot be loaded, or does not fit its labels."""
+
+
+class TableError(TaggerError, ValueError):
+    """A Parquet file that is foreign, newer or damaged."""
+
+
+class QueryError(TaggerError, ValueError):
+    """SQL that DuckDB refuses."""
+
+
+class WriteError(TaggerError, OSError):
+    """A result that could not be written."""
+
+
+class ImageError(TaggerError, ValueError):
+    """One image that cannot become pixels.
+
+    `status` is the word that goes into the results table: corrupt, unsupported, unreadable, too_large or failed.
+    """
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status

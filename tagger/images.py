@@ -1,0 +1,198 @@
+"""Bytes -> RGB uint8 array, or a named decode error.
+
+Two deliberate differences from timm's `Image.open(f).convert("RGB")`: EXIF orientation is applied, and transparent
+pixels are laid over white. For every other image the array equals what timm's own eval transform feeds its model.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tagger.errors import ImageError
+from tagger.model_info import Preprocessing
+
+DECODE_VERSION = 1
+"""Part of every model_id: raise it when the same bytes give other pixels."""
+
+MAX_PIXELS = 100_000_000
+"""Default limit per image; 100 megapixels are 300 MB once decoded."""
+
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+# Pillow's own limit is replaced by ours, which names the file and becomes a row.
+Image.MAX_IMAGE_PIXELS = None
+Image.init()
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a row says about its image; width and height as displayed, after EXIF orientation."""
+
+    width: int
+    height: int
+    format: str
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageInfo]:
+    """Decode one image, the first frame of an animation, to an upright RGB picture.
+
+    Raises ImageError with status corrupt, unsupported or too_large.
+    """
+    if not data:
+        raise ImageError("corrupt", "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > max_pixels:
+                    raise ImageError(
+                        "too_large",
+                        f"{image.width}x{image.height} pixels are over the limit of {max_pixels} (see --max-pixels)",
+                    )
+                name = image.format or "unknown"
+                rgb = _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except MemoryError as error:
+        raise ImageError("too_large", "not enough memory to decode the image") from error
+    except Exception as error:  # whatever a decoder raises on hostile bytes is about this image alone
+        raise ImageError("corrupt", f"cannot decode: {_one_line(error)}") from error
+    return rgb, ImageInfo(rgb.width, rgb.height, name)
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8Array:
+    """Resize and crop an RGB picture as timm's eval transform does, touching only the pixels the crop needs.
+
+    Returns (H, W, 3) uint8. timm resizes the whole picture, then cuts out the centre; resampling only that box on the
+    same grid gives the same pixels, and a 1x20,000 strip costs no more than a photo.
+    """
+    height, width = preprocessing.size
+    new_width, new_height = _resized(image.size, preprocessing)
+    left, seen_width = _centre(new_width, width)
+    top, seen_height = _centre(new_height, height)
+    if (new_width, new_height) == image.size:
+        cut = image.crop((left, top, left + seen_width, top + seen_height))
+    else:
+        box = _source_box(image.size, (new_width, new_height), (left, top, seen_width, seen_height))
+        cut = image.resize((seen_width, seen_height), _RESAMPLING[preprocessing.interpolation], box=box)
+    if cut.size != (width, height):
+        fill = tuple(round(255 * value) for value in preprocessing.mean)
+        canvas = Image.new("RGB", (width, height), fill)
+        canvas.paste(cut, ((width - seen_width) // 2, (height - seen_height) // 2))
+        cut = canvas
+    return np.asarray(cut)
+
+
+_RESAMPLING: dict[str, Image.Resampling] = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+def _resized(source: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the (width, height) that timm's transform would resize to; the rounding is torchvision's and timm's."""
+    width, height = source
+    target_h, target_w = (math.floor(side / preprocessing.crop_pct) for side in preprocessing.size)
+    if preprocessing.crop_mode == "squash":
+        return target_w, target_h
+    if preprocessing.crop_mode == "border" or target_h != target_w:
+        tighter = max if preprocessing.crop_mode == "border" else min
+        ratio = tighter(height / target_h, width / target_w)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+    if width <= height:
+        return target_w, int(target_w * height / width)
+    return int(target_h * width / height), target_h
+
+
+def _centre(side: int, wanted: int) -> tuple[int, int]:
+    """Return (start, length) of the central part of a side, the whole of it when there is too little."""
+    return (round((side - wanted) / 2), wanted) if side >= wanted else (0, side)
+
+
+def _source_box(
+    source: tuple[int, int], resized: tuple[int, int], window: tuple[int, int, int, int]
+) -> tuple[float, float, float, float]:
+    """Map a (left, top, width, height) window of the resized picture back to source coordinates."""
+    scale_x, scale_y = source[0] / resized[0], source[1] / resized[1]
+    left, top, width, height = window
+    # a product may pass the edge by an ulp, which Pillow refuses
+    right, bottom = min((left + width) * scale_x, source[0]), min((top + height) * scale_y, source[1])
+    return left * scale_x, top * scale_y, right, bottom
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error, ZeroDivisionError):
+        # A broken EXIF block says nothing about the pixels: keep them as stored, as every viewer does.
+        return image
+    return turned
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        image.load()
+        return image
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image)
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ImageError("unsupported", f"colour mode {image.mode} cannot become RGB") from error
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits; floats are taken as 0..1 when nothing in them is above 1, else as 0..255."""
+    grey: npt.NDArray[Any] = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    if image.mode == "F":
+        top = 1.0 if grey.size and grey.max() <= 1 else 255.0
+    else:
+        top = 65535.0
+    scaled = np.clip(np.rint(grey * (255 / top)), 0, 255).astype(np.uint8)
+    return Image.fromarray(scaled).convert("RGB")
+
+
+def _unidentified(data: bytes) -> ImageError:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return ImageError("unsupported", "HEIC needs the package pillow-heif: pip install 'tagger[heic]'")
+    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    if webp or data[4:8] == b"ftyp" or data.startswith(_MAGIC):
+        return ImageError("corrupt", f"the image is damaged within its first bytes ({len(data)} bytes in all)")
+    return ImageError("unsupported", "not an image format that can be read")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        return  # _unidentified() then names the extra
+    pillow_heif.register_heif_opener()
+
+
+_register_heif()

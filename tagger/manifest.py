@@ -1,0 +1,180 @@
+"""Source -> manifest: one row per discovered file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tagger import schema, storage
+from tagger.errors import SourceError, TableError, UsageError
+
+URL_COLUMNS = ("uri", "url", "image_url", "path", "filepath", "file_path", "file", "file_name", "filename", "image")
+"""Column names that hold the files of a list, the first found wins."""
+
+_LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
+_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a source and what was passed over on the way."""
+
+    table: pa.Table
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Reason -> count: not an image, hidden, listed twice, ..."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def read_source(source: str, on_found: Callable[[int], None] = lambda found: None) -> Manifest:
+    """List a source: a folder, a file, a glob, an fsspec URL, a .txt/.csv/.parquet list of URLs, or a manifest.
+
+    `on_found` is called with the number of files so far. Raises SourceError, TableError or UsageError.
+    """
+    suffix = _list_suffix(source)
+    if suffix == ".parquet":
+        return _read_parquet(source, on_found)
+    skipped: Counter[str] = Counter()
+    listed = suffix and _describe_all(_listed(source, suffix, skipped))
+    found = listed or storage.find_images(source, skipped)
+    return Manifest(_collect(found, on_found), skipped)
+
+
+def ingest(source: str, out: str, on_found: Callable[[int], None] = lambda found: None) -> Manifest:
+    """List a source and write its manifest; see read_source."""
+    out_uri = storage.absolute(out)
+    if not out_uri.endswith(".parquet"):
+        raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")
+    if storage.exists(out_uri):
+        _refuse_foreign(out_uri)
+    manifest = read_source(source, on_found)
+    storage.write_atomic(out_uri, schema.serialise(manifest.table, "manifest"))
+    return manifest
+
+
+def _refuse_foreign(uri: str) -> None:
+    """A manifest may be replaced by a newer one; anything else in its place is somebody's."""
+    try:
+        with storage.open_input(uri) as file:
+            footer = schema.footer_of(pq.read_schema(file))
+    except (pa.ArrowInvalid, SourceError):
+        footer = {}
+    if footer.get("table") != "manifest":
+        raise TableError(f"{uri}: exists and is not a tagger manifest; choose another --out, nothing was overwritten")
+
+
+def _list_suffix(source: str) -> str:
+    if any(sign in source for sign in "*?["):
+        return ""
+    name = source.partition("?")[0].lower() if storage.is_remote(source) else source.lower()
+    return next((suffix for suffix in _LIST_SUFFIXES if name.endswith(suffix)), "")
+
+
+def _collect(found: Iterable[storage.FoundFile], on_found: Callable[[int], None]) -> pa.Table:
+    """Gather files into Arrow chunk by chunk: Python objects for a million files would cost a gigabyte."""
+    batches, total, stream = [], 0, iter(found)
+    while chunk := list(islice(stream, _CHUNK)):
+        total += len(chunk)
+        columns = [
+            pa.array(values, field.type) for values, field in zip(zip(*chunk, strict=True), schema.KEY, strict=True)
+        ]
+        batches.append(pa.record_batch(columns, schema=schema.KEY))
+        on_found(total)
+    return schema.conform(pa.Table.from_batches(batches, schema.KEY), "manifest")
+
+
+def _describe_all(urls: Iterable[str]) -> Iterator[storage.FoundFile]:
+    """Ask the stores about listed files, many at once: one round trip each would take hours."""
+    stream = iter(urls)
+    with ThreadPoolExecutor(16) as pool:
+        while chunk := list(islice(stream, _CHUNK)):
+            yield from pool.map(storage.describe, chunk)
+
+
+def _listed(source: str, suffix: str, skipped: Counter[str]) -> Iterator[str]:
+    text = _decode_text(storage.read_bytes(storage.absolute(source)), source)
+    if suffix == ".txt":
+        lines = (line.strip() for line in text.splitlines())
+        values: Iterable[str] = (line for line in lines if line and not line.startswith("#"))
+    else:
+        values = _csv_column(text, "\t" if suffix == ".tsv" else ",", source)
+    return _resolved(values, source, skipped)
+
+
+def _decode_text(content: bytes, source: str) -> str:
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        # surrogateescape keeps names that are not UTF-8, as the file system has them
+        return content.decode(encoding, errors="surrogateescape")
+    except UnicodeError as error:
+        raise SourceError(f"{source}: cannot read the list as text ({error}); save it as UTF-8") from error
+
+
+def _csv_column(text: str, delimiter: str, source: str) -> Iterator[str]:
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    first = next(rows, [])
+    names = [name.strip().lower() for name in first]
+    column = next((names.index(name) for name in URL_COLUMNS if name in names), None)
+    if column is None and len(first) == 1:  # one column without a header
+        column = 0
+        yield first[0].strip()
+    if column is None and first:
+        raise TableError(
+            f"{source}: no column of files; have {', '.join(first)}; expected one of {', '.join(URL_COLUMNS)}"
+        )
+    yield from (row[column].strip() for row in rows if column is not None and len(row) > column and row[column].strip())
+
+
+def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iterator[str]:
+    """Make listed paths absolute (relative ones start at the list's own folder) and drop repetitions."""
+    folder = storage.absolute(source).rpartition("/")[0]
+    seen: set[str] = set()
+    for value in values:
+        if storage.is_remote(value):
+            url = value
+        elif storage.is_remote(folder):
+            url = storage.join(folder, value)
+        else:
+            url = storage.local_uri(storage.resolve(value, storage.local_path(folder)))
+        key = storage.public_uri(url) if storage.is_remote(url) else url
+        if key in seen:
+            skipped["listed twice"] += 1
+        else:
+            seen.add(key)
+            yield url
+
+
+def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
+    """Tell a manifest from a URL list: by footer, then by columns."""
+    uri = storage.absolute(source)
+    with storage.open_input(uri) as file:
+        try:
+            parquet = pq.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise TableError(f"{source}: not a readable Parquet file ({error})") from error
+        arrow = parquet.schema_arrow
+        if schema.footer_of(arrow):
+            schema.check_footer(arrow, "manifest", source)
+            table = schema.conform(parquet.read(), "manifest")
+            on_found(len(table))
+            return Manifest(table)
+        column = next((name for name in URL_COLUMNS if name in arrow.names), None)
+        if column is None or not pa.types.is_string(arrow.field(column).type) | pa.types.is_large_string(
+            arrow.field(column).type
+        ):
+            raise TableError(
+                f"{source}: neither a manifest nor a list of files; have columns {', '.join(arrow.names)}; "
+                f"expected text in one of {', '.join(URL_COLUMNS)}"
+            )
+        skipped: Counter[str] = Counter()
+        values = (value for value in parquet.read([column])[column].to_pylist() if value)
+        return Manifest(_collect(_describe_all(_resolved(values, source, skipped)), on_found), skipped)

@@ -1,0 +1,76 @@
+"""What timm knows: architectures, hub weights, ImageNet's label names."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from typing import Any
+
+from torch import Tensor, nn
+
+from tagger.errors import ModelError
+
+
+def create(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
+    """Create a timm network with random weights; raises ModelError for a name timm does not have."""
+    import timm
+
+    if not timm.is_model(architecture):
+        raise ModelError(f"{architecture}: timm {timm.__version__} has no such architecture{_suggest(architecture)}")
+    try:
+        net: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes, **model_args)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{architecture}: timm cannot build it with {model_args} ({error})") from error
+    return net
+
+
+def create_pretrained(name: str, state_dict: dict[str, Tensor]) -> nn.Module:
+    """Create the network of a timm `name` with its published weights, through timm's own conversion."""
+    import timm
+
+    net: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state_dict})
+    return net
+
+
+def published_config(name: str) -> dict[str, Any]:
+    """Return timm's pretrained_cfg of a name such as `resnet50.a1_in1k`, `architecture` and `hf_hub_id` included."""
+    import timm
+
+    if not timm.is_model(name):
+        raise ModelError(f"timm/{name}: timm {timm.__version__} has no such model{_suggest(name)}")
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        tagged = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")[:5]) or "none"
+        raise ModelError(f"timm/{name}: no published weights under this name; with weights: {tagged}")
+    return {**config.to_dict(), "architecture": config.architecture or name.partition(".")[0]}
+
+
+def imagenet_label_names(num_classes: int) -> tuple[str, ...] | None:
+    """Return unique English names for ImageNet-1k, -12k, -21k or -22k heads; None for another number of classes.
+
+    The name is the first word timm has for the class. Classes that share it are told apart by their second word,
+    else by their WordNet id: `maillot` and `maillot (tank suit)`, `crane (n02012849)` and `crane (n03126707)`.
+    """
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": num_classes})
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    words = [[word.strip() for word in text.split(",")] for text in info.label_descriptions()]
+    first = [options[0] for options in words]
+    names = _where_repeated(first, [f"{o[0]} ({o[1]})" if len(o) > 1 else o[0] for o in words])
+    return tuple(_where_repeated(names, [f"{f} ({i})" for f, i in zip(first, info.label_names(), strict=True)]))
+
+
+def _where_repeated(names: list[str], instead: list[str]) -> list[str]:
+    """Replace the names that occur more than once, in any case."""
+    count = Counter(name.casefold() for name in names)
+    return [other if count[name.casefold()] > 1 else name for name, other in zip(names, instead, strict=True)]
+
+
+def _suggest(name: str) -> str:
+    import timm
+
+    close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(close)}?" if close else ""

@@ -1,0 +1,6 @@
+"""Tag a source into a results table: plan, run the pipeline, commit part files."""
+
+from tagger.tagging.config import TagConfig
+from tagger.tagging.job import Summary, predict, tag
+
+__all__ = ["Summary", "TagConfig", "predict", "tag"]

@@ -1,0 +1,69 @@
+"""What a user may decide about a tagging run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tagger.engines import DEVICES, ENGINES
+from tagger.errors import UsageError
+from tagger.images import MAX_PIXELS
+from tagger.model_info import ModelInfo, fingerprint
+
+
+@dataclass(frozen=True)
+class TagConfig:
+    """Options of one tagging run; raises UsageError for values that cannot be right."""
+
+    top_k: int = 5
+    threshold: float | None = None
+    """One threshold for every tag instead of the model's own."""
+    batch_size: int = 32
+    device: str = "auto"
+    engine: str = "auto"
+    shard_size: int = 5000
+    """Images per part file."""
+    embeddings: bool = False
+    retry_failed: bool = False
+    redo: bool = False
+    max_failed: str | None = None
+    """Share (`1%`) or count of failed files that is still a success; None: any, unless nothing at all was readable."""
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "batch_size", "shard_size", "max_pixels"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"--threshold must be from 0 to 1, got {self.threshold}")
+        if self.device not in DEVICES:
+            raise UsageError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine {self.engine}: expected one of {', '.join(ENGINES)}")
+        self.failures_allowed(1)
+
+    def thresholds(self, model: ModelInfo) -> tuple[float, ...] | None:
+        """Return a threshold per label; None means the best tag alone."""
+        if self.threshold is not None:
+            return (self.threshold,) * len(model.label_names)
+        if model.thresholds is not None:
+            return model.thresholds
+        return None if model.task == "multiclass" else (0.5,) * len(model.label_names)
+
+    def settings_id(self, model: ModelInfo) -> str:
+        """Return the hash of everything beside the model that decides what a row says."""
+        top_k = min(self.top_k, len(model.label_names))
+        return fingerprint([top_k, self.thresholds(model), self.embeddings, self.max_pixels])
+
+    def failures_allowed(self, found: int) -> int | None:
+        """Return how many of `found` files may fail; None when only a total failure counts."""
+        if self.max_failed is None:
+            return None
+        text = self.max_failed.strip()
+        try:
+            value = float(text.removesuffix("%"))
+        except ValueError:
+            value = -1.0
+        share = text.endswith("%")
+        if not 0 <= value <= (100 if share else float("inf")) or not (share or value == int(value)):
+            raise UsageError(f"--max-failed {self.max_failed}: expected a share such as 1% or a count such as 20")
+        return int(found * value / 100) if share else int(value)

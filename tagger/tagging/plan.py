@@ -1,0 +1,179 @@
+"""Decide what is to be done: compare the manifest with the latest rows, cut the difference into shards.
+
+The parts are the record of what is done. A run_id belongs to one frozen plan; its generation is one more than the
+highest in the table, so no clock decides which of two rows is newer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tagger import results, schema, storage
+from tagger.errors import TableError, UsageError
+from tagger.model_info import ModelInfo
+from tagger.tagging.config import TagConfig
+
+_LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_id", "run_id", "tagged_at")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run will do; frozen, so that a retried shard is the same shard."""
+
+    run_id: str
+    model: str
+    """The --model argument, to load it again elsewhere."""
+    model_id: str
+    settings_id: str
+    out: str
+    config: TagConfig
+    found: int
+    done: int
+    """Files whose latest row is still right."""
+    reasons: dict[str, int]
+    """Why the others are to be tagged: reason -> files."""
+    standing: dict[str, int]
+    """Statuses of the rows that stay."""
+    damaged: tuple[str, ...]
+    """Part files set aside because their footer could not be read."""
+    entries: pa.Table
+    """Key columns of the files to tag, in order."""
+
+    @property
+    def shards(self) -> int:
+        """Number of part files this plan will write."""
+        return -(-len(self.entries) // self.config.shard_size)
+
+    def shard(self, index: int) -> pa.Table:
+        """Return the key columns of one shard."""
+        return self.entries.slice(index * self.config.shard_size, self.config.shard_size)
+
+    def part(self, index: int) -> str:
+        """Return the name of the file that will hold a shard."""
+        return f"part-{self.run_id}-{index:05d}.parquet"
+
+
+def make_plan(manifest: pa.Table, model: str, info: ModelInfo, out: str, config: TagConfig) -> Plan:
+    """Compare a manifest with a results folder; raises TableError when the folder is not ours."""
+    out = storage.absolute(out)
+    check_out(out)
+    parts = results.list_parts(out)
+    for name in parts.damaged:
+        storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
+    settings_id = config.settings_id(info)
+    previous = results.latest(results.read_rows(parts.uris, _LATEST_COLUMNS, model=info.name))
+    why = _reasons(manifest, previous, info.model_id, settings_id, config)
+    pending = pc.is_valid(why)
+    standing = manifest.select(["uri"]).append_column("why", why).filter(pc.invert(pending))
+    standing = standing.join(previous.select(["uri", "status"]), "uri")
+    return Plan(
+        run_id=f"{_generation(parts):08d}-{secrets.token_hex(4)}",
+        model=model,
+        model_id=info.model_id,
+        settings_id=settings_id,
+        out=out,
+        config=config,
+        found=len(manifest),
+        done=len(standing),
+        reasons=dict(Counter(why.drop_null().to_pylist()).most_common()),
+        standing=dict(Counter(standing["status"].to_pylist())),
+        damaged=parts.damaged,
+        entries=manifest.select(schema.KEY.names).filter(pending),
+    )
+
+
+def check_out(out: str) -> None:
+    """Refuse a folder that holds something else than results."""
+    names = storage.names_in(out) or []
+    if results.RUNS in names:
+        return
+    foreign = [name for name in names if not name.startswith(("_", ".")) and not name.endswith(".parquet")]
+    if foreign:
+        raise TableError(f"{out}: holds other files ({', '.join(foreign[:3])}); --out needs an empty or new folder")
+
+
+def save_plan(plan: Plan) -> str:
+    """Write a plan beside the results, one row group per shard; return its uri."""
+    uri = storage.join(plan.out, f"{results.RUNS}/_plan-{plan.run_id}")
+    fields = {name: value for name, value in vars(plan).items() if name != "entries"}
+    text = json.dumps({**fields, "config": asdict(plan.config)})
+    content = schema.serialise(plan.entries, "plan", row_group=plan.config.shard_size, plan=text)
+    storage.write_atomic(uri, content)
+    return uri
+
+
+def load_plan(uri: str) -> Plan:
+    """Read a plan that save_plan wrote."""
+    table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+    fields: dict[str, Any] = json.loads(schema.check_footer(table.schema, "plan", uri)["plan"])
+    fields["config"] = TagConfig(**fields["config"])
+    fields["damaged"] = tuple(fields["damaged"])
+    return Plan(**fields, entries=table)
+
+
+def without_committed(plan: Plan, shard: pa.Table, new_parts: list[str]) -> pa.Table:
+    """Drop the rows of a shard that an overlapping run has committed meanwhile."""
+    rows = results.read_rows(new_parts, _LATEST_COLUMNS)
+    ours = pc.and_(pc.equal(rows["model_id"], plan.model_id), pc.equal(rows["settings_id"], plan.settings_id))
+    newer = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
+    rows = results.latest(rows.filter(pc.and_(ours, newer)))
+    config = replace(plan.config, redo=False, retry_failed=False)
+    return shard.filter(pc.is_valid(_reasons(shard, rows, plan.model_id, plan.settings_id, config)))
+
+
+def _generation(parts: results.Parts) -> int:
+    """Return one more than the highest generation, read from the part names and, where they were renamed, the rows."""
+    runs = [uri.rpartition("/")[2].removeprefix("part-").partition("-")[0] for uri in parts.uris]
+    known = [int(run) for run in runs if run.isdigit()]
+    renamed = [uri for uri, run in zip(parts.uris, runs, strict=True) if not run.isdigit()]
+    if renamed:
+        known += [int(run[:8]) for run in pc.unique(results.read_rows(renamed, ["run_id"])["run_id"]).to_pylist()]
+    generation = 1 + max(known, default=0)
+    if generation > 99_999_999:
+        raise UsageError("the table has used up its generations; start a new results folder")
+    return generation
+
+
+def _reasons(
+    manifest: pa.Table, previous: pa.Table, model_id: str, settings_id: str, config: TagConfig
+) -> pa.ChunkedArray:
+    """Return for each manifest row why it is to be tagged; null when its latest row is right."""
+    numbered = manifest.select(schema.KEY.names).append_column("row", pa.array(range(len(manifest)), pa.int64()))
+    renamed = previous.rename_columns([name if name == "uri" else f"was_{name}" for name in previous.column_names])
+    joined = numbered.join(renamed, "uri", join_type="left outer").sort_by("row")
+    by_time = _same(joined["modified_at"], joined["was_modified_at"])
+    by_etag = _same(joined["etag"], joined["was_etag"])
+    version = pc.if_else(pc.is_valid(joined["etag"]), by_etag, by_time)
+    status = joined["was_status"]
+    rules = {
+        "new": pc.is_null(joined["was_run_id"]),
+        "changed file": pc.invert(pc.and_(_same(joined["bytes"], joined["was_bytes"]), version)),
+        "another version of the model": pc.not_equal(joined["was_model_id"], model_id),
+        "other settings": pc.not_equal(joined["was_settings_id"], settings_id),
+        "unreadable before": pc.equal(status, "unreadable"),
+    }
+    if config.retry_failed:
+        rules["failed before"] = pc.not_equal(status, "ok")
+    if config.redo:
+        rules["redo"] = pa.chunked_array([pa.repeat(True, len(joined))])
+    names = pa.array(rules)
+    conditions = pc.make_struct(*(pc.fill_null(rule, False) for rule in rules.values()), field_names=list(rules))
+    return _chunked(pc.case_when(conditions, *names))
+
+
+def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:
+    both_null = pc.and_(pc.is_null(left), pc.is_null(right))
+    return pc.or_(pc.fill_null(pc.equal(left, right), False), both_null)
+
+
+def _chunked(values: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
