@@ -22,8 +22,16 @@ $(VENV)/.dev: pyproject.toml $(BIN)/uv
 	$(UV) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+PHOTOS := $(VENV)/lib/python3*/site-packages/skimage/data
+
+demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(VENV)/.demo  ## install, tag real photographs with the shipped checkpoint, query the table
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.demo
+	@mkdir -p .demo/photos
+	@cp $(addprefix $(PHOTOS)/,chelsea.png horse.png rocket.jpg motorcycle_left.png) .demo/photos
+	@head -c 20000 $(PHOTOS)/retina.jpg > .demo/photos/truncated.jpg
+	tagger tag .demo/photos --model checkpoints/cifar10-speedrun --out .demo/results
+	tagger query .demo/results "SELECT parse_filename(uri) AS file, status, top_tag, top_score, candidates[:3] AS candidates FROM images ORDER BY ALL"
+	tagger query .demo/results
 
 test: $(VENV)/.dev  ## install what tests need and run them all
 	$(BIN)/python -m pytest

@@ -1,0 +1,8 @@
+"""The library's verbs as Prefect flows: schedules, retries, a UI. The only code that imports Prefect."""
+
+import os
+
+# Before Prefect is imported, unless the user decided otherwise: no telemetry, and time enough for the temporary server.
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")

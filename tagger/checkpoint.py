@@ -33,7 +33,8 @@ def describe(model: str) -> ModelInfo:
     folder = storage.absolute(model)
     if not storage.exists(folder):
         raise ModelError(
-            f"{model}: no such checkpoint; --model takes a checkpoint folder (see `tagger models`), timm/NAME or local-dir:FOLDER"
+            f"{model}: no such checkpoint; --model takes a checkpoint folder (see `tagger models`), "
+            "timm/NAME or local-dir:FOLDER"
         )
     if not storage.exists(storage.join(folder, BUNDLE)):
         raise ModelError(
@@ -57,9 +58,10 @@ def build(info: ModelInfo) -> nn.Module:
         return models.backbone.create_pretrained(info.published, state).eval()
     net = models.build(info.architecture, len(info.label_names), info.model_args)
     own = net.state_dict()
-    misfits = [f"{name} {_shape(state.get(name))} in the file, {_shape(own.get(name))} in the network"
-               for name in sorted(own.keys() | state.keys()) if _shape(own.get(name)) != _shape(state.get(name))]  # fmt: skip
-    if misfits:
+    shapes = {name: (_shape(state.get(name)), _shape(own.get(name))) for name in sorted(own.keys() | state.keys())}
+    if misfits := [
+        f"{name} {file} in the file, {net} in the network" for name, (file, net) in shapes.items() if file != net
+    ]:
         shown = "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
         raise ModelError(
             f"{info.weights}: does not fit {info.architecture} with {len(info.label_names)} classes: {shown}"

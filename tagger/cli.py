@@ -17,7 +17,6 @@ from tagger.errors import TaggerError, UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tagger.tagging.job import Summary
     from tagger.tagging.plan import Plan
 
 EXIT_FAILED, EXIT_TOO_MANY, EXIT_INTERRUPTED = 1, 3, 130
@@ -72,7 +71,7 @@ def ingest(
     if as_json:
         _print_json({"out": out, "found": len(found), "skipped": dict(found.skipped)})
     elif not quiet:
-        typer.echo(f"{_files(len(found))} found{_skipped_text(found.skipped)}\nmanifest: {out}")
+        typer.echo(f"{found.text()}\nmanifest: {out}")
 
 
 @app.command(epilog="Example: tagger tag ~/photos --model checkpoints/cifar10-speedrun --out results")
@@ -112,18 +111,15 @@ def tag(
         def on_plan(plan: Plan) -> None:
             stack.close()
             if not silent:
-                typer.echo(_plan_text(plan))
+                typer.echo(plan.text())
 
         with _tag_progress(silent) as on_progress:
             summary = job.tag(source, model, out, config, on_plan, on_progress, on_found)
     if as_json:
         _print_json(asdict(summary))
     elif not quiet:
-        typer.echo(summary_text(summary))
-    if summary.too_many_failed:
-        allowed = max_failed or "all of them"
-        typer.echo(f"tagger: more files failed than allowed ({allowed}); see `tagger query {out}`", err=True)
-        raise typer.Exit(EXIT_TOO_MANY)
+        typer.echo(summary.text())
+    summary.check_failures()
 
 
 @app.command(epilog="Example: tagger predict cat.jpg --model checkpoints/cifar10-speedrun")
@@ -240,45 +236,6 @@ def main() -> None:
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------
-
-
-def summary_text(summary: Summary) -> str:
-    """Say what a run did, in a few lines."""
-    lines = [f"{_files(summary.found)} found{_skipped_text(summary.skipped)}"]
-    if summary.done_before:
-        lines.append(f"{summary.done_before:,} were tagged before and have not changed")
-    failed = sum(summary.failed.values())
-    if summary.tagged or failed:
-        detail = _counts_text(summary.failed)
-        lines.append(f"{summary.tagged:,} tagged, {failed:,} failed{f' ({detail})' if detail else ''}")
-        lines.append(
-            f"{summary.seconds:.1f} s, {summary.images_per_second:,.1f} images/s with {summary.engine}, "
-            f"{summary.parts} part file{'s' * (summary.parts != 1)} of run {summary.run_id}"
-        )
-    else:
-        lines.append("nothing to do: 0 images decoded")
-    if summary.failed_before:
-        lines.append(f"failed before, not tried again: {_counts_text(summary.failed_before)} (see --retry-failed)")
-    lines.append(f"results: {summary.out}")
-    return "\n".join(lines)
-
-
-def _plan_text(plan: Plan) -> str:
-    damaged = [f"set aside a damaged part: {name}" for name in plan.damaged]
-    why = f" ({_counts_text(plan.reasons)})" if plan.reasons else ""
-    return "\n".join([*damaged, f"{len(plan.entries):,} of {_files(plan.found)} to tag{why}"])
-
-
-def _files(count: int) -> str:
-    return f"{count:,} image file{'s' * (count != 1)}"
-
-
-def _skipped_text(skipped: dict[str, int]) -> str:
-    return f"; skipped {_counts_text(skipped)}" if skipped else ""
-
-
-def _counts_text(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def _accuracy(metrics: dict[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ TaggerError
 ├── TableError (ValueError)            a Parquet file that is foreign, newer or damaged
 ├── QueryError (ValueError)            SQL that DuckDB refuses
 ├── WriteError (OSError)               a result that could not be written
+├── TooManyFailed                      a finished run in which more files failed than allowed; exit code 3
 └── ImageError (ValueError)            one image that cannot become pixels; ends as a row, not as an exit
 
 Every message says what happened, to which file, and what to do about it.
@@ -19,7 +20,9 @@ from __future__ import annotations
 
 
 class TaggerError(Exception):
-    """Base of every error that is the user's to solve; the CLI prints it on one line and exits with 1."""
+    """Base of every error that is the user's to solve; the CLI prints it on one line and exits with `exit_code`."""
+
+    exit_code = 1
 
 
 class UsageError(TaggerError, ValueError):
@@ -59,6 +62,12 @@ class QueryError(TaggerError, ValueError):
 
 class WriteError(TaggerError, OSError):
     """A result that could not be written."""
+
+
+class TooManyFailed(TaggerError):
+    """A finished run in which more files failed than allowed."""
+
+    exit_code = 3
 
 
 class ImageError(TaggerError, ValueError):

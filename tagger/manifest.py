@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -33,6 +33,21 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def text(self) -> str:
+        """Say what was found and what was passed over, on one line."""
+        return found_text(len(self.table), self.skipped)
+
+
+def found_text(found: int, skipped: Mapping[str, int]) -> str:
+    """Say how many files were found and what was passed over."""
+    passed = f"; skipped {counts_text(skipped)}" if skipped else ""
+    return f"{found:,} image file{'s' * (found != 1)} found{passed}"
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Return `1,200 new, 3 changed file`."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def read_source(source: str, on_found: Callable[[int], None] = lambda found: None) -> Manifest:

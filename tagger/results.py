@@ -192,7 +192,8 @@ def query(url: str, sql: str) -> pa.Table:
 
     with contextlib.closing(connect(url)) as connection:
         try:
-            result: Any = connection.execute(sql).to_arrow_table()
+            relation = connection.sql(sql)
+            result: Any = pa.table({}) if relation is None else relation.to_arrow_table()
         except duckdb.Error as error:
             reason = " ".join(str(error).split())
             raise QueryError(f"{reason} (views: images, tags, history)") from error

@@ -89,13 +89,18 @@ def local_uri(path: str) -> str:
 def public_uri(url: str) -> str:
     """Return a URL without user, password and signature; this process remembers what was left out."""
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    kept = [(key, value) for key, value in pairs if not _SECRET_PARAMETER.fullmatch(key)]
-    query = parts.query if len(kept) == len(pairs) else urlencode(kept)
-    public = urlunsplit(parts._replace(netloc=host, query=query)) if parts.netloc != host or kept != pairs else url
-    if public != url:
-        _signed[public] = url
+    user, at, host = parts.netloc.rpartition("@")
+    if not (":" in user or parts.scheme in ("http", "https", "ftp", "sftp")):
+        host = user + at + host  # abfs://container@account is no credential
+    query = parts.query
+    if parts.scheme in ("http", "https"):
+        pairs = parse_qsl(query, keep_blank_values=True)
+        kept = [(key, value) for key, value in pairs if not _SECRET_PARAMETER.fullmatch(key)]
+        query = query if len(kept) == len(pairs) else urlencode(kept)
+    if (host, query) == (parts.netloc, parts.query):
+        return url
+    public = urlunsplit(parts._replace(netloc=host, query=query))
+    _signed[public] = url
     return public
 
 
@@ -304,36 +309,37 @@ def _from_ns(ns: int) -> datetime:
 
 
 def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
-    scheme = source.partition("://")[0]
     uri = public_uri(source)
     fs, path = _filesystem(uri)
     is_glob = any(sign in path for sign in "*?[") and not fs.exists(path)
+    if uri.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
+        yield describe(source)  # web servers list no folders
+        return
     root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if is_glob else path.rstrip("/")
-    if not is_glob and scheme in ("http", "https"):
-        yield describe(source)
-        return
-    if not is_glob and fs.isfile(path):
-        yield _found_remote(uri, fs.info(path))
-        return
-    matches = re.compile(glob_translate(path)).match if is_glob else re.compile("").match
+    base = uri[: len(uri) - (len(path) - len(root))].rstrip("/")
+    matches = re.compile(glob_translate(path) if is_glob else "").match
     found_any = False
+    for full, info in _walk_remote(fs, root, skipped):
+        found_any = True
+        if not is_image_name(full):
+            skipped["not an image"] += 1
+        elif matches(full):
+            yield _found_remote(base + full[len(root) :], info)
+    if not found_any and not fs.exists(root):
+        raise SourceNotFound(f"{redact(source)}: not found, or nothing under it")
+
+
+def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (path, info) of every file that is not hidden, folder by folder."""
     for folder, subfolders, files in fs.walk(root, detail=True, on_error="raise"):
         for name in [name for name in subfolders if name.startswith(".")]:
             del subfolders[name]
             skipped["hidden"] += 1
         for name in sorted(files):
-            found_any = True
-            full = f"{folder.rstrip('/')}/{name}"
-            if not name:
-                continue  # a marker object that stands for the folder itself
             if name.startswith("."):
                 skipped["hidden"] += 1
-            elif not is_image_name(name):
-                skipped["not an image"] += 1
-            elif matches(full):
-                yield _found_remote(f"{scheme}://{full.lstrip('/')}", files[name])
-    if not found_any and not fs.exists(root):
-        raise SourceNotFound(f"{redact(source)}: not found, or nothing under it")
+            elif name:  # an object without a name stands for the folder itself
+                yield f"{folder.rstrip('/')}/{name}", files[name]
 
 
 def _found_remote(uri: str, info: dict[str, Any]) -> FoundFile:

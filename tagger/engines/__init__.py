@@ -6,6 +6,8 @@ eager torch in fp32; any other engine runs only after it has agreed with the ref
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,6 +67,11 @@ def load(
 
 
 def _has_cuda() -> bool:
+    """Ask for the driver's library first: importing torch to learn that there is no GPU would take seconds."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
     import torch
 
     return torch.cuda.is_available()

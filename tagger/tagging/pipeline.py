@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -42,7 +42,7 @@ class Loaded:
     pixels: images.UInt8Array | None = None
 
 
-def tag_files(entries: Iterable[Row], info: ModelInfo, engine: Engine, config: TagConfig) -> Iterator[Row]:
+def tag_files(entries: Iterable[Row], info: ModelInfo, engine: Engine, config: TagConfig) -> Generator[Row]:
     """Yield one row per entry (a dictionary of key columns), in the same order.
 
     A file that cannot be tagged gives a row with its status and error and leaves the others alone. Raises AccessDenied

@@ -7,6 +7,7 @@ highest in the table, so no clock decides which of two rows is newer.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import secrets
 from collections import Counter
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from tagger import results, schema, storage
 from tagger.errors import TableError, UsageError
+from tagger.manifest import Manifest, counts_text
 from tagger.model_info import ModelInfo
 from tagger.tagging.config import TagConfig
 
@@ -30,6 +32,9 @@ class Plan:
     """What one run will do; frozen, so that a retried shard is the same shard."""
 
     run_id: str
+    source: str
+    skipped: dict[str, int]
+    """Why names in the source are no files to tag -> names."""
     model: str
     """The --model argument, to load it again elsewhere."""
     model_id: str
@@ -48,6 +53,12 @@ class Plan:
     entries: pa.Table
     """Key columns of the files to tag, in order."""
 
+    def text(self) -> str:
+        """Say what will be done and why, before it starts."""
+        damaged = [f"set aside a damaged part: {name}" for name in self.damaged]
+        why = f" ({counts_text(self.reasons)})" if self.reasons else ""
+        return "\n".join([*damaged, f"{len(self.entries):,} of {self.found:,} files to tag{why}"])
+
     @property
     def shards(self) -> int:
         """Number of part files this plan will write."""
@@ -62,9 +73,9 @@ class Plan:
         return f"part-{self.run_id}-{index:05d}.parquet"
 
 
-def make_plan(manifest: pa.Table, model: str, info: ModelInfo, out: str, config: TagConfig) -> Plan:
-    """Compare a manifest with a results folder; raises TableError when the folder is not ours."""
-    out = storage.absolute(out)
+def make_plan(source: str, files: Manifest, model: str, info: ModelInfo, out: str, config: TagConfig) -> Plan:
+    """Compare the files of a source with a results folder; raises TableError when the folder is not ours."""
+    out, manifest = storage.absolute(out), files.table
     check_out(out)
     parts = results.list_parts(out)
     for name in parts.damaged:
@@ -77,6 +88,8 @@ def make_plan(manifest: pa.Table, model: str, info: ModelInfo, out: str, config:
     standing = standing.join(previous.select(["uri", "status"]), "uri")
     return Plan(
         run_id=f"{_generation(parts):08d}-{secrets.token_hex(4)}",
+        source=storage.public_uri(source),
+        skipped=dict(files.skipped),
         model=model,
         model_id=info.model_id,
         settings_id=settings_id,
@@ -118,6 +131,18 @@ def load_plan(uri: str) -> Plan:
     fields["config"] = TagConfig(**fields["config"])
     fields["damaged"] = tuple(fields["damaged"])
     return Plan(**fields, entries=table)
+
+
+def remove_plan(uri: str) -> None:
+    """Delete a plan whose run is finished."""
+    storage.remove(uri)
+
+
+def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
+    """Cut `shards` into at most so many (start, stop) ranges of nearly the same length."""
+    count = min(shards, at_most)
+    cuts = [shards * index // count for index in range(count + 1)] if count else [0]
+    return list(itertools.pairwise(cuts))
 
 
 def without_committed(plan: Plan, shard: pa.Table, new_parts: list[str]) -> pa.Table:

@@ -1,0 +1,39 @@
+"""Run a flow from the shell: `python -m flows.<verb>`, with the exit codes of the tagger command."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any
+
+from prefect import Flow
+from prefect.client.schemas import State
+
+from tagger.errors import TaggerError
+
+
+def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
+    """Run a flow here and exit: 0 done, 1 an error, 3 too many failures, 130 interrupted."""
+    try:
+        state: State[Any] = flow(**arguments, return_state=True)  # type: ignore[assignment]
+    except KeyboardInterrupt:
+        print("tagger: interrupted; what was committed stays, the same command does the rest", file=sys.stderr)
+        sys.exit(130)
+    if state.is_completed():
+        print(state.message or "done")
+        sys.exit(0)
+    error = state.result(raise_on_failure=False)
+    print(f"tagger: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(error.exit_code if isinstance(error, TaggerError) else 1)
+
+
+def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> Callable[[argparse.Namespace], Any]:
+    """Add one option per field of a config dataclass; return what builds the dataclass from the parsed arguments."""
+    for field in fields(config):
+        option, default = f"--{field.name.replace('_', '-')}", None if field.default is MISSING else field.default
+        if isinstance(default, bool):
+            parser.add_argument(option, action="store_true")
+        else:
+            kind = float if "float" in str(field.type) else int if isinstance(default, int) else str
+            parser.add_argument(option, type=kind, default=default, help=f"default: {default}")
+    return lambda parsed: config(**{field.name: getattr(parsed, field.name) for field in fields(config)})

@@ -1,0 +1,41 @@
+"""List a source into a manifest, as a Prefect flow: `python -m flows.ingest SOURCE --out manifest.parquet`."""
+
+import argparse
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas import State
+from prefect.states import Completed
+
+from flows import command
+from tagger import manifest
+
+
+@task(retries=2, retry_delay_seconds=30, persist_result=False)
+def list_source(source: str, out: str) -> dict[str, Any]:
+    """Write the manifest; return counts."""
+    found = manifest.ingest(source, out)
+    return {"found": len(found), "skipped": dict(found.skipped)}
+
+
+@flow(name="ingest", persist_result=False)
+def ingest(source: str, out: str) -> State[dict[str, Any]]:
+    """List a source into a manifest: one row per image file."""
+    counts = list_source(source, out)
+    rows = [("found", counts["found"]), *((f"skipped: {why}", n) for why, n in counts["skipped"].items())]
+    table = "\n".join(f"| {name} | {count:,} |" for name, count in rows)
+    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n| files | |\n|---|--:|\n{table}\n", key="ingest")
+    return Completed(message=f"{counts['found']:,} files found; manifest: {out}", data=counts)
+
+
+def main() -> None:
+    """Parse the command line and run the flow."""
+    parser = argparse.ArgumentParser(prog="python -m flows.ingest", description=ingest.__doc__)
+    parser.add_argument("source", help="folder, file, glob, URL or list of URLs")
+    parser.add_argument("--out", required=True, help="manifest to write, NAME.parquet")
+    command.run(ingest, vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

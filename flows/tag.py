@@ -1,0 +1,75 @@
+"""Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --model MODEL --out RESULTS`.
+
+Few coarse tasks whatever the size: one plan, at most 16 ranges of shards, one report. The results table knows what is
+done, so a retried task, a rerun after a kill, and tomorrow's run each do only what is missing.
+"""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas import State
+from prefect.futures import wait
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import command
+from tagger.tagging import Summary, TagConfig, job, plan
+from tagger.tagging.summary import ShardCounts
+
+MAX_RANGES = 16
+DEFAULTS = TagConfig()
+
+
+@task(retries=2, retry_delay_seconds=30, persist_result=False)
+def plan_shards(source: str, model: str, out: str, options: TagConfig) -> dict[str, Any]:
+    """Decide what is to be done; return the plan's URL and its number of shards."""
+    planned = job.prepare(source, model, out, options)
+    return {"plan": plan.save_plan(planned), "shards": planned.shards}
+
+
+@task(retries=2, retry_delay_seconds=30, persist_result=False, task_run_name="tag-shards-{start}-{stop}")
+def tag_shards(plan_url: str, start: int, stop: int) -> dict[str, Any]:
+    """Tag a range of shards; a retry skips those whose part file exists."""
+    return asdict(job.run_shards(plan.load_plan(plan_url), range(start, stop)))
+
+
+@task(persist_result=False)
+def report(plan_url: str, counts: list[dict[str, Any]]) -> Summary:
+    """Sum up the ranges, drop the plan, leave an artifact."""
+    summary = job.finish(plan.load_plan(plan_url), sum((ShardCounts(**c) for c in counts), ShardCounts()))
+    plan.remove_plan(plan_url)
+    create_markdown_artifact(summary.markdown(), key="tag")
+    return summary
+
+
+@flow(name="tag", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)  # type: ignore[arg-type]
+def tag(source: str, model: str, out: str, options: TagConfig = DEFAULTS) -> State[Any]:
+    """Tag every image of a source that has no right row yet: one Parquet row per file."""
+    planned = plan_shards(source, model, out, options)
+    ranges = plan.ranges(planned["shards"], MAX_RANGES)
+    futures = [tag_shards.submit(planned["plan"], start, stop) for start, stop in ranges]
+    wait(futures)
+    finished = [future.result() for future in futures if future.state.is_completed()]
+    summary = report(planned["plan"], finished)
+    for future in futures:
+        future.result()  # raises what a range could not get over, after the report counted the others
+    summary.check_failures()
+    return Completed(message=summary.text(), data=asdict(summary))
+
+
+def main() -> None:
+    """Parse the command line and run the flow."""
+    parser = argparse.ArgumentParser(prog="python -m flows.tag", description=tag.__doc__)
+    parser.add_argument("source", help="folder, file, glob, URL, list of URLs or manifest")
+    parser.add_argument("--model", required=True, help="checkpoint folder or URL, timm/NAME or local-dir:FOLDER")
+    parser.add_argument("--out", required=True, help="results folder or URL")
+    build = command.add_options(parser, TagConfig)
+    parsed = parser.parse_args()
+    command.run(tag, {"source": parsed.source, "model": parsed.model, "out": parsed.out, "options": build(parsed)})
+
+
+if __name__ == "__main__":
+    main()
