@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 # uv installs the 6 GB environment from its cache in seconds; pip bootstraps it
 UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: help demo test test-fast check format clean
+.PHONY: help demo test test-fast check format docs clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ check: $(VENV)/.dev  ## formatting, lint, types
 format: $(VENV)/.dev  ## rewrite to the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev  ## write the command reference from --help
+	$(BIN)/python -m docs.generate
 
 clean:  ## remove the environment and what the demo wrote
 	rm -rf $(VENV) .demo

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from tagger.errors import TaggerError, UsageError
+from tagger.errors import TaggerError, TooManyFailed, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from tagger.tagging.plan import Plan
 
-EXIT_FAILED, EXIT_TOO_MANY, EXIT_INTERRUPTED = 1, 3, 130
+EXIT_INTERRUPTED = 130
 
 
 class _Commands(typer.core.TyperGroup):
@@ -30,7 +30,7 @@ class _Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except TaggerError as error:
             typer.echo(f"tagger: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(EXIT_FAILED) from error
+            raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo("tagger: interrupted; what was committed stays, the same command does the rest", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from error
@@ -144,7 +144,7 @@ def predict(
         for row in rows:
             _print_prediction(row)
     if all(row["status"] != "ok" for row in rows):
-        raise typer.Exit(EXIT_TOO_MANY)
+        raise TooManyFailed(f"no tags for any of {len(rows)} images")
 
 
 @app.command(epilog='Example: tagger query results "SELECT tag, count(*) FROM tags GROUP BY tag" --format csv')
@@ -165,10 +165,11 @@ def query(
     if format == "parquet" and not out:
         raise UsageError("--format parquet needs --out FILE")
     if sql is None:
-        for title, statement in (("files", table.STATUS_COUNTS), ("tags", table.TAG_COUNTS)):
+        answers = {title: table.query(results, statement) for title, statement in table.OVERVIEW.items()}
+        for title, answer in answers.items():
             if format == "table" and not out:
                 typer.echo(title)
-            _emit(table.query(results, statement), format, out and _titled(out, title))
+            _emit(answer, format, out and _titled(out, title))
     else:
         _emit(table.query(results, sql), format, out)
 

@@ -176,14 +176,17 @@ def connect(url: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-TAG_COUNTS = """
-SELECT model, tag, count(*) AS images, round(avg(score), 3) AS mean_score
-FROM tags GROUP BY ALL ORDER BY images DESC, tag
-"""
-STATUS_COUNTS = """
-SELECT model, status, count(*) AS images, any_value(error) AS example
-FROM images GROUP BY ALL ORDER BY images DESC, status
-"""
+OVERVIEW = {
+    "files": """
+        SELECT model, status, count(*) AS images, any_value(error) AS example
+        FROM images GROUP BY ALL ORDER BY images DESC, status
+    """,
+    "tags": """
+        SELECT model, tag, count(*) AS images, round(avg(score), 3) AS mean_score
+        FROM tags GROUP BY ALL ORDER BY images DESC, tag
+    """,
+}
+"""What a query without SQL answers: title -> SQL."""
 
 
 def query(url: str, sql: str) -> pa.Table:

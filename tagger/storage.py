@@ -278,7 +278,7 @@ def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) 
         for entry in entries:
             if entry.name.startswith("."):
                 skipped["hidden"] += 1
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 folders.append(entry.path)
             elif not is_image_name(entry.name):
                 skipped["not an image"] += 1
@@ -287,6 +287,13 @@ def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) 
             else:
                 yield _found_local(entry.path, file)
         pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -38,7 +38,10 @@ def published_config(name: str) -> dict[str, Any]:
 
     if not timm.is_model(name):
         raise ModelError(f"timm/{name}: timm {timm.__version__} has no such model{_suggest(name)}")
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the architecture exists, the tag does not
+        config = None
     if config is None or not config.hf_hub_id:
         tagged = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")[:5]) or "none"
         raise ModelError(f"timm/{name}: no published weights under this name; with weights: {tagged}")

@@ -99,8 +99,7 @@ def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ign
     todo = [index for index in shards if plan.part(index) not in existing]
     if not todo:
         return ShardCounts()
-    config = plan.config
-    info, engine = _load_engine(plan.model, plan.model_id, config.device, config.engine, config.batch_size)
+    info, engine = _load(plan.model, plan.model_id, plan.settings_id, plan.config)
     run = _ShardRun(plan, info, engine, existing, on_progress)
     run.go(_rotated(todo))
     return ShardCounts(dict(run.statuses), run.parts, time.perf_counter() - started, engine.name)
@@ -115,12 +114,12 @@ def finish(plan: Plan, counts: ShardCounts) -> Summary:
 
 
 @functools.lru_cache(maxsize=1)
-def _load_engine(model: str, model_id: str, device: str, engine: str, batch_size: int) -> tuple[ModelInfo, Engine]:
+def _load(model: str, model_id: str, settings_id: str, config: TagConfig) -> tuple[ModelInfo, Engine]:
     """Load a model once per process, however many tasks use it; raises ModelError when it is not the planned one."""
     info = checkpoint.describe(model)
-    if info.model_id != model_id:
+    if (info.model_id, config.settings_id(info)) != (model_id, settings_id):
         raise ModelError(f"{model}: changed since the run was planned ({model_id} -> {info.model_id}); run it again")
-    return info, engines.load(info, checkpoint.build, device, engine, batch_size)
+    return info, engines.load(info, checkpoint.build, config.device, config.engine, config.batch_size)
 
 
 def _record(plan: Plan, facts: dict[str, Any]) -> None:

@@ -1,0 +1,31 @@
+"""Write docs/commands.md from the commands' own --help: `make docs`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tagger.cli import app
+
+HEAD = "# Commands\n\nWritten by `make docs` from `tagger COMMAND --help`. Exit codes are in [exit-codes.md](exit-codes.md).\n"
+
+
+def reference() -> str:
+    """Return the reference of all commands as Markdown."""
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    sections = (f"\n## tagger {name}\n\n```\n{_help(name)}\n```\n" for name in names)
+    return HEAD + "".join(sections)
+
+
+def _help(command: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tagger.cli", command, "--help"],
+        capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"},
+    )  # fmt: skip
+    return ran.stdout.rstrip()
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("commands.md").write_text(reference())

@@ -1,0 +1,104 @@
+"""Real files, made on the spot; `../shared` where it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+MODEL = str(ROOT / "checkpoints" / "cifar10-speedrun")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep converted networks of the tests apart from the user's."""
+    os.environ["TAGGER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def photo(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """A smooth picture that no other seed gives."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Six good photographs in two folders."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for index in range(6):
+        where = folder / "sub" if index % 2 else folder
+        photo(index).save(where / f"{index}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared folder with real photographs and weights."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is not here: real photographs and ImageNet weights are needed")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def real_photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 photographs, named <wnid>_<class>.JPEG."""
+    folder = tmp_path_factory.mktemp("data")
+    shutil.unpack_archive(shared / "data" / "photos.tar.gz", folder, filter="data")
+    return folder / "photos"
+
+
+@pytest.fixture(scope="session")
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny timm network with random weights, in timm's local-dir layout."""
+    import safetensors.torch
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("backbones") / "tiny"
+    folder.mkdir()
+    net = timm.create_model("test_resnet", num_classes=3, pretrained=False)
+    safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
+    config = {
+        "architecture": "test_resnet",
+        "num_classes": 3,
+        "label_names": ["red", "green", "blue"],
+        "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def without_root_powers() -> None:
+    """For preexec_fn: make file permissions count even when the tests run as root."""
+    import ctypes
+
+    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run_tagger() -> Run:
+    """Run the real command in a real process."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tagger.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+    return run

@@ -1,0 +1,230 @@
+"""The command as a user meets it: real processes, exit codes, what is printed where."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MODEL, ROOT, photo, without_root_powers
+
+import tagger
+from tagger.cli import app
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands if command.callback)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_an_example_and_documentation(run_tagger: Run, command: str) -> None:
+    ran = run_tagger(command, "--help")
+    assert ran.returncode == 0
+    assert f"Example: tagger {command}" in ran.stdout
+    for line in ran.stdout.splitlines():
+        if re.match(r"  (-\w, )?--|  [a-z]+ <", line):
+            assert len(line.split("  ")) > 2 or "[required]" in line, f"no help: {line}"
+
+
+def test_the_reference_in_docs_is_what_the_commands_say() -> None:
+    from docs.generate import reference
+
+    assert (ROOT / "docs" / "commands.md").read_text() == reference(), "run `make docs`"
+
+
+def test_tag_prints_what_it_did_and_query_shows_it(run_tagger: Run, photos: Path, tmp_path: Path) -> None:
+    (photos / "notes.txt").write_text("x")
+    (photos / "bad.jpg").write_bytes(b"junk")
+    ran = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == "", "no progress when stderr is not a terminal"
+    assert "7 of 7 files to tag (7 new)" in ran.stdout
+    assert "7 image files found; skipped 1 not an image" in ran.stdout
+    assert "6 tagged, 1 failed (1 unsupported)" in ran.stdout
+    assert "images/s" in ran.stdout
+    again = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out")
+    assert "nothing to do: 0 images decoded" in again.stdout
+    shown = run_tagger("query", tmp_path / "out")
+    assert "unsupported" in shown.stdout
+    assert "mean_score" in shown.stdout
+
+
+def test_json_is_one_object_and_quiet_is_silent(run_tagger: Run, photos: Path, tmp_path: Path) -> None:
+    ran = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--json")
+    summary = json.loads(ran.stdout)
+    assert (summary["found"], summary["tagged"], summary["failed"]) == (6, 6, {})
+    assert summary["images_per_second"] > 0
+    quiet = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    listed = run_tagger("ingest", photos, "--out", tmp_path / "m.parquet", "--json")
+    assert json.loads(listed.stdout) == {"out": str(tmp_path / "m.parquet"), "found": 6, "skipped": {}}
+    models = json.loads(run_tagger("models", ROOT / "checkpoints", "--json").stdout)["models"]
+    assert "cifar10-speedrun" in [model["name"] for model in models]
+
+
+def test_query_writes_every_format(run_tagger: Run, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_tagger("tag", photos, "--model", MODEL, "--out", out)
+    sql = "SELECT uri, top_tag FROM images ORDER BY uri"
+    assert len(list(csv.DictReader(io.StringIO(run_tagger("query", out, sql, "--format", "csv").stdout)))) == 6
+    assert len(json.loads(run_tagger("query", out, sql, "--format", "json").stdout)) == 6
+    for format in ("csv", "json", "parquet"):
+        run_tagger("query", out, sql, "--format", format, "--out", tmp_path / f"x.{format}")
+        assert (tmp_path / f"x.{format}").stat().st_size > 0
+    assert run_tagger("query", out, sql, "--format", "parquet").returncode == 1
+
+
+def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> None:
+    (photos / "bad.jpg").write_bytes(b"junk")
+    ran = run_tagger("predict", photos / "0.jpg", photos / "bad.jpg", "--model", MODEL)
+    assert ran.returncode == 0, ran.stderr
+    assert len(re.findall(r"^ +\d+\.\d%", ran.stdout, re.MULTILINE)) == 3
+    assert "unsupported: not an image format" in ran.stdout
+    failed = run_tagger("predict", photos / "bad.jpg", "nowhere.jpg", "--model", MODEL, "--json")
+    assert failed.returncode == 3
+    assert [row["status"] for row in json.loads(failed.stdout)["images"]] == ["unsupported", "unreadable"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["tag", "/no/such", "--model", MODEL, "--out", "{out}"], 1, "/no/such: not found"),
+        (["tag", "{photos}", "--model", "nothing", "--out", "{out}"], 1, "nothing: no such checkpoint"),
+        (["tag", "foo://x/y", "--model", MODEL, "--out", "{out}"], 1, "unknown scheme foo://"),
+        (["tag", "gs://bucket/x", "--model", MODEL, "--out", "{out}"], 1, "pip install 'tagger[gcs]'"),
+        (["tag", "{photos}", "--model", MODEL, "--out", "{photos}"], 1, "holds other files"),
+        (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "0"], 1, "--top-k must be at least 1"),
+        (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--max-failed", "many"], 1, "--max-failed many"),
+        (["tag", "{photos}", "--model", MODEL], 2, "--out"),
+        (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "many"], 2, "--top-k"),
+        (["query", "{out}"], 1, "no results here"),
+        (["models", "/no/such"], 1, "no such folder"),
+        (["ingest", "{photos}", "--out", "m.csv"], 1, "ends in .parquet"),
+        (["train", "{photos}", "--out", "{out}"], 1, "not found"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(
+    run_tagger: Run, photos: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    if "gs://bucket/x" in arguments:
+        pytest.importorskip("fsspec")
+        try:
+            import gcsfs  # noqa: F401
+
+            pytest.skip("gcsfs is installed here")
+        except ImportError:
+            pass
+    filled = [argument.format(photos=photos, out=tmp_path / "out") for argument in arguments]
+    ran = run_tagger(*filled)
+    assert ran.returncode == code, ran.stderr
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+    if code == 1:
+        assert ran.stderr.count("\n") == 1
+
+
+def test_more_failures_than_allowed_exit_with_3_after_writing_every_row(
+    run_tagger: Run, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "bad.jpg").write_bytes(b"junk")
+    ran = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--max-failed", "1%")
+    assert ran.returncode == 3
+    assert "1 of 7 files failed" in ran.stderr
+    assert len(tagger.read_results(str(tmp_path / "out"))) == 7
+
+
+def test_a_file_without_permission_is_a_row(run_tagger: Run, photos: Path, tmp_path: Path) -> None:
+    (photos / "0.jpg").chmod(0)
+    arguments = ("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--json")
+    ran = run_tagger(*arguments, preexec_fn=without_root_powers)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["failed"] == {"unreadable": 1}
+    frame = tagger.read_results(str(tmp_path / "out"))
+    assert list(frame[frame["status"] == "unreadable"]["error"]) == ["permission denied"]
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Enough work that a signal comes while it is going on."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    photo(0, (1200, 900)).save(tmp_path / "big.jpg", quality=95)
+    for index in range(400):
+        os.link(tmp_path / "big.jpg", folder / f"{index:03d}.jpg")
+    return folder
+
+
+def start_tagging(source: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tagger.cli", "tag", str(source), "--model", MODEL, "--out", str(out), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_parts(out: Path, count: int, process: subprocess.Popen[Any]) -> None:
+    while len(list(out.glob("*.parquet"))) < count:
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.002)
+
+
+def test_ctrl_c_keeps_what_is_committed_and_exits_with_130(many: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start_tagging(many, out, "--shard-size", "10")
+    wait_for_parts(out, 2, process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.count("\n") == 1, stderr
+    assert "what was committed stays" in stderr
+    kept = len(tagger.read_results(str(out)))
+    assert 20 <= kept < 400
+    assert not list(out.glob("_tmp*"))
+    assert json.loads(start_tagging(many, out, "--json").communicate()[0])["tagged"] == 400 - kept
+
+
+def test_a_full_disk_is_one_error_and_leaves_no_partial_file(many: Path, tmp_path: Path, run_tagger: Run) -> None:
+    def limit() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, 4_000))
+
+    out = tmp_path / "out"
+    run_tagger("predict", many / "000.jpg", "--model", MODEL)  # the converted network is in the cache now
+    ran = run_tagger("tag", many, "--model", MODEL, "--out", out, "--shard-size", "200", preexec_fn=limit)
+    assert ran.returncode == 1, ran.stdout
+    assert "cannot write (file too large)" in ran.stderr.lower()
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert [path.name for path in out.iterdir()] == ["_runs"]
+    assert json.loads(start_tagging(many, out, "--json").communicate()[0])["tagged"] == 400
+
+
+def test_a_terminal_gets_progress_on_stderr(photos: Path, tmp_path: Path) -> None:
+    import pty
+
+    for index in range(100, 200):
+        photo(index, (400, 300)).save(photos / f"{index}.jpg")
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "tagger.cli", "tag", photos, "--model", MODEL, "--out", tmp_path / "out"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"})
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:
+            break
+        if not chunk:
+            break
+        shown += chunk
+    assert process.wait() == 0
+    assert b"/106" in shown
+    assert b"0 failed" in shown

@@ -1,0 +1,84 @@
+"""The house rules: who may import whom, and what import must not cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+import tagger
+
+LEVELS = {
+    -1: {"errors"},
+    0: {"schema", "model_info"},
+    1: {"storage", "images", "metrics", "models"},
+    2: {"manifest", "datasets", "checkpoint", "engines", "results"},
+    3: {"training", "tagging"},
+    4: {"cli"},
+}
+LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the tagger rooms, and the outside packages, that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "tagger").parts[0].removesuffix(".py")
+
+
+def test_a_module_imports_only_from_lower_levels() -> None:
+    seen = set()
+    for path in (ROOT / "tagger").rglob("*.py"):
+        room = room_of(path)
+        if room == "__init__":
+            continue
+        seen.add(room)
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "tagger" and len(parts) > 1 and parts[1] != room:
+                assert LEVEL_OF[parts[1]] < LEVEL_OF[room], f"{path.name} of level {LEVEL_OF[room]} imports {name}"
+            assert parts[0] not in ("prefect", "flows"), f"{path} imports {name}"
+            assert parts[0] != "fsspec" or room == "storage", f"{path}: only storage.py touches fsspec"
+    assert seen == set(LEVEL_OF)
+
+
+def test_the_flows_do_not_import_the_command_line() -> None:
+    for path in (ROOT / "flows").glob("*.py"):
+        assert not any(name.startswith("tagger.cli") for name in imports(path))
+
+
+def test_importing_tagger_and_its_command_line_loads_neither_torch_nor_prefect() -> None:
+    code = (
+        "import sys, tagger, tagger.cli; print([m for m in ('torch', 'timm', 'prefect', 'pandas') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_functions_stay_short() -> None:
+    lengths = [
+        (node.end_lineno - node.lineno + 1, f"{path.name}:{node.name}")
+        for folder in ("tagger", "flows", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno
+    ]
+    assert max(lengths)[0] <= 60, max(lengths)
+    assert sorted(lengths)[len(lengths) // 2][0] <= 12
+
+
+def test_the_public_names_are_pinned() -> None:
+    names = ["Manifest", "Summary", "TagConfig", "TaggerError", "ingest", "predict", "query", "read_results", "tag"]
+    assert sorted(tagger.__all__) == names
+    for name in tagger.__all__:
+        assert getattr(tagger, name).__doc__, name

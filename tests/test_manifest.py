@@ -1,0 +1,106 @@
+"""Every kind of source gives one row per file, and says what it passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import tagger
+from tagger import manifest, schema
+from tagger.errors import SourceNotFound, TableError, UsageError
+
+
+def uris(source: object) -> list[str]:
+    listed: list[str] = manifest.read_source(str(source)).table["uri"].to_pylist()
+    return listed
+
+
+def test_ingest_writes_a_manifest_that_reads_back_the_same(photos: Path, tmp_path: Path) -> None:
+    (photos / "notes.txt").write_text("x")
+    out = str(tmp_path / "m" / "manifest.parquet")
+    written = tagger.ingest(str(photos), out)
+    assert written.skipped == {"not an image": 1}
+    read = manifest.read_source(out)
+    assert read.table.equals(written.table)
+    assert len(read) == 6
+    table = pq.read_table(out)
+    assert table.schema.names == ["uri", "bytes", "modified_at", "etag", "labels", "split"]
+    assert schema.footer_of(table.schema) == {"table": "manifest", "schema": "1"}
+    first = table.slice(0, 1).to_pylist()[0]
+    stat = Path(first["uri"]).stat()
+    assert first["bytes"] == stat.st_size
+    assert int(first["modified_at"].timestamp() * 1e6) == stat.st_mtime_ns // 1000
+
+
+def test_ingest_replaces_a_manifest_but_nothing_else(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.parquet"
+    tagger.ingest(str(photos), str(out))
+    tagger.ingest(str(photos), str(out))
+    pd.DataFrame({"mine": [1]}).to_parquet(tmp_path / "precious.parquet")
+    (tmp_path / "text.parquet").write_text("precious")
+    for name in ("precious.parquet", "text.parquet"):
+        with pytest.raises(TableError, match="nothing was overwritten"):
+            tagger.ingest(str(photos), str(tmp_path / name))
+    with pytest.raises(UsageError, match=r"\.parquet"):
+        tagger.ingest(str(photos), str(tmp_path / "m.csv"))
+
+
+def test_lists_of_files_in_text_csv_and_parquet(photos: Path) -> None:
+    names = ["0.jpg", "sub/1.jpg", str(photos / "2.jpg"), "missing.jpg"]
+    expected = [str(photos / name) for name in names]
+    (photos / "list.txt").write_text("# mine\n" + "\n".join([*names, "", "./0.jpg"]))
+    (photos / "list.csv").write_text("id, path \n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    (photos / "bare.csv").write_text("\n".join(names))
+    (photos / "list.tsv").write_text("uri\tx\n" + "".join(f"{name}\t1\n" for name in names))
+    pd.DataFrame({"url": [*names, None], "other": 1}).to_parquet(photos / "list.parquet")
+    for name in ("list.txt", "list.csv", "bare.csv", "list.tsv", "list.parquet"):
+        assert uris(photos / name) == expected, name
+    listed = manifest.read_source(str(photos / "list.txt"))
+    assert listed.skipped == {"listed twice": 1}
+    assert listed.table["bytes"].to_pylist()[-1] is None
+
+
+def test_a_list_with_byte_order_mark_or_utf16_is_read(photos: Path) -> None:
+    (photos / "bom.csv").write_text("file_name\n0.jpg\n", encoding="utf-8-sig")
+    (photos / "wide.txt").write_text("0.jpg\n", encoding="utf-16")
+    assert uris(photos / "bom.csv") == uris(photos / "wide.txt") == [str(photos / "0.jpg")]
+
+
+def test_a_parquet_or_csv_without_files_names_its_columns(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1], "b": ["x"]}).to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("a,b\n1,x\n")
+    (tmp_path / "junk.parquet").write_text("junk")
+    with pytest.raises(TableError, match="have columns a, b"):
+        uris(tmp_path / "t.parquet")
+    with pytest.raises(TableError, match="have a, b"):
+        uris(tmp_path / "t.csv")
+    with pytest.raises(TableError, match="not a readable Parquet"):
+        uris(tmp_path / "junk.parquet")
+    with pytest.raises(SourceNotFound):
+        uris(tmp_path / "none.parquet")
+
+
+def test_results_are_not_taken_for_a_manifest_and_newer_schemas_are_refused(tmp_path: Path) -> None:
+    results = schema.serialise(schema.RESULTS.empty_table(), "results")
+    (tmp_path / "r.parquet").write_bytes(results)
+    with pytest.raises(TableError, match="results table"):
+        uris(tmp_path / "r.parquet")
+    newer = schema.MANIFEST.empty_table().replace_schema_metadata({"tagger.table": "manifest", "tagger.schema": "9"})
+    pq.write_table(newer, tmp_path / "n.parquet")
+    with pytest.raises(TableError, match="upgrade tagger"):
+        uris(tmp_path / "n.parquet")
+
+
+def test_an_older_manifest_reads_with_nulls(tmp_path: Path) -> None:
+    older = pa.table({"uri": ["/a.jpg"]}).replace_schema_metadata({"tagger.table": "manifest", "tagger.schema": "1"})
+    pq.write_table(older, tmp_path / "old.parquet")
+    read = manifest.read_source(str(tmp_path / "old.parquet")).table
+    assert read.to_pylist() == [dict.fromkeys(schema.MANIFEST.names) | {"uri": "/a.jpg"}]
+
+
+def test_an_empty_folder_is_an_empty_manifest(tmp_path: Path) -> None:
+    assert len(manifest.read_source(str(tmp_path))) == 0

@@ -1,0 +1,199 @@
+"""Names survive the round trip, folders are walked as documented, writes are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import fsspec
+import pytest
+from conftest import photo, without_root_powers
+
+from tagger import storage
+from tagger.errors import SourceError, SourceNotFound, UsageError, WriteError
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        ("/a/b.jpg", "/a/b.jpg"),
+        ("/a b/ü'\"\n😀.jpg", "/a b/ü'\"\n😀.jpg"),
+        ("/100%.jpg", "/100%.jpg"),
+        ("/a%41.jpg", "/a%2541.jpg"),
+        (os.fsdecode(b"/\xff\xfe.jpg"), "/%FF%FE.jpg"),
+        (os.fsdecode(b"/%\xff25.jpg"), "/%%FF25.jpg"),
+        ("/%FF.jpg", "/%25FF.jpg"),
+    ],
+)
+def test_local_names_become_uris_and_back(path: str, uri: str) -> None:
+    assert storage.local_uri(path) == uri
+    assert storage.local_path(uri) == path
+
+
+def test_any_bytes_survive_as_uri_and_no_two_names_share_one() -> None:
+    rng = random.Random(0)
+    alphabet = [b"%", b"2", b"5", b"F", b"\xff", b"\x80", b"a", "é".encode()]
+    names = {b"/" + b"".join(rng.choices(alphabet, k=rng.randint(1, 7))) for _ in range(3000)}
+    uris = {storage.local_uri(os.fsdecode(name)): name for name in names}
+    assert len(uris) == len(names)
+    for uri, name in uris.items():
+        uri.encode()  # a valid UTF-8 string
+        assert os.fsencode(storage.local_path(uri)) == name
+
+
+@pytest.mark.parametrize(
+    ("url", "public"),
+    [
+        ("https://u:secret@h.org/a.jpg", "https://h.org/a.jpg"),
+        ("https://h.org/a.jpg?X-Amz-Signature=abc&X-Amz-Date=1&v=2", "https://h.org/a.jpg?v=2"),
+        ("https://h.org/a.jpg?sv=2021&sig=abc", "https://h.org/a.jpg"),
+        ("https://h.org/a.jpg?id=5", "https://h.org/a.jpg?id=5"),
+        ("s3://bucket/a?b%41.jpg", "s3://bucket/a?b%41.jpg"),
+        ("abfs://container@account.dfs.core.windows.net/a.jpg", "abfs://container@account.dfs.core.windows.net/a.jpg"),
+        ("s3://key:secret@bucket/a.jpg", "s3://bucket/a.jpg"),
+    ],
+)
+def test_uris_never_carry_credentials(url: str, public: str) -> None:
+    assert storage.public_uri(url) == public
+
+
+def test_messages_never_carry_credentials() -> None:
+    text = storage.redact("GET https://u:secret@h.org/a.jpg?sig=abc failed, s3://k:secret@b/x")
+    assert "secret" not in text
+    assert "abc" not in text
+
+
+def found(source: Path | str) -> tuple[list[str], Counter[str]]:
+    skipped: Counter[str] = Counter()
+    return [entry.uri for entry in storage.find_images(str(source), skipped)], skipped
+
+
+def test_a_folder_is_walked_sorted_and_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    for name in (
+        "b.JPG",
+        "a.png",
+        "z/1.webp",
+        "z/notes.txt",
+        ".hidden.jpg",
+        ".git/x.jpg",
+        "dir.jpg/inside.gif",
+        "noext",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    uris, skipped = found(tmp_path)
+    assert uris == [f"{tmp_path}/{name}" for name in ("a.png", "b.JPG", "dir.jpg/inside.gif", "z/1.webp")]
+    assert skipped == {"hidden": 2, "not an image": 2, "not a regular file": 1}
+
+
+def test_links_are_followed_once_and_broken_ones_are_files(tmp_path: Path) -> None:
+    folder = tmp_path / "root"
+    (folder / "real").mkdir(parents=True)
+    photo(1).save(folder / "real" / "a.jpg")
+    (folder / "again").symlink_to(folder / "real")
+    (folder / "real" / "up").symlink_to(folder)
+    (folder / "broken.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "file.jpg").symlink_to("real/a.jpg")
+    (tmp_path / "entry").symlink_to(folder)
+    uris, _ = found(tmp_path / "entry")
+    assert uris == [f"{folder}/{name}" for name in ("broken.jpg", "file.jpg", "loop.jpg", "again/a.jpg")]
+
+
+def test_a_folder_that_cannot_be_listed_is_counted_or_an_error_when_it_is_the_source(tmp_path: Path) -> None:
+    script = (
+        "import sys; from collections import Counter; from tagger import storage; c = Counter();"
+        "print(len(list(storage.find_images(sys.argv[1], c))), dict(c))"
+    )
+    photo(1).save(tmp_path / "a.jpg")
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed").chmod(0)
+    for source, expected in (
+        (tmp_path, "1 {'folder that cannot be listed': 1}"),
+        (tmp_path / "closed", "AccessDenied"),
+    ):
+        command = [sys.executable, "-c", script, str(source)]
+        ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=without_root_powers)
+        assert expected in ran.stdout + ran.stderr
+
+
+def test_globs_match_relative_absolute_and_recursive(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(found(f"{photos}/*.jpg")[0]) == 3
+    assert len(found(f"{photos}/**/*.jpg")[0]) == 6
+    assert len(found(f"{photos}/sub/[13].jpg")[0]) == 2
+    monkeypatch.chdir(photos)
+    assert found("*.jpg")[0] == [f"{photos}/{n}.jpg" for n in (0, 2, 4)]
+    (photos / "a[1].jpg").write_bytes(b"x")
+    assert found("a[1].jpg")[0] == [f"{photos}/a[1].jpg"], "a file of that very name wins over the pattern"
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "/no/such/*.jpg", "memory://nothing/here"])
+def test_a_missing_source_is_an_error_that_names_it(source: str) -> None:
+    with pytest.raises(SourceNotFound, match=source.replace("*", r"\*")):
+        found(source)
+
+
+def test_an_unknown_scheme_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"foo://.*s3://"):
+        found("foo://bucket/x")
+
+
+def test_a_store_in_memory_is_walked_like_a_folder() -> None:
+    fs = fsspec.filesystem("memory")
+    for name in ("a.jpg", "sub/b.PNG", "sub/c.txt", ".hid/d.jpg", "sub/.e.jpg", "sub/we ird%41.jpg"):
+        fs.pipe_file(f"/walk/{name}", b"12345")
+    uris, skipped = found("memory://walk")
+    assert uris == [f"memory://walk/{name}" for name in ("a.jpg", "sub/b.PNG", "sub/we ird%41.jpg")]
+    assert skipped == {"hidden": 2, "not an image": 1}
+    assert found("memory://walk/sub/*.PNG")[0] == ["memory://walk/sub/b.PNG"]
+    assert found("memory://walk/a.jpg")[0] == ["memory://walk/a.jpg"]
+    assert storage.read_bytes("memory://walk/sub/we ird%41.jpg") == b"12345"
+
+
+def test_reading_names_what_is_wrong(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to("nowhere")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    reasons = {
+        "pipe.jpg": "not a regular file",
+        "link.jpg": "link to nothing",
+        "loop.jpg": "symbolic links",
+        "gone.jpg": "is gone",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(SourceError, match=reason):
+            storage.read_bytes(str(tmp_path / name))
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    def limit() -> None:
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    script = "import sys; from tagger import storage; storage.write_atomic(sys.argv[1], b'x' * 50_000)"
+    target = tmp_path / "out" / "part.parquet"
+    ran = subprocess.run([sys.executable, "-c", script, target], capture_output=True, text=True, preexec_fn=limit)
+    assert "WriteError" in ran.stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    target = str(tmp_path / "a" / "b.json")
+    storage.write_atomic(target, b"one")
+    storage.write_atomic(target, b"two")
+    assert storage.read_bytes(target) == b"two"
+    assert storage.names_in(str(tmp_path / "a")) == ["b.json"]
+
+
+def test_writing_below_a_file_is_a_write_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(WriteError, match="cannot write"):
+        storage.write_atomic(str(tmp_path / "file" / "x.parquet"), b"")
