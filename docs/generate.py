@@ -9,7 +9,10 @@ from pathlib import Path
 
 from tagger.cli import app
 
-HEAD = "# Commands\n\nWritten by `make docs` from `tagger COMMAND --help`. Exit codes are in [exit-codes.md](exit-codes.md).\n"
+HEAD = """# Commands
+
+Written by `make docs` from `tagger COMMAND --help`. Exit codes are in [exit-codes.md](exit-codes.md).
+"""
 
 
 def reference() -> str:

@@ -9,10 +9,11 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
+from flows.retries import may_pass
 from tagger import manifest
 
 
-@task(retries=2, retry_delay_seconds=30, persist_result=False)
+@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
 def list_source(source: str, out: str) -> dict[str, Any]:
     """Write the manifest; return counts."""
     found = manifest.ingest(source, out)

@@ -16,6 +16,7 @@ from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import command
+from flows.retries import may_pass
 from tagger.tagging import Summary, TagConfig, job, plan
 from tagger.tagging.summary import ShardCounts
 
@@ -23,14 +24,20 @@ MAX_RANGES = 16
 DEFAULTS = TagConfig()
 
 
-@task(retries=2, retry_delay_seconds=30, persist_result=False)
+@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
 def plan_shards(source: str, model: str, out: str, options: TagConfig) -> dict[str, Any]:
     """Decide what is to be done; return the plan's URL and its number of shards."""
     planned = job.prepare(source, model, out, options)
     return {"plan": plan.save_plan(planned), "shards": planned.shards}
 
 
-@task(retries=2, retry_delay_seconds=30, persist_result=False, task_run_name="tag-shards-{start}-{stop}")
+@task(
+    retries=2,
+    retry_delay_seconds=30,
+    retry_condition_fn=may_pass,
+    persist_result=False,
+    task_run_name="tag-shards-{start}-{stop}",
+)
 def tag_shards(plan_url: str, start: int, stop: int) -> dict[str, Any]:
     """Tag a range of shards; a retry skips those whose part file exists."""
     return asdict(job.run_shards(plan.load_plan(plan_url), range(start, stop)))

@@ -10,26 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
-MODEL = str(ROOT / "checkpoints" / "cifar10-speedrun")
+from pictures import SHARED, photo
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep converted networks of the tests apart from the user's."""
     os.environ["TAGGER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-def photo(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A smooth picture that no other seed gives."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8))
-    return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
@@ -79,15 +67,6 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder
-
-
-def without_root_powers() -> None:
-    """For preexec_fn: make file permissions count even when the tests run as root."""
-    import ctypes
-
-    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
-    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import MODEL
+from pictures import MODEL
 from timm.data import resolve_data_config
 
 from tagger import checkpoint

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODEL, ROOT, photo, without_root_powers
+from pictures import MODEL, ROOT, photo, without_root_powers
 
 import tagger
 from tagger.cli import app

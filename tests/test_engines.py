@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODEL
+from pictures import MODEL
 
 from tagger import checkpoint, engines, images, storage
 from tagger.engines import openvino

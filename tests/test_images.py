@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import photo
+from pictures import photo
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
-from conftest import MODEL, photo
+from pictures import MODEL, photo
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -105,12 +105,18 @@ def test_a_manifest_a_glob_and_a_list_name_the_same_objects(
     run_tagger: Run, bucket: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "list.txt").write_text(f"s3://{bucket}/photos/0.jpg\ns3://{bucket}/photos/missing.jpg\n")
-    for source, found in ((f"s3://{bucket}/photos/*.jpg", 7), (tmp_path / "list.txt", 2), (f"s3://{bucket}/photos/0.jpg", 1)):
+    for source, found in (
+        (f"s3://{bucket}/photos/*.jpg", 7),
+        (tmp_path / "list.txt", 2),
+        (f"s3://{bucket}/photos/0.jpg", 1),
+    ):
         ran = run_tagger("ingest", source, "--out", f"s3://{bucket}/m.parquet", "--json", env=environment)
         assert json.loads(ran.stdout)["found"] == found, ran.stderr
     (tmp_path / "m").mkdir()
     ran = run_tagger("ingest", tmp_path / "list.txt", "--out", tmp_path / "m.parquet", env=environment)
-    ran = run_tagger("tag", tmp_path / "m.parquet", "--model", MODEL, "--out", tmp_path / "o", "--json", env=environment)
+    ran = run_tagger(
+        "tag", tmp_path / "m.parquet", "--model", MODEL, "--out", tmp_path / "o", "--json", env=environment
+    )
     assert json.loads(ran.stdout)["failed"] == {"unreadable": 1}
 
 
@@ -127,7 +133,9 @@ def test_missing_credentials_are_one_error_without_a_row(
 ) -> None:
     manifest = tmp_path / "m.parquet"
     assert run_tagger("ingest", f"s3://{bucket}/photos", "--out", manifest, env=environment).returncode == 0
-    bare = {key: value for key, value in environment.items() if "ACCESS_KEY" not in key} | {"AWS_EC2_METADATA_DISABLED": "true"}
+    bare = {key: value for key, value in environment.items() if "ACCESS_KEY" not in key} | {
+        "AWS_EC2_METADATA_DISABLED": "true"
+    }
     for source in (f"s3://{bucket}/photos", manifest):
         ran = run_tagger("tag", source, "--model", MODEL, "--out", tmp_path / "out", env=bare)
         assert ran.returncode == 1, ran.stdout
@@ -155,7 +163,7 @@ def test_wrong_credentials_are_one_error_that_does_not_show_them(
         for source in (f"s3://{bucket}/photos", manifest):
             ran = run_tagger("tag", source, "--model", MODEL, "--out", tmp_path / "out", env=wrong)
             assert ran.returncode == 1, ran.stdout
-            assert "refused the credentials" in ran.stderr, ran.stderr
+            assert "refused the credentials" in ran.stderr or "permission denied" in ran.stderr, ran.stderr
             assert "hush-hush" not in ran.stderr + ran.stdout
             assert ran.stderr.count("\n") == 1, ran.stderr
         assert not list(tmp_path.glob("out/*.parquet"))
@@ -173,7 +181,9 @@ def test_images_behind_http_are_tagged_and_signatures_stay_out_of_the_table(
     signed = client.generate_presigned_url("get_object", Params=params)
     assert "Signature" in signed
     (tmp_path / "urls.txt").write_text(f"{signed}\n{server}/{bucket}/photos/none.jpg\n")
-    ran = run_tagger("tag", tmp_path / "urls.txt", "--model", MODEL, "--out", tmp_path / "out", "--json", env=environment)
+    ran = run_tagger(
+        "tag", tmp_path / "urls.txt", "--model", MODEL, "--out", tmp_path / "out", "--json", env=environment
+    )
     assert ran.returncode == 0, ran.stderr
     assert (json.loads(ran.stdout)["tagged"], json.loads(ran.stdout)["failed"]) == (1, {"unreadable": 1})
     written = b"".join(path.read_bytes() for path in tmp_path.glob("out/**/*") if path.is_file())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from conftest import photo, without_root_powers
+from pictures import photo, without_root_powers
 
 from tagger import storage
 from tagger.errors import SourceError, SourceNotFound, UsageError, WriteError

@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import MODEL, photo
+from pictures import MODEL, photo
 from PIL import Image
 
 import tagger

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tagger import checkpoint, engines, manifest, results, schema, storage
 from tagger.engines import Engine
-from tagger.errors import ModelError
+from tagger.errors import AccessDenied, ModelError, SourceError
 from tagger.images import MAX_PIXELS
 from tagger.model_info import ModelInfo
 from tagger.tagging.config import TagConfig
@@ -99,6 +99,7 @@ def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ign
     todo = [index for index in shards if plan.part(index) not in existing]
     if not todo:
         return ShardCounts()
+    _check_access([uri for index in todo[:8] for uri in plan.shard(index)["uri"].slice(0, 8).to_pylist()][:8])
     info, engine = _load(plan.model, plan.model_id, plan.settings_id, plan.config)
     run = _ShardRun(plan, info, engine, existing, on_progress)
     run.go(_rotated(todo))
@@ -111,6 +112,22 @@ def finish(plan: Plan, counts: ShardCounts) -> Summary:
     if plan.shards:
         _record(plan, {"state": "finished", **asdict(summary)})
     return summary
+
+
+def _check_access(sample: list[str]) -> None:
+    """Raise AccessDenied when a store refuses a whole sample: a wrong credential is one error, not a row each."""
+    refused: AccessDenied | None = None
+    for uri in filter(storage.is_remote, sample):
+        try:
+            storage.read_bytes(uri)
+        except AccessDenied as error:
+            refused = error
+        except SourceError:
+            return
+        else:
+            return
+    if refused:
+        raise refused
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,0 +1,110 @@
+"""A net trained from scratch learns, is reproducible, and becomes a checkpoint that tags."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tagger
+from tagger import checkpoint
+from tagger.errors import SourceError, UsageError
+from tagger.metrics import wilson_interval
+from tagger.models.speedrun import Speedrun
+from tagger.training import ScratchConfig, train_folder
+
+CONFIG = ScratchConfig(epochs=3, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes a net can tell apart: stripes across and stripes down."""
+    folder = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 150), ("test", 40)):
+        for label in ("across", "down"):
+            (folder / split / label).mkdir(parents=True)
+            for index in range(count):
+                wave = 128 + 90 * np.sin(np.arange(32) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))
+                picture = np.tile(
+                    wave[:, None] if label == "across" else wave, (1, 32) if label == "across" else (32, 1)
+                )
+                noisy = np.clip(picture[..., None] + rng.normal(0, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(folder / split / label / f"{index}.png")
+    return folder
+
+
+def test_training_gives_a_checkpoint_that_knows_its_classes_and_tags(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "checkpoints" / "stripes"
+    epochs: list[int] = []
+    info = train_folder(str(shapes), str(out), CONFIG, "cpu", lambda report: epochs.append(report.epoch))
+    assert epochs == [1, 2, 3]
+    assert info.label_names == ("across", "down")
+    assert info.metrics["test"]["accuracy"] > 0.9
+    card = (out / "README.md").read_text()
+    assert f"tagger train DATA --out {out}" in card
+    assert f"{info.metrics['test']['accuracy']:.2%}" in card
+    tagger.tag(str(shapes / "test"), str(out), str(tmp_path / "results"))
+    frame = tagger.read_results(str(tmp_path / "results"))
+    right = frame["top_tag"] == frame["uri"].str.split("/").str[-2]
+    assert right.mean() == pytest.approx(info.metrics["test"]["accuracy"], abs=0.02)
+
+
+def test_the_same_seed_gives_the_same_net_and_another_seed_another(shapes: Path, tmp_path: Path) -> None:
+    ids = []
+    for number, seed in enumerate((1, 1, 2)):
+        config = ScratchConfig(epochs=1, batch_size=64, seed=seed)
+        ids.append(train_folder(str(shapes), str(tmp_path / str(number)), config, "cpu").model_id)
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_the_whitening_layer_whitens() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(500, 3, 16, 16).cumsum(2).cumsum(3)
+    images = (images - images.mean()) / images.std()
+    net = Speedrun()
+    net.set_whitening(images, eps=1e-6)
+    with torch.no_grad():
+        net.whiten.bias.zero_()  # type: ignore[union-attr]
+        response = net.whiten(images)[:, :12].permute(1, 0, 2, 3).reshape(12, -1)
+    covariance = response @ response.T / response.shape[1]
+    assert torch.allclose(covariance, torch.eye(12), atol=0.05)
+
+
+def test_bad_training_folders_are_refused_before_training(shapes: Path, tmp_path: Path) -> None:
+    import shutil
+
+    with pytest.raises(UsageError, match="not empty"):
+        train_folder(str(shapes), str(shapes), CONFIG)
+    with pytest.raises(SourceError, match="not found"):
+        train_folder(str(tmp_path), str(tmp_path / "out"), CONFIG)
+    shutil.copytree(shapes, tmp_path / "extra")
+    (tmp_path / "extra" / "test" / "down").rename(tmp_path / "extra" / "test" / "sideways")
+    with pytest.raises(SourceError, match=r"classes \['sideways'\] are not among the training classes"):
+        train_folder(str(tmp_path / "extra"), str(tmp_path / "out"), CONFIG)
+    shutil.copytree(shapes, tmp_path / "broken")
+    (tmp_path / "broken" / "train" / "down" / "0.png").write_bytes(b"junk")
+    with pytest.raises(SourceError, match=r"down/0\.png.*remove it"):
+        train_folder(str(tmp_path / "broken"), str(tmp_path / "out"), CONFIG)
+    with pytest.raises(UsageError, match="at least"):
+        train_folder(str(shapes), str(tmp_path / "out"), ScratchConfig(epochs=0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_and_the_bundle_of_the_shipped_checkpoint_agree() -> None:
+    from pictures import MODEL
+
+    bundle = json.loads(Path(MODEL, "tagger.json").read_text())
+    card = Path(MODEL, "README.md").read_text()
+    assert f"{bundle['metrics']['test']['accuracy']:.2%}" in card
+    assert checkpoint.describe(MODEL).metrics == bundle["metrics"]
+
+
+def test_the_wilson_interval_matches_known_values() -> None:
+    low, high = wilson_interval(95, 100)
+    assert (low, high) == (pytest.approx(0.8882, abs=1e-3), pytest.approx(0.9785, abs=1e-3))
+    assert wilson_interval(0, 0) == (0.0, 1.0)
