@@ -43,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Put tags on a mountain of images: folder or bucket in, Parquet out, every night.",
 )
 
 Source = Annotated[str, typer.Argument(help="Folder, file, glob, URL, .txt/.csv/.parquet list of URLs, or a manifest.")]
@@ -54,6 +53,23 @@ Engine = Annotated[str, typer.Option(help="auto, openvino or torch; auto takes t
 MaxPixels = Annotated[int, typer.Option(help="Larger images get a too_large row.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"tagger {metadata.version('tagger')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Put tags on a mountain of images: folder or bucket in, Parquet out, every night."""
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
@@ -147,7 +163,7 @@ def predict(
         raise TooManyFailed(f"no tags for any of {len(rows)} images")
 
 
-@app.command(epilog='Example: tagger query results "SELECT tag, count(*) FROM tags GROUP BY tag" --format csv')
+@app.command(epilog='Example: tagger query results "SELECT uri, tag FROM tags" --format csv')
 def query(
     results: Results,
     sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,

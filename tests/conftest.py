@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -76,8 +76,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def run_tagger() -> Run:
     """Run the real command in a real process."""
 
-    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: object, env: Mapping[str, str] = os.environ, **options: object
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tagger.cli", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+        wide = {**env, "COLUMNS": "120"}  # whatever terminal the tests run in
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=wide, **options)  # type: ignore[call-overload, no-any-return]
 
     return run

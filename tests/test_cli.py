@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,14 @@ def test_every_command_has_help_an_example_and_documentation(run_tagger: Run, co
     ran = run_tagger(command, "--help")
     assert ran.returncode == 0
     assert f"Example: tagger {command}" in ran.stdout
-    for line in ran.stdout.splitlines():
+    described = ran.stdout.partition("Example:")[0]
+    for line in described.splitlines():
         if re.match(r"  (-\w, )?--|  [a-z]+ <", line):
             assert len(line.split("  ")) > 2 or "[required]" in line, f"no help: {line}"
+
+
+def test_the_version_is_the_package_s(run_tagger: Run) -> None:
+    assert run_tagger("--version").stdout.strip() == f"tagger {metadata.version('tagger')}"
 
 
 def test_the_reference_in_docs_is_what_the_commands_say() -> None:

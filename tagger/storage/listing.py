@@ -1,0 +1,206 @@
+"""Find images: in a folder, a bucket, behind a glob, or one file."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from fsspec.utils import glob_translate
+
+from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound
+from tagger.storage.stores import filesystem, is_credential_error, named_errors
+from tagger.storage.uris import is_remote, local_path, local_uri, public_uri, redact
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs",
+        "heic", "heif", "jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "tga", "ico",
+    ]
+)  # fmt: skip
+
+
+class FoundFile(NamedTuple):
+    """One file as its store describes it; None where the store does not say."""
+
+    uri: str
+    bytes: int | None
+    modified_at: datetime | None
+    etag: str | None
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file name has an image suffix, in any case."""
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+
+
+def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[FoundFile]:
+    """Yield the images of a folder (recursively), a glob, or one file; sorted within each folder.
+
+    `skipped` counts what was passed over, by reason. Raises SourceNotFound, AccessDenied, MissingExtra or UsageError.
+    """
+    skipped = Counter() if skipped is None else skipped
+    if is_remote(source):
+        with named_errors(source):
+            yield from _find_remote(source, skipped)
+    else:
+        yield from _find_local(os.path.expanduser(source.removeprefix("file://")), skipped)
+
+
+def describe(url: str) -> FoundFile:
+    """Return what the store says about one file; size and time are None when it cannot be asked."""
+    if not is_remote(url):
+        path = os.path.abspath(local_path(url))
+        return _found_local(path, _stat(path))
+    uri = public_uri(url)
+    try:
+        with named_errors(url):
+            fs, path = filesystem(uri)
+            return _found_remote(uri, fs.info(path))
+    except AccessDenied as error:
+        if is_credential_error(error):
+            raise
+    except MissingExtra:
+        raise
+    except SourceError:
+        pass  # it is listed all the same; reading it will say in its row what is wrong
+    return FoundFile(uri, None, None, None)
+
+
+def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
+    if os.path.isfile(source):
+        folder, name = os.path.split(os.path.abspath(source))
+        path = os.path.join(os.path.realpath(folder), name)
+        yield _found_local(path, os.stat(path))
+    elif os.path.isdir(source):
+        try:
+            os.listdir(source)
+        except PermissionError as error:
+            raise AccessDenied(f"{source}: permission denied; this folder cannot be listed") from error
+        yield from _walk_local(os.path.realpath(source), skipped, set())
+    elif any(sign in source for sign in "*?["):
+        root = re.split(r"[*?\[]", source)[0].rpartition("/")[0] or ("/" if source.startswith("/") else ".")
+        pattern = os.path.join(os.path.realpath(root), source[len(root) :].lstrip("/") if root != "." else source)
+        matches = re.compile(glob_translate(pattern)).match
+        if not os.path.isdir(root):
+            raise SourceNotFound(f"{source}: not found; the folder {root} does not exist")
+        found = _walk_local(os.path.realpath(root), skipped, set())
+        yield from (entry for entry in found if matches(local_path(entry.uri)))
+    else:
+        raise SourceNotFound(f"{source}: not found; name a folder, a file, a glob, a URL or a list of URLs")
+
+
+def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
+    """Walk depth first without recursion; every folder once, however many links lead to it."""
+    pending = [folder]
+    while pending:
+        folder = pending.pop()
+        try:
+            info = os.stat(folder)
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+        except OSError:
+            skipped["folder that cannot be listed"] += 1
+            continue
+        folders = []
+        for entry in entries:
+            if entry.name.startswith("."):
+                skipped["hidden"] += 1
+            elif _is_folder(entry):
+                folders.append(entry.path)
+            elif not is_image_name(entry.name):
+                skipped["not an image"] += 1
+            elif (file := _stat(entry.path)) is not None and not stat.S_ISREG(file.st_mode):
+                skipped["not a regular file"] += 1
+            else:
+                yield _found_local(entry.path, file)
+        pending.extend(reversed(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None  # a broken or looping link, or a vanished file: it is a row, and reading it says why
+
+
+def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
+    if info is None:
+        return FoundFile(local_uri(path), None, None, None)
+    modified = datetime.fromtimestamp(0, UTC) if info.st_mtime_ns < 0 else _from_ns(info.st_mtime_ns)
+    return FoundFile(local_uri(path), info.st_size, modified, None)
+
+
+def _from_ns(ns: int) -> datetime:
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+
+
+def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
+    uri = public_uri(source)
+    fs, path = filesystem(uri)
+    is_glob = any(sign in path for sign in "*?[") and not fs.exists(path)
+    if uri.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
+        yield describe(source)  # web servers list no folders
+        return
+    root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if is_glob else path.rstrip("/")
+    base = uri[: len(uri) - (len(path) - len(root))].rstrip("/")
+    matches = re.compile(glob_translate(path) if is_glob else "").match
+    found_any = False
+    for full, info in _walk_remote(fs, root, skipped):
+        found_any = True
+        if not is_image_name(full):
+            skipped["not an image"] += 1
+        elif matches(full):
+            yield _found_remote(base + full[len(root) :], info)
+    if not found_any and not fs.exists(root):
+        raise SourceNotFound(f"{redact(source)}: not found, or nothing under it")
+
+
+def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (path, info) of every file that is not hidden, folder by folder."""
+    for folder, subfolders, files in fs.walk(root, detail=True, on_error="raise"):
+        for name in [name for name in subfolders if name.startswith(".")]:
+            del subfolders[name]
+            skipped["hidden"] += 1
+        for name in sorted(files):
+            if name.startswith("."):
+                skipped["hidden"] += 1
+            elif name:  # an object without a name stands for the folder itself
+                yield f"{folder.rstrip('/')}/{name}", files[name]
+
+
+def _found_remote(uri: str, info: dict[str, Any]) -> FoundFile:
+    modified = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
+    if isinstance(modified, str):
+        modified = _parse_time(modified)
+    elif isinstance(modified, int | float):
+        modified = datetime.fromtimestamp(modified, UTC)
+    if isinstance(modified, datetime) and modified.tzinfo is None:
+        modified = modified.replace(tzinfo=UTC)
+    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("content_md5")
+    return FoundFile(uri, info.get("size"), modified, str(etag).strip('"') if etag else None)
+
+
+_MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+
+
+def _parse_time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
