@@ -70,7 +70,7 @@ def table(seconds: dict[str, list[float]], files: int, folder: Path, model: str)
         median = statistics.median(times)
         ratio = statistics.median(seconds[PEER]) / median
         answers = expected if name == PEER else our_answers(folder / f"out-{name}-1")
-        both = expected.join(answers, rsuffix="_ours")
+        both = expected.join(answers.add_suffix("_ours"))
         agreement = (both["tag"] == both["tag_ours"]).mean()
         difference = (both["score"] - both["score_ours"]).abs().max()
         right = _right_class(answers)

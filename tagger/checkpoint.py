@@ -135,6 +135,8 @@ def _fetch(hub_id: str) -> str:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+    with contextlib.suppress(LocalEntryNotFoundError):  # a copy here needs no network, and no waiting for it
+        return storage.local_uri(hf_hub_download(hub_id, WEIGHTS, local_files_only=True))
     try:
         return storage.local_uri(hf_hub_download(hub_id, WEIGHTS))
     except LocalEntryNotFoundError as error:
