@@ -34,6 +34,6 @@ def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> Callable[
         if isinstance(default, bool):
             parser.add_argument(option, action="store_true")
         else:
-            kind = float if "float" in str(field.type) else int if isinstance(default, int) else str
+            kind = next((kind for kind in (float, int) if kind.__name__ in str(field.type)), str)
             parser.add_argument(option, type=kind, default=default, help=f"default: {default}")
     return lambda parsed: config(**{field.name: getattr(parsed, field.name) for field in fields(config)})

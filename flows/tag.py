@@ -5,7 +5,6 @@ done, so a retried task, a rerun after a kill, and tomorrow's run each do only w
 """
 
 import argparse
-from dataclasses import asdict
 from typing import Any
 
 from prefect import flow, task
@@ -25,7 +24,7 @@ DEFAULTS = TagConfig()
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def plan_shards(source: str, model: str, out: str, options: TagConfig) -> dict[str, Any]:
+def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> dict[str, Any]:
     """Decide what is to be done; return the plan's URL and its number of shards."""
     planned = job.prepare(source, model, out, options)
     return {"plan": plan.save_plan(planned), "shards": planned.shards}
@@ -38,23 +37,23 @@ def plan_shards(source: str, model: str, out: str, options: TagConfig) -> dict[s
     persist_result=False,
     task_run_name="tag-shards-{start}-{stop}",
 )
-def tag_shards(plan_url: str, start: int, stop: int) -> dict[str, Any]:
+def tag_shards(plan_url: str, start: int, stop: int) -> ShardCounts:
     """Tag a range of shards; a retry skips those whose part file exists."""
-    return asdict(job.run_shards(plan.load_plan(plan_url), range(start, stop)))
+    return job.run_shards(plan.load_plan(plan_url), range(start, stop))
 
 
 @task(persist_result=False)
-def report(plan_url: str, counts: list[dict[str, Any]]) -> Summary:
+def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
     """Sum up the ranges, drop the plan, leave an artifact."""
-    summary = job.finish(plan.load_plan(plan_url), sum((ShardCounts(**c) for c in counts), ShardCounts()))
+    summary = job.finish(plan.load_plan(plan_url), sum(counts, ShardCounts()))
     plan.remove_plan(plan_url)
     create_markdown_artifact(summary.markdown(), key="tag")
     return summary
 
 
 @flow(name="tag", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)  # type: ignore[arg-type]
-def tag(source: str, model: str, out: str, options: TagConfig = DEFAULTS) -> State[Any]:
-    """Tag every image of a source that has no right row yet: one Parquet row per file."""
+def tag(source: str, model: str | list[str], out: str, options: TagConfig = DEFAULTS) -> State[Any]:
+    """Tag every image of a source that has no right row yet: one Parquet row per file and model."""
     planned = plan_shards(source, model, out, options)
     ranges = plan.ranges(planned["shards"], MAX_RANGES)
     futures = [tag_shards.submit(planned["plan"], start, stop) for start, stop in ranges]
@@ -64,14 +63,19 @@ def tag(source: str, model: str, out: str, options: TagConfig = DEFAULTS) -> Sta
     for future in futures:
         future.result()  # raises what a range could not get over, after the report counted the others
     summary.check_failures()
-    return Completed(message=summary.text(), data=asdict(summary))
+    return Completed(message=summary.text(), data=summary.to_dict())
 
 
 def main() -> None:
     """Parse the command line and run the flow."""
     parser = argparse.ArgumentParser(prog="python -m flows.tag", description=tag.__doc__)
     parser.add_argument("source", help="folder, file, glob, URL, list of URLs or manifest")
-    parser.add_argument("--model", required=True, help="checkpoint folder or URL, timm/NAME or local-dir:FOLDER")
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        help="checkpoint folder or URL, timm/NAME or local-dir:FOLDER; may be repeated",
+    )
     parser.add_argument("--out", required=True, help="results folder or URL")
     build = command.add_options(parser, TagConfig)
     parsed = parser.parse_args()

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagger import storage
@@ -175,10 +176,37 @@ def _info(
         "decode": DECODE_VERSION,
     }
     thresholds = _by_name(bundle.get("thresholds"), label_names, name)
+    model_id = fingerprint(decisive)
     return ModelInfo(
-        name, fingerprint(decisive), architecture, model_args, weights, label_names, task, preprocessing,
-        thresholds, temperature, bundle.get("metrics", {}), published,
+        name, model_id, architecture, model_args, weights, label_names, task, preprocessing,
+        thresholds, temperature, bundle.get("metrics", {}), _agreement(model_id, bundle), published,
     )  # fmt: skip
+
+
+def record_agreement(model: str, info: ModelInfo, processor: str, records: dict[str, Any]) -> str:
+    """Keep how far engines agree on one processor: in the checkpoint's tagger.json, else in the cache; return where.
+
+    The weights of timm/NAME and local-dir:FOLDER are somebody else's folder, which we do not write to.
+    """
+    agreement = info.agreement | {processor: info.agreement.get(processor, {}) | records}
+    bundle = storage.join(storage.absolute(model), BUNDLE)
+    if not model.startswith(("timm/", "local-dir:")):
+        storage.write_atomic(bundle, _to_json(_read_json(bundle) | {"agreement": agreement}))
+        return bundle
+    kept = storage.local_uri(str(_agreement_file(info.model_id)))
+    storage.write_atomic(kept, _to_json(agreement))
+    return kept
+
+
+def _agreement(model_id: str, bundle: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    try:
+        return dict(json.loads(_agreement_file(model_id).read_text()))
+    except (OSError, ValueError):
+        return dict(bundle.get("agreement", {}))
+
+
+def _agreement_file(model_id: str) -> Path:
+    return storage.cache_folder() / "agreement" / f"{model_id}.json"
 
 
 def _by_name(thresholds: dict[str, float] | None, names: tuple[str, ...], model: str) -> tuple[float, ...] | None:

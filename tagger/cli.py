@@ -6,7 +6,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -36,20 +35,35 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(EXIT_INTERRUPTED) from error
 
 
-app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_STYLE: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(cls=_Commands, no_args_is_help=True, **_STYLE)
 
 Source = Annotated[str, typer.Argument(help="Folder, file, glob, URL, .txt/.csv/.parquet list of URLs, or a manifest.")]
 Results = Annotated[str, typer.Argument(help="Results folder or URL, as written by `tagger tag --out`.")]
 Model = Annotated[str, typer.Option(help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER; repeat it to tag with several at once."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Engine = Annotated[str, typer.Option(help="auto, openvino or torch; auto takes the fastest that agrees with torch.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, openvino, torch (compiled) or eager; auto takes the fastest that agrees with eager.")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto, fp32, bf16, int8, bf16-checked or int8-checked (doubtful images again in fp32); auto takes a less "
+        "exact one only where `tagger benchmark agreement` has proven it."
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images per model call; by default what suits the engine.")]
 MaxPixels = Annotated[int, typer.Option(help="Larger images get a too_large row.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -93,13 +107,14 @@ def ingest(
 @app.command(epilog="Example: tagger tag ~/photos --model checkpoints/cifar10-speedrun --out results")
 def tag(
     source: Source,
-    model: Model,
+    model: Models,
     out: Annotated[str, typer.Option(help="Results folder or URL; one Parquet row per file lands here.")],
     top_k: Annotated[int, typer.Option(help="Candidates kept per image, whatever the threshold.")] = 5,
     threshold: Annotated[float | None, typer.Option(help="One threshold instead of the model's own, 0 to 1.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images per model call.")] = 32,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     engine: Engine = "auto",
+    precision: Precision = "auto",
     shard_size: Annotated[
         int, typer.Option(help="Images per part file; a kill loses at most the shard at work.")
     ] = 5000,
@@ -117,8 +132,9 @@ def tag(
     from tagger.tagging import TagConfig, job
 
     config = TagConfig(
-        top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine, shard_size=shard_size,
-        embeddings=embeddings, retry_failed=retry_failed, redo=redo, max_failed=max_failed, max_pixels=max_pixels,
+        top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine,
+        precision=precision, shard_size=shard_size, embeddings=embeddings, retry_failed=retry_failed, redo=redo,
+        max_failed=max_failed, max_pixels=max_pixels,
     )  # fmt: skip
     silent = quiet or as_json
     with contextlib.ExitStack() as stack:
@@ -132,7 +148,7 @@ def tag(
         with _tag_progress(silent) as on_progress:
             summary = job.tag(source, model, out, config, on_plan, on_progress, on_found)
     if as_json:
-        _print_json(asdict(summary))
+        _print_json(summary.to_dict())
     elif not quiet:
         typer.echo(summary.text())
     summary.check_failures()
@@ -145,13 +161,15 @@ def predict(
     top_k: Annotated[int, typer.Option(help="Tags shown per image.")] = 3,
     device: Device = "auto",
     engine: Engine = "auto",
+    precision: Precision = "auto",
     max_pixels: MaxPixels = 100_000_000,
     as_json: Json = False,
 ) -> None:
     """Show the best tags of single pictures; nothing is written."""
-    from tagger.tagging import job
+    from tagger.tagging import TagConfig, job
 
-    rows = job.predict(images, model, top_k, device, engine, max_pixels)
+    config = TagConfig(top_k=top_k, device=device, engine=engine, precision=precision, max_pixels=max_pixels)
+    rows = job.predict(images, model, config)
     if as_json:
         _print_json(
             {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
@@ -247,6 +265,61 @@ def train(
         typer.echo(f"test accuracy {_accuracy(info.metrics)['accuracy']}\ncheckpoint: {out}")
 
 
+benchmark = typer.Typer(no_args_is_help=True, help="Measure this machine: how fast, and how exactly.", **_STYLE)
+app.add_typer(benchmark, name="benchmark")
+
+
+@benchmark.command(epilog="Example: tagger benchmark throughput --model timm/resnet50.a1_in1k --source ~/photos")
+def throughput(
+    model: Model = "checkpoints/cifar10-speedrun",
+    source: Annotated[
+        str | None, typer.Option(help="Images to measure with; by default photo-sized pictures made on the spot.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Images used, at most.")] = 1000,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    batch_size: BatchSize = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each stage of tagging could do alone, what a run achieves, and which stage binds."""
+    from tagger.tagging import TagConfig
+    from tagger.tagging.throughput import measure
+
+    config = TagConfig(device=device, engine=engine, precision=precision, batch_size=batch_size)
+    found = measure(model, source, config, limit)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print_table(["stage", "images/s", ""], found.rows())
+        typer.echo(found.text())
+
+
+@benchmark.command(epilog="Example: tagger benchmark agreement --model timm/resnet50.a1_in1k --source ~/photos")
+def agreement(
+    model: Model,
+    source: Annotated[str, typer.Option(help="Photographs like those to be tagged; 500 or more prove most.")],
+    limit: Annotated[int, typer.Option(help="Photographs used, at most.")] = 1000,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure how far every engine and precision agrees with eager fp32 and timm's transform, and how fast it is.
+
+    What is found is kept with the checkpoint; `auto` then takes the fastest setting that agrees on 99.5%.
+    """
+    from tagger.engines import Choice
+    from tagger.tagging.agreement import measure
+
+    found = measure(model, source, Choice(device, engine, precision), limit, None if as_json else _say)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print_table(found.columns, found.rows())
+        typer.echo(found.text())
+
+
 def main() -> None:
     """Run the command line."""
     app(prog_name="tagger")
@@ -261,6 +334,10 @@ def _accuracy(metrics: dict[str, Any]) -> dict[str, str]:
         return {"accuracy": "unknown", "tested on": ""}
     low, high = test["interval"]
     return {"accuracy": f"{test['accuracy']:.2%} ({low:.1%} to {high:.1%})", "tested on": f"{test['images']:,} images"}
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -79,3 +79,8 @@ class ImageError(TaggerError, ValueError):
     def __init__(self, status: str, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def first_line(error: BaseException) -> str:
+    """Return the beginning of what a library had to say, short enough for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,8 @@
 """Bytes -> RGB uint8 array, or a named decode error.
 
 Two deliberate differences from timm's `Image.open(f).convert("RGB")`: EXIF orientation is applied, and transparent
-pixels are laid over white. For every other image the array equals what timm's own eval transform feeds its model.
+pixels are laid over white. For every other image the array is what timm's own eval transform feeds its model, within
+one level; a JPEG with several times the pixels that are needed is decoded at a fraction of its size, which is close.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import math
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +22,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tagger.errors import ImageError
 from tagger.model_info import Preprocessing
 
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 """Part of every model_id: raise it when the same bytes give other pixels."""
 
 MAX_PIXELS = 100_000_000
 """Default limit per image; 100 megapixels are 300 MB once decoded."""
 
+SPARE = 2
+"""A JPEG is shrunk while it decodes only to at least this many times the size it will be resized to."""
+
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+_ORIENTATION = 0x0112
 
 # Pillow's own limit is replaced by ours, which names the file and becomes a row.
 Image.MAX_IMAGE_PIXELS = None
@@ -45,10 +52,13 @@ class ImageInfo:
     format: str
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageInfo]:
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, wanted: Sequence[Preprocessing] = ()
+) -> tuple[Image.Image, ImageInfo]:
     """Decode one image, the first frame of an animation, to an upright RGB picture.
 
-    Raises ImageError with status corrupt, unsupported or too_large.
+    When all that is `wanted` of it is known, a large JPEG is shrunk by 2, 4 or 8 while it decodes; the info has the
+    true size, for fit(). Raises ImageError with status corrupt, unsupported or too_large.
     """
     if not data:
         raise ImageError("corrupt", "the file is empty")
@@ -61,7 +71,10 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, Imag
                         "too_large",
                         f"{image.width}x{image.height} pixels are over the limit of {max_pixels} (see --max-pixels)",
                     )
-                name = image.format or "unknown"
+                name, size = image.format or "unknown", image.size
+                if wanted and name == "JPEG":
+                    _shrink(image, wanted)
+                decoded = image.size
                 rgb = _to_rgb(_upright(image))
     except ImageError:
         raise
@@ -71,24 +84,29 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, Imag
         raise ImageError("too_large", "not enough memory to decode the image") from error
     except Exception as error:  # whatever a decoder raises on hostile bytes is about this image alone
         raise ImageError("corrupt", f"cannot decode: {_one_line(error)}") from error
-    return rgb, ImageInfo(rgb.width, rgb.height, name)
+    width, height = size if rgb.size == decoded else size[::-1]
+    return rgb, ImageInfo(width, height, name)
 
 
-def fit(image: Image.Image, preprocessing: Preprocessing) -> UInt8Array:
+def fit(image: Image.Image, preprocessing: Preprocessing, size: tuple[int, int] | None = None) -> UInt8Array:
     """Resize and crop an RGB picture as timm's eval transform does, touching only the pixels the crop needs.
 
-    Returns (H, W, 3) uint8. timm resizes the whole picture, then cuts out the centre; resampling only that box on the
-    same grid gives the same pixels, and a 1x20,000 strip costs no more than a photo.
+    `size` is the true (width, height) of a picture that was shrunk while decoding. Returns (H, W, 3) uint8. timm
+    resizes the whole picture, then cuts out the centre; resampling only that box on the same grid gives the same
+    pixels, and a 1x20,000 strip costs no more than a photo.
     """
     height, width = preprocessing.size
-    new_width, new_height = _resized(image.size, preprocessing)
+    size = size or image.size
+    new_width, new_height = _resized(size, preprocessing)
     left, seen_width = _centre(new_width, width)
     top, seen_height = _centre(new_height, height)
     window = (left, top, left + seen_width, top + seen_height)
     if (new_width, new_height) == image.size:
         cut = image.crop(window)
     else:
-        cut = _resample(image, (new_width, new_height), window, _RESAMPLING[preprocessing.interpolation])
+        scale = round(size[0] / image.width)
+        grid = (size[0] / scale / new_width, size[1] / scale / new_height)
+        cut = _resample(image, grid, window, _RESAMPLING[preprocessing.interpolation])
     if cut.size != (width, height):
         fill = tuple(round(255 * value) for value in preprocessing.mean)
         canvas = Image.new("RGB", (width, height), fill)
@@ -128,16 +146,16 @@ def _centre(side: int, wanted: int) -> tuple[int, int]:
 
 
 def _resample(
-    image: Image.Image, resized: tuple[int, int], window: tuple[int, int, int, int], filter: Image.Resampling
+    image: Image.Image, grid: tuple[float, float], window: tuple[int, int, int, int], filter: Image.Resampling
 ) -> Image.Image:
-    """Return the window (left, top, right, bottom) of `image.resize(resized)`.
+    """Return the window (left, top, right, bottom) of the resized image; `grid` is its pixels' width and height here.
 
     Rows first are cropped to those in reach of the window, then resampled across, then down: Pillow's own order
     for whole photographs. Given both axes at once, Pillow 13 may choose the other order for a window, whose rounding
     differs by up to 15 levels.
     """
     left, top, right, bottom = window
-    across, down = image.width / resized[0], image.height / resized[1]
+    across, down = grid
     reach = 4 * max(down, 1)  # Lanczos, the widest filter, reaches 3 pixels of the coarser grid
     first, last = max(0, int(top * down - reach)), min(image.height, int(bottom * down + reach) + 1)
     rows = image if (first, last) == (0, image.height) else image.crop((0, first, image.width, last))
@@ -148,13 +166,36 @@ def _resample(
     return narrow.resize((narrow.width, bottom - top), filter, box=y_box)
 
 
+def _shrink(image: Image.Image, wanted: Sequence[Preprocessing]) -> None:
+    """Let libjpeg decode at 1/2, 1/4 or 1/8 where that leaves SPARE times what every resize needs."""
+    turned = _orientation(image) != 1
+    upright = image.size[::-1] if _orientation(image) >= 5 else image.size
+    needed = [max(sides) for sides in zip(*(_resized(upright, preprocessing) for preprocessing in wanted), strict=True)]
+    ratio = min(have // (SPARE * need) for have, need in zip(upright, needed, strict=True))
+    scale = next((scale for scale in (8, 4, 2) if scale <= ratio), 1)
+    whole = image.width % scale == image.height % scale == 0  # else the last, partial pixel would come first
+    if scale > 1 and (whole or not turned):
+        image.draft(image.mode, (image.width // scale, image.height // scale))
+
+
+_BROKEN_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error, ZeroDivisionError)
+"""A broken EXIF block says nothing about the pixels: keep them as stored, as every viewer does."""
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return 1 for upright, 2 to 4 for mirrored or upside down, 5 to 8 for lying on a side."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except _BROKEN_EXIF:
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turned = ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error, ZeroDivisionError):
-        # A broken EXIF block says nothing about the pixels: keep them as stored, as every viewer does.
+        return ImageOps.exif_transpose(image)
+    except _BROKEN_EXIF:
         return image
-    return turned
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -39,6 +39,8 @@ class ModelInfo:
     thresholds: tuple[float, ...] | None = None
     temperature: float = 1.0
     metrics: dict[str, Any] = field(default_factory=dict)
+    agreement: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Processor -> engine, device and precision -> how far it agrees with the reference there."""
     published: str | None = None
     """timm's name, when the weights come from the hub and need timm's own conversion"""
 

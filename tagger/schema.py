@@ -45,7 +45,10 @@ RESULTS = pa.schema(
     ]
 )
 
-SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": KEY}
+PLAN = pa.schema([*KEY, ("wanted", pa.int64())])
+"""`wanted` has bit i set when model i of the run is to tag the file."""
+
+SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": PLAN}
 
 STATUSES = ("ok", "corrupt", "unsupported", "unreadable", "too_large", "failed")
 

@@ -13,7 +13,7 @@ import tagger
 
 LEVELS = {
     -1: {"errors"},
-    0: {"schema", "model_info"},
+    0: {"schema", "model_info", "machine"},
     1: {"storage", "images", "metrics", "models"},
     2: {"manifest", "datasets", "checkpoint", "engines", "results"},
     3: {"training", "tagging"},

@@ -1,13 +1,16 @@
-"""OpenVINO on the CPU, in fp32.
+"""OpenVINO on the CPU, in fp32, bf16 or int8.
 
-The converted network is kept under the cache folder by model_id, so a second start needs neither torch nor timm. It is
-kept only after it agreed with the eager reference on probe images; otherwise the reference runs.
+Every core runs a stream of its own on a small batch: no thread waits for another, decoding takes its share without
+stalling the rest, and activations stay in the cache. What was converted, compared and tuned is kept under the cache
+folder by model_id, so a second start needs neither torch nor timm.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import queue
 import shutil
 import sys
 import tempfile
@@ -18,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tagger import storage
-from tagger.engines import Float32Array
-from tagger.errors import MissingExtra, ModelError
+from tagger import machine, storage
+from tagger.engines.probe import TOLERANCE, Float32Array, probe_images, rate
+from tagger.errors import MissingExtra, ModelError, first_line
 from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo
 
@@ -28,116 +31,203 @@ if TYPE_CHECKING:
     from torch import nn
 
     Build = Callable[[ModelInfo], nn.Module]
+    Calibration = Callable[[], UInt8Array]
 
-TOLERANCE = 1e-3
-"""Largest difference of a probability on the probe images that still counts as the same network."""
+BATCH_SIZES = (1, 2, 4, 8, 16)
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_NETWORKS = {"fp32": "model.xml", "bf16": "model.xml", "int8": "int8.xml"}
+_PROBED = "agreement.json"
 
-_IR, _AGREEMENT = "model.xml", "agreement.json"
+
+class CannotRun(ModelError):
+    """A network, or a precision, that does not run here."""
 
 
 class OpenVinoEngine:
-    """A compiled network with a fixed batch size; smaller batches are padded."""
+    """A compiled network; as many requests as cores, each of a fixed batch size that smaller batches are padded to."""
 
-    def __init__(self, ir: Path, batch_size: int, precision: str = "f32") -> None:
-        import openvino as ov
+    shares_cores = True
 
+    def __init__(self, network: Path, precision: str, batch_size: int, images_per_second: float | None = None) -> None:
+        ov = _openvino()
+        self.name = f"openvino {ov.__version__.partition('-')[0]} cpu {precision}"
+        self.batch_size, self.concurrency, self.images_per_second = batch_size, machine.cores(), images_per_second
         core = ov.Core()
-        model = core.read_model(ir)
+        model = core.read_model(network)
         model.reshape([batch_size, *list(model.input(0).partial_shape)[1:]])
         options = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "PERFORMANCE_HINT": "LATENCY",
-            "CACHE_DIR": str(ir.parent / "compiled"),
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": str(self.concurrency),
+            "INFERENCE_NUM_THREADS": str(self.concurrency),
+            "CACHE_DIR": str(network.parent / "compiled"),
         }
-        self._request: Any = core.compile_model(model, "CPU", options).create_infer_request()
-        self._batch_size = batch_size
-        self.name = f"openvino {ov.__version__.partition('-')[0]} cpu fp32"
+        compiled = core.compile_model(model, "CPU", options)
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.concurrency):
+            self._idle.put(compiled.create_infer_request())
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
-        """Score a batch of any size."""
-        if len(images) > self._batch_size:
-            halves = [self(images[: self._batch_size]), self(images[self._batch_size :])]
-            return np.concatenate([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
-        missing = self._batch_size - len(images)
-        padded = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
-        outputs = self._request.infer([padded], share_inputs=True)
-        return outputs[0][: len(images)].copy(), outputs[1][: len(images)].copy()
+        """Score any number of images."""
+        parts = [self._score(images[i : i + self.batch_size]) for i in range(0, len(images), self.batch_size)]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _score(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        missing = self.batch_size - len(images)
+        whole = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+        request = self._idle.get()
+        try:
+            outputs = request.infer([whole], share_inputs=True)
+            return outputs[0][: len(images)].copy(), outputs[1][: len(images)].copy()
+        finally:
+            self._idle.put(request)
 
 
-def load(info: ModelInfo, build: Build, batch_size: int, required: bool) -> OpenVinoEngine | None:
-    """Return the engine, converting the network first when the cache lacks it; None when it cannot be used.
+def load(
+    info: ModelInfo, build: Build, precision: str, batch_size: int | None, calibration: Calibration | None
+) -> OpenVinoEngine:
+    """Return the engine, converting, comparing and tuning the network first when the cache lacks it.
 
-    With `required`, a missing package or a disagreement raises instead.
+    Raises CannotRun when OpenVINO stumbles or gives other scores, MissingExtra when a package is not there.
     """
-    try:
-        import openvino  # noqa: F401
-    except ImportError as error:
-        if required:
-            raise MissingExtra("--engine openvino", "openvino", "openvino") from error
-        return None
+    _check_processor(precision)
     folder = storage.cache_folder() / "openvino" / info.model_id
-    with contextlib.suppress(RuntimeError, OSError, ValueError):  # absent or damaged: converted again below
-        if json.loads((folder / _AGREEMENT).read_text())["max_difference"] <= TOLERANCE:
-            return OpenVinoEngine(folder / _IR, batch_size)
+    with contextlib.suppress(RuntimeError, OSError, ValueError, KeyError):  # absent or damaged: made again below
+        return _cached(folder, precision, batch_size)
     try:
-        return _convert(info, build, folder, batch_size)
+        shutil.rmtree(folder / "compiled", ignore_errors=True)
+        if not _probed(folder):
+            _convert(info, build, folder)
+        if precision == "int8" and not _whole(folder, "int8.xml"):
+            _quantise(info, folder, calibration)
+        _tune(info, folder, precision)
+        return _cached(folder, precision, batch_size)
     except ModelError:
         raise
     except Exception as error:  # whatever the converter stumbles on, the reference still runs
-        if required:
-            raise ModelError(
-                f"{info.name}: OpenVINO cannot run it ({_first_line(error)}); use --engine torch"
-            ) from error
-        print(f"tagger: OpenVINO cannot run {info.name} ({_first_line(error)}); running eager torch", file=sys.stderr)
-        return None
+        raise CannotRun(f"{info.name}: OpenVINO cannot run it in {precision} ({first_line(error)})") from error
 
 
-def _convert(info: ModelInfo, build: Build, folder: Path, batch_size: int) -> OpenVinoEngine:
+def _openvino() -> Any:
+    """Import OpenVINO, which reports its use over the network where this package can be imported; so does NNCF."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("--engine openvino", "openvino", "openvino") from error
+    return openvino
+
+
+def _check_processor(precision: str) -> None:
+    if precision == "bf16" and "BF16" not in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise CannotRun("this processor has no bf16 instructions")
+
+
+def _cached(folder: Path, precision: str, batch_size: int | None) -> OpenVinoEngine:
+    """Compile what the cache holds; raises ValueError or OSError when it does not hold all of it."""
+    network = folder / _NETWORKS[precision]
+    if not _probed(folder) or not _whole(folder, network.name):
+        raise ValueError("not converted")
+    tuned = json.loads((folder / f"{precision}.json").read_text())
+    if tuned["cores"] != machine.cores():
+        raise ValueError("tuned for another number of cores")
+    return OpenVinoEngine(network, precision, batch_size or int(tuned["batch_size"]), tuned["images_per_second"])
+
+
+def _probed(folder: Path) -> bool:
+    """Tell whether the network in the cache is whole and has been compared with the reference."""
+    try:
+        record = json.loads((folder / _PROBED).read_text())
+        return bool(record["max_difference"] <= TOLERANCE) and _whole(folder, _NETWORKS["fp32"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
     """Convert, compare with the reference on probe images, and only then move into the cache."""
-    import openvino as ov
     import torch
 
-    from tagger.engines.eager import scorer
+    from tagger.engines.pytorch import scorer
 
+    ov = _openvino()
     reference = scorer(info, build(info))
     probe = probe_images(info.preprocessing.size)
     with torch.inference_mode():
         expected = reference(torch.from_numpy(probe))[0].numpy()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix="_", dir=folder.parent))
-    try:
+    with _aside(folder) as aside:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's advice is not for our users
             converted = ov.convert_model(reference, example_input=torch.from_numpy(probe[:2]))
-        height, width = info.preprocessing.size
-        converted.reshape([-1, height, width, 3])
-        ov.save_model(converted, aside / _IR, compress_to_fp16=False)
-        scores, _ = OpenVinoEngine(aside / _IR, len(probe))(probe)
+        converted.reshape([-1, *info.preprocessing.size, 3])
+        _save(converted, aside, _NETWORKS["fp32"])
+        scores, _ = OpenVinoEngine(aside / _NETWORKS["fp32"], "fp32", len(probe))(probe)
         difference = float(np.abs(scores - expected).max())
         if not difference <= TOLERANCE:
             raise RuntimeError(f"its scores differ from eager torch by {difference:.2g}, over {TOLERANCE:g}")
         shutil.rmtree(aside / "compiled", ignore_errors=True)
-        (aside / _AGREEMENT).write_text(json.dumps({"max_difference": difference, "images": len(probe)}))
+        (aside / _PROBED).write_text(json.dumps({"max_difference": difference, "images": len(probe)}))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)
+
+
+def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) -> None:
+    """Add an int8 copy of the converted network, its ranges taken from the user's own pictures."""
+    if calibration is None:
+        raise CannotRun(f"{info.name}: int8 must first see photographs; run `tagger benchmark agreement` on some")
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtra("--precision int8", "nncf", "int8") from error
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    pictures = [picture[None] for picture in calibration()]
+    network = _openvino().Core().read_model(folder / _NETWORKS["fp32"])
+    with contextlib.redirect_stdout(sys.stderr):
+        quantised = nncf.quantize(
+            network, nncf.Dataset(pictures), preset=nncf.QuantizationPreset.MIXED, subset_size=len(pictures)
+        )
+    with _aside(folder) as aside:
+        _save(quantised, aside, _NETWORKS["int8"])
+        for file in sorted(aside.iterdir()):  # .bin, .sizes, .xml
+            file.replace(folder / file.name)
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Any:
+    """Make a folder beside the cache's, for what is not whole yet."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix="_", dir=folder.parent))
+    try:
+        yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return OpenVinoEngine(folder / _IR, batch_size)
 
 
-def probe_images(size: tuple[int, int], count: int = 8) -> UInt8Array:
-    """Return (count, H, W, 3) smooth random pictures: noise as a photograph has it, mostly low frequencies."""
-    rng = np.random.default_rng(0)
-    height, width = size
-    pictures = np.zeros((count, height, width, 3))
-    for step in (height // 2, height // 4, height // 8, height // 16, 1):
-        step = max(step, 1)
-        coarse = rng.normal(size=(count, -(-height // step), -(-width // step), 3)) * step**0.5
-        pictures += np.repeat(np.repeat(coarse, step, axis=1), step, axis=2)[:, :height, :width]
-    pictures = (pictures - pictures.mean()) / pictures.std()
-    clipped: UInt8Array = np.clip(128 + 55 * pictures, 0, 255).astype(np.uint8)
-    return clipped
+def _save(network: Any, folder: Path, name: str) -> None:
+    """Write a network's two files, and their sizes, by which damage shows."""
+    _openvino().save_model(network, folder / name, compress_to_fp16=False)
+    (folder / name).with_suffix(".sizes").write_text(json.dumps(_sizes(folder, name)))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _whole(folder: Path, name: str) -> bool:
+    try:
+        return bool(json.loads((folder / name).with_suffix(".sizes").read_text()) == _sizes(folder, name))
+    except (OSError, ValueError):
+        return False
+
+
+def _sizes(folder: Path, name: str) -> list[int]:
+    return [(folder / name).with_suffix(suffix).stat().st_size for suffix in (".xml", ".bin")]
+
+
+def _tune(info: ModelInfo, folder: Path, precision: str) -> None:
+    """Find the batch size with the highest rate on this processor; keep it with that rate."""
+    pictures = probe_images(info.preprocessing.size)
+    rates: dict[int, float] = {}
+    for size in BATCH_SIZES:
+        engine = OpenVinoEngine(folder / _NETWORKS[precision], precision, size)
+        rates[size] = round(rate(engine, pictures, seconds=0.3), 1)
+        if rates[size] < 0.9 * max(rates.values()):
+            break  # beyond the cache, larger batches only get slower
+    best = max(rates, key=lambda size: rates[size])
+    tuned = {"batch_size": best, "cores": machine.cores(), "images_per_second": rates[best], "rates": rates}
+    (folder / f"{precision}.json").write_text(json.dumps(tuned))
+    shutil.rmtree(folder / "compiled", ignore_errors=True)  # keep only what will be used

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tagger.engines import DEVICES, ENGINES
+from tagger.engines import Choice
 from tagger.errors import UsageError
 from tagger.images import MAX_PIXELS
 from tagger.model_info import ModelInfo, fingerprint
@@ -17,9 +17,11 @@ class TagConfig:
     top_k: int = 5
     threshold: float | None = None
     """One threshold for every tag instead of the model's own."""
-    batch_size: int = 32
+    batch_size: int | None = None
+    """Images per model call; None: what suits the engine."""
     device: str = "auto"
     engine: str = "auto"
+    precision: str = "auto"
     shard_size: int = 5000
     """Images per part file."""
     embeddings: bool = False
@@ -31,15 +33,17 @@ class TagConfig:
 
     def __post_init__(self) -> None:
         for name in ("top_k", "batch_size", "shard_size", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(f"--threshold must be from 0 to 1, got {self.threshold}")
-        if self.device not in DEVICES:
-            raise UsageError(f"--device {self.device}: expected one of {', '.join(DEVICES)}")
-        if self.engine not in ENGINES:
-            raise UsageError(f"--engine {self.engine}: expected one of {', '.join(ENGINES)}")
+        _ = self.choice
         self.failures_allowed(1)
+
+    @property
+    def choice(self) -> Choice:
+        """Return what was said about device, engine and precision."""
+        return Choice(self.device, self.engine, self.precision)
 
     def thresholds(self, model: ModelInfo) -> tuple[float, ...] | None:
         """Return a threshold per label; None means the best tag alone."""
@@ -52,7 +56,8 @@ class TagConfig:
     def settings_id(self, model: ModelInfo) -> str:
         """Return the hash of everything beside the model that decides what a row says."""
         top_k = min(self.top_k, len(model.label_names))
-        return fingerprint([top_k, self.thresholds(model), self.embeddings, self.max_pixels])
+        named = [self.choice.named] if self.choice.named else []
+        return fingerprint([top_k, self.thresholds(model), self.embeddings, self.max_pixels, *named])
 
     def failures_allowed(self, found: int) -> int | None:
         """Return how many of `found` files may fail; None when only a total failure counts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import platform
 import random
 import time
@@ -18,15 +19,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagger import checkpoint, engines, manifest, results, schema, storage
-from tagger.engines import Engine
+from tagger import checkpoint, engines, machine, manifest, results, schema, storage
 from tagger.errors import AccessDenied, ModelError, SourceError
-from tagger.images import MAX_PIXELS
-from tagger.model_info import ModelInfo
+from tagger.tagging.ceilings import Meter
 from tagger.tagging.config import TagConfig
-from tagger.tagging.pipeline import Row, tag_files
+from tagger.tagging.pipeline import LoadedModel, Row, tag_files
 from tagger.tagging.plan import Plan, make_plan, without_committed
 from tagger.tagging.summary import ShardCounts, Summary, summarise
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _ignore(_: Any) -> None:
 
 def tag(
     source: str,
-    model: str,
+    model: str | Sequence[str],
     out: str,
     config: TagConfig | None = None,
     on_plan: OnPlan = _ignore,
@@ -58,7 +59,8 @@ def tag(
 ) -> Summary:
     """Tag every image of a source that has no right row yet; return what was done.
 
-    `source` is anything manifest.read_source takes, `model` anything checkpoint.describe takes, `out` a folder or URL.
+    `source` is anything manifest.read_source takes, `model` one or more of what checkpoint.describe takes, `out` a
+    folder or URL. With several models every file is read and decoded once.
     Whatever was committed stays when this is interrupted, and the next call does the rest. Raises TaggerError.
     """
     plan = prepare(source, model, out, config or TagConfig(), on_found)
@@ -69,24 +71,21 @@ def tag(
 def predict(
     sources: Sequence[str],
     model: str,
-    top_k: int = 3,
-    device: str = "auto",
-    engine: str = "auto",
-    max_pixels: int = MAX_PIXELS,
+    config: TagConfig | None = None,
 ) -> list[Row]:
     """Return one row per file or URL with its `candidates`; nothing is written."""
-    batch_size = max(1, min(len(sources), 32))
-    config = TagConfig(top_k=top_k, device=device, engine=engine, max_pixels=max_pixels, batch_size=batch_size)
+    config = config or TagConfig(top_k=3)
     info = checkpoint.describe(model)
-    loaded = engines.load(info, checkpoint.build, device, engine, batch_size)
+    loaded = LoadedModel(info, engines.load(info, checkpoint.build, config.choice, config.batch_size))
     entries = [storage.describe(storage.absolute_file(source))._asdict() for source in sources]
-    return list(tag_files(entries, info, loaded, config))
+    return [row for rows in tag_files(entries, [loaded], config) for _, row in rows]
 
 
-def prepare(source: str, model: str, out: str, config: TagConfig, on_found: OnFound = _ignore) -> Plan:
+def prepare(source: str, model: str | Sequence[str], out: str, config: TagConfig, on_found: OnFound = _ignore) -> Plan:
     """List the source, compare it with the results, and return what is to be done."""
-    info = checkpoint.describe(model)
-    plan = make_plan(source, manifest.read_source(source, on_found), model, info, out, config)
+    names = [model] if isinstance(model, str) else model
+    models = {name: checkpoint.describe(name) for name in names}
+    plan = make_plan(source, manifest.read_source(source, on_found), models, out, config)
     if plan.shards:
         _record(plan, {"state": "started"})
     return plan
@@ -100,17 +99,17 @@ def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ign
     if not todo:
         return ShardCounts()
     _check_access([uri for index in todo[:8] for uri in plan.shard(index)["uri"].slice(0, 8).to_pylist()][:8])
-    info, engine = _load(plan.model, plan.model_id, plan.settings_id, plan.config)
-    run = _ShardRun(plan, info, engine, existing, on_progress)
+    models = [_load(each.model, each.model_id, each.settings_id, plan.config) for each in plan.targets]
+    run = _ShardRun(plan, models, existing, on_progress)
     run.go(_rotated(todo))
-    return ShardCounts(dict(run.statuses), run.parts, time.perf_counter() - started, engine.name)
+    return run.counts(time.perf_counter() - started)
 
 
 def finish(plan: Plan, counts: ShardCounts) -> Summary:
     """Sum up a run and record it under `_runs/`."""
     summary = summarise(plan, counts)
     if plan.shards:
-        _record(plan, {"state": "finished", **asdict(summary)})
+        _record(plan, {"state": "finished", **summary.to_dict()})
     return summary
 
 
@@ -130,13 +129,15 @@ def _check_access(sample: list[str]) -> None:
         raise refused
 
 
-@functools.lru_cache(maxsize=1)
-def _load(model: str, model_id: str, settings_id: str, config: TagConfig) -> tuple[ModelInfo, Engine]:
+@functools.lru_cache(maxsize=8)
+def _load(model: str, model_id: str, settings_id: str, config: TagConfig) -> LoadedModel:
     """Load a model once per process, however many tasks use it; raises ModelError when it is not the planned one."""
     info = checkpoint.describe(model)
     if (info.model_id, config.settings_id(info)) != (model_id, settings_id):
         raise ModelError(f"{model}: changed since the run was planned ({model_id} -> {info.model_id}); run it again")
-    return info, engines.load(info, checkpoint.build, config.device, config.engine, config.batch_size)
+    for doubt in engines.doubts(config.choice, info, machine.has_cuda()):
+        log.warning(doubt)
+    return LoadedModel(info, engines.load(info, checkpoint.build, config.choice, config.batch_size))
 
 
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
@@ -158,27 +159,43 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
 class _ShardRun:
     """Stream several shards through one pipeline, committing each as its last row arrives."""
 
-    def __init__(
-        self, plan: Plan, info: ModelInfo, engine: Engine, existing: set[str], on_progress: OnProgress
-    ) -> None:
-        self.plan, self.info, self.engine, self.on_progress = plan, info, engine, on_progress
-        self.statuses: Counter[str] = Counter()
-        self.parts = 0
+    def __init__(self, plan: Plan, models: Sequence[LoadedModel], existing: set[str], on_progress: OnProgress) -> None:
+        self.plan, self.models, self.on_progress = plan, models, on_progress
+        self.statuses: list[Counter[str]] = [Counter() for _ in models]
+        self.files = self.parts = 0
+        self.meter = Meter()
+        self.first_row = self.last_row = 0.0
         self._known = existing
         self._sizes: list[tuple[int, int]] = []
-        """(shard, rows) in the order they entered the pipeline"""
+        """(shard, files) in the order they entered the pipeline"""
 
     def go(self, shards: list[int]) -> None:
-        rows = tag_files(self._entries(shards), self.info, self.engine, self.plan.config)
+        """Tag the shards; a shard is written while the next one is tagged, never two."""
+        files = tag_files(self._entries(shards), self.models, self.plan.config, self.meter)
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
-        with contextlib.closing(rows), ThreadPoolExecutor(1, "write") as writer:
-            for index, shard_rows in self._by_shard(rows, total):
+        with contextlib.closing(files), ThreadPoolExecutor(1, "write") as writer:
+            for index, rows in self._by_shard(files, total):
                 if commit:
-                    commit.result()  # one shard is written while the next one is tagged, never two
-                commit = writer.submit(self._commit, index, shard_rows)
+                    commit.result()
+                commit = writer.submit(self._commit, index, rows)
             if commit:
                 commit.result()
+
+    def counts(self, seconds: float) -> ShardCounts:
+        """Return what all of it came to."""
+        rates = [model.engine.images_per_second for model in self.models]
+        together = 1 / sum(1 / rate for rate in rates if rate) if all(rates) else None
+        shares = any(model.engine.shares_cores for model in self.models)
+        return ShardCounts(
+            statuses=[dict(counter) for counter in self.statuses],
+            engines=[model.engine.name for model in self.models],
+            files=self.files,
+            parts=self.parts,
+            seconds=seconds,
+            steady_seconds=self.last_row - self.first_row,
+            ceilings=self.meter.ceilings(together, shares),
+        )
 
     def _entries(self, shards: list[int]) -> Iterator[Row]:
         for index in shards:
@@ -188,7 +205,7 @@ class _ShardRun:
                 yield from entries.to_pylist()
 
     def _still_to_do(self, index: int) -> pa.Table:
-        """Return a shard without the rows that an overlapping run has committed since this one began."""
+        """Return a shard without what an overlapping run has committed since this one began."""
         shard = self.plan.shard(index)
         names = [name for name in storage.names_in(self.plan.out) or [] if name.endswith(".parquet")]
         new = [name for name in names if name not in self._known and self.plan.run_id not in name]
@@ -196,31 +213,43 @@ class _ShardRun:
             shard = without_committed(self.plan, shard, [storage.join(self.plan.out, name) for name in new])
         return shard
 
-    def _by_shard(self, rows: Iterable[Row], total: int) -> Iterator[tuple[int, list[Row]]]:
-        """Cut the stream of rows where the shards end."""
+    def _by_shard(self, files: Iterable[list[tuple[int, Row]]], total: int) -> Iterator[tuple[int, list[Row]]]:
+        """Cut the stream where the shards end."""
         collected: list[Row] = []
-        finished = 0
-        for done, row in enumerate(rows, 1):
-            collected.append(row)
-            self.statuses[row["status"]] += 1
-            if done % 32 == 0 or done == total:
-                self.on_progress(Progress(done, total, done - self.statuses["ok"]))
+        finished = in_shard = 0
+        for rows in files:
+            self._count(rows, total)
+            collected += [{**row, **self._fixed(model)} for model, row in rows]
+            in_shard += 1
             index, size = self._sizes[finished]
-            if len(collected) == size:
+            if in_shard == size:
                 yield index, collected
-                collected = []
+                collected, in_shard = [], 0
                 finished += 1
 
-    def _commit(self, index: int, rows: list[Row]) -> None:
-        fixed = {
-            "model": self.info.name,
-            "model_id": self.plan.model_id,
-            "settings_id": self.plan.settings_id,
-            "engine": self.engine.name,
-            "run_id": self.plan.run_id,
-            "tagged_at": datetime.now(UTC),
+    def _count(self, rows: list[tuple[int, Row]], total: int) -> None:
+        self.files += 1
+        for model, row in rows:
+            self.statuses[model][row["status"]] += 1
+        self.last_row = time.perf_counter()
+        self.first_row = self.first_row or self.last_row
+        if self.files % 32 == 0 or self.files == total:
+            failed = sum(counter.total() - counter["ok"] for counter in self.statuses)
+            self.on_progress(Progress(self.files, total, failed))
+
+    def _fixed(self, model: int) -> Row:
+        target = self.plan.targets[model]
+        return {
+            "model": target.name,
+            "model_id": target.model_id,
+            "settings_id": target.settings_id,
+            "engine": self.models[model].engine.name,
         }
-        table = schema.from_rows([{**row, **fixed} for row in rows], "results").sort_by("uri")
+
+    def _commit(self, index: int, rows: list[Row]) -> None:
+        fixed = {"run_id": self.plan.run_id, "tagged_at": datetime.now(UTC)}
+        table = schema.from_rows([{**row, **fixed} for row in rows], "results")
+        table = table.sort_by([("uri", "ascending"), ("model", "ascending")])
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
         self.parts += 1
 

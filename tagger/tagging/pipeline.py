@@ -1,26 +1,28 @@
-"""read -> decode -> stack -> infer: files in, one row per file out, in order.
+"""read -> decode -> stack -> infer: files in, one row per file and model out, in order.
 
-Every stage holds a bounded number of images, so memory does not grow with the number of files. Reading and decoding
-run in threads (both release the GIL); the engine runs in the calling thread and finds its next batch ready.
+Every stage holds a bounded number of images, so memory does not grow with the number of files. All of them run in
+threads that release the GIL while they work; a file is read and decoded once, however many models want it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
 
-from tagger import images, storage
+from tagger import images, machine, storage
 from tagger.engines import Engine, Float32Array
 from tagger.errors import AccessDenied, ImageError, SourceError
-from tagger.model_info import ModelInfo
+from tagger.model_info import ModelInfo, Preprocessing
+from tagger.tagging.ceilings import Meter
 from tagger.tagging.config import TagConfig
 
 Row = dict[str, Any]
@@ -33,40 +35,82 @@ MAX_FILE_BYTES = 1 << 30
 _REMOTE_READS, _LOCAL_READS = 32, 4
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model of a run, ready to score."""
+
+    info: ModelInfo
+    engine: Engine
+
+
 @dataclass
 class Loaded:
-    """One file on its way: its row so far, and its pixels unless it failed."""
+    """One file on its way."""
 
-    row: Row
+    facts: Row
+    """Columns that are the same for every model: key, image, status and error."""
+    wanted: tuple[int, ...]
+    """Which models are to tag it."""
     content: bytes = b""
-    pixels: images.UInt8Array | None = None
+    pixels: dict[int, images.UInt8Array] = field(default_factory=dict)
+    """Model -> picture as that model wants it; empty once the file has failed."""
+    answers: dict[int, Row] = field(default_factory=dict)
+    """Model -> columns of its own."""
+    read_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    def rows(self) -> list[tuple[int, Row]]:
+        """Return (model, row) for every model that wanted the file."""
+        return [(model, {**self.facts, **self.answers.get(model, {})}) for model in self.wanted]
 
 
-def tag_files(entries: Iterable[Row], info: ModelInfo, engine: Engine, config: TagConfig) -> Generator[Row]:
-    """Yield one row per entry (a dictionary of key columns), in the same order.
+def tag_files(
+    entries: Iterable[Row], models: Sequence[LoadedModel], config: TagConfig, meter: Meter | None = None
+) -> Generator[list[tuple[int, Row]]]:
+    """Yield for each entry (key columns, and in `wanted` the bits of its models) its rows, in the same order.
 
-    A file that cannot be tagged gives a row with its status and error and leaves the others alone. Raises AccessDenied
+    A file that cannot be tagged gives rows with its status and error and leaves the others alone. Raises AccessDenied
     when the store refuses our credentials, since then every file would fail.
     """
     stream = iter(entries)
     first = next(stream, None)
     if first is None:
         return
-    reads = _REMOTE_READS if storage.is_remote(first["uri"]) else _LOCAL_READS
-    decoders = os.cpu_count() or 1
-    select = TagSelector(info, config)
-    with ThreadPoolExecutor(reads, "read") as read_pool, ThreadPoolExecutor(decoders, "decode") as decode_pool:
-        try:
-            files = _chain(first, stream)
-            read = bounded_map(_read, files, read_pool, 2 * reads)
-            ahead = 2 * config.batch_size + decoders
-            decoded = bounded_map(lambda item: _decode(item, info, config.max_pixels), read, decode_pool, ahead)
-            while batch := list(islice(decoded, config.batch_size)):
-                _infer(batch, engine, select)
-                yield from (item.row for item in batch)
-        finally:
-            read_pool.shutdown(wait=False, cancel_futures=True)
-            decode_pool.shutdown(wait=False, cancel_futures=True)
+    meter = meter or Meter()
+    meter.readers = readers_for([first["uri"]])
+    everyone = (1 << len(models)) - 1
+    preparations = [model.info.preprocessing for model in models]
+    selectors = [TagSelector(model.info, config) for model in models]
+    size = max(model.engine.batch_size for model in models)
+    callers, decoders = max(model.engine.concurrency for model in models), machine.cores()
+    with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
+        read = bounded_map(lambda entry: _read(entry, everyone), chain([first], stream), readers, 2 * meter.readers)
+        decoded = bounded_map(
+            lambda item: _decode(item, preparations, config.max_pixels), read, decode_pool, size + 2 * decoders
+        )
+        batches = iter(lambda: list(islice(decoded, size)), [])
+        for batch in bounded_map(lambda batch: _infer(batch, models, selectors), batches, infer_pool, callers + 1):
+            for item in batch:
+                _measure(item, meter)
+                yield item.rows()
+
+
+def readers_for(uris: Sequence[str]) -> int:
+    """Return how many files to read at the same time: many where every read waits for a network."""
+    return _REMOTE_READS if any(map(storage.is_remote, uris)) else _LOCAL_READS
+
+
+@contextlib.contextmanager
+def _pools(**threads: int) -> Iterator[list[ThreadPoolExecutor]]:
+    """Open thread pools by name; on the way out nothing that waits in them is still done."""
+    pools = [ThreadPoolExecutor(count, name) for name, count in threads.items()]
+    try:
+        yield pools
+    finally:
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=True)
 
 
 def bounded_map(function: Callable[[T], R], items: Iterable[T], pool: Executor, ahead: int) -> Iterator[R]:
@@ -79,59 +123,74 @@ def bounded_map(function: Callable[[T], R], items: Iterable[T], pool: Executor, 
         yield result
 
 
-def _chain(first: T, rest: Iterator[T]) -> Iterator[T]:
-    yield first
-    yield from rest
-
-
-def _read(entry: Row) -> Loaded:
-    row: Row = {**entry, "status": "ok", "error": None}
+def _read(entry: Row, everyone: int) -> Loaded:
+    started = time.perf_counter()
+    bits = entry.get("wanted", everyone)
+    wanted = tuple(model for model in range(everyone.bit_length()) if bits >> model & 1)
+    facts: Row = {**entry, "status": "ok", "error": None}
+    item = Loaded(facts, wanted)
     try:
         if (entry["bytes"] or 0) > MAX_FILE_BYTES:
             raise ImageError("too_large", f"{entry['bytes']} bytes are over the limit of {MAX_FILE_BYTES}")
-        content = storage.read_bytes(entry["uri"])
+        item.content = storage.read_bytes(entry["uri"])
     except ImageError as error:
-        return _fail(Loaded(row), error.status, error)
+        return _fail(item, error.status, error)
     except AccessDenied as error:
         if storage.is_credential_error(error):
             raise
-        return _fail(Loaded(row), "unreadable", error)
+        return _fail(item, "unreadable", error)
     except SourceError as error:
-        return _fail(Loaded(row), "unreadable", error)
-    row["image_id"] = hashlib.sha256(content).hexdigest()
-    return Loaded(row, content)
+        return _fail(item, "unreadable", error)
+    facts["image_id"] = hashlib.sha256(item.content).hexdigest()
+    item.read_seconds = time.perf_counter() - started
+    return item
 
 
-def _decode(item: Loaded, info: ModelInfo, max_pixels: int) -> Loaded:
-    if item.row["status"] != "ok":
+def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int) -> Loaded:
+    """Decode once, and fit once for all models that want the same."""
+    if item.facts["status"] != "ok":
         return item
+    started = time.thread_time()
     try:
-        picture, facts = images.decode(item.content, max_pixels)
-        item.pixels = images.fit(picture, info.preprocessing)
+        wanted = {model: preparations[model] for model in item.wanted}
+        picture, facts = images.decode(item.content, max_pixels, list(wanted.values()))
+        size = (facts.width, facts.height)
+        fitted = {preparation: images.fit(picture, preparation, size) for preparation in set(wanted.values())}
     except ImageError as error:
         return _fail(item, error.status, error)
     finally:
         item.content = b""
-    item.row.update(width=facts.width, height=facts.height, format=facts.format)
+    item.pixels = {model: fitted[preparation] for model, preparation in wanted.items()}
+    item.facts.update(width=facts.width, height=facts.height, format=facts.format)
+    item.decode_seconds = time.thread_time() - started
     return item
 
 
-def _infer(batch: list[Loaded], engine: Engine, select: TagSelector) -> None:
-    good = [item for item in batch if item.pixels is not None]
-    if not good:
-        return
-    scores, embeddings = engine(np.stack([item.pixels for item in good if item.pixels is not None]))
-    for item, row_scores, embedding in zip(good, scores, embeddings, strict=True):
-        if np.isfinite(row_scores).all():
-            item.row.update(select(row_scores, embedding))
-        else:
-            _fail(item, "failed", ImageError("failed", "the model gave scores that are not numbers"))
-        item.pixels = None
+def _infer(batch: list[Loaded], models: Sequence[LoadedModel], selectors: Sequence[TagSelector]) -> list[Loaded]:
+    for number, (model, select) in enumerate(zip(models, selectors, strict=True)):
+        good = [item for item in batch if number in item.pixels]
+        if not good:
+            continue
+        scores, embeddings = model.engine(np.stack([item.pixels[number] for item in good]))
+        for item, row_scores, embedding in zip(good, scores, embeddings, strict=True):
+            item.answers[number] = select(row_scores, embedding)
+    for item in batch:
+        item.pixels = {}
+    return batch
+
+
+def _measure(item: Loaded, meter: Meter) -> None:
+    if item.read_seconds:
+        meter.reads += 1
+        meter.read_seconds += item.read_seconds
+    if item.decode_seconds:
+        meter.decoded += 1
+        meter.decode_seconds += item.decode_seconds
 
 
 def _fail(item: Loaded, status: str, error: Exception) -> Loaded:
-    message = str(error).removeprefix(f"{item.row['uri']}: ")
-    item.row.update(status=status, error=message)
+    message = str(error).removeprefix(f"{item.facts['uri']}: ")
+    item.facts.update(status=status, error=message)
     return item
 
 
@@ -146,13 +205,15 @@ class TagSelector:
         self._embeddings = config.embeddings
 
     def __call__(self, scores: Float32Array, embedding: Float32Array) -> Row:
-        """Return the columns; scores are (classes,), embedding (D,)."""
-        best = np.argsort(-scores, kind="stable")
-        candidates = [self._scored(index, scores) for index in best[: self._top_k]]
+        """Return the columns; scores are (classes,), embedding (D,). Scores that are not numbers are a failure."""
+        if not np.isfinite(scores).all():
+            return {"status": "failed", "error": "the model gave scores that are not numbers"}
+        candidates = [self._scored(index, scores) for index in _best(scores, self._top_k)]
         if self._thresholds is None:
             tags = candidates[:1]
         else:
-            tags = [self._scored(index, scores) for index in best if scores[index] >= self._thresholds[index]]
+            passed = np.flatnonzero(scores >= self._thresholds)
+            tags = [self._scored(index, scores) for index in passed[np.argsort(-scores[passed], kind="stable")]]
         return {
             "tags": tags,
             "candidates": candidates,
@@ -163,3 +224,10 @@ class TagSelector:
 
     def _scored(self, index: int, scores: Float32Array) -> dict[str, Any]:
         return {"tag": self._names[index], "score": float(scores[index])}
+
+
+def _best(scores: Float32Array, count: int) -> Any:
+    """Return the indices of the highest scores, best first, ties by index; only what can be among them is sorted."""
+    floor = np.partition(scores, len(scores) - count)[len(scores) - count]
+    contenders = np.flatnonzero(scores >= floor)
+    return contenders[np.argsort(-scores[contenders], kind="stable")][:count]

@@ -11,6 +11,7 @@ import itertools
 import json
 import secrets
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,6 +29,27 @@ _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_i
 
 
 @dataclass(frozen=True)
+class Target:
+    """One model of a run, and what it has to do."""
+
+    model: str
+    """The --model argument, to load it again elsewhere."""
+    name: str
+    model_id: str
+    settings_id: str
+    done: int
+    """Files whose latest row is still right."""
+    reasons: dict[str, int]
+    """Why the others are to be tagged: reason -> files."""
+    standing: dict[str, int]
+    """Statuses of the rows that stay."""
+
+    def text(self) -> str:
+        """Say how many files, and why."""
+        return f"{sum(self.reasons.values()):,} ({counts_text(self.reasons)})" if self.reasons else "0"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What one run will do; frozen, so that a retried shard is the same shard."""
 
@@ -35,29 +57,23 @@ class Plan:
     source: str
     skipped: dict[str, int]
     """Why names in the source are no files to tag -> names."""
-    model: str
-    """The --model argument, to load it again elsewhere."""
-    model_id: str
-    settings_id: str
+    targets: tuple[Target, ...]
     out: str
     config: TagConfig
     found: int
-    done: int
-    """Files whose latest row is still right."""
-    reasons: dict[str, int]
-    """Why the others are to be tagged: reason -> files."""
-    standing: dict[str, int]
-    """Statuses of the rows that stay."""
     damaged: tuple[str, ...]
     """Part files set aside because their footer could not be read."""
     entries: pa.Table
-    """Key columns of the files to tag, in order."""
+    """Key columns of the files to tag, in order; `wanted` has a bit for each target that is to tag the file."""
 
     def text(self) -> str:
         """Say what will be done and why, before it starts."""
         damaged = [f"set aside a damaged part: {name}" for name in self.damaged]
-        why = f" ({counts_text(self.reasons)})" if self.reasons else ""
-        return "\n".join([*damaged, f"{len(self.entries):,} of {self.found:,} files to tag{why}"])
+        if len(self.targets) == 1:
+            why = f" ({counts_text(self.targets[0].reasons)})" if len(self.entries) else ""
+            return "\n".join([*damaged, f"{len(self.entries):,} of {self.found:,} files to tag{why}"])
+        each = [f"  {target.name}: {target.text()}" for target in self.targets]
+        return "\n".join([*damaged, f"{len(self.entries):,} of {self.found:,} files to read", *each])
 
     @property
     def shards(self) -> int:
@@ -65,7 +81,7 @@ class Plan:
         return -(-len(self.entries) // self.config.shard_size)
 
     def shard(self, index: int) -> pa.Table:
-        """Return the key columns of one shard."""
+        """Return the entries of one shard."""
         return self.entries.slice(index * self.config.shard_size, self.config.shard_size)
 
     def part(self, index: int) -> str:
@@ -73,35 +89,57 @@ class Plan:
         return f"part-{self.run_id}-{index:05d}.parquet"
 
 
-def make_plan(source: str, files: Manifest, model: str, info: ModelInfo, out: str, config: TagConfig) -> Plan:
-    """Compare the files of a source with a results folder; raises TableError when the folder is not ours."""
+def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out: str, config: TagConfig) -> Plan:
+    """Compare the files of a source with a results folder; `models` maps --model arguments to what they name.
+
+    Raises TableError when the folder is not ours, UsageError when two models have one name.
+    """
     out, manifest = storage.absolute(out), files.table
     check_out(out)
+    if repeated := [name for name, count in Counter(info.name for info in models.values()).items() if count > 1]:
+        raise UsageError(f"--model: two models are called {repeated[0]}, and rows are told apart by that name")
     parts = results.list_parts(out)
     for name in parts.damaged:
         storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
-    settings_id = config.settings_id(info)
-    previous = results.latest(results.read_rows(parts.uris, _LATEST_COLUMNS, model=info.name))
-    why = _reasons(manifest, previous, info.model_id, settings_id, config)
-    pending = pc.is_valid(why)
-    standing = manifest.select(["uri"]).append_column("why", why).filter(pc.invert(pending))
-    standing = standing.join(previous.select(["uri", "status"]), "uri")
+    wanted = pa.array([0]).take(pa.array([0] * len(manifest), pa.int32()))
+    targets = []
+    for bit, (model, info) in enumerate(models.items()):
+        target, pending = _target(model, info, manifest, parts, config)
+        targets.append(target)
+        wanted = pc.add(wanted, pc.if_else(pending, 1 << bit, 0))
+    entries = manifest.select(schema.KEY.names).append_column("wanted", wanted)
     return Plan(
         run_id=f"{_generation(parts):08d}-{secrets.token_hex(4)}",
         source=storage.public_uri(source),
         skipped=dict(files.skipped),
-        model=model,
-        model_id=info.model_id,
-        settings_id=settings_id,
+        targets=tuple(targets),
         out=out,
         config=config,
         found=len(manifest),
+        damaged=parts.damaged,
+        entries=entries.filter(pc.not_equal(wanted, 0)),
+    )
+
+
+def _target(
+    model: str, info: ModelInfo, manifest: pa.Table, parts: results.Parts, config: TagConfig
+) -> tuple[Target, pa.ChunkedArray]:
+    """Return what one model has to do, and for each manifest row whether it is to be tagged."""
+    settings_id = config.settings_id(info)
+    previous = results.latest(results.read_rows(parts.uris, _LATEST_COLUMNS, model=info.name))
+    why = _reasons(manifest, previous, info.model_id, settings_id, config)
+    pending = pc.is_valid(why)
+    standing = manifest.select(["uri"]).filter(pc.invert(pending)).join(previous.select(["uri", "status"]), "uri")
+    target = Target(
+        model=model,
+        name=info.name,
+        model_id=info.model_id,
+        settings_id=settings_id,
         done=len(standing),
         reasons=dict(Counter(why.drop_null().to_pylist()).most_common()),
         standing=dict(Counter(standing["status"].to_pylist())),
-        damaged=parts.damaged,
-        entries=manifest.select(schema.KEY.names).filter(pending),
     )
+    return target, pending
 
 
 def check_out(out: str) -> None:
@@ -118,7 +156,8 @@ def save_plan(plan: Plan) -> str:
     """Write a plan beside the results, one row group per shard; return its uri."""
     uri = storage.join(plan.out, f"{results.RUNS}/_plan-{plan.run_id}")
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
-    text = json.dumps({**fields, "config": asdict(plan.config)})
+    targets = [asdict(target) for target in plan.targets]
+    text = json.dumps({**fields, "config": asdict(plan.config), "targets": targets})
     content = schema.serialise(plan.entries, "plan", row_group=plan.config.shard_size, plan=text)
     storage.write_atomic(uri, content)
     return uri
@@ -130,6 +169,7 @@ def load_plan(uri: str) -> Plan:
     fields: dict[str, Any] = json.loads(schema.check_footer(table.schema, "plan", uri)["plan"])
     fields["config"] = TagConfig(**fields["config"])
     fields["damaged"] = tuple(fields["damaged"])
+    fields["targets"] = tuple(Target(**target) for target in fields["targets"])
     return Plan(**fields, entries=table)
 
 
@@ -146,13 +186,18 @@ def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
 
 
 def without_committed(plan: Plan, shard: pa.Table, new_parts: list[str]) -> pa.Table:
-    """Drop the rows of a shard that an overlapping run has committed meanwhile."""
+    """Drop from a shard what an overlapping run has committed meanwhile."""
     rows = results.read_rows(new_parts, _LATEST_COLUMNS)
-    ours = pc.and_(pc.equal(rows["model_id"], plan.model_id), pc.equal(rows["settings_id"], plan.settings_id))
-    newer = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
-    rows = results.latest(rows.filter(pc.and_(ours, newer)))
+    rows = rows.filter(pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8]))
     config = replace(plan.config, redo=False, retry_failed=False)
-    return shard.filter(pc.is_valid(_reasons(shard, rows, plan.model_id, plan.settings_id, config)))
+    wanted = shard["wanted"]
+    for bit, target in enumerate(plan.targets):
+        ours = pc.and_(pc.equal(rows["model_id"], target.model_id), pc.equal(rows["settings_id"], target.settings_id))
+        why = _reasons(shard, results.latest(rows.filter(ours)), target.model_id, target.settings_id, config)
+        committed = pc.if_else(pc.is_valid(why), 0, 1 << bit)
+        wanted = pc.bit_wise_and(wanted, pc.bit_wise_not(committed))
+    place = shard.column_names.index("wanted")
+    return shard.set_column(place, "wanted", wanted).filter(pc.not_equal(wanted, 0))
 
 
 def _generation(parts: results.Parts) -> int:

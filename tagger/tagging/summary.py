@@ -3,27 +3,82 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from tagger import machine
 from tagger.errors import TooManyFailed
 from tagger.manifest import counts_text, found_text
-from tagger.tagging.plan import Plan
+from tagger.tagging.ceilings import Ceilings
+from tagger.tagging.plan import Plan, Target
+
+STEADY_SECONDS = 2.0
+"""A shorter run says nothing about its rate after start-up."""
 
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """What running some shards came to."""
+    """What running some shards came to; lists have an entry per model."""
 
-    statuses: dict[str, int] = field(default_factory=dict)
+    statuses: list[dict[str, int]] = field(default_factory=list)
+    engines: list[str] = field(default_factory=list)
+    files: int = 0
     parts: int = 0
     seconds: float = 0.0
-    engine: str = ""
+    steady_seconds: float = 0.0
+    """From the first row to the last."""
+    ceilings: Ceilings = field(default_factory=Ceilings)
 
     def __add__(self, other: ShardCounts) -> ShardCounts:
         """Add up shards that ran one after the other."""
-        statuses = dict(Counter(self.statuses) + Counter(other.statuses))
-        seconds = self.seconds + other.seconds
-        return ShardCounts(statuses, self.parts + other.parts, seconds, other.engine or self.engine)
+        if not other.files or not self.files:
+            return self if self.files else other
+        pairs = zip(self.statuses, other.statuses, strict=True)
+        return ShardCounts(
+            statuses=[dict(Counter(one) + Counter(two)) for one, two in pairs],
+            engines=other.engines,
+            files=self.files + other.files,
+            parts=self.parts + other.parts,
+            seconds=self.seconds + other.seconds,
+            steady_seconds=self.steady_seconds + other.steady_seconds,
+            ceilings=other.ceilings,
+        )
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What one model did in a run."""
+
+    model: str
+    model_id: str
+    engine: str
+    """What ran; empty when there was nothing to do."""
+    done_before: int
+    """Files whose row was still right and that were not read again."""
+    tagged: int
+    failed: dict[str, int]
+    """Status -> files that failed in this run."""
+    failed_before: dict[str, int]
+    """Status -> files that failed in an earlier run and have not changed since."""
+    reasons: dict[str, int]
+    """Why files were tagged -> files."""
+
+    def lines(self) -> list[str]:
+        """Say what was done, in a few lines."""
+        lines = []
+        failed = sum(self.failed.values())
+        if self.done_before:
+            lines.append(f"{self.done_before:,} were tagged before and have not changed")
+        if self.tagged or failed:
+            lines.append(
+                f"{self.tagged:,} tagged, {failed:,} failed" + (f" ({counts_text(self.failed)})" * bool(failed))
+            )
+        else:
+            lines.append("nothing to do: 0 images decoded")
+        if self.failed_before:
+            lines.append(f"failed before, not tried again: {counts_text(self.failed_before)} (see --retry-failed)")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -32,97 +87,151 @@ class Summary:
 
     out: str
     run_id: str
-    model: str
-    model_id: str
-    engine: str
     found: int
     """Files in the source."""
-    done_before: int
-    """Files whose row was still right and that were not read again."""
-    tagged: int
-    """Files tagged in this run."""
-    failed: dict[str, int]
-    """Status -> files that failed in this run."""
-    failed_before: dict[str, int]
-    """Status -> files that failed in an earlier run and have not changed since."""
-    reasons: dict[str, int]
-    """Why files were tagged -> files."""
     skipped: dict[str, int]
     """Why names in the source are no files to tag -> names."""
+    models: list[ModelSummary]
     damaged_parts: list[str]
     parts: int
     seconds: float
     images_per_second: float
+    """Files handled per second, start-up included."""
+    steady_images_per_second: float | None
+    """The same after start-up; None when the run was too short to tell."""
+    bound_images_per_second: float | None
+    """What the slowest of storage, decoding and model would allow."""
+    bound_by: str | None
+    share_of_bound: float | None
+    peak_memory: int
+    """Most bytes this process held."""
     failures_allowed: int
-    """From --max-failed, or by default one less than were found."""
+    """Per model; from --max-failed, or by default one less than were found."""
+
+    @property
+    def tagged(self) -> int:
+        """Return how many rows have tags, over all models."""
+        return sum(model.tagged for model in self.models)
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Return status -> rows that failed in this run, over all models."""
+        return _total(model.failed for model in self.models)
+
+    @property
+    def failed_before(self) -> dict[str, int]:
+        """Return status -> rows that failed before and still stand, over all models."""
+        return _total(model.failed_before for model in self.models)
+
+    @property
+    def done_before(self) -> int:
+        """Return how many rows were still right, over all models."""
+        return sum(model.done_before for model in self.models)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Return why rows were made, over all models."""
+        return _total(model.reasons for model in self.models)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, totals included, as plain values."""
+        totals = ("tagged", "failed", "failed_before", "done_before", "reasons")
+        return {**asdict(self), **{name: getattr(self, name) for name in totals}}
 
     def text(self) -> str:
         """Say what was done, in a few lines."""
         lines = [found_text(self.found, self.skipped)]
-        if self.done_before:
-            lines.append(f"{self.done_before:,} were tagged before and have not changed")
-        failed = sum(self.failed.values())
-        if self.tagged or failed:
-            detail = f" ({counts_text(self.failed)})" if failed else ""
-            lines.append(f"{self.tagged:,} tagged, {failed:,} failed{detail}")
-            lines.append(
-                f"{self.seconds:.1f} s, {self.images_per_second:,.1f} images/s with {self.engine}, "
-                f"{self.parts} part file{'s' * (self.parts != 1)} of run {self.run_id}"
-            )
-        else:
-            lines.append("nothing to do: 0 images decoded")
-        if self.failed_before:
-            lines.append(f"failed before, not tried again: {counts_text(self.failed_before)} (see --retry-failed)")
+        for model in self.models:
+            prefix = f"{model.model}: " if len(self.models) > 1 else ""
+            lines += [prefix + line for line in model.lines()]
+        if self.parts:
+            lines += self._rate_lines()
         return "\n".join([*lines, f"results: {self.out}"])
+
+    def _rate_lines(self) -> list[str]:
+        engines = ", ".join(dict.fromkeys(model.engine for model in self.models))
+        lines = [
+            f"{self.seconds:.1f} s, {self.images_per_second:,.1f} images/s with {engines}, "
+            f"{self.parts} part file{'s' * (self.parts != 1)} of run {self.run_id}"
+        ]
+        if self.share_of_bound:
+            lines.append(
+                f"after start-up {self.steady_images_per_second:,.1f} images/s, {self.share_of_bound:.0%} of the "
+                f"{self.bound_images_per_second:,.1f} that {self.bound_by} allow; "
+                f"at most {self.peak_memory / 1e9:.2f} GB of memory"
+            )
+        return lines
 
     def markdown(self) -> str:
         """Return a table for people who look at the run afterwards."""
-        rows = {
-            "found": self.found,
-            "tagged before": self.done_before,
-            "tagged": self.tagged,
-            **{f"failed: {status}": count for status, count in self.failed.items()},
-            **{f"failed before: {status}": count for status, count in self.failed_before.items()},
-            **{f"skipped: {reason}": count for reason, count in self.skipped.items()},
-        }
-        table = "\n".join(f"| {name} | {count:,} |" for name, count in rows.items())
-        rate = f"{self.images_per_second:,.1f} images/s with {self.engine}" if self.engine else "nothing to do"
-        return f"# {self.model}\n\n`{self.out}`\n\n| files | |\n|---|--:|\n{table}\n\n{rate}\n"
+        sections = [f"found {self.found:,} files" + f"; skipped {counts_text(self.skipped)}" * bool(self.skipped)]
+        for model in self.models:
+            rows = {
+                "tagged before": model.done_before,
+                "tagged": model.tagged,
+                **{f"failed: {status}": count for status, count in model.failed.items()},
+                **{f"failed before: {status}": count for status, count in model.failed_before.items()},
+            }
+            table = "\n".join(f"| {name} | {count:,} |" for name, count in rows.items())
+            sections.append(f"| {model.model} | files |\n|---|--:|\n{table}")
+        rate = "  \n".join(self._rate_lines()) if self.parts else "nothing to do"
+        return "\n\n".join(["# Tags", f"`{self.out}`", *sections, rate]) + "\n"
 
     def check_failures(self) -> None:
         """Raise TooManyFailed when more files have no tags than allowed, those of earlier runs included."""
-        failed = Counter(self.failed) + Counter(self.failed_before)
-        if self.found and failed.total() > self.failures_allowed:
-            raise TooManyFailed(
-                f"{self.out}: {failed.total():,} of {self.found:,} files failed ({counts_text(dict(failed))}) and "
-                f"{self.failures_allowed:,} are allowed; their rows are written, see `tagger query {self.out}`"
-            )
+        for model in self.models:
+            failed = Counter(model.failed) + Counter(model.failed_before)
+            if self.found and failed.total() > self.failures_allowed:
+                raise TooManyFailed(
+                    f"{self.out}: {failed.total():,} of {self.found:,} files failed ({counts_text(dict(failed))}) and "
+                    f"{self.failures_allowed:,} are allowed; their rows are written, see `tagger query {self.out}`"
+                )
 
 
 def summarise(plan: Plan, counts: ShardCounts) -> Summary:
     """Put a plan and what its shards came to side by side."""
     allowed = plan.config.failures_allowed(plan.found)
-    handled = sum(counts.statuses.values())
+    steady = counts.files / counts.steady_seconds if counts.steady_seconds > STEADY_SECONDS else None
+    bound, bound_by = counts.ceilings.bound() or (None, None)
     return Summary(
         out=plan.out,
         run_id=plan.run_id,
-        model=plan.model,
-        model_id=plan.model_id,
-        engine=counts.engine,
         found=plan.found,
-        done_before=plan.done,
-        tagged=counts.statuses.get("ok", 0),
-        failed=_not_ok(counts.statuses),
-        failed_before=_not_ok(plan.standing),
-        reasons=plan.reasons,
         skipped=plan.skipped,
+        models=[_summarise_model(index, target, counts) for index, target in enumerate(plan.targets)],
         damaged_parts=list(plan.damaged),
         parts=counts.parts,
         seconds=round(counts.seconds, 3),
-        images_per_second=round(handled / counts.seconds, 1) if counts.seconds else 0.0,
+        images_per_second=round(counts.files / counts.seconds, 1) if counts.seconds else 0.0,
+        steady_images_per_second=steady and round(steady, 1),
+        bound_images_per_second=bound and round(bound, 1),
+        bound_by=bound_by,
+        share_of_bound=round(steady / bound, 3) if steady and bound else None,
+        peak_memory=machine.peak_memory(),
         failures_allowed=max(plan.found - 1, 0) if allowed is None else allowed,
     )
 
 
-def _not_ok(statuses: dict[str, int]) -> dict[str, int]:
+def _summarise_model(index: int, target: Target, counts: ShardCounts) -> ModelSummary:
+    statuses = counts.statuses[index] if counts.statuses else {}
+    return ModelSummary(
+        model=target.name,
+        model_id=target.model_id,
+        engine=counts.engines[index] if counts.engines else "",
+        done_before=target.done,
+        tagged=statuses.get("ok", 0),
+        failed=_not_ok(statuses),
+        failed_before=_not_ok(target.standing),
+        reasons=target.reasons,
+    )
+
+
+def _not_ok(statuses: Mapping[str, int]) -> dict[str, int]:
     return {status: count for status, count in statuses.items() if status != "ok"}
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)

@@ -1,0 +1,82 @@
+"""What this machine gives a run: cores, a GPU, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+import platform
+import sys
+from pathlib import Path
+
+_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimddp",
+    "bf16",
+    "i8mm",
+)
+"""Instruction sets that decide how fast, and how exactly, a network runs in fewer bits."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use: its affinity, and a container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _quota()))
+
+
+def _quota(file: str = "/sys/fs/cgroup/cpu.max") -> int:
+    try:
+        quota, period = Path(file).read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no cgroup, or `max`
+        return sys.maxsize
+
+
+@functools.cache
+def processor() -> str:
+    """Return the processor's name and the instruction sets that matter to engines."""
+    try:
+        facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    except OSError:
+        facts = {}
+    known = {name.strip(): value.strip() for name, value in facts.items()}
+    have = set(known.get("flags", known.get("Features", "")).split())
+    name = known.get("model name") or platform.processor() or platform.machine()
+    return " ".join([name, *(flag for flag in _FLAGS if flag in have)])
+
+
+def has_bf16() -> bool:
+    """Tell whether the processor computes in bf16; others only pretend to, many times slower."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor().split())
+
+
+@functools.cache
+def has_cuda() -> bool:
+    """Tell whether torch can use a GPU.
+
+    The driver's library is asked first: importing torch to learn that there is no GPU would take seconds.
+    """
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def peak_memory() -> int:
+    """Return the most bytes this process ever held in memory; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
