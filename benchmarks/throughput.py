@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        source = _copies(arguments.photos, Path(folder) / "photos", arguments.copies)
+        source = copies(arguments.photos, Path(folder) / "photos", arguments.copies)
         files = sum(path.is_file() for path in source.rglob("*"))
         seconds = measure(source, arguments.model, Path(folder), arguments.rounds)
         print(f"{files:,} files, medians of {arguments.rounds}, {machine.describe()}\n")
@@ -124,7 +124,8 @@ def _timed(command: list[str]) -> float:
     return time.perf_counter() - started
 
 
-def _copies(photos: Path, folder: Path, count: int) -> Path:
+def copies(photos: Path, folder: Path, count: int) -> Path:
+    """Link a folder's files several times over, as so many folders."""
     for index in range(count):
         (folder / str(index)).mkdir(parents=True)
         for path in sorted(photos.iterdir()):

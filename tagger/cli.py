@@ -217,7 +217,7 @@ def models(
 
     found = checkpoint.list_checkpoints(folder)
     if as_json:
-        keys = ("name", "model_id", "architecture", "task", "label_names", "metrics")
+        keys = ("name", "model_id", "architecture", "task", "label_names", "metrics", "agreement")
         _print_json({"models": [{key: getattr(info, key) for key in keys} for info in found]})
         return
     rows = [
@@ -226,6 +226,7 @@ def models(
             "task": info.task,
             "labels": len(info.label_names),
             **_accuracy(info.metrics),
+            **_agreement_here(info),
             "model_id": info.model_id,
         }
         for info in found
@@ -326,6 +327,15 @@ def main() -> None:
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def _agreement_here(info: Any) -> dict[str, str]:
+    """Return what `auto` runs on this processor, and how far the settings measured here agree."""
+    from tagger import machine
+
+    records = info.agreement.get(machine.processor(), {})
+    shown = [f"{key}: {record['top1']:.2%}" for key, record in records.items()]
+    return {"agreement here": "\n".join(shown) or "not measured"}
 
 
 def _accuracy(metrics: dict[str, Any]) -> dict[str, str]:

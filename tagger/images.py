@@ -11,7 +11,7 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,30 +52,49 @@ class ImageInfo:
     format: str
 
 
-def decode(
-    data: bytes, max_pixels: int = MAX_PIXELS, wanted: Sequence[Preprocessing] = ()
-) -> tuple[Image.Image, ImageInfo]:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageInfo]:
     """Decode one image, the first frame of an animation, to an upright RGB picture.
 
-    When all that is `wanted` of it is known, a large JPEG is shrunk by 2, 4 or 8 while it decodes; the info has the
-    true size, for fit(). Raises ImageError with status corrupt, unsupported or too_large.
+    Raises ImageError with status corrupt, unsupported or too_large.
     """
+    pictures, info = _decode(data, max_pixels, lambda image: {1})
+    return pictures[1], info
+
+
+def prepare(
+    data: bytes, preparations: Collection[Preprocessing], max_pixels: int = MAX_PIXELS
+) -> tuple[dict[Preprocessing, UInt8Array], ImageInfo]:
+    """Decode one image and fit it as each of several models wants it: (H, W, 3) uint8 arrays.
+
+    It is decoded once, unless it is a JPEG so large that the models want it at different scales. Raises ImageError.
+    """
+    scales: dict[Preprocessing, int] = {}
+
+    def wanted(image: Image.Image) -> set[int]:
+        scales.update({preparation: _scale(image, preparation) for preparation in preparations})
+        return set(scales.values())
+
+    pictures, info = _decode(data, max_pixels, wanted)
+    size = (info.width, info.height)
+    return {preparation: fit(pictures[scale], preparation, size) for preparation, scale in scales.items()}, info
+
+
+def _decode(
+    data: bytes, max_pixels: int, wanted: Callable[[Image.Image], set[int]]
+) -> tuple[dict[int, Image.Image], ImageInfo]:
+    """Decode at every scale (1, 2, 4 or 8 times smaller) that is wanted of the opened image."""
     if not data:
         raise ImageError("corrupt", "the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > max_pixels:
-                    raise ImageError(
-                        "too_large",
-                        f"{image.width}x{image.height} pixels are over the limit of {max_pixels} (see --max-pixels)",
-                    )
-                name, size = image.format or "unknown", image.size
-                if wanted and name == "JPEG":
-                    _shrink(image, wanted)
-                decoded = image.size
-                rgb = _to_rgb(_upright(image))
+                _check_pixels(image, max_pixels)
+                name, size, scales = image.format or "unknown", image.size, sorted(wanted(image))
+                pictures = {scales[0]: _picture(image, scales[0])}
+            for scale in scales[1:]:
+                with Image.open(io.BytesIO(data)) as image:
+                    pictures[scale] = _picture(image, scale)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -84,8 +103,23 @@ def decode(
         raise ImageError("too_large", "not enough memory to decode the image") from error
     except Exception as error:  # whatever a decoder raises on hostile bytes is about this image alone
         raise ImageError("corrupt", f"cannot decode: {_one_line(error)}") from error
-    width, height = size if rgb.size == decoded else size[::-1]
-    return rgb, ImageInfo(width, height, name)
+    picture = pictures[scales[0]]
+    lying = (picture.width > picture.height) != (size[0] > size[1])
+    return pictures, ImageInfo(*(size[::-1] if lying else size), name)
+
+
+def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            "too_large", f"{image.width}x{image.height} pixels are over the limit of {max_pixels} (see --max-pixels)"
+        )
+
+
+def _picture(image: Image.Image, scale: int) -> Image.Image:
+    """Decode an opened image, so many times smaller, to upright RGB."""
+    if scale > 1:
+        image.draft(image.mode, (image.width // scale, image.height // scale))
+    return _to_rgb(_upright(image))
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing, size: tuple[int, int] | None = None) -> UInt8Array:
@@ -166,16 +200,17 @@ def _resample(
     return narrow.resize((narrow.width, bottom - top), filter, box=y_box)
 
 
-def _shrink(image: Image.Image, wanted: Sequence[Preprocessing]) -> None:
-    """Let libjpeg decode at 1/2, 1/4 or 1/8 where that leaves SPARE times what every resize needs."""
-    turned = _orientation(image) != 1
-    upright = image.size[::-1] if _orientation(image) >= 5 else image.size
-    needed = [max(sides) for sides in zip(*(_resized(upright, preprocessing) for preprocessing in wanted), strict=True)]
+def _scale(image: Image.Image, preparation: Preprocessing) -> int:
+    """Return how many times smaller libjpeg may decode: so that SPARE times what the resize needs is left."""
+    if image.format != "JPEG":
+        return 1
+    orientation = _orientation(image)
+    upright = image.size[::-1] if orientation >= 5 else image.size
+    needed = _resized(upright, preparation)
     ratio = min(have // (SPARE * need) for have, need in zip(upright, needed, strict=True))
     scale = next((scale for scale in (8, 4, 2) if scale <= ratio), 1)
-    whole = image.width % scale == image.height % scale == 0  # else the last, partial pixel would come first
-    if scale > 1 and (whole or not turned):
-        image.draft(image.mode, (image.width // scale, image.height // scale))
+    whole = image.width % scale == image.height % scale == 0  # else turning would bring the last, partial pixel first
+    return scale if whole or orientation == 1 else 1
 
 
 _BROKEN_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error, ZeroDivisionError)

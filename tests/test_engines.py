@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pictures import MODEL
 
-from tagger import checkpoint, engines, images, storage
-from tagger.engines import Choice
+from tagger import checkpoint, engines, images, machine, storage
+from tagger.engines import Choice, choice
+from tagger.engines.checked import CheckedEngine
 from tagger.errors import UsageError
 
 
@@ -84,3 +89,174 @@ def test_real_photographs_get_the_reference_tags(shared: Path, real_photos: Path
     scores = engines.load(info, checkpoint.build, Choice("cpu", "openvino"))(pixels)[0]
     assert np.array_equal(scores.argmax(1), expected.argmax(1))
     assert np.abs(scores - expected).max() < 1e-3
+
+
+# --- which engine ----------------------------------------------------------------------------------------------------
+
+
+def record(top1: float, rate: float, images: int = 500) -> dict[str, float]:
+    return {"top1": top1, "images_per_second": rate, "images": images}
+
+
+FP32, CHECKED = "openvino cpu fp32", "openvino cpu int8-checked"
+
+
+def test_without_measurements_fp32_is_chosen() -> None:
+    assert choice.choose(Choice(), {}, has_cuda=False) == Choice("cpu", "openvino", "fp32")
+    assert choice.choose(Choice(), {}, has_cuda=True) == Choice("cuda", "torch", "fp32")
+    assert choice.choose(Choice(device="cpu", engine="torch"), {}, has_cuda=True) == Choice("cpu", "torch", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("checked", "chosen"),
+    [
+        (record(0.999, 200), "int8-checked"),
+        (record(0.994, 200), "fp32"),  # does not agree
+        (record(0.999, 105), "fp32"),  # not worth it
+        (record(0.999, 200, images=50), "fp32"),  # proven on too little
+    ],
+)
+def test_a_less_exact_precision_is_chosen_only_where_it_agrees_and_pays(checked: Any, chosen: str) -> None:
+    records = {FP32: record(1.0, 100), CHECKED: checked}
+    assert choice.choose(Choice(), records, has_cuda=False).precision == chosen
+    assert choice.choose(Choice(precision="fp32"), records, has_cuda=False).precision == "fp32"
+    assert choice.choose(Choice(precision="int8-checked"), records, has_cuda=False).precision == "int8-checked"
+
+
+def test_an_fp32_engine_measured_to_disagree_is_not_chosen() -> None:
+    assert choice.choose(Choice(), {FP32: record(0.9, 300)}, has_cuda=False).engine == "eager"
+
+
+def test_a_named_precision_says_what_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    info = checkpoint.describe(MODEL)
+    assert engines.doubts(Choice(), info, False) == []
+    assert engines.doubts(Choice(precision="fp32"), info, False) == []
+    assert "not measured here" in engines.doubts(Choice(precision="int8"), info, False)[0]
+    key = "openvino cpu int8"
+    known = replace(info, agreement={machine.processor(): {key: record(0.92, 300)}})
+    assert "92.0% of 500" in engines.doubts(Choice(precision="int8"), known, False)[0]
+    proven = replace(info, agreement={machine.processor(): {key: record(0.999, 300)}})
+    assert engines.doubts(Choice(precision="int8"), proven, False) == []
+
+
+def test_a_checked_engine_gives_doubtful_images_to_the_exact_one() -> None:
+    class Fixed:
+        concurrency, batch_size, shares_cores, images_per_second = 1, 4, True, 100.0
+
+        def __init__(self, name: str, scores: list[list[float]]) -> None:
+            self.name, self.scores, self.seen = name, np.array(scores, dtype=np.float32), 0
+
+        def __call__(self, images: Any) -> Any:
+            self.seen += len(images)
+            return self.scores[images[:, 0, 0, 0]].copy(), np.zeros((len(images), 2), np.float32)
+
+    fast = Fixed("fast", [[0.9, 0.1, 0.0], [0.5, 0.4, 0.1], [np.nan, 0.5, 0.5]])
+    exact = Fixed("exact", [[0.0, 0.0, 1.0], [0.4, 0.5, 0.1], [0.1, 0.2, 0.7]])
+    both = CheckedEngine(fast, exact)
+    scores, _ = both(np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1))
+    assert scores.argmax(1).tolist() == [0, 1, 2]
+    assert (fast.seen, exact.seen) == (3, 2)
+    assert both.name == "fast-checked"
+    assert both.images_per_second == pytest.approx(1 / (1 / 100 + 2 / 3 / 100))
+
+
+# --- when something does not work -------------------------------------------------------------------------------------
+
+
+def test_a_network_that_does_not_compile_runs_eagerly_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    engine = engines.load(checkpoint.describe(MODEL), checkpoint.build, Choice("cpu", "torch"))
+    assert "eager" in engine.name
+    assert "no compiler here" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_eager_scores(timm_folder: Path) -> None:
+    info = checkpoint.describe(f"local-dir:{timm_folder}")
+    compiled = engines.load(info, checkpoint.build, Choice("cpu", "torch"), batch_size=4)
+    eager = engines.load(info, checkpoint.build, Choice("cpu", "eager"))
+    pictures = engines.probe_images(info.preprocessing.size, count=7)
+    assert "compiled" in compiled.name
+    assert np.abs(compiled(pictures)[0] - eager(pictures)[0]).max() < 1e-4
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from tagger.models.scorer import Scorer
+
+    forward = Scorer.forward
+    seen = []
+
+    def small_device(self: Scorer, images: Any) -> Any:
+        seen.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("the device is full")
+        return forward(self, images)
+
+    info = checkpoint.describe(MODEL)
+    engine = engines.load(info, checkpoint.build, Choice("cpu", "eager"), batch_size=2)
+    engine.batch_size = 8
+    pictures = engines.probe_images(info.preprocessing.size, count=8)
+    expected = engine(pictures)[0]
+    monkeypatch.setattr(Scorer, "forward", small_device)
+    assert np.abs(engine(pictures)[0] - expected).max() < 1e-5
+    assert (engine.batch_size, seen[:2], max(seen[2:])) == (2, [8, 4], 2)
+    assert "batches of 2 from here on" in caplog.text
+
+
+def test_a_damaged_compiled_network_is_compiled_again(timm_folder: Path) -> None:
+    info = checkpoint.describe(f"local-dir:{timm_folder}")
+    pictures = engines.probe_images(info.preprocessing.size, count=3)
+    expected = engines.load(info, checkpoint.build)(pictures)[0]
+    blobs = list((storage.cache_folder() / "openvino" / info.model_id / "compiled").glob("*.blob"))
+    assert blobs
+    for blob in blobs:
+        blob.write_bytes(b"junk" * 100)
+    assert np.array_equal(engines.load(info, checkpoint.build)(pictures)[0], expected)
+
+
+def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) -> None:
+    pytest.importorskip("nncf")
+    info = checkpoint.describe(f"local-dir:{timm_folder}")
+    with pytest.raises(UsageError, match="benchmark agreement"):
+        engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"))
+    pictures = engines.probe_images(info.preprocessing.size, count=8)
+    made = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"), None, lambda: pictures)
+    again = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"))
+    assert "int8" in again.name
+    assert np.array_equal(made(pictures)[0], again(pictures)[0])
+
+
+def test_engines_report_to_nobody() -> None:
+    code = (
+        "import sys; from tagger.engines import openvino; openvino._openvino(); import openvino.tools.ovc;"
+        "print(sys.modules['openvino_telemetry'])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "None"
+
+
+def test_torch_uses_the_cores_that_this_process_may_use() -> None:
+    code = (
+        "import torch; from tagger import checkpoint, engines, machine; from tagger.engines import Choice;"
+        f"engine = engines.load(checkpoint.describe({MODEL!r}), checkpoint.build, Choice('cpu', 'eager'));"
+        "print(machine.cores(), torch.get_num_threads())"
+    )
+    one_core = ["taskset", "-c", "0", sys.executable, "-c", code]
+    assert subprocess.run(one_core, capture_output=True, text=True).stdout.split() == ["1", "1"]
+
+
+def test_a_containers_quota_counts(tmp_path: Path) -> None:
+    for content, expected in (("150000 100000", 2), ("50000 100000", 1), ("max 100000", sys.maxsize)):
+        (tmp_path / "cpu.max").write_text(content)
+        assert machine._quota(str(tmp_path / "cpu.max")) == expected
+    assert machine._quota(str(tmp_path / "absent")) == sys.maxsize

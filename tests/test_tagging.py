@@ -152,6 +152,41 @@ def test_scores_that_are_not_numbers_are_a_failed_row_not_a_tag(
         summary.check_failures()
 
 
+# --- several models ---------------------------------------------------------------------------------------------------
+
+
+def test_several_models_in_one_pass_give_the_rows_of_one_pass_each(
+    photos: Path, tmp_path: Path, timm_folder: Path
+) -> None:
+    plant_bad_files(photos)
+    both = [MODEL, f"local-dir:{timm_folder}"]
+    run(photos, tmp_path / "each")
+    run(photos, tmp_path / "each", model=both[1])
+    summary = run(photos, tmp_path / "once", model=both, shard_size=10)
+    assert_same_table(tmp_path / "once", tmp_path / "each")
+    assert [model.model for model in summary.models] == ["cifar10-speedrun", "tiny"]
+    assert summary.models[0].tagged == summary.models[1].tagged
+    assert summary.found == sum(summary.models[0].failed.values()) + summary.models[0].tagged
+
+
+def test_of_several_models_each_does_only_what_it_has_not_done(photos: Path, tmp_path: Path, timm_folder: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    photo(70).save(photos / "new.jpg")
+    both = [MODEL, f"local-dir:{timm_folder}"]
+    summary = run(photos, out, model=both, shard_size=2)
+    assert [model.reasons for model in summary.models] == [{"new": 1}, {"new": 7}]
+    assert [model.done_before for model in summary.models] == [6, 0]
+    assert len(tagger.read_results(str(out))) == len(tagger.read_results(str(out), latest=False)) == 14
+    assert "nothing to do" in run(photos, out, model=both).text()
+
+
+def test_two_models_of_one_name_are_refused(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "cifar10-speedrun")
+    with pytest.raises(UsageError, match="two models are called cifar10-speedrun"):
+        run(photos, tmp_path / "out", model=[MODEL, str(tmp_path / "cifar10-speedrun")])
+
+
 # --- increments -------------------------------------------------------------------------------------------------------
 
 

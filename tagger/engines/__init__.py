@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "DEVICES", "ENGINES", "PRECISIONS", "Choice", "Engine", "Float32Array", "doubts", "load", "possible", "probe_images", "rate",
-    "trusted",
+    "DEVICES", "ENGINES", "PRECISIONS", "Choice", "Engine", "Float32Array", "doubts", "load", "possible",
+    "probe_images", "rate", "trusted",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)

@@ -62,5 +62,6 @@ def filesystem(url: str) -> tuple[Any, str]:
     if scheme not in known:
         shown = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "https", "memory", "file"))
         raise UsageError(f"{redact(url)}: unknown scheme {scheme}://; use a path or one of {shown}")
-    fs, path = url_to_fs(signed(url), use_listings_cache=False)
+    options = {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}  # else s3fs asks each size before it reads
+    fs, path = url_to_fs(signed(url), use_listings_cache=False, **options)
     return fs, str(path)

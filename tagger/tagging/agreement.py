@@ -179,8 +179,7 @@ def _timm_options(preprocessing: Preprocessing) -> dict[str, Any]:
 
 def _fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
     def fitted(content: bytes) -> UInt8Array:
-        picture, facts = images.decode(content, wanted=[info.preprocessing])
-        return images.fit(picture, info.preprocessing, (facts.width, facts.height))
+        return images.prepare(content, [info.preprocessing])[0][info.preprocessing]
 
     with ThreadPoolExecutor(machine.cores()) as pool:
         return np.stack(list(pool.map(fitted, contents)))

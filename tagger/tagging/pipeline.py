@@ -153,9 +153,7 @@ def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int
     started = time.thread_time()
     try:
         wanted = {model: preparations[model] for model in item.wanted}
-        picture, facts = images.decode(item.content, max_pixels, list(wanted.values()))
-        size = (facts.width, facts.height)
-        fitted = {preparation: images.fit(picture, preparation, size) for preparation in set(wanted.values())}
+        fitted, facts = images.prepare(item.content, set(wanted.values()), max_pixels)
     except ImageError as error:
         return _fail(item, error.status, error)
     finally:

@@ -125,10 +125,9 @@ def _read(uri: str) -> bytes | None:
 
 def _decode(content: bytes, info: ModelInfo) -> UInt8Array | None:
     try:
-        picture, facts = images.decode(content, wanted=[info.preprocessing])
+        return images.prepare(content, [info.preprocessing])[0][info.preprocessing]
     except ImageError:
         return None
-    return images.fit(picture, info.preprocessing, (facts.width, facts.height))
 
 
 def _make_pictures(folder: Path, count: int) -> str:

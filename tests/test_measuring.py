@@ -1,0 +1,117 @@
+"""`tagger benchmark`: agreement is measured, recorded and enforced; stages are timed."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from pictures import MODEL, photo
+from PIL import Image
+
+import tagger
+from tagger import checkpoint, machine
+from tagger.engines import Choice
+from tagger.errors import SourceError
+from tagger.tagging import agreement, throughput
+from tagger.tagging.ceilings import Ceilings
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    shutil.copytree(MODEL, tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_agreement_is_recorded_in_the_checkpoint_and_does_not_change_the_model(photos: Path, model: str) -> None:
+    (photos / "broken.jpg").write_bytes(b"junk")
+    before = checkpoint.describe(model)
+    found = agreement.measure(model, str(photos), Choice("cpu", precision="fp32"))
+    after = checkpoint.describe(model)
+    assert after.model_id == before.model_id
+    records = after.agreement[machine.processor()]
+    assert records == found.records
+    assert {"openvino cpu fp32", "eager cpu fp32", "torch cpu fp32"} >= set(records) >= {"openvino cpu fp32"}
+    assert records["openvino cpu fp32"]["top1"] == 1.0
+    assert records["openvino cpu fp32"]["odd_top1"] >= 0.9
+    assert records["openvino cpu fp32"]["images"] == found.photographs <= 6
+
+
+def test_agreement_of_a_model_that_is_not_ours_is_kept_in_the_cache(photos: Path, timm_folder: Path) -> None:
+    name = f"local-dir:{timm_folder}"
+    before = sorted(timm_folder.iterdir())
+    agreement.measure(name, str(photos), Choice("cpu", "eager"))
+    assert sorted(timm_folder.iterdir()) == before
+    assert "eager cpu fp32" in checkpoint.describe(name).agreement[machine.processor()]
+
+
+def test_agreement_without_photographs_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"junk")
+    with pytest.raises(SourceError, match="0 of 1 files decode"):
+        agreement.measure(MODEL, str(tmp_path))
+
+
+def test_what_int8_is_calibrated_on_never_judges_it() -> None:
+    contents = [bytes([index]) * 10 for index in range(100)]
+    first, second = agreement._halves(contents)
+    again, _ = agreement._halves(contents[::-1][:50])
+    assert not set(first) & set(second)
+    assert set(first) | set(second) == set(contents)
+    assert not set(again) & set(second), "whatever else is in the folder"
+
+
+def test_odd_variants_decode_and_are_odd(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    photo(1, (500, 375)).save(buffer, "JPEG")
+    variants = [Image.open(io.BytesIO(content)) for content in agreement.odd_variants(buffer.getvalue())]
+    assert {image.mode for image in variants} == {"L", "CMYK", "RGB"}
+    assert {image.format for image in variants} == {"JPEG", "PNG"}
+    assert any(image.getexif().get(0x0112) == 6 for image in variants)
+    assert max(image.width for image in variants) == 4000
+    assert min(image.width for image in variants) == 24
+
+
+def test_stages_on_the_same_cores_take_turns_and_others_run_side_by_side() -> None:
+    rate, name = Ceilings(storage=1000, decode=300, model=150, shares_cores=True).bound() or (0, "")
+    assert (round(rate), name) == (100, "decode and model")
+    assert Ceilings(storage=1000, decode=300, model=150, shares_cores=False).bound() == (150, "model")
+    assert Ceilings(storage=20, decode=300, model=150).bound() == (20, "storage")
+    assert Ceilings(storage=20, decode=None, model=150).bound() is None
+
+
+def test_throughput_times_every_stage_and_a_run(photos: Path) -> None:
+    found = throughput.measure(MODEL, str(photos), tagger.TagConfig(device="cpu"))
+    assert [row[0] for row in found.rows()] == ["storage", "decode", "copy", "model", "bound", "achieved"]
+    assert found.files == 6
+    assert found.achieved > 0
+    assert "openvino" in found.engine
+
+
+def test_benchmarks_run_from_the_command_line(run_tagger: Run, photos: Path, model: str) -> None:
+    ran = run_tagger("benchmark", "throughput", "--limit", 20, "--device", "cpu", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["files"] == 20
+    options = ["--model", model, "--source", photos, "--device", "cpu", "--engine", "openvino", "--precision", "fp32"]
+    ran = run_tagger("benchmark", "agreement", *options)
+    assert ran.returncode == 0, ran.stderr
+    assert "openvino cpu fp32" in ran.stdout
+    assert "100.00%" in run_tagger("models", Path(model).parent).stdout
+
+
+def test_a_large_photograph_is_shrunk_while_decoding_and_keeps_its_pixels(shared: Path, real_photos: Path) -> None:
+    from tagger import images
+
+    info = checkpoint.describe(f"local-dir:{shared}/backbones/mobilenetv2_100.imagenet")
+    for path in sorted(real_photos.iterdir())[:3]:
+        large = agreement.odd_variants(path.read_bytes())[6]
+        whole, facts = images.decode(large)
+        with Image.open(io.BytesIO(large)) as image:
+            assert images._scale(image, info.preprocessing) in (2, 4)
+        expected = images.fit(whole, info.preprocessing).astype(int)
+        pixels, same_facts = images.prepare(large, [info.preprocessing])
+        assert facts == same_facts
+        assert whole.width == 4000
+        assert abs(pixels[info.preprocessing] - expected).mean() < 1.0
