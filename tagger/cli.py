@@ -89,7 +89,7 @@ def ingest(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List a source into a manifest: one row per image file with its labels, read by `tagger tag` and `train`."""
+    """List a source into a manifest: one row per image file, with its labels where there are any."""
     from tagger import ingesting
 
     with _found_progress(quiet or as_json) as on_found:

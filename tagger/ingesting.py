@@ -26,6 +26,8 @@ class Ingested(Manifest):
     label_source: LabelSource | None = None
     labels: Labels | None = None
     notes: Notes = field(default_factory=Notes)
+    why_none: str = ""
+    """When there is no label source."""
 
     def text(self) -> str:
         """Say what was found, which labels, how many per class and split, and what deserves a warning."""
@@ -51,7 +53,8 @@ class Ingested(Manifest):
 
     def _label_lines(self) -> list[str]:
         if not (self.labels and self.label_source):
-            return ["labels: none"]
+            kept = len(self) - int(self.table["labels"].null_count)
+            return [f"labels: {kept:,} rows keep those of the manifest" if kept else f"labels: none ({self.why_none})"]
         found, kind = self.labels, "multi-label" if self.labels.multi_label else "single-label"
         shown = [f"  {name}: {count:,}" for name, count in list(found.classes.items())[:_CLASSES_SHOWN]]
         if (more := len(found.classes) - _CLASSES_SHOWN) > 0:
@@ -108,8 +111,8 @@ def _with_labels(
     notes, root, table = Notes(), _root_of(source), found.table
     uris: list[str] = table["uri"].to_pylist()
     label_source = label_files.find(labels, label_format, root, uris, notes)
-    if label_source is None:
-        return Ingested(table, found.skipped, notes=notes)
+    if isinstance(label_source, str):
+        return Ingested(table, found.skipped, notes=notes, why_none=label_source)
     records = label_files.read(label_source, options, notes)
     joined = label_files.join(uris, records, _folders(source, root), label_source.format.merges, notes)
     for name, column in (("labels", joined.labels), ("split", joined.split)):

@@ -125,27 +125,73 @@ def ids(labels: Sequence[str]) -> list[str]:
     return [str(CLASSES.index(name)) for name in labels]
 
 
+def paths(rows: Sequence[Row]) -> list[str]:
+    return [path for path, _ in rows]
+
+
+def side_by_side(*columns: Sequence[Any]) -> list[tuple[Any, ...]]:
+    return list(zip(*columns, strict=True))
+
+
+def first_labels(rows: Sequence[Row]) -> list[str]:
+    return [labels[0] for _, labels in rows]
+
+
+def lists(rows: Sequence[Row]) -> list[list[str]]:
+    return [list(labels) for _, labels in rows]
+
+
+def path_and_label(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    return side_by_side(paths(rows), first_labels(rows))
+
+
+def label_first(rows: Sequence[Row]) -> str:
+    return table(["label", "path"], side_by_side(first_labels(rows), paths(rows)), "\t")
+
+
+def as_json(rows: Sequence[Row]) -> list[str]:
+    return [json.dumps(labels, ensure_ascii=False) for labels in lists(rows)]
+
+
+def cvat_text(rows: Sequence[Row]) -> str:
+    return "".join(f"{json.dumps(p) if ' ' in p else p} {' '.join(ids(labels))}\n" for p, labels in rows)
+
+
+def delimited(rows: Sequence[Row]) -> str:
+    return table(["image_name", "tags"], [(path, "|".join(labels)) for path, labels in rows])
+
+
+def automl(rows: Sequence[Row]) -> str:
+    return "".join(f"UNASSIGNED,{','.join((path, *labels))}\n" for path, labels in rows)
+
+
+def one(format: str, name: str, write: Callable[[Sequence[Row]], str | bytes]) -> Writer:
+    return Writer(format, name, write, several=False, none=False)
+
+
 WRITERS = {
     f"{writer.format}: {writer.name}": writer
     for writer in (
-        Writer("single-label", "l.csv", lambda rows: table(["path", "label"], [(p, x[0]) for p, x in rows]), False, False),
-        Writer("single-label", "l.tsv", lambda rows: table(["label", "path"], [(x[0], p) for p, x in rows], "\t"), False, False),
-        Writer("single-label", "bare.csv", lambda rows: "".join(f"{p},{x[0]}\n" for p, x in rows), False, False),
-        Writer("single-label", "l.parquet", lambda rows: parquet({"path": [p for p, _ in rows], "label": [x[0] for _, x in rows]}), False, False),
-        Writer("delimited", "l.csv", lambda rows: table(["image_name", "tags"], [(p, "|".join(x)) for p, x in rows]), none=False),
+        one("single-label", "l.csv", lambda rows: table(["path", "label"], path_and_label(rows))),
+        one("single-label", "l.tsv", label_first),
+        one("single-label", "bare.csv", lambda rows: "".join(f"{p},{x[0]}\n" for p, x in rows)),
+        one("single-label", "l.parquet", lambda rows: parquet({"path": paths(rows), "label": first_labels(rows)})),
+        one("cntk-map", "map.txt", lambda rows: "".join(f"{p}\t{ids(x)[0]}\n" for p, x in rows)),
+        Writer("delimited", "l.csv", delimited, none=False),
+        Writer("automl", "l.csv", automl, none=False),
+        Writer("cvat-imagenet", "default.txt", cvat_text, none=False),
+        Writer("cvat-xml", "annotations.xml", cvat_xml, none=False),
         Writer("one-hot", "_classes.csv", one_hot),
-        Writer("huggingface", "metadata.csv", lambda rows: table(["file_name", "labels"], [(p, json.dumps(x, ensure_ascii=False)) for p, x in rows])),
+        Writer("huggingface", "metadata.csv",
+               lambda rows: table(["file_name", "labels"], side_by_side(paths(rows), as_json(rows)))),
         Writer("huggingface", "metadata.jsonl", jsonl),
-        Writer("huggingface", "metadata.parquet", lambda rows: parquet({"file_name": [p for p, _ in rows], "labels": [list(x) for _, x in rows]})),
-        Writer("parquet-list", "l.parquet", lambda rows: parquet({"uri": [p for p, _ in rows], "labels": [list(x) for _, x in rows]})),
-        Writer("automl", "l.csv", lambda rows: "".join(f"UNASSIGNED,{','.join((p, *x))}\n" for p, x in rows), none=False),
-        Writer("cntk-map", "map.txt", lambda rows: "".join(f"{p}\t{ids(x)[0]}\n" for p, x in rows), False, False),
+        Writer("huggingface", "metadata.parquet",
+               lambda rows: parquet({"file_name": paths(rows), "labels": lists(rows)})),
+        Writer("parquet-list", "l.parquet", lambda rows: parquet({"uri": paths(rows), "labels": lists(rows)})),
         Writer("coco", "_annotations.coco.json", coco),
         Writer("label-studio", "tasks.json", label_studio),
         Writer("label-studio-rows", "min.json", json_min),
         Writer("label-studio-rows", "l.csv", label_studio_csv),
-        Writer("cvat-xml", "annotations.xml", cvat_xml, none=False),
-        Writer("cvat-imagenet", "default.txt", lambda rows: "".join(f"{json.dumps(p) if ' ' in p else p} {' '.join(ids(x))}\n" for p, x in rows), none=False),
         Writer("fiftyone", "labels.json", fiftyone, paths=False),
         Writer("azure-custom-vision", "page.json", azure, paths=False),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from label_files import WRITERS, Row, Writer, pictures
 
 import tagger
+from tagger import labels
 from tagger.errors import TableError, UsageError
 from tagger.ingesting import Ingested
 from tagger.labels import FORMATS
@@ -104,8 +106,6 @@ def test_the_format_can_be_named_and_switched_off(source: Path, tmp_path: Path, 
 def test_any_usual_encoding_is_read(source: Path, tmp_path: Path, writer: Writer, encoding: str) -> None:
     if writer.format == "cvat-xml" and encoding in ("utf-16-le", "latin-1"):
         pytest.skip("XML says its own encoding")
-    if writer.name == "labels.json" and encoding == "utf-16-le":
-        pytest.skip("covered by the other JSON formats")
     found = ingest(source, *label_files.write(tmp_path, writer, ONE_EACH, encoding))
     assert labels_of(found, source) == expected(ONE_EACH)
     ids_only = writer.format in ("cntk-map", "cvat-imagenet")
@@ -122,7 +122,7 @@ def test_xml_in_latin_1_says_so_itself(source: Path, tmp_path: Path) -> None:
 def test_rows_that_agree_are_merged_and_counted(source: Path, tmp_path: Path, writer: Writer) -> None:
     found = ingest(source, *label_files.write(tmp_path, writer, [*ONE_EACH, ONE_EACH[0], ONE_EACH[2]]))
     assert labels_of(found, source) == expected(ONE_EACH)
-    assert "2 further rows for the same image were merged" in said(found)
+    assert "further rows for the same image, merged: 2 (" in said(found)
 
 
 @every_writer
@@ -134,7 +134,7 @@ def test_rows_in_conflict_leave_the_image_unlabelled_unless_they_are_one_set(
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": ["bird", "cat"]})
     else:
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": None})
-        assert "1 images have rows in conflict" in said(found)
+        assert "images with rows in conflict, left unlabelled: 1 (" in said(found)
         assert "5.jpg (cat against bird)" in said(found)
 
 
@@ -177,7 +177,7 @@ def test_an_ambiguous_name_is_reported_and_not_guessed(tmp_path: Path, writer: W
     rows: list[Row] = [("1.jpg", ("cat",)), ("2.jpg", ("cat",)), ("x/b/1.jpg", ("bird",))]
     found = ingest(source, *label_files.write(tmp_path, writer, rows))
     assert labels_of(found, source) == {"a/1.jpg": None, "b/1.jpg": ["bird"], "b/2.jpg": ["cat"]}
-    assert "1 rows name a file that could be several; not guessed: 1.jpg (" in said(found)
+    assert "rows whose name could mean several files, not guessed: 1 (1.jpg (" in said(found)
 
 
 @every_writer
@@ -185,7 +185,7 @@ def test_rows_of_missing_files_are_counted_with_examples(source: Path, tmp_path:
     gone: list[Row] = [(f"gone-{index}.jpg", ("cat",)) for index in range(5)]
     found = ingest(source, *label_files.write(tmp_path, writer, [*ONE_EACH, *gone]))
     assert labels_of(found, source) == expected(ONE_EACH)
-    assert "5 rows name a file that is not in the source: " in said(found)
+    assert "rows that name a file not in the source: 5 (" in said(found)
     assert said(found).count("gone-") == 3
     assert "1 unlabelled (such as " in found.text()
 
@@ -204,14 +204,14 @@ def test_a_cut_or_broken_file_never_ends_in_a_traceback(source: Path, tmp_path: 
     file, names = label_files.write(tmp_path, writer, SEVERAL if writer.several else ONE_EACH)
     whole = file.read_bytes()
     rng = random.Random(0)
-    for _ in range(25):
-        content = bytearray(whole[: rng.randrange(1, len(whole))])
+    for turn in range(30):
+        wide = turn % 3 == 0 and not writer.name.endswith("parquet")
+        content = bytearray(whole.decode().encode("utf-16") if wide else whole)
+        content = content[: rng.randrange(1, len(content))]
         content[rng.randrange(len(content))] = rng.randrange(256)
         file.write_bytes(content)
-        try:
+        with contextlib.suppress(tagger.TaggerError):
             ingest(source, file, names)
-        except tagger.TaggerError as error:
-            assert str(error).startswith((str(file), "label")), error
 
 
 MISSING_COLUMNS = {
@@ -250,21 +250,17 @@ def test_a_named_format_that_does_not_fit_says_what_is_missing(source: Path, tmp
         assert found.notes.counts, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", [WRITERS["single-label: l.csv"], WRITERS["coco: _annotations.coco.json"]])
 def test_three_hundred_thousand_rows_stream(tmp_path: Path, writer: Writer) -> None:
-    import tracemalloc
-
-    from tagger import labels
-
     count = 300_000
     uris = [f"/data/{index % 1000}/{index}.jpg" for index in range(count)]
     rows: list[Row] = [(f"{index % 1000}/{index}.jpg", (label_files.CLASSES[index % 3],)) for index in range(count)]
     file, _ = label_files.write(tmp_path, writer, rows)
     del rows
     notes = labels.Notes()
-    started = time.monotonic()
     found = labels.find(str(file), "auto", None, uris, notes)
-    assert found
+    assert isinstance(found, labels.LabelSource)
     tracemalloc.start()
     records = sum(1 for _ in labels.read(found, labels.Options(), notes))
     _, reading = tracemalloc.get_traced_memory()
@@ -274,4 +270,3 @@ def test_three_hundred_thousand_rows_stream(tmp_path: Path, writer: Writer) -> N
     joined = labels.join(uris, labels.read(found, labels.Options(), notes), ["/data"], False, notes)
     assert joined.classes.total() == count
     assert joined.labels[4].as_py() == ["cat"]
-    print(f"{time.monotonic() - started:.0f} s, {reading / 2**20:.0f} MiB")

@@ -70,7 +70,7 @@ def test_a_sign_that_separates_leaves_spaces_in_the_names(source: Path, tmp_path
         ingest(source, tmp_path / "l.csv", 'image,labels\n1.jpg,"a|b;c"\n')
     found = ingest(source, tmp_path / "l.csv", "image,label\n1.jpg,a|b\n")
     assert by_name(found) == {"1.jpg": ["a|b"]}
-    assert "look like several in one; if so, say --label-delimiter: a|b" in said(found)
+    assert "labels that look like several in one (if so, say --label-delimiter): 1 (a|b)" in said(found)
 
 
 def test_fastai_s_is_valid_is_a_split(source: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_ids_that_look_like_numbers_are_text(source: Path, tmp_path: Path) -> No
     names = str(tmp_path / "names.txt")
     found = ingest(source, tmp_path / "l.csv", "id,label\n007,1\n1.2.840,0\n3,2\n", label_names=names)
     assert by_name(found) == {"007.jpg": ["yes"], "1.2.840.jpg": ["no"]}
-    assert "1 labels are unknown classes: 2" in said(found)
+    assert "labels of unknown classes: 1 (2)" in said(found)
     pd.DataFrame({"image_id": [1, 2], "label": [1.0, None]}).to_parquet(tmp_path / "l.parquet")
     assert by_name(ingest(source, tmp_path / "l.parquet")) == {"1.jpg": ["1"]}
 
@@ -98,15 +98,15 @@ def test_a_stem_with_two_files_is_ambiguous(source: Path, tmp_path: Path) -> Non
     pictures(source, ["1.png"])
     found = ingest(source, tmp_path / "l.csv", "id,label\n1,cat\n2,cat\n")
     assert by_name(found) == {"2.jpg": ["cat"]}
-    assert "1 rows name a file that could be several" in said(found)
+    assert "rows whose name could mean several files, not guessed: 1 (" in said(found)
 
 
 def test_one_hot_rows_of_zeros_gaps_and_other_values_are_said(source: Path, tmp_path: Path) -> None:
     text = "filename, Acne, Blackhead\n1.jpg, 1, 0\n2.jpg, 0, 0\n3.jpg,1,1\n4.jpg, , 1\n5.jpg, 1.0, 0\n"
     found = ingest(source, tmp_path / "_classes.csv", text)
     assert by_name(found) == {"1.jpg": ["Acne"], "2.jpg": [], "3.jpg": ["Acne", "Blackhead"], "5.jpg": ["Acne"]}
-    assert "1 rows of zeros were taken as known to have no label: 2.jpg" in said(found)
-    assert "1 rows with a value that is neither 0 nor 1 are left unlabelled: 4.jpg" in said(found)
+    assert "rows of zeros, taken as known to have no label: 1 (2.jpg)" in said(found)
+    assert "rows with a value that is neither 0 nor 1, left unlabelled: 1 (4.jpg)" in said(found)
     single = ingest(source, tmp_path / "_classes.csv", "filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n")
     assert "single-label" in single.text()
     with pytest.raises(TableError, match="legend of segmentation masks"):
@@ -117,11 +117,16 @@ def test_hugging_face_metadata_with_short_rows_twins_spaces_and_blank_lines(sour
     text = "file_name,label,note\n1.jpg,cat ,x\n2.jpg,dog\n2.jpg,dog,\n3.jpg\n4.jpg,cat,a,b\n\n  \n"
     found = ingest(source, tmp_path / "metadata.csv", text)
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
-    for line in ("2 rows shorter than the header", "1 rows with more cells than the header", "1 further rows"):
+    for line in (
+        "rows shorter than the header: 2",
+        "rows with more cells than the header, left unlabelled: 1",
+        "merged: 1",
+    ):
         assert line in said(found)
-    assert "2 rows without a label: 3.jpg, 4.jpg" in said(found)
+    assert "rows without a label: 2 (3.jpg, 4.jpg)" in said(found)
     rows = [{"file_name": "1.jpg", "labels": ["a", "b"]}, {"file_name": "2.jpg", "labels": None},
-            {"file_name": "3.jpg", "labels": []}, {"file_name": "4.jpg", "labels": '["a"]', "extra": {"x": 1}}]  # fmt: skip
+            {"file_name": "3.jpg", "labels": []},
+            {"file_name": "4.jpg", "labels": '["a"]', "extra": {"x": 1}}]  # fmt: skip
     lines = "\n".join(map(json.dumps, rows)) + "\n\n"
     found = ingest(source, tmp_path / "metadata.jsonl", lines)
     assert by_name(found) == {"1.jpg": ["a", "b"], "3.jpg": [], "4.jpg": ["a"]}
@@ -151,7 +156,7 @@ def test_automl_splits_ragged_rows_spaces_and_boxes(source: Path, tmp_path: Path
     found = ingest(source, tmp_path / "l.csv", rows)
     assert by_name(found) == {"1.jpg": ["a", "b"], "2.jpg": ["a"], "4.jpg": ["bus", "car"]}
     assert splits(found) == {"1.jpg": "train", "2.jpg": "val", "3.jpg": "test"}
-    assert "2 rows with a box; the box was ignored" in said(found)
+    assert "rows with a box, which was ignored: 2 (" in said(found)
 
 
 # --- CNTK -------------------------------------------------------------------------------------------------------------
@@ -175,8 +180,8 @@ def test_cntk_maps_mix_plain_files_sequences_own_folder_and_zip_members(source: 
     labels = dict(zip(found.table["uri"].to_pylist(), found.table["labels"].to_pylist(), strict=True))
     assert labels[uri] == ["dog"]
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"], "3.jpg": ["dog"], "x.zip": ["dog"]}
-    assert "1 labels are unknown classes: 2" in said(found)
-    assert "1 zip members outside their archive" in said(found)
+    assert "labels of unknown classes: 1 (2)" in said(found)
+    assert "zip members outside their archive: 1 (" in said(found)
     with pytest.raises(UsageError, match="say --label-names FILE"):
         ingest(source, tmp_path / "map.txt")
 
@@ -211,10 +216,10 @@ def test_coco_with_sparse_ids_roboflow_s_parent_and_unknown_categories(source: P
     }  # fmt: skip
     found = ingest(source, tmp_path / "l.json", document)
     assert by_name(found) == {"1.jpg": ["cat", "dog"], "2.jpg": []}
-    assert "category 0 is a parent that no annotation uses; dropped: animals" in said(found)
-    assert "1 labels are unknown classes: 55" in said(found)
-    assert "1 classes without an image: owl" in said(found)
-    assert "1 images without annotations were taken as known to have no label: 2.jpg" in said(found)
+    assert "parent categories that no annotation uses, dropped: 1 (animals)" in said(found)
+    assert "labels of unknown classes: 1 (55)" in said(found)
+    assert "classes without an image: 1 (owl)" in said(found)
+    assert "images without annotations, taken as known to have no label: 1 (2.jpg)" in said(found)
     unlabelled = ingest(source, tmp_path / "l.json", {**document, "annotations": []})
     assert by_name(unlabelled) == {}, "a test set without annotations is unlabelled"
 
@@ -226,16 +231,17 @@ def test_label_studio_skips_cancelled_answers_and_old_names(source: Path, tmp_pa
     tasks = [
         {"data": {"image": "/data/upload/1/ad2a7904-1.jpg"}, "annotations": [answer(["cat"]), answer(["dog"])]},
         {"data": {"image": "2.jpg"}, "annotations": [answer(["cat"], was_cancelled=True)]},
-        {"data": {"image": "/data/local-files/?d=source/3.jpg"}, "completions": [answer(["cat"], skipped=True), answer([])]},
+        {"data": {"image": "/data/local-files/?d=source/3.jpg"},
+         "completions": [answer(["cat"], skipped=True), answer([])]},
         {"data": {"image": "4.jpg"}, "annotations": [answer([["Animal", "Cat"], ["Plant"]], "taxonomy")]},
         {"data": {"image": "5.jpg"}, "annotations": [], "predictions": [answer(["cat"])]},
         {"data": {"image": "6.jpg"}, "annotations": [answer(["x"], "rectanglelabels")]},
     ]  # fmt: skip
     found = ingest(source, tmp_path / "l.json", tasks)
     assert by_name(found) == {"1.jpg": ["cat", "dog"], "3.jpg": [], "4.jpg": ["Animal/Cat", "Plant"]}
-    assert "2 cancelled annotations were skipped" in said(found)
-    assert "1 tasks have predictions but no annotation" in said(found)
-    assert "ignored: rectanglelabels" in said(found)
+    assert "cancelled annotations, skipped: 2 (" in said(found)
+    assert "tasks with predictions but no annotation (predictions are not labels): 1 (" in said(found)
+    assert "neither choices nor taxonomy, ignored: 1 (rectanglelabels)" in said(found)
 
 
 def test_label_studio_rows_hold_choices_in_several_shapes(source: Path, tmp_path: Path) -> None:
@@ -260,7 +266,7 @@ def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) 
     ]
     found = ingest(source, tmp_path / "l.json", tasks)
     assert by_name(found) == {}
-    assert "2 rows name a file that could be several" in said(found)
+    assert "rows whose name could mean several files, not guessed: 2 (" in said(found)
 
 
 def test_cvat_subsets_tell_files_of_one_name_apart(tmp_path: Path) -> None:
@@ -275,14 +281,17 @@ def test_cvat_subsets_tell_files_of_one_name_apart(tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "a.xml", xml)
     assert found.table["labels"].to_pylist() == [["a", "b & c"], ["a"], None]
     assert found.table["split"].to_pylist() == ["train", "val", "val"]
-    assert "1 shapes (boxes, polygons, ...) were ignored: 2.jpg" in said(found)
+    assert "shapes (boxes, polygons, ...), ignored: 1 (2.jpg)" in said(found)
 
 
 def test_xml_with_entities_or_a_dtd_is_refused(source: Path, tmp_path: Path) -> None:
-    bomb = '<!DOCTYPE annotations [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>\n<annotations><image name="&b;"/></annotations>'
+    bomb = (
+        '<!DOCTYPE annotations [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>\n'
+        '<annotations><image name="&b;"/></annotations>'
+    )
     for head in ("", '<?xml version="1.0"?>\n'):
         for format in ("auto", "cvat-xml"):
-            with pytest.raises(TableError, match="no label format takes it|DTD or entities"):
+            with pytest.raises(TableError, match=r"no label format takes it|DTD or entities"):
                 ingest(source, tmp_path / "a.xml", head + bomb, label_format=format)
     outside = '<!DOCTYPE annotations SYSTEM "file:///etc/passwd"><annotations/>'
     with pytest.raises(TableError, match="refused"):
@@ -298,7 +307,7 @@ def test_cvat_s_imagenet_text_quotes_names_and_holds_several_ids(source: Path, t
     found = ingest(source, tmp_path / "set")
     assert by_name(found) == {"1.jpg": ["cat"], "a b.jpg": ["cat", "owl"], "4.jpg": ["dog"]}
     assert splits(found) == {"1.jpg": "train", "a b.jpg": "train", "2.jpg": "train", "3.jpg": "train", "4.jpg": "val"}
-    assert "1 labels are unknown classes: 9" in said(found)
+    assert "labels of unknown classes: 1 (9)" in said(found)
     assert by_name(ingest(source, tmp_path / "set" / "val.txt")) == {"4.jpg": ["dog"]}
 
 
@@ -343,9 +352,19 @@ def test_azure_pages_know_negative_tags_and_need_names(source: Path, tmp_path: P
 def test_class_names_that_differ_in_case_or_spaces_stay_apart_and_are_said(source: Path, tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,Cat\n2.jpg,cat\n3.jpg,hot dog\n4.jpg,hotdog\n")
     assert by_name(found) == {"1.jpg": ["Cat"], "2.jpg": ["cat"], "3.jpg": ["hot dog"], "4.jpg": ["hotdog"]}
-    assert "2 class names differ only in case or spaces and stay apart: 'Cat' / 'cat', 'hot dog' / 'hotdog'" in said(
-        found
+    assert (
+        "class names that differ only in case or spaces, kept apart: 2 ('Cat' / 'cat', 'hot dog' / 'hotdog')"
+        in said(found)
     )
+
+
+def test_captions_are_not_classes(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="with columns file_name, text"):
+        ingest(source, tmp_path / "metadata.csv", "file_name,text\n1.jpg,a cat on a mat\n")
+    pictures(source, [f"x{index}.jpg" for index in range(60)])
+    rows = "".join(f"x{index}.jpg,a picture of thing {index}\n" for index in range(60))
+    found = ingest(source, tmp_path / "l.csv", f"path,remark\n{rows}")
+    assert "classes, nearly one per image (are these labels?): 60 (a picture of thing 0" in said(found)
 
 
 def test_a_file_in_two_splits_is_in_none(source: Path, tmp_path: Path) -> None:
@@ -353,5 +372,5 @@ def test_a_file_in_two_splits_is_in_none(source: Path, tmp_path: Path) -> None:
         source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,train\n1.jpg,a,Test\n2.jpg,a,valid\n3.jpg,a,holdout\n"
     )
     assert splits(found) == {"2.jpg": "val"}
-    assert "1 images are in two splits" in said(found)
-    assert "1 rows with a split that is not train, val or test: holdout" in said(found)
+    assert "images in two splits, put in none: 1 (" in said(found)
+    assert "rows with a split that is not train, val or test: 1 (holdout)" in said(found)

@@ -5,6 +5,7 @@ A new format is one file with a `FORMAT` and a line in `FORMATS`; the first that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from tagger import storage
@@ -71,8 +72,8 @@ __all__ = [
 
 def find(
     labels: str | None, label_format: str, root: str | None, listing: Sequence[str], notes: Notes
-) -> LabelSource | None:
-    """Return the label files that were named, or those of the source's root; None when there are none.
+) -> LabelSource | str:
+    """Return the label files that were named, or those of the source's root; when there are none say why.
 
     Raises UsageError for an unknown format, TableError when no format takes the content.
     """
@@ -82,13 +83,15 @@ def find(
     if label_format == "none":
         if labels:
             raise UsageError(f"--labels {labels} and --label-format none: leave one of them out")
-        return None
+        return "switched off"
     if labels or wanted:
         place = labels or root
         if place is None:
             raise UsageError(f"--label-format {label_format}: say --labels FILE, the source is no folder to look in")
         return finding.named_source(place, wanted, formats, listing, notes)
-    return finding.root_source(root, formats, listing, notes) if root else None
+    if root is None:
+        return "the source is no folder to look in; say --labels FILE"
+    return finding.root_source(root, formats, listing, notes)
 
 
 def read(source: LabelSource, options: Options, notes: Notes) -> Iterator[tuple[str, Record]]:
@@ -100,7 +103,7 @@ def read(source: LabelSource, options: Options, notes: Notes) -> Iterator[tuple[
             found += 1
             yield file.folder, record if record.split else record._replace(split=split)
         if not found:
-            notes.add("label files hold no rows", storage.redact(file.uri))
+            notes.add("label files without a row", storage.redact(file.uri))
 
 
 def read_options(delimiter: str | None, names: str | None) -> Options:
@@ -113,9 +116,8 @@ def read_options(delimiter: str | None, names: str | None) -> Options:
     uri = storage.absolute(names)
     with text.open_text(uri, text.encoding_of(uri)) as file:
         first = file.read(1 << 16).strip("\ufeff \t\r\n")
-    if first.startswith("[{"):
-        tags = azure.read_tags(uri)
-        return Options(delimiter, tags=tags) if tags else _no_names(names)
+    if first.startswith("[") and (tags := azure.read_tags(uri)):
+        return Options(delimiter, tags=tags)
     with text.open_text(uri, text.encoding_of(uri)) as file:
         found = _json_names(file.read(), names) if first.startswith("[") else tuple(file.read().splitlines())
     kept = tuple(name.strip() for name in found)
@@ -125,12 +127,13 @@ def read_options(delimiter: str | None, names: str | None) -> Options:
 
 
 def _json_names(content: str, shown: str) -> tuple[str, ...]:
-    import json
-
     try:
-        return tuple(str(name) for name in json.loads(content))
+        found = json.loads(content)
     except ValueError as error:
         raise TableError(f"{shown}: not a JSON list of class names ({error})") from error
+    if not all(isinstance(name, str | int) for name in found):
+        raise TableError(f"{shown}: a JSON list, but not of class names: {str(found[:1])[:80]}")
+    return tuple(str(name) for name in found)
 
 
 def _no_names(shown: str) -> Options:

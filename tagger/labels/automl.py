@@ -28,7 +28,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
                 notes.add("rows that do not begin with a set and a file", ",".join(row)[:80])
                 continue
             if is_box(cells[3:]):
-                notes.add("rows with a box; the box was ignored", cells[1])
+                notes.add("rows with a box, which was ignored", cells[1])
                 cells = cells[:3]
             labels = tuple(dict.fromkeys(cell for cell in cells[2:] if cell))
             split = None if cells[0].lower() == "unassigned" else split_of(cells[0])

@@ -6,12 +6,13 @@ pages, names tags whose `tagName` is null and says which tag is the negative one
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from tagger import storage
-from tagger.errors import UsageError
+from tagger.errors import TableError, UsageError
 from tagger.labels import json_stream, text
 from tagger.labels.record import Format, LabelFile, Notes, Options, Record, listed
 
@@ -29,14 +30,14 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; raises UsageError when a tag has no name and there is no list of tags."""
     tags = options.tags or _tags_beside(file)
     with text.open_text(file.uri, file.encoding) as opened:
-        for image in _flat(element for _, element in json_stream.events(opened, file.uri)):
+        for image in _flat(element for key, element in json_stream.events(opened, file.uri) if not key):
             if not isinstance(image, dict) or not image.get("id"):
                 notes.add("entries without an id", str(image)[:80])
                 continue
             named = [_name(tag, tags, file.uri) for tag in listed(image.get("tags")) if isinstance(tag, dict)]
             labels = tuple(dict.fromkeys(name for name in named if name is not None))
             if len(labels) < len(named) and labels:
-                notes.add("images with a negative tag and others; the others were taken", str(image["id"]))
+                notes.add("images with a negative tag and others, which were taken", str(image["id"]))
             yield Record(str(image["id"]), labels if named else None)
 
 
@@ -69,15 +70,19 @@ def _flat(elements: Iterator[Any]) -> Iterator[Any]:
 def _tags_beside(file: LabelFile) -> dict[str, str | None]:
     names = [name for name in storage.names_in(file.folder) or [] if name.endswith(".json")]
     for uri in (storage.join(file.folder, name) for name in islice(names, 20)):
-        if uri != file.uri and (tags := read_tags(uri)):
-            return tags
+        if uri == file.uri:
+            continue
+        with contextlib.suppress(TableError):  # a neighbour that is no JSON is not ours to complain about
+            if tags := read_tags(uri):
+                return tags
     return {}
 
 
 def read_tags(uri: str) -> dict[str, str | None]:
     """Return the tags of a saved GetTags list; empty when the JSON holds something else."""
     with text.open_text(uri, text.encoding_of(uri)) as opened:
-        return tag_list(element for key, element in json_stream.events(opened, uri) if not key)
+        listed_first = takewhile(lambda event: not event[0], json_stream.events(opened, uri))
+        return tag_list(element for _, element in listed_first)
 
 
 FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read)

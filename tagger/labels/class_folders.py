@@ -18,7 +18,8 @@ def why_not(file: LabelFile) -> str:
     """Say what keeps a listing from being class folders; empty when it is."""
     if not file.listing:
         return "no images"
-    folders = [(uri, _folders(uri, file.uri)) for uri in file.listing]
+    one_of_each = {uri.rpartition("/")[0]: uri for uri in file.listing}
+    folders = [(uri, _folders(uri, file.uri)) for uri in one_of_each.values()]
     depth = len(folders[0][1])
     if odd := next((uri for uri, path in folders if len(path) != depth), None):
         return f"images lie at several depths, as {folders[0][0]} and {odd}"
@@ -26,7 +27,7 @@ def why_not(file: LabelFile) -> str:
         return f"images lie {'right in the source' if depth == 0 else 'too deep'}, as {folders[0][0]}"
     splits = [split_of(path[0]) is not None for _, path in folders]
     if depth == 2 and not all(splits):  # a/x and b/x may be two classes or one: a guess
-        return f"{folders[splits.index(False)][1][0]}/{folders[splits.index(False)][1][1]} has no split's name above it"
+        return f"{'/'.join(folders[splits.index(False)][1])} has no split's name above it"
     if depth == 1 and any(splits):
         return f"{folders[splits.index(True)][1][0]} is a split's name, not a class"
     if len({path[-1] for _, path in folders}) < 2:

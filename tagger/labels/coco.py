@@ -30,12 +30,12 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         categories = coco.categories_of.get(image_id)
         if categories is None:
             if coco.categories_of:
-                notes.add("images without annotations were taken as known to have no label", name)
+                notes.add("images without annotations, taken as known to have no label", name)
             yield Record(name, () if coco.categories_of else None)
             continue
         known = tuple(names[category] for category in categories if category in names)
         for category in (category for category in categories if category not in names):
-            notes.add("labels are unknown classes", category)
+            notes.add("labels of unknown classes", category)
         yield Record(name, known or None)
 
 
@@ -80,7 +80,7 @@ def _used_names(coco: _Coco, notes: Notes) -> dict[str, str]:
     idle = [category for category in coco.names if category not in used]
     for category in idle:
         if category == "0" and category in coco.parents:
-            notes.add("category 0 is a parent that no annotation uses; dropped", coco.names[category])
+            notes.add("parent categories that no annotation uses, dropped", coco.names[category])
         else:
             notes.add("classes without an image", coco.names[category])
     return {category: name for category, name in coco.names.items() if category not in idle}

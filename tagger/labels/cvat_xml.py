@@ -32,7 +32,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
             parser.records.clear()
     parser.feed(b"", final=True)
     if not found:
-        notes.add("file without an <image>; tracks of videos are not read", file.uri)
+        notes.add("files without an <image> (tracks of videos are not read)", file.uri)
 
 
 class _Images:
@@ -67,7 +67,7 @@ class _Images:
         elif tag == "tag" and self.image and attributes.get("label"):
             self.tags.append(attributes["label"])
         elif tag in _SHAPES and self.image:
-            self.notes.add("shapes (boxes, polygons, ...) were ignored", self.image.get("name", ""))
+            self.notes.add("shapes (boxes, polygons, ...), ignored", self.image.get("name", ""))
 
     def end(self, tag: str) -> None:
         """Leave an element; an image becomes a record."""

@@ -47,7 +47,7 @@ def named_source(
     if names is None:
         file = look(uri, notes)
         return LabelSource(wanted or _format_of(file, formats), (file,))
-    if wanted is None or wanted is not class_folders.FORMAT:
+    if wanted is not class_folders.FORMAT:
         found = _in_folder(uri, [name for name in KNOWN_NAMES if name in names] or _coco_names(names))
         found = found or _in_split_folders(uri, names)
         found = found or [storage.join(uri, name) for name in names if name.lower().endswith(_SUFFIXES)]
@@ -59,24 +59,30 @@ def named_source(
         return LabelSource(wanted, (folder,))
     if class_folders.matches(folder):
         return LabelSource(class_folders.FORMAT, (folder,))
-    raise TableError(f"{uri}: no label file in this folder, nor class folders: {class_folders.why_not(folder)}")
+    why_not = class_folders.why_not(folder)
+    raise TableError(
+        f"{uri}: no label file in this folder, and no class folders for {why_not}; "
+        "--label-format class-folders takes them all the same"
+    )
 
 
-def root_source(root: str, formats: Sequence[Format], listing: Sequence[str], notes: Notes) -> LabelSource | None:
-    """Return the label files in the root of a source, else its class folders; None, and a note why, without either."""
+def root_source(root: str, formats: Sequence[Format], listing: Sequence[str], notes: Notes) -> LabelSource | str:
+    """Return the label files in the root of a source, else its class folders; without either say why."""
     files = []
     for uri in _in_root(root):
         try:
             files.append(look(uri, notes))
             _format_of(files[-1], formats)
         except TableError as error:
-            notes.add("files look like label files and are not", str(error))
+            notes.add("files that are called like label files and are not", str(error))
             files = [file for file in files if file.uri != uri]
     if files:
         return _one_format(files, None, formats, strict=False)
     folder = LabelFile(root, "folder", listing=listing)
     why_not = class_folders.why_not(folder)
-    return None if why_not else LabelSource(class_folders.FORMAT, (folder,))
+    if why_not:
+        return f"no label file in the source, and no class folders: {why_not}"
+    return LabelSource(class_folders.FORMAT, (folder,))
 
 
 def _names(uri: str) -> list[str] | None:

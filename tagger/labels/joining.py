@@ -17,8 +17,9 @@ _SPLITS = (None, "train", "val", "test")
 _CLASHING = 4
 """Place of two different splits in _SPLITS's order."""
 
-MISSING = "rows name a file that is not in the source"
-SEVERAL = "rows name a file that could be several; not guessed"
+_MANY = 50
+MISSING = "rows that name a file not in the source"
+SEVERAL = "rows whose name could mean several files, not guessed"
 
 
 @dataclass
@@ -111,7 +112,7 @@ class _Board:
         self.chosen[row], self.split[row] = _NOTHING, 0
         self.by_end[row] = (closeness, record.file)
         if closeness == 1 and ("/" in record.file or "\\" in record.file):
-            self.notes.add("rows were matched by file name alone, their folder is not in the source", record.file)
+            self.notes.add("rows matched by file name alone, in another folder", record.file)
         return True
 
     def _place(self, labels: tuple[str, ...] | None) -> int:
@@ -131,18 +132,18 @@ class _Board:
             self._merged(record)
             return self._place((*one, *other))
         said = " against ".join(" + ".join(labels) or "none" for labels in (one, other))
-        self.notes.add("images have rows in conflict and stay unlabelled", f"{self.uris[row]} ({said})")
+        self.notes.add("images with rows in conflict, left unlabelled", f"{self.uris[row]} ({said})")
         return _CONFLICT
 
     def _merged(self, record: Record) -> None:
-        self.notes.add("further rows for the same image were merged", record.file)
+        self.notes.add("further rows for the same image, merged", record.file)
 
     def _put_split(self, row: int, record: Record) -> None:
         new, old = _SPLITS.index(record.split), self.split[row]
         if old in (0, new):
             self.split[row] = new
         elif new and old != _CLASHING:
-            self.notes.add("images are in two splits; theirs is left open", self.uris[row])
+            self.notes.add("images in two splits, put in none", self.uris[row])
             self.split[row] = _CLASHING
 
     def settle(self) -> Labels:
@@ -153,7 +154,7 @@ class _Board:
         classes: Counter[str] = Counter()
         for place, images in uses.items():
             classes.update(dict.fromkeys(self.sets[place] or (), images))
-        warn_of_twins(classes, self.notes)
+        self._warn_of_classes(classes, uses.total())
         open_rows = (uri for uri, labels in zip(self.uris, sets, strict=True) if labels is None)
         known_none = uses[self.place_of[()]] if () in self.place_of else 0
         return Labels(
@@ -169,12 +170,14 @@ class _Board:
             [uri for uri, _ in zip(open_rows, range(EXAMPLES), strict=False)],
         )
 
-
-def warn_of_twins(classes: Iterable[str], notes: Notes) -> None:
-    """Note class names that differ only in case or spaces: they stay two classes."""
-    twins = defaultdict(list)
-    for name in classes:
-        twins["".join(name.casefold().split())].append(name)
-    for names in twins.values():
-        if len(names) > 1:
-            notes.add("class names differ only in case or spaces and stay apart", " / ".join(map(repr, sorted(names))))
+    def _warn_of_classes(self, classes: Counter[str], images: int) -> None:
+        """Note names that differ only in case or spaces, and a column that hardly repeats: text rather than labels."""
+        twins = defaultdict(list)
+        for name in classes:
+            twins["".join(name.casefold().split())].append(name)
+        for names in twins.values():
+            if len(names) > 1:
+                shown = " / ".join(map(repr, sorted(names)))
+                self.notes.add("class names that differ only in case or spaces, kept apart", shown)
+        if len(classes) > max(_MANY, images / 2):
+            self.notes.add("classes, nearly one per image (are these labels?)", min(classes), len(classes))

@@ -37,9 +37,9 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
             given = [answer for key in _ANSWERS for answer in listed(task.get(key)) if isinstance(answer, dict)]
             answers = [answer for answer in given if not (answer.get("was_cancelled") or answer.get("skipped"))]
             if len(answers) < len(given):
-                notes.add("cancelled annotations were skipped", name, len(given) - len(answers))
+                notes.add("cancelled annotations, skipped", name, len(given) - len(answers))
             if not answers and task.get("predictions"):
-                notes.add("tasks have predictions but no annotation; predictions are not labels", name)
+                notes.add("tasks with predictions but no annotation (predictions are not labels)", name)
             yield from (Record(name, _labels(answer, notes)) for answer in answers)
             if not answers:
                 yield Record(name, None)
@@ -59,7 +59,7 @@ def _labels(answer: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
     chosen = [result for result in results if result.get("type") in _KINDS]
     for result in results:
         if result.get("type") not in _KINDS:
-            notes.add("results that are neither choices nor taxonomy were ignored", str(result.get("type")))
+            notes.add("results that are neither choices nor taxonomy, ignored", str(result.get("type")))
     if results and not chosen:
         return None
     return tables.united(tables.labels_in(result.get("value") or {}) for result in chosen) or ()

@@ -33,7 +33,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         if not name:
             notes.add("tasks without an image", str(dict(row))[:80])
         elif any(str(row.get(key)).lower() in ("true", "1") for key in ("was_cancelled", "skipped", "cancelled")):
-            notes.add("cancelled annotations were skipped", name)
+            notes.add("cancelled annotations, skipped", name)
         else:
             yield Record(name, tables.united(tables.labels_in(row.get(key), options.delimiter) for key in controls))
 

@@ -31,7 +31,7 @@ def look(uri: str, notes: Notes) -> LabelFile:
     if not (shown := head.decode(encoding, errors="ignore").strip("\ufeff \t\r\n")):
         raise TableError(f"{uri}: the label file is empty")
     if encoding == "latin-1":
-        notes.add("file that is not UTF-8 was read as Latin-1; save it as UTF-8 if names look wrong", uri)
+        notes.add("files read as Latin-1 (save them as UTF-8 if names look wrong)", uri)
     if shown[0] == "<":
         return LabelFile(uri, "xml", encoding, lines=(shown.splitlines()[0], _root_element(shown)))
     if shown[0] in "[{":
@@ -109,11 +109,22 @@ def _first_of_each_key(file: TextIO, uri: str) -> Iterator[tuple[str, Any]]:
             return
 
 
+def _head_lines(file: TextIO) -> Iterator[str]:
+    """Yield the first lines, fewer when they are long."""
+    size = 0
+    while size < 4 * _LINE and (line := file.readline(_LINE)):
+        size += len(line) + 4 * _LINE // HEAD
+        yield line
+
+
 def _look_at_text(uri: str, encoding: str) -> LabelFile:
     with text.open_text(uri, encoding) as file:
-        lines = [line for line in islice(iter(lambda: file.readline(_LINE), ""), HEAD + 1) if line.strip()]
+        read = list(_head_lines(file))
+        whole = not file.read(1)
+    lines = [line for line in read if line.strip()]
     delimiter = text.delimiter_of(lines[0])
-    rows = list(text.csv_rows(lines[:-1] if len(lines) > HEAD else lines, delimiter, uri))
+    rows = list(text.csv_rows(lines, delimiter, uri))
+    rows = rows if whole else rows[: max(1, len(rows) - 1)]  # the last may go on in the next line
     first = [cell.strip() for cell in rows[0]]
     header = not any(storage.is_image_name(cell) for cell in first)
     if header:

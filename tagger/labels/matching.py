@@ -41,8 +41,9 @@ class Files:
         has; the same by stems when the name has no image suffix. Each way is tried with the name as written, then
         as it is spelled elsewhere.
         """
-        if (row := self.row_of.get(written)) is not None:
-            return Found((row,), EXACT)
+        for place in (written, *(f"{folder}/{written}" for folder in folders)):
+            if (row := self.row_of.get(place)) is not None:
+                return Found((row,), EXACT)
         names = list(dict.fromkeys((*spellings(written), *_without_upload_prefix(written))))
         for place in (place for name in names for place in _places(name, folders)):
             if (row := self.row_of.get(place)) is not None:
@@ -93,12 +94,12 @@ def spellings(written: str) -> Iterator[str]:
         yield name
         name = name.replace("\\", "/")
     yield name
-    if "?d=" in name and (inner := parse_qs(urlsplit(name).query).get("d")):
+    if "?d=" in name and (inner := parse_qs(urlsplit(name).query, errors="surrogateescape").get("d")):
         yield f"/{inner[0].lstrip('/')}"
         name = inner[0]
         yield name
-    if "%" in name:
-        name = unquote(name)
+    elif "%" in name:
+        name = unquote(name, errors="surrogateescape")
         yield name
     if not name.isascii():
         yield unicodedata.normalize("NFC", name)

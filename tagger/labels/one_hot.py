@@ -50,11 +50,11 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 def _labels(name: str, cells: tuple[Any, ...], classes: list[str], notes: Notes) -> tuple[str, ...] | None:
     chosen = [_VALUES.get(_word(cell)) for cell in cells]
     if None in chosen:
-        notes.add("rows with a value that is neither 0 nor 1 are left unlabelled", name)
+        notes.add("rows with a value that is neither 0 nor 1, left unlabelled", name)
         return None
     labels = tuple(dict.fromkeys(label for label, is_set in zip(classes, chosen, strict=True) if is_set))
     if not labels:
-        notes.add("rows of zeros were taken as known to have no label", name)
+        notes.add("rows of zeros, taken as known to have no label", name)
     return labels
 
 

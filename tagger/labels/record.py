@@ -40,8 +40,8 @@ class Notes:
             kept.append(example)
 
     def lines(self) -> list[str]:
-        """Return one line per kind: `12 rows name a file that is not in the source: a.jpg, b.jpg, ...`."""
-        return [f"{count:,} {what}{self._shown(what)}" for what, count in self.counts.items()]
+        """Return one line per kind: `rows that name a file not in the source: 12 (a.jpg, b.jpg, ...)`."""
+        return [f"{what}: {count:,}{self._shown(what)}" for what, count in self.counts.items()]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return what, count and examples of each kind."""
@@ -50,7 +50,7 @@ class Notes:
     def _shown(self, what: str) -> str:
         examples = self.examples[what]
         more = ", ..." if examples and self.counts[what] > len(examples) else ""
-        return f": {', '.join(examples)}{more}" if examples else ""
+        return f" ({', '.join(examples)}{more})" if examples else ""
 
 
 @dataclass(frozen=True)
@@ -123,5 +123,5 @@ def named(label_id: str, names: Sequence[str], notes: Notes) -> str | None:
     """Return the class name of a 0-based id; None, and a note, when there is no such class."""
     if label_id.isdecimal() and int(label_id) < len(names):
         return names[int(label_id)]
-    notes.add("labels are unknown classes", label_id)
+    notes.add("labels of unknown classes", label_id)
     return None

@@ -21,7 +21,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     if not columns:
         raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; call one `label`")
     if not file.header:
-        notes.add("file without a header line; its columns were told by the image names", file.uri)
+        notes.add("files without a header line, columns told by the image names", file.uri)
     yield from tables.records(file, columns, options.delimiter, notes)
 
 

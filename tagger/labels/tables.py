@@ -24,6 +24,8 @@ FILE_COLUMNS = (
 
 _LABEL = re.compile(r"(label|class|category|tag|target)(_?name|_?id|_?\d+)?")
 _LABELS = re.compile(r"labels|classes|categories|tags|keywords|targets")
+_NO_LABEL = re.compile(r"(unnamed: \d+)?|text|captions?|prompt|description|width|height|size|bytes|bbox|objects")
+"""The first is the nameless index that pandas writes."""
 _SPLIT = ("split", "subset", "set", "is_valid", "ml_use")
 
 
@@ -46,11 +48,9 @@ def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
 
 
 def other_columns(columns: Sequence[str]) -> list[int]:
-    """Return the positions of what is neither file, split nor the nameless index that pandas writes."""
+    """Return the positions of what may be a label: neither file, split, nor what is known to be something else."""
     known = {file_column(columns), split_column(columns)}
-    return [
-        at for at, name in enumerate(columns) if at not in known and not re.fullmatch(r"(unnamed: \d+)?", name.lower())
-    ]
+    return [at for at, name in enumerate(columns) if at not in known and not _NO_LABEL.fullmatch(name.lower())]
 
 
 def is_list_type(type: pa.DataType) -> bool:
@@ -72,7 +72,7 @@ def records(file: LabelFile, columns: Sequence[int], delimiter: str | None, note
             continue
         labels = united(labels_in(value, delimiter) for value in values[1 : len(columns) + 1])
         if delimiter is None and labels and any(sign in labels[0] for sign in "|;"):
-            notes.add("labels look like several in one; if so, say --label-delimiter", labels[0])
+            notes.add("labels that look like several in one (if so, say --label-delimiter)", labels[0])
         split = None if split_at is None else _split(values[-1], is_valid, notes)
         yield Record(name, labels, split)
 
@@ -111,7 +111,7 @@ def _csv_rows(
             continue
         if any(cell.strip() for cell in row[width:]):
             # an unquoted delimiter inside a cell: which of the cells are labels would be a guess
-            notes.add("rows with more cells than the header; their labels were not taken", file.delimiter.join(row))
+            notes.add("rows with more cells than the header, left unlabelled", file.delimiter.join(row))
             yield tuple(row[at] if at == name_at else None for at in columns)
             continue
         if len(row) < width:

@@ -38,7 +38,8 @@ def encoding_of(uri: str) -> str:
 def open_text(uri: str, encoding: str) -> Iterator[TextIO]:
     """Open a text for streaming, line ends kept as they are."""
     with storage.open_input(uri) as file:
-        yield io.TextIOWrapper(file, encoding=encoding, newline="")
+        # a UTF-16 file may be cut in the middle of a character
+        yield io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
 
 
 def csv_rows(lines: Iterable[str], delimiter: str, uri: str) -> Iterator[list[str]]:
