@@ -144,7 +144,12 @@ def test_a_moved_data_set_is_matched_by_the_ends_of_its_paths(tmp_path: Path) ->
     found = ingest(source, str(tmp_path / "l.csv"))
     assert [labels for labels, _ in rows(found, source).values()] == [["cat"], ["dog"], ["cat"], ["dog"]]
     said = "\n".join(found.notes.lines())
-    assert "rows whose name could mean several files, not guessed: 2 (" in said
+    assert "rows whose name could mean several files, not guessed: 1 (/home/ann/other/1.jpg (" in said
+    assert "rows that name a file not in the source: 1 (/home/ann/set/test/cat/1.jpg)" in said
+    assert (
+        f"rows matched by the end of their path alone: 4 (/home/ann/set/train/cat/1.jpg as {source}/train/cat/1.jpg"
+        in said
+    )
     part = ingest(source / "val", str(tmp_path / "l.csv"))
     assert part.table["labels"].to_pylist() == [["cat"], ["dog"]]
     assert "rows that name a file not in the source: " in "\n".join(part.notes.lines())
@@ -158,6 +163,23 @@ def test_a_name_alone_that_fits_one_file_is_taken_and_said(tmp_path: Path) -> No
     said = "\n".join(found.notes.lines())
     assert "rows matched by file name alone, in another folder: 2 (/elsewhere/1.jpg, x/2.jpg)" in said
     assert "rows whose name could mean several files, not guessed: 2 (x/2.jpg, y/2.jpg)" in said
+
+
+def test_a_file_of_another_split_is_another_file(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "s", ["val/cat/1.jpg"])
+    (tmp_path / "l.csv").write_text("path,label\ntrain/cat/1.jpg,cat\n")
+    found = ingest(source, str(tmp_path / "l.csv"))
+    assert found.table["labels"].to_pylist() == [None]
+    assert "rows that name a file not in the source: 1 (train/cat/1.jpg)" in found.text()
+
+
+def test_names_with_percent_signs_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "s", ["50%41.jpg", "50%2541.jpg", "a%20b.jpg"])
+    (tmp_path / "l.csv").write_text("path,label\n50%41.jpg,a\n50%2541.jpg,b\na%20b.jpg,c\n")
+    labels = {
+        Path(uri).name: labels for uri, (labels, _) in rows(ingest(source, str(tmp_path / "l.csv")), source).items()
+    }
+    assert labels == {"50%2541.jpg": ["a"], "50%252541.jpg": ["b"], "a%2520b.jpg": ["c"]}
 
 
 def test_accents_match_however_they_are_composed(tmp_path: Path) -> None:

@@ -358,6 +358,24 @@ def test_class_names_that_differ_in_case_or_spaces_stay_apart_and_are_said(sourc
     )
 
 
+def test_hostile_values_are_counted_or_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\n")
+    digits = "9" * 5000
+    found = ingest(source, tmp_path / "l.csv", f"path,label\n1.jpg,{digits}\nhttp://[x/2.jpg?d=1,0\n",
+                   label_names=str(tmp_path / "names.txt"))  # fmt: skip
+    assert by_name(found) == {"2.jpg": ["cat"]}
+    assert "labels of unknown classes: 1 (9999" in said(found)
+    for name, content in (
+        ("deep.json", "[" * 100_000),
+        ("digits.json", f'{{"labels": {{"1": {digits}}}}}'),
+        ("encoding.xml", '<?xml version="1.0" encoding="no-such"?><annotations></annotations>'),
+        ("wide.xml", '<?xml version="1.0" encoding="gbk"?><annotations></annotations>'),
+        ("cell.csv", 'path,label\n1.jpg,"' + "x" * 200_000 + '"\n'),
+    ):
+        with pytest.raises(TableError, match=name):
+            ingest(source, tmp_path / name, content)
+
+
 def test_captions_are_not_classes(source: Path, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="with columns file_name, text"):
         ingest(source, tmp_path / "metadata.csv", "file_name,text\n1.jpg,a cat on a mat\n")

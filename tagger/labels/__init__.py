@@ -129,7 +129,7 @@ def read_options(delimiter: str | None, names: str | None) -> Options:
 def _json_names(content: str, shown: str) -> tuple[str, ...]:
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TableError(f"{shown}: not a JSON list of class names ({error})") from error
     if not all(isinstance(name, str | int) for name in found):
         raise TableError(f"{shown}: a JSON list, but not of class names: {str(found[:1])[:80]}")

@@ -53,7 +53,7 @@ class _Images:
         """Parse some more of the document."""
         try:
             self.parser.Parse(chunk, final)
-        except expat.ExpatError as error:
+        except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two: its encoding
             raise TableError(f"{self.uri}: not valid XML ({error})") from error
 
     def refuse(self, *declaration: object) -> None:

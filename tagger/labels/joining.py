@@ -113,6 +113,8 @@ class _Board:
         self.by_end[row] = (closeness, record.file)
         if closeness == 1 and ("/" in record.file or "\\" in record.file):
             self.notes.add("rows matched by file name alone, in another folder", record.file)
+        elif closeness < record.file.strip("/").count("/") + 1:
+            self.notes.add("rows matched by the end of their path alone", f"{record.file} as {self.uris[row]}")
         return True
 
     def _place(self, labels: tuple[str, ...] | None) -> int:

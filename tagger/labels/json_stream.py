@@ -61,7 +61,7 @@ class _Reader:
                 if end < len(self.text) or self.ended:  # a number at the edge may go on
                     self.at = end
                     return value
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 if self.ended or isinstance(error, RecursionError):
                     raise self.broken(str(error)) from error
             self.more()

@@ -64,7 +64,7 @@ def _look_at_parquet(uri: str) -> LabelFile:
             parquet = pq.ParquetFile(file)
             names = [field.name for field in parquet.schema_arrow if not _is_content(field.type)]
             batch = next(parquet.iter_batches(HEAD, columns=names), None)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:
             raise TableError(f"{uri}: not a readable Parquet file ({error})") from error
     rows = zip(*(column.to_pylist() for column in batch.columns), strict=True) if batch else ()
     return LabelFile(uri, "parquet", columns=tuple(names), rows=tuple(rows))
@@ -92,7 +92,7 @@ def _one_line_object(line: str, following: str) -> dict[str, Any]:
     """Return the object that fills the first line of JSON lines; empty when this is one JSON document."""
     try:
         value = json.loads(line.lstrip("\ufeff"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     is_row = isinstance(value, dict) and (following.startswith("{") or tables.file_column(tuple(value)) is not None)
     return value if is_row else {}

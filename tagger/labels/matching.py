@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 import unicodedata
@@ -9,9 +10,10 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from tagger import storage
+from tagger.labels.record import split_of
 
 EXACT = 1000
 """Closeness of a whole path; an end of a path is as close as the number of its names that agree."""
@@ -41,7 +43,8 @@ class Files:
         has; the same by stems when the name has no image suffix. Each way is tried with the name as written, then
         as it is spelled elsewhere.
         """
-        for place in (written, *(f"{folder}/{written}" for folder in folders)):
+        quick = [] if "%" in written else [f"{folder}/{written}" for folder in folders]  # a % may need our escape
+        for place in (written, *quick):
             if (row := self.row_of.get(place)) is not None:
                 return Found((row,), EXACT)
         names = list(dict.fromkeys((*spellings(written), *_without_upload_prefix(written))))
@@ -94,7 +97,9 @@ def spellings(written: str) -> Iterator[str]:
         yield name
         name = name.replace("\\", "/")
     yield name
-    if "?d=" in name and (inner := parse_qs(urlsplit(name).query, errors="surrogateescape").get("d")):
+    if inner := parse_qs(name.partition("?")[2] if "/local-files/?d=" in name else "", errors="surrogateescape").get(
+        "d"
+    ):
         yield f"/{inner[0].lstrip('/')}"
         name = inner[0]
         yield name
@@ -120,7 +125,8 @@ def _without_upload_prefix(written: str) -> Iterator[str]:
 def _places(name: str, folders: Sequence[str]) -> Iterator[str]:
     """Yield the uris that a name stands for, read as absolute or from each folder."""
     if storage.is_remote(name):
-        yield storage.public_uri(name)
+        with contextlib.suppress(ValueError):  # what only looks like a URL names nothing
+            yield storage.public_uri(name)
     elif name.startswith("/"):
         yield _local(name)
     else:
@@ -161,7 +167,16 @@ def _longest_end(ends: list[tuple[str, int]], wanted: str) -> Found:
         return Found(())
     prefix = _END.join(wanted.split(_END)[:shared]) + _END
     first = bisect_left(ends, (prefix, -1))
-    return Found(tuple(row for end, row in ends[first : first + 3] if end.startswith(prefix)), shared)
+    fitting = [(end, row) for end, row in ends[first : first + 3] if end.startswith(prefix)]
+    if all(_in_another_split(end, wanted, shared) for end, _ in fitting):
+        return Found(())
+    return Found(tuple(row for _, row in fitting), shared)
+
+
+def _in_another_split(end: str, wanted: str, shared: int) -> bool:
+    """Tell that two paths part at train against val: surely two files."""
+    one, other = (split_of(names.split(_END)[shared]) for names in (end, wanted))
+    return one is not None and other is not None and one != other
 
 
 def _shared(one: str, other: str) -> int:

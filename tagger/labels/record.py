@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 EXAMPLES = 3
+_EXAMPLE = 500  # characters; a label may be a whole text
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val",
     "test": "test", "testing": "test",
@@ -36,6 +37,7 @@ class Notes:
         """Count one more of this kind; the first examples are kept."""
         self.counts[what] += count
         kept = self.examples.setdefault(what, [])
+        example = example if len(example) <= _EXAMPLE else f"{example[:_EXAMPLE]}..."
         if example and len(kept) < EXAMPLES and example not in kept:
             kept.append(example)
 
@@ -121,7 +123,7 @@ def split_of(word: Any, notes: Notes | None = None) -> str | None:
 
 def named(label_id: str, names: Sequence[str], notes: Notes) -> str | None:
     """Return the class name of a 0-based id; None, and a note, when there is no such class."""
-    if label_id.isdecimal() and int(label_id) < len(names):
+    if label_id.isdecimal() and len(label_id) < 10 and int(label_id) < len(names):
         return names[int(label_id)]
     notes.add("labels of unknown classes", label_id)
     return None

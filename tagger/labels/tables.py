@@ -126,7 +126,7 @@ def _parquet_rows(file: LabelFile, columns: Sequence[int]) -> Iterator[tuple[Any
         try:
             for batch in pq.ParquetFile(opened).iter_batches(columns=list(dict.fromkeys(names))):
                 yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise TableError(f"{file.uri}: damaged ({error})") from error
 
 
