@@ -10,23 +10,33 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
-from tagger import manifest
+from tagger import ingesting
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def list_source(source: str, out: str) -> dict[str, Any]:
-    """Write the manifest; return counts."""
-    found = manifest.ingest(source, out)
-    return {"found": len(found), "skipped": dict(found.skipped)}
+def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
+    """Write the manifest; return counts and what was said. `labels` as in tagger.ingest."""
+    found = ingesting.ingest(source, out, **labels)
+    return {**found.counts(), "text": found.text()}
 
 
 @flow(name="ingest", persist_result=False)
-def ingest(source: str, out: str) -> State[dict[str, Any]]:
-    """List a source into a manifest: one row per image file."""
-    counts = list_source(source, out)
+def ingest(
+    source: str,
+    out: str,
+    labels: str | None = None,
+    label_format: str = "auto",
+    label_delimiter: str | None = None,
+    label_names: str | None = None,
+) -> State[dict[str, Any]]:
+    """List a source into a manifest: one row per image file with its labels."""
+    counts = list_source(
+        source, out, labels=labels, label_format=label_format, label_delimiter=label_delimiter, label_names=label_names
+    )
     rows = [("found", counts["found"]), *((f"skipped: {why}", n) for why, n in counts["skipped"].items())]
     table = "\n".join(f"| {name} | {count:,} |" for name, count in rows)
-    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n| files | |\n|---|--:|\n{table}\n", key="ingest")
+    said = f"```\n{counts['text']}\n```\n"
+    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n| files | |\n|---|--:|\n{table}\n\n{said}", key="ingest")
     return Completed(message=f"{counts['found']:,} files found; manifest: {out}", data=counts)
 
 
@@ -35,6 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.ingest", description=ingest.__doc__)
     parser.add_argument("source", help="folder, file, glob, URL or list of URLs")
     parser.add_argument("--out", required=True, help="manifest to write, NAME.parquet")
+    parser.add_argument("--labels", help="label file or folder of them")
+    parser.add_argument("--label-format", default="auto", help="auto, none or a format's name")
+    parser.add_argument("--label-delimiter", help="between the labels of one cell")
+    parser.add_argument("--label-names", help="file of class names, one a line")
     command.run(ingest, vars(parser.parse_args()))
 
 

@@ -7,23 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tagger.errors import TaggerError
-    from tagger.manifest import Manifest, ingest
+    from tagger.exporting import export
+    from tagger.ingesting import Ingested, ingest
+    from tagger.manifest import Manifest
     from tagger.results import query, read_results
     from tagger.tagging import Summary, TagConfig, predict, tag
 
 _HOMES = {
+    "Ingested": "tagger.ingesting",
     "Manifest": "tagger.manifest",
     "Summary": "tagger.tagging",
     "TagConfig": "tagger.tagging",
     "TaggerError": "tagger.errors",
-    "ingest": "tagger.manifest",
+    "export": "tagger.exporting",
+    "ingest": "tagger.ingesting",
     "predict": "tagger.tagging",
     "query": "tagger.results",
     "read_results": "tagger.results",
     "tag": "tagger.tagging",
 }
 
-__all__ = ["Manifest", "Summary", "TagConfig", "TaggerError", "ingest", "predict", "query", "read_results", "tag"]
+__all__ = [
+    "Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "export", "ingest", "predict", "query",
+    "read_results", "tag",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

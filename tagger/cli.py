@@ -90,16 +90,26 @@ def options(
 def ingest(
     source: Source,
     out: Annotated[str, typer.Option(help="Manifest to write; its name ends in .parquet.")],
+    labels: Annotated[
+        str | None, typer.Option(help="Label file or folder of them; else looked for in SOURCE, see docs/labels.md.")
+    ] = None,
+    label_format: Annotated[str, typer.Option(help="auto, none, or a name in docs/labels.md.")] = "auto",
+    label_delimiter: Annotated[
+        str | None, typer.Option(help="Between the labels of one cell; '' when a cell is one label.")
+    ] = None,
+    label_names: Annotated[
+        str | None, typer.Option(help="File of class names for files that hold ids: one a line, the first is 0.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List a source into a manifest: one row per image file, read by `tagger tag`."""
-    from tagger import manifest
+    """List a source into a manifest: one row per image file, with its labels where there are any."""
+    from tagger import ingesting
 
     with _found_progress(quiet or as_json) as on_found:
-        found = manifest.ingest(source, out, on_found)
+        found = ingesting.ingest(source, out, labels, label_format, label_delimiter, label_names, on_found)
     if as_json:
-        _print_json({"out": out, "found": len(found), "skipped": dict(found.skipped)})
+        _print_json({"out": out, **found.counts()})
     elif not quiet:
         typer.echo(f"{found.text()}\nmanifest: {out}")
 
@@ -206,6 +216,25 @@ def query(
             _emit(answer, format, out and _titled(out, title))
     else:
         _emit(table.query(results, sql), format, out)
+
+
+@app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")
+def export(
+    table: Annotated[str, typer.Argument(help="Manifest (.parquet), or results folder or URL.")],
+    out: Annotated[str, typer.Option(help="File to write.")],
+    format: Annotated[str, typer.Option(help="csv, parquet, huggingface or label-studio.")],
+    model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a manifest's labels, or the latest tags of results, for other tools; `ingest --labels` reads them back."""
+    from tagger import exporting
+
+    written = exporting.export(table, out, format, model)
+    if as_json:
+        _print_json(asdict(written))
+    elif not quiet:
+        typer.echo(written.text())
 
 
 @app.command(epilog="Example: tagger models checkpoints")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
-from tagger.errors import SourceError, TableError, UsageError
+from tagger.errors import SourceError, TableError
 
 URL_COLUMNS = ("uri", "url", "image_url", "path", "filepath", "file_path", "file", "file_name", "filename", "image")
 """Column names that hold the files of a list, the first found wins."""
@@ -55,7 +55,7 @@ def read_source(source: str, on_found: Callable[[int], None] = lambda found: Non
 
     `on_found` is called with the number of files so far. Raises SourceError, TableError or UsageError.
     """
-    suffix = _list_suffix(source)
+    suffix = list_suffix(source)
     if suffix == ".parquet":
         return _read_parquet(source, on_found)
     skipped: Counter[str] = Counter()
@@ -64,30 +64,8 @@ def read_source(source: str, on_found: Callable[[int], None] = lambda found: Non
     return Manifest(_collect(found, on_found), skipped)
 
 
-def ingest(source: str, out: str, on_found: Callable[[int], None] = lambda found: None) -> Manifest:
-    """List a source and write its manifest; see read_source."""
-    out_uri = storage.absolute(out)
-    if not out_uri.endswith(".parquet"):
-        raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")
-    if storage.exists(out_uri):
-        _refuse_foreign(out_uri)
-    manifest = read_source(source, on_found)
-    storage.write_atomic(out_uri, schema.serialise(manifest.table, "manifest"))
-    return manifest
-
-
-def _refuse_foreign(uri: str) -> None:
-    """A manifest may be replaced by a newer one; anything else in its place is somebody's."""
-    try:
-        with storage.open_input(uri) as file:
-            footer = schema.footer_of(pq.read_schema(file))
-    except (pa.ArrowInvalid, SourceError):
-        footer = {}
-    if footer.get("table") != "manifest":
-        raise TableError(f"{uri}: exists and is not a tagger manifest; choose another --out, nothing was overwritten")
-
-
-def _list_suffix(source: str) -> str:
+def list_suffix(source: str) -> str:
+    """Return the suffix of a source that is a list or a table of files; empty for folders, files and globs."""
     if any(sign in source for sign in "*?["):
         return ""
     name = source.partition("?")[0].lower() if storage.is_remote(source) else source.lower()

@@ -104,7 +104,7 @@ def read_results(url: str, latest: bool = True, long: bool = False) -> pd.DataFr
     `latest` keeps the newest row per (uri, model); `long` gives one row per image and tag (columns uri, model, tag,
     score, rank). Damaged parts are left out. Raises SourceNotFound or TableError.
     """
-    table = read_rows(_existing_parts(url).uris)
+    table = read_rows(existing_parts(url).uris)
     if latest:
         table = _latest(table)
     if not long:
@@ -126,7 +126,8 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _existing_parts(url: str) -> Parts:
+def existing_parts(url: str) -> Parts:
+    """Return the parts of a results folder; raises SourceNotFound when there is none."""
     out = storage.absolute(url)
     parts = list_parts(out)
     if not parts.uris and not parts.damaged:
@@ -158,7 +159,7 @@ def connect(url: str) -> duckdb.DuckDBPyConnection:
         import duckdb
     except ImportError as error:
         raise MissingExtra("query", "duckdb", "query") from error
-    parts = _existing_parts(url)
+    parts = existing_parts(url)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     if parts.uris and not storage.is_remote(parts.uris[0]):

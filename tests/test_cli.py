@@ -72,7 +72,8 @@ def test_json_is_one_object_and_quiet_is_silent(run_tagger: Run, photos: Path, t
     quiet = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--quiet")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     listed = run_tagger("ingest", photos, "--out", tmp_path / "m.parquet", "--json")
-    assert json.loads(listed.stdout) == {"out": str(tmp_path / "m.parquet"), "found": 6, "skipped": {}}
+    expected = {"out": str(tmp_path / "m.parquet"), "found": 6, "skipped": {}, "labels": None, "warnings": []}
+    assert json.loads(listed.stdout) == expected
     models = json.loads(run_tagger("models", ROOT / "checkpoints", "--json").stdout)["models"]
     assert "cifar10-speedrun" in [model["name"] for model in models]
 

@@ -15,8 +15,8 @@ LEVELS = {
     -1: {"errors"},
     0: {"schema", "model_info", "machine"},
     1: {"storage", "images", "metrics", "models"},
-    2: {"manifest", "datasets", "checkpoint", "engines", "results"},
-    3: {"training", "tagging"},
+    2: {"manifest", "datasets", "checkpoint", "engines", "results", "labels"},
+    3: {"training", "tagging", "ingesting", "exporting"},
     4: {"cli"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
@@ -78,7 +78,8 @@ def test_functions_stay_short() -> None:
 
 
 def test_the_public_names_are_pinned() -> None:
-    names = ["Manifest", "Summary", "TagConfig", "TaggerError", "ingest", "predict", "query", "read_results", "tag"]
+    names = ["Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "export", "ingest", "predict", "query",
+             "read_results", "tag"]  # fmt: skip
     assert sorted(tagger.__all__) == names
     for name in tagger.__all__:
         assert getattr(tagger, name).__doc__, name

@@ -120,6 +120,23 @@ def test_a_manifest_a_glob_and_a_list_name_the_same_objects(
     assert json.loads(ran.stdout)["failed"] == {"unreadable": 1}
 
 
+def test_labels_of_a_bucket_lie_beside_its_images(
+    run_tagger: Run, bucket: str, server: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    client = boto3.client(
+        "s3", endpoint_url=server, aws_access_key_id="testing", aws_secret_access_key="x", region_name="us-east-1"
+    )
+    source = f"s3://{bucket}/photos"
+    metadata = f"file_name,label\n0.jpg,cat\nsub/1.jpg,dog\n{source}/2.jpg,cat\nodd name%41+ü.jpg,owl\n"
+    client.put_object(Bucket=bucket, Key="photos/metadata.csv", Body=metadata.encode())
+    for options in ([], ["--labels", f"{source}/metadata.csv"], ["--labels", source]):
+        ran = run_tagger("ingest", source, *options, "--out", tmp_path / "m.parquet", "--json", env=environment)
+        assert ran.returncode == 0, ran.stderr
+        counts = json.loads(ran.stdout)
+        assert counts["labels"]["classes"] == {"cat": 2, "dog": 1, "owl": 1}
+        assert counts["warnings"] == []
+
+
 def test_a_missing_bucket_or_prefix_is_an_error(run_tagger: Run, bucket: str, environment: dict[str, str]) -> None:
     for source in ("s3://no-such-bucket-here/x", f"s3://{bucket}/nothing/here"):
         ran = run_tagger("ingest", source, "--out", "/tmp/never.parquet", env=environment)

@@ -1,0 +1,129 @@
+"""What every label format is read into, and what is said about it on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+EXAMPLES = 3
+_EXAMPLE = 500  # characters; a label may be a whole text
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+class Record(NamedTuple):
+    """What a label file says about one file."""
+
+    file: str
+    """As written."""
+    labels: tuple[str, ...] | None
+    """None = unlabelled, () = known to have none."""
+    split: str | None = None
+    """train, val, test or None"""
+
+
+@dataclass
+class Notes:
+    """What deserves a warning: counted, with a few examples each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, what: str, example: str = "", count: int = 1) -> None:
+        """Count one more of this kind; the first examples are kept."""
+        self.counts[what] += count
+        kept = self.examples.setdefault(what, [])
+        example = example if len(example) <= _EXAMPLE else f"{example[:_EXAMPLE]}..."
+        if example and len(kept) < EXAMPLES and example not in kept:
+            kept.append(example)
+
+    def lines(self) -> list[str]:
+        """Return one line per kind: `rows that name a file not in the source: 12 (a.jpg, b.jpg, ...)`."""
+        return [f"{what}: {count:,}{self._shown(what)}" for what, count in self.counts.items()]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what, count and examples of each kind."""
+        return [{"what": what, "count": n, "examples": self.examples[what]} for what, n in self.counts.items()]
+
+    def _shown(self, what: str) -> str:
+        examples = self.examples[what]
+        more = ", ..." if examples and self.counts[what] > len(examples) else ""
+        return f" ({', '.join(examples)}{more})" if examples else ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user said about the label file."""
+
+    delimiter: str | None = None
+    """Between the labels of one cell; "" = a cell is one label."""
+    names: tuple[str, ...] = ()
+    """Class names in the order of their ids."""
+    tags: Mapping[str, str | None] = field(default_factory=dict)
+    """Azure: tag id -> name, None for the negative tag."""
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The head of a label file: enough to tell its format."""
+
+    uri: str
+    kind: str
+    """parquet, json, jsonl, xml, text or folder"""
+    encoding: str = "utf-8"
+    lines: tuple[str, ...] = ()
+    """First lines of a text."""
+    columns: tuple[str, ...] = ()
+    """Column names of a table, without spaces around them."""
+    rows: tuple[tuple[Any, ...], ...] = ()
+    """First rows of a table, one value per column."""
+    delimiter: str = ","
+    header: bool = True
+    events: tuple[tuple[str, Any], ...] = ()
+    """First (key, element) pairs of a JSON document."""
+    listing: Sequence[str] = ()
+    """Of a folder: the uris of the images found."""
+
+    @property
+    def folder(self) -> str:
+        """Return the uri of the folder that relative names start at."""
+        return self.uri if self.kind == "folder" else self.uri.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way of writing labels down."""
+
+    name: str
+    shape: str
+    """For messages: what its files look like."""
+    matches: Callable[[LabelFile], bool]
+    """Tell from the content whether a file is of this format."""
+    read: Callable[[LabelFile, Options, Notes], Iterator[Record]]
+    merges: bool = False
+    """Several records of one file are one set of labels; otherwise they are a conflict."""
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a JSON value that should be a list; whatever else stands there counts as empty."""
+    return value if isinstance(value, list) else []
+
+
+def split_of(word: Any, notes: Notes | None = None) -> str | None:
+    """Return train, val or test for any usual spelling; None, and a note, for another word."""
+    text = str(word or "").strip().lower()
+    if text and text not in _SPLITS and notes is not None:
+        notes.add("rows with a split that is not train, val or test", text)
+    return _SPLITS.get(text)
+
+
+def named(label_id: str, names: Sequence[str], notes: Notes) -> str | None:
+    """Return the class name of a 0-based id; None, and a note, when there is no such class."""
+    if label_id.isdecimal() and len(label_id) < 10 and int(label_id) < len(names):
+        return names[int(label_id)]
+    notes.add("labels of unknown classes", label_id)
+    return None

@@ -1,0 +1,62 @@
+"""Text files whatever their encoding: UTF-8 with or without mark, UTF-16, else Latin-1."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+from tagger import storage
+from tagger.errors import TableError
+
+_CHUNK = 1 << 20
+
+
+def encoding_of(uri: str) -> str:
+    """Return the encoding that fits the whole file; it is read once, piece by piece."""
+    with storage.open_input(uri) as file:
+        head = file.read(_CHUNK)
+        if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        if b"\0" in head[:2]:  # UTF-16 without its mark: every other byte of plain letters is zero
+            return "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        try:
+            while head:
+                decoder.decode(head)
+                head = file.read(_CHUNK)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8-sig"
+
+
+@contextlib.contextmanager
+def open_text(uri: str, encoding: str) -> Iterator[TextIO]:
+    """Open a text for streaming, line ends kept as they are."""
+    with storage.open_input(uri) as file:
+        # a UTF-16 file may be cut in the middle of a character
+        yield io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
+
+
+def csv_rows(lines: Iterable[str], delimiter: str, uri: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV that hold anything; raises TableError naming the line when the quoting is broken."""
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise TableError(f"{uri}: line {reader.line_num} is not CSV ({error})") from error
+        if row is None:
+            return
+        if any(cell.strip() for cell in row):
+            yield row
+
+
+def delimiter_of(line: str) -> str:
+    """Return what separates the columns of a header line: comma, tab, semicolon or bar."""
+    bare = "".join(line.split('"')[::2])
+    return max(",\t;|", key=bare.count)

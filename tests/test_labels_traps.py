@@ -1,0 +1,394 @@
+"""The traps of single label formats, as met in real files."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import label_files
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from label_files import pictures
+
+import tagger
+from tagger.errors import TableError, UsageError
+from tagger.ingesting import Ingested
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return pictures(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
+
+
+def ingest(source: Path, file: Path | None = None, content: Any = None, **options: Any) -> Ingested:
+    if file is not None and content is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    found = tagger.ingest(str(source), str(source.parent / "m.parquet"), None if file is None else str(file), **options)
+    assert isinstance(found, Ingested)
+    return found
+
+
+def by_name(found: Ingested) -> dict[str, list[str] | None]:
+    """Labels by file name, unlabelled files left out."""
+    rows = found.table.select(["uri", "labels"]).to_pylist()
+    return {Path(row["uri"]).name: row["labels"] for row in rows if row["labels"] is not None}
+
+
+def splits(found: Ingested) -> dict[str, str]:
+    rows = found.table.select(["uri", "split"]).to_pylist()
+    return {Path(row["uri"]).name: row["split"] for row in rows if row["split"]}
+
+
+def said(found: Ingested) -> str:
+    return "\n".join(found.notes.lines())
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_space_separates_tags_only_when_every_word_stands_elsewhere_too(source: Path, tmp_path: Path) -> None:
+    rows = "image_name,tags\n1,haze primary\n2,clear primary\n3,haze\n4,clear\n"
+    assert by_name(ingest(source, tmp_path / "l.csv", rows)) == {
+        "1.jpg": ["haze", "primary"], "2.jpg": ["clear", "primary"], "3.jpg": ["haze"], "4.jpg": ["clear"],
+    }  # fmt: skip
+    unclear = "image_name,tags\n1,hot dog\n2,cat\n"
+    with pytest.raises(UsageError, match=r"'hot dog'; say --label-delimiter with one of ' '"):
+        ingest(source, tmp_path / "l.csv", unclear)
+    assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=""))["1.jpg"] == ["hot dog"]
+    assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=" "))["1.jpg"] == ["dog", "hot"]
+
+
+def test_a_sign_that_separates_leaves_spaces_in_the_names(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", "image;labels\n1.jpg;hot dog| cat\n2.jpg;cat\n")
+    assert by_name(found) == {"1.jpg": ["cat", "hot dog"], "2.jpg": ["cat"]}
+    with pytest.raises(UsageError, match="--label-delimiter"):
+        ingest(source, tmp_path / "l.csv", 'image,labels\n1.jpg,"a|b;c"\n')
+    found = ingest(source, tmp_path / "l.csv", "image,label\n1.jpg,a|b\n")
+    assert by_name(found) == {"1.jpg": ["a|b"]}
+    assert "labels that look like several in one (if so, say --label-delimiter): 1 (a|b)" in said(found)
+
+
+def test_fastai_s_is_valid_is_a_split(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", "fname,labels,is_valid\n1.jpg,a b,True\n2.jpg,a,False\n3.jpg,b,False\n")
+    assert by_name(found)["1.jpg"] == ["a", "b"]
+    assert splits(found) == {"1.jpg": "val", "2.jpg": "train", "3.jpg": "train"}
+    assert "splits: val 1" not in found.text()
+    assert "splits: 2 train, 1 val, 3 in none" in found.text().replace("1 val, 2 train", "2 train, 1 val")
+
+
+def test_ids_that_look_like_numbers_are_text(source: Path, tmp_path: Path) -> None:
+    pictures(source, ["007.jpg", "1.2.840.jpg"])
+    found = ingest(source, tmp_path / "l.csv", "id,label\n007,1\n1.2.840,0\n")
+    assert by_name(found) == {"007.jpg": ["1"], "1.2.840.jpg": ["0"]}
+    (tmp_path / "names.txt").write_text("no\nyes\n")
+    names = str(tmp_path / "names.txt")
+    found = ingest(source, tmp_path / "l.csv", "id,label\n007,1\n1.2.840,0\n3,2\n", label_names=names)
+    assert by_name(found) == {"007.jpg": ["yes"], "1.2.840.jpg": ["no"]}
+    assert "labels of unknown classes: 1 (2)" in said(found)
+    pd.DataFrame({"image_id": [1, 2], "label": [1.0, None]}).to_parquet(tmp_path / "l.parquet")
+    assert by_name(ingest(source, tmp_path / "l.parquet")) == {"1.jpg": ["1"]}
+
+
+def test_a_stem_with_two_files_is_ambiguous(source: Path, tmp_path: Path) -> None:
+    pictures(source, ["1.png"])
+    found = ingest(source, tmp_path / "l.csv", "id,label\n1,cat\n2,cat\n")
+    assert by_name(found) == {"2.jpg": ["cat"]}
+    assert "rows whose name could mean several files, not guessed: 1 (" in said(found)
+
+
+def test_one_hot_rows_of_zeros_gaps_and_other_values_are_said(source: Path, tmp_path: Path) -> None:
+    text = "filename, Acne, Blackhead\n1.jpg, 1, 0\n2.jpg, 0, 0\n3.jpg,1,1\n4.jpg, , 1\n5.jpg, 1.0, 0\n"
+    found = ingest(source, tmp_path / "_classes.csv", text)
+    assert by_name(found) == {"1.jpg": ["Acne"], "2.jpg": [], "3.jpg": ["Acne", "Blackhead"], "5.jpg": ["Acne"]}
+    assert "rows of zeros, taken as known to have no label: 1 (2.jpg)" in said(found)
+    assert "rows with a value that is neither 0 nor 1, left unlabelled: 1 (4.jpg)" in said(found)
+    single = ingest(source, tmp_path / "_classes.csv", "filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n")
+    assert "single-label" in single.text()
+    with pytest.raises(TableError, match="legend of segmentation masks"):
+        ingest(source, tmp_path / "_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n")
+
+
+def test_hugging_face_metadata_with_short_rows_twins_spaces_and_blank_lines(source: Path, tmp_path: Path) -> None:
+    text = "file_name,label,note\n1.jpg,cat ,x\n2.jpg,dog\n2.jpg,dog,\n3.jpg\n4.jpg,cat,a,b\n\n  \n"
+    found = ingest(source, tmp_path / "metadata.csv", text)
+    assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
+    for line in (
+        "rows shorter than the header: 2",
+        "rows with more cells than the header, left unlabelled: 1",
+        "merged: 1",
+    ):
+        assert line in said(found)
+    assert "rows without a label: 2 (3.jpg, 4.jpg)" in said(found)
+    rows = [{"file_name": "1.jpg", "labels": ["a", "b"]}, {"file_name": "2.jpg", "labels": None},
+            {"file_name": "3.jpg", "labels": []},
+            {"file_name": "4.jpg", "labels": '["a"]', "extra": {"x": 1}}]  # fmt: skip
+    lines = "\n".join(map(json.dumps, rows)) + "\n\n"
+    found = ingest(source, tmp_path / "metadata.jsonl", lines)
+    assert by_name(found) == {"1.jpg": ["a", "b"], "3.jpg": [], "4.jpg": ["a"]}
+    with pytest.raises(TableError, match="line 2 is not JSON"):
+        ingest(source, tmp_path / "metadata.jsonl", '{"file_name": "1.jpg", "label": "a"}\n{"file_name"\n')
+
+
+def test_parquet_lists_keep_null_and_empty_apart(source: Path, tmp_path: Path) -> None:
+    lists = pa.array([["a", "b"], [], None], pa.list_(pa.string()))
+    pq.write_table(pa.table({"path": ["1.jpg", "2.jpg", "3.jpg"], "tags": lists}), tmp_path / "l.parquet")
+    found = ingest(source, tmp_path / "l.parquet")
+    assert by_name(found) == {"1.jpg": ["a", "b"], "2.jpg": []}
+    again = tagger.ingest(str(source), str(tmp_path / "again.parquet"), str(tmp_path / "m.parquet"))
+    assert again.table.equals(found.table), "a manifest is a label file too"
+
+
+def test_lists_as_pandas_writes_them_into_csv_are_lists(source: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"path": ["1.jpg", "2.jpg"], "labels": [["a b", "c"], []]}).to_csv(tmp_path / "l.csv")
+    assert by_name(ingest(source, tmp_path / "l.csv")) == {"1.jpg": ["a b", "c"], "2.jpg": []}
+
+
+def test_automl_splits_ragged_rows_spaces_and_boxes(source: Path, tmp_path: Path) -> None:
+    rows = (
+        "TRAIN,gs://bucket/1.jpg,a,b\nVALIDATION, gs://bucket/2.jpg,a\nTEST,gs://bucket/3.jpg\n"
+        "UNASSIGNED,gs://bucket/4.jpg,car,0.1,0.1,,,0.3,0.3,,\nUNASSIGNED,gs://bucket/4.jpg,bus,0.1,0.1,,,1,1,,\n"
+    )
+    found = ingest(source, tmp_path / "l.csv", rows)
+    assert by_name(found) == {"1.jpg": ["a", "b"], "2.jpg": ["a"], "4.jpg": ["bus", "car"]}
+    assert splits(found) == {"1.jpg": "train", "2.jpg": "val", "3.jpg": "test"}
+    assert "rows with a box, which was ignored: 2 (" in said(found)
+
+
+# --- CNTK -------------------------------------------------------------------------------------------------------------
+
+
+def test_cntk_maps_mix_plain_files_sequences_own_folder_and_zip_members(source: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(source / "x.zip", "w") as archive:
+        archive.write(source / "1.jpg", "inner/a.jpg")
+    uri = f"zip://inner/a.jpg::{source}/x.zip"
+    (tmp_path / "list.txt").write_text("\n".join([*(f"{source}/{name}.jpg" for name in range(1, 5)), uri]))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    lines = (
+        f".../source/1.jpg\t0\n...\\source\\2.jpg\t1\n7\t{source}/3.jpg\t1\nsource/4.jpg\t2\n"
+        f"{source}/x.zip@\\inner\\a.jpg\t1\n{source}/x.zip@/../../etc/a.jpg\t1\n"
+    )
+    (tmp_path / "map.txt").write_text(lines)
+    found = tagger.ingest(
+        str(tmp_path / "list.txt"), str(tmp_path / "m.parquet"), str(tmp_path / "map.txt"),
+        label_names=str(tmp_path / "names.txt"),
+    )  # fmt: skip
+    labels = dict(zip(found.table["uri"].to_pylist(), found.table["labels"].to_pylist(), strict=True))
+    assert labels[uri] == ["dog"]
+    assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"], "3.jpg": ["dog"], "x.zip": ["dog"]}
+    assert "labels of unknown classes: 1 (2)" in said(found)
+    assert "zip members outside their archive: 1 (" in said(found)
+    with pytest.raises(UsageError, match="say --label-names FILE"):
+        ingest(source, tmp_path / "map.txt")
+
+
+def test_relative_paths_of_a_map_may_start_at_the_working_directory(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(source)
+    (tmp_path / "names.txt").write_text("cat\n")
+    found = ingest(source, tmp_path / "maps" / "map.txt", "1.jpg\t0\n", label_names=str(tmp_path / "names.txt"))
+    assert by_name(found) == {"1.jpg": ["cat"]}
+
+
+def test_a_table_that_looks_like_a_map_but_has_a_header_is_a_table(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "map.txt", "label\tpath\n3\t1.jpg\n")
+    assert (by_name(found), found.label_source and found.label_source.format.name) == ({"1.jpg": ["3"]}, "single-label")
+
+
+# --- COCO, Label Studio, CVAT, FiftyOne, Azure ------------------------------------------------------------------------
+
+
+def test_coco_with_sparse_ids_roboflow_s_parent_and_unknown_categories(source: Path, tmp_path: Path) -> None:
+    document = {
+        "categories": [{"id": 0, "name": "animals", "supercategory": "none"},
+                       {"id": 90, "name": "cat", "supercategory": "animals"},
+                       {"id": 7, "name": "dog", "supercategory": "animals"},
+                       {"id": 8, "name": "owl", "supercategory": "animals"}],
+        "annotations": [{"image_id": 1, "category_id": 90}, {"image_id": 1, "category_id": 90, "bbox": [0.1, 0, 1, 1]},
+                        {"image_id": 1, "category_id": 7}, {"image_id": 3, "category_id": 55}],
+        "images": [{"id": 1, "file_name": "1", "coco_url": "https://x/y"}, {"id": 2, "file_name": "2.jpg"},
+                   {"id": 3, "file_name": "images/3.jpg"}],
+    }  # fmt: skip
+    found = ingest(source, tmp_path / "l.json", document)
+    assert by_name(found) == {"1.jpg": ["cat", "dog"], "2.jpg": []}
+    assert "parent categories that no annotation uses, dropped: 1 (animals)" in said(found)
+    assert "labels of unknown classes: 1 (55)" in said(found)
+    assert "classes without an image: 1 (owl)" in said(found)
+    assert "images without annotations, taken as known to have no label: 1 (2.jpg)" in said(found)
+    unlabelled = ingest(source, tmp_path / "l.json", {**document, "annotations": []})
+    assert by_name(unlabelled) == {}, "a test set without annotations is unlabelled"
+
+
+def test_label_studio_skips_cancelled_answers_and_old_names(source: Path, tmp_path: Path) -> None:
+    def answer(labels: list[Any], kind: str = "choices", **more: Any) -> dict[str, Any]:
+        return {"result": [{"type": kind, "from_name": "c", "value": {kind: labels}}], **more}
+
+    tasks = [
+        {"data": {"image": "/data/upload/1/ad2a7904-1.jpg"}, "annotations": [answer(["cat"]), answer(["dog"])]},
+        {"data": {"image": "2.jpg"}, "annotations": [answer(["cat"], was_cancelled=True)]},
+        {"data": {"image": "/data/local-files/?d=source/3.jpg"},
+         "completions": [answer(["cat"], skipped=True), answer([])]},
+        {"data": {"image": "4.jpg"}, "annotations": [answer([["Animal", "Cat"], ["Plant"]], "taxonomy")]},
+        {"data": {"image": "5.jpg"}, "annotations": [], "predictions": [answer(["cat"])]},
+        {"data": {"image": "6.jpg"}, "annotations": [answer(["x"], "rectanglelabels")]},
+    ]  # fmt: skip
+    found = ingest(source, tmp_path / "l.json", tasks)
+    assert by_name(found) == {"1.jpg": ["cat", "dog"], "3.jpg": [], "4.jpg": ["Animal/Cat", "Plant"]}
+    assert "cancelled annotations, skipped: 2 (" in said(found)
+    assert "tasks with predictions but no annotation (predictions are not labels): 1 (" in said(found)
+    assert "neither choices nor taxonomy, ignored: 1 (rectanglelabels)" in said(found)
+
+
+def test_label_studio_rows_hold_choices_in_several_shapes(source: Path, tmp_path: Path) -> None:
+    def row(name: str, **more: Any) -> dict[str, Any]:
+        return {"image": f"/data/upload/1/0123abcd-{name}", "id": 1, "annotator": 1, "annotation_id": 2, **more}
+
+    rows = [row("1.jpg", animal="cat"), row("2.jpg", animal={"choices": ["cat", "dog"]}), row("3.jpg", animal=["dog"]),
+            row("4.jpg", animal={"choices": []}), row("5.jpg"), row("6.jpg", animal=[["A", "B"]])]  # fmt: skip
+    found = ingest(source, tmp_path / "l.json", rows)
+    assert by_name(found) == {
+        "1.jpg": ["cat"], "2.jpg": ["cat", "dog"], "3.jpg": ["dog"], "4.jpg": [], "6.jpg": ["A/B"],
+    }  # fmt: skip
+    rows = [row("1.jpg", animal="cat", colour="red")]
+    with pytest.raises(TableError, match="which column holds the labels among animal, colour"):
+        ingest(source, tmp_path / "l.json", rows)
+
+
+def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) -> None:
+    tasks = [
+        {"data": {"image": f"/data/upload/1/{prefix}-1.jpg"}, "annotations": [{"result": label_files.choices([label])}]}
+        for prefix, label in (("ad2a7904", "cat"), ("bbbb7904", "dog"))
+    ]
+    found = ingest(source, tmp_path / "l.json", tasks)
+    assert by_name(found) == {}
+    assert "rows whose name could mean several files, not guessed: 2 (" in said(found)
+
+
+def test_cvat_subsets_tell_files_of_one_name_apart(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "source", ["images/train/1.jpg", "images/val/1.jpg", "images/val/2.jpg"])
+    xml = (
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>'
+        '<image id="0" name="1.jpg" subset="train" width="1" height="1"><tag label="a" source="manual"/>'
+        '<tag label="b &amp; c"/><attribute name="x">y</attribute></image>'
+        '<image id="1" name="1.jpg" subset="val"><tag label="a"/></image>'
+        '<image id="2" name="2.jpg" subset="val"><box label="d" xtl="0"/></image></annotations>'
+    )
+    found = ingest(source, tmp_path / "a.xml", xml)
+    assert found.table["labels"].to_pylist() == [["a", "b & c"], ["a"], None]
+    assert found.table["split"].to_pylist() == ["train", "val", "val"]
+    assert "shapes (boxes, polygons, ...), ignored: 1 (2.jpg)" in said(found)
+
+
+def test_xml_with_entities_or_a_dtd_is_refused(source: Path, tmp_path: Path) -> None:
+    bomb = (
+        '<!DOCTYPE annotations [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>\n'
+        '<annotations><image name="&b;"/></annotations>'
+    )
+    for head in ("", '<?xml version="1.0"?>\n'):
+        for format in ("auto", "cvat-xml"):
+            with pytest.raises(TableError, match=r"no label format takes it|DTD or entities"):
+                ingest(source, tmp_path / "a.xml", head + bomb, label_format=format)
+    outside = '<!DOCTYPE annotations SYSTEM "file:///etc/passwd"><annotations/>'
+    with pytest.raises(TableError, match="refused"):
+        ingest(source, tmp_path / "a.xml", outside, label_format="cvat-xml")
+
+
+def test_cvat_s_imagenet_text_quotes_names_and_holds_several_ids(source: Path, tmp_path: Path) -> None:
+    pictures(source, ["a b.jpg"])
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "synsets.txt").write_text("cat\ndog\n\nowl\n")
+    (tmp_path / "set" / "train.txt").write_text('1.jpg 0\n"a b".jpg 0 2\n2.jpg\n3.jpg 9\n')
+    (tmp_path / "set" / "val.txt").write_text("4.jpg 1\n")
+    found = ingest(source, tmp_path / "set")
+    assert by_name(found) == {"1.jpg": ["cat"], "a b.jpg": ["cat", "owl"], "4.jpg": ["dog"]}
+    assert splits(found) == {"1.jpg": "train", "a b.jpg": "train", "2.jpg": "train", "3.jpg": "train", "4.jpg": "val"}
+    assert "labels of unknown classes: 1 (9)" in said(found)
+    assert by_name(ingest(source, tmp_path / "set" / "val.txt")) == {"4.jpg": ["dog"]}
+
+
+def test_fiftyone_finds_stems_below_data_and_null_is_unlabelled(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "set", ["data/1.jpg", "data/sub/1.png", "data/v1.2.jpg", "data/3.jpg"])
+    labels = {"1": 0, "sub/1": "dog", "v1.2": 1, "3": None}
+    (source / "labels.json").write_text(json.dumps({"classes": ["cat", "owl"], "labels": labels}))
+    found = ingest(source)
+    assert found.table["labels"].to_pylist() == [["cat"], None, ["owl"], ["dog"]]
+    with pytest.raises(UsageError, match="say --label-names FILE"):
+        ingest(source, source / "labels.json", {"labels": labels})
+    names = ingest(source, source / "labels.json", {"labels": {"1": "cat"}})
+    assert names.counts()["labels"]["classes"] == {"cat": 1}
+
+
+def test_azure_pages_know_negative_tags_and_need_names(source: Path, tmp_path: Path) -> None:
+    def image(image_id: str, *tags: tuple[str, str | None]) -> dict[str, Any]:
+        return {
+            "id": image_id,
+            "originalImageUri": "https://x/y?sig=1",
+            "tags": [{"tagId": i, "tagName": n} for i, n in tags],
+        }
+
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "0.json").write_text(json.dumps([image("1", ("t1", "cat")), image("2", ("t2", "_negative_"))]))
+    (pages / "1.json").write_text(json.dumps([[image("3", ("t1", "cat"), ("t3", "dog"))], [image("4")]]))
+    assert by_name(ingest(source, pages)) == {"1.jpg": ["cat"], "2.jpg": [], "3.jpg": ["cat", "dog"]}
+    nameless = [image("1", ("t1", None)), image("2", ("t2", None))]
+    with pytest.raises(UsageError, match="save the answer of GetTags"):
+        ingest(source, tmp_path / "page.json", nameless)
+    tags = [{"id": "t1", "name": "cat", "type": "Regular", "imageCount": 1},
+            {"id": "t2", "name": "nothing here", "type": "Negative", "imageCount": 1}]  # fmt: skip
+    (tmp_path / "tags.txt").write_text(json.dumps(tags))
+    named = ingest(source, tmp_path / "page.json", label_names=str(tmp_path / "tags.txt"))
+    assert by_name(named) == {"1.jpg": ["cat"], "2.jpg": []}
+    (pages / "tags.json").write_text(json.dumps(tags))
+    (pages / "0.json").write_text(json.dumps(nameless))
+    assert by_name(ingest(source, pages))["2.jpg"] == []
+
+
+def test_class_names_that_differ_in_case_or_spaces_stay_apart_and_are_said(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,Cat\n2.jpg,cat\n3.jpg,hot dog\n4.jpg,hotdog\n")
+    assert by_name(found) == {"1.jpg": ["Cat"], "2.jpg": ["cat"], "3.jpg": ["hot dog"], "4.jpg": ["hotdog"]}
+    assert (
+        "class names that differ only in case or spaces, kept apart: 2 ('Cat' / 'cat', 'hot dog' / 'hotdog')"
+        in said(found)
+    )
+
+
+def test_hostile_values_are_counted_or_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\n")
+    digits = "9" * 5000
+    found = ingest(source, tmp_path / "l.csv", f"path,label\n1.jpg,{digits}\nhttp://[x/2.jpg?d=1,0\n",
+                   label_names=str(tmp_path / "names.txt"))  # fmt: skip
+    assert by_name(found) == {"2.jpg": ["cat"]}
+    assert "labels of unknown classes: 1 (9999" in said(found)
+    for name, content in (
+        ("deep.json", "[" * 100_000),
+        ("digits.json", f'{{"labels": {{"1": {digits}}}}}'),
+        ("encoding.xml", '<?xml version="1.0" encoding="no-such"?><annotations></annotations>'),
+        ("wide.xml", '<?xml version="1.0" encoding="gbk"?><annotations></annotations>'),
+        ("cell.csv", 'path,label\n1.jpg,"' + "x" * 200_000 + '"\n'),
+    ):
+        with pytest.raises(TableError, match=name):
+            ingest(source, tmp_path / name, content)
+
+
+def test_captions_are_not_classes(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="with columns file_name, text"):
+        ingest(source, tmp_path / "metadata.csv", "file_name,text\n1.jpg,a cat on a mat\n")
+    pictures(source, [f"x{index}.jpg" for index in range(60)])
+    rows = "".join(f"x{index}.jpg,a picture of thing {index}\n" for index in range(60))
+    found = ingest(source, tmp_path / "l.csv", f"path,remark\n{rows}")
+    assert "classes, nearly one per image (are these labels?): 60 (a picture of thing 0" in said(found)
+
+
+def test_a_file_in_two_splits_is_in_none(source: Path, tmp_path: Path) -> None:
+    found = ingest(
+        source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,train\n1.jpg,a,Test\n2.jpg,a,valid\n3.jpg,a,holdout\n"
+    )
+    assert splits(found) == {"2.jpg": "val"}
+    assert "images in two splits, put in none: 1 (" in said(found)
+    assert "rows with a split that is not train, val or test: 1 (holdout)" in said(found)
