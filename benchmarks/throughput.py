@@ -1,22 +1,27 @@
 """Whole processes, start-up included: `tagger tag` against a plain loop over timm, alternated in one run.
 
-    python -m benchmarks.throughput PHOTOS local-dir:FOLDER [--copies 4] [--rounds 3]
+    python -m benchmarks.throughput PHOTOS local-dir:FOLDER [--copies 4] [--rounds 3] [--only NAME ...]
 
 PHOTOS is a folder of images; files named <wnid>_<anything>, as ImageNet's are, are also checked against their class.
-Prints a Markdown table: median seconds, images/s, ratio to timm, top-1 agreement with timm's answers, the largest
-difference of a top probability, and the share of files whose top tag is their class.
+`tagger benchmark agreement` runs first, unmeasured, so that int8 is calibrated and `auto` knows what agrees; all of it
+in a cache folder of its own. Prints a Markdown table: median seconds, images/s, ratio to timm, the rate after start-up
+and its share of the bound, peak memory, top-1 agreement with timm's answers, the largest difference of a top
+probability, and the share of files whose top tag is their class.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,59 +31,104 @@ from benchmarks import machine
 from tagger import checkpoint
 
 PEER = "timm loop"
-CONTENDERS = {"tagger": []}
+CONTENDERS = {
+    "tagger": [],
+    "tagger fp32": ["--precision", "fp32"],
+    "tagger bf16": ["--precision", "bf16"],
+    "tagger bf16-checked": ["--precision", "bf16-checked"],
+    "tagger int8": ["--precision", "int8"],
+    "tagger int8-checked": ["--precision", "int8-checked"],
+}
 """Name -> options of `tagger tag`."""
+
+Seconds = dict[str, list[float]]
+Summaries = dict[str, list[dict[str, Any]]]
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("model", help="local-dir:FOLDER or timm/NAME")
+    parser.add_argument("model", help="local-dir:FOLDER, timm/NAME, or random:ARCHITECTURE")
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        source = copies(arguments.photos, Path(folder) / "photos", arguments.copies)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["TAGGER_CACHE"] = str(folder / "cache")
+        model = random_model(arguments.model, folder)
+        source = copies(arguments.photos, folder / "photos", arguments.copies)
+        _run(["benchmark", "agreement", "--model", model, "--source", str(arguments.photos), "--engine", "openvino"])
+        names = [each for each in arguments.only if _tag(each, source, model, folder, 0)]  # unmeasured: fills caches
+        seconds, summaries = measure(names, source, model, folder, arguments.rounds)
         files = sum(path.is_file() for path in source.rglob("*"))
-        seconds = measure(source, arguments.model, Path(folder), arguments.rounds)
         print(f"{files:,} files, medians of {arguments.rounds}, {machine.describe()}\n")
-        print(table(seconds, files, Path(folder), arguments.model))
+        print(table(seconds, summaries, files, folder, model))
 
 
-def measure(source: Path, model: str, folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Run every contender once unmeasured (caches, page cache), then `rounds` times in turn; return seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in (PEER, *CONTENDERS)}
-    for number in range(rounds + 1):
+def random_model(model: str, folder: Path) -> str:
+    """Save a timm architecture with random weights, for `random:NAME`; other models are themselves."""
+    if not model.startswith("random:"):
+        return model
+    import safetensors.torch
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    name = model.removeprefix("random:")
+    net = timm.create_model(name, pretrained=False)
+    out = folder / name
+    out.mkdir()
+    safetensors.torch.save_file(net.state_dict(), out / "model.safetensors")
+    config = {"architecture": name, "num_classes": net.num_classes, "pretrained_cfg": net.pretrained_cfg}
+    (out / "config.json").write_text(json.dumps(config))
+    return f"local-dir:{out}"
+
+
+def measure(names: Sequence[str], source: Path, model: str, folder: Path, rounds: int) -> tuple[Seconds, Summaries]:
+    """Run every contender `rounds` times in turn; return seconds, and what our own runs said of themselves."""
+    seconds: Seconds = {name: [] for name in (PEER, *names)}
+    summaries: Summaries = {name: [] for name in names}
+    for number in range(1, rounds + 1):
         for name in seconds:
-            if number == 0 and name == PEER:
-                continue  # it keeps nothing that a second run could use but the page cache
-            took = _timed(_command(name, source, model, folder, number))
-            if number:
-                seconds[name].append(took)
-                print(f"round {number}: {name} {took:.1f} s", file=sys.stderr)
-    return seconds
+            started = time.perf_counter()
+            if name == PEER:
+                peer = ["-m", "benchmarks.timm_loop", str(source), model, str(folder / "timm.parquet")]
+                subprocess.run([sys.executable, *peer], check=True)
+            else:
+                summaries[name].append(_tag(name, source, model, folder, number) or {})
+            seconds[name].append(time.perf_counter() - started)
+            print(f"round {number}: {name} {seconds[name][-1]:.1f} s", file=sys.stderr)
+    return seconds, summaries
 
 
-def table(seconds: dict[str, list[float]], files: int, folder: Path, model: str) -> str:
+def table(seconds: Seconds, summaries: Summaries, files: int, folder: Path, model: str) -> str:
     """Return the Markdown table of all contenders."""
-    names = checkpoint.describe(model).label_names
-    expected = peer_answers(folder / "timm.parquet", names)
-    lines = ["| | seconds | images/s | × timm | top-1 agreement | largest difference | right class |",
-             "|---|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    expected = peer_answers(folder / "timm.parquet", checkpoint.describe(model).label_names)
+    titles = ("seconds", "images/s", "× timm", "after start-up", "of the bound", "GB", "top-1 agreement",
+              "largest difference", "right class")  # fmt: skip
+    lines = [f"| | {' | '.join(titles)} |", "|---|" + "--:|" * len(titles)]
     for name, times in seconds.items():
         median = statistics.median(times)
-        ratio = statistics.median(seconds[PEER]) / median
-        answers = expected if name == PEER else our_answers(folder / f"out-{name}-1")
-        both = expected.join(answers.add_suffix("_ours"))
+        speed = [f"{median:.1f}", f"{files / median:.1f}", f"{statistics.median(seconds[PEER]) / median:.2f}"]
+        if name == PEER:
+            lines.append(f"| {name} | {' | '.join([*speed, *[''] * 5, _right_class(expected)])} |")
+            continue
+        both = expected.join(our_answers(_out(folder, name, 1)).add_suffix("_ours"))
         agreement = (both["tag"] == both["tag_ours"]).mean()
         difference = (both["score"] - both["score_ours"]).abs().max()
-        right = _right_class(answers)
-        lines.append(
-            f"| {name} | {median:.1f} | {files / median:.1f} | {ratio:.2f} | {agreement:.2%} | {difference:.1e} "
-            f"| {'' if right is None else f'{right:.1%}'} |"
-        )
-    return "\n".join(lines)
+        quality = [f"{agreement:.2%}", f"{difference:.1e}", _right_class(our_answers(_out(folder, name, 1)))]
+        lines.append(f"| {name} | {' | '.join([*speed, *_own_figures(summaries[name]), *quality])} |")
+    engines = {name: said[0]["models"][0]["engine"] for name, said in summaries.items()}
+    return "\n".join([*lines, "", *(f"- {name}: {engine}" for name, engine in engines.items())])
+
+
+def _own_figures(said: list[dict[str, Any]]) -> list[str]:
+    """Return rate after start-up, share of the bound and memory, as the runs printed them."""
+    steady = statistics.median(each["steady_images_per_second"] or 0 for each in said)
+    share = statistics.median(each["share_of_bound"] or 0 for each in said)
+    return [f"{steady:.1f}", f"{share:.0%}", f"{max(each['peak_memory'] for each in said) / 1e9:.2f}"]
 
 
 def peer_answers(out: Path, names: tuple[str, ...]) -> pd.DataFrame:
@@ -96,8 +146,8 @@ def our_answers(out: Path) -> pd.DataFrame:
     return frame[["top_tag", "top_score"]].set_axis(["tag", "score"], axis=1)
 
 
-def _right_class(answers: pd.DataFrame) -> float | None:
-    """Return the share of files whose top tag is the class their name says; None when names say nothing."""
+def _right_class(answers: pd.DataFrame) -> str:
+    """Return the share of files whose top tag is the class their name says; nothing when names say nothing."""
     from timm.data import ImageNetInfo
 
     from tagger.models.backbone import imagenet_label_names
@@ -106,22 +156,26 @@ def _right_class(answers: pd.DataFrame) -> float | None:
     by_wnid = {info.index_to_label_name(index): name for index, name in enumerate(labels)}
     expected = [by_wnid.get(str(name).partition("_")[0]) for name in answers.index]
     if None in expected:
+        return ""
+    return f"{np.mean(answers['tag'].to_numpy() == np.array(expected)):.1%}"
+
+
+def _tag(name: str, source: Path, model: str, folder: Path, number: int) -> dict[str, Any] | None:
+    """Tag the photographs; return what the run said of itself, None when the machine cannot do it."""
+    out = str(_out(folder, name, number))
+    return _run(["tag", str(source), "--model", model, "--out", out, *CONTENDERS[name]])
+
+
+def _run(arguments: list[str]) -> dict[str, Any] | None:
+    ran = subprocess.run([sys.executable, "-m", "tagger.cli", *arguments, "--json"], capture_output=True, text=True)
+    if ran.returncode:
+        print(f"{' '.join(arguments[-2:])}: {ran.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
-    return float(np.mean(answers["tag"].to_numpy() == np.array(expected)))
+    return dict(json.loads(ran.stdout))
 
 
-def _command(name: str, source: Path, model: str, folder: Path, number: int) -> list[str]:
-    if name == PEER:
-        return [sys.executable, "-m", "benchmarks.timm_loop", str(source), model, str(folder / "timm.parquet")]
-    out = folder / f"out-{name}-{number}"
-    return [sys.executable, "-m", "tagger.cli", "tag", str(source), "--model", model, "--out", str(out), "--quiet",
-            *CONTENDERS[name]]  # fmt: skip
-
-
-def _timed(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - started
+def _out(folder: Path, name: str, number: int) -> Path:
+    return folder / f"out-{name.replace(' ', '-')}-{number}"
 
 
 def copies(photos: Path, folder: Path, count: int) -> Path:
