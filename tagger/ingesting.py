@@ -98,11 +98,22 @@ def ingest(
         raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")
     if storage.exists(out_uri):
         _refuse_foreign(out_uri)
-    options = label_files.read_options(label_delimiter, label_names)
-    found = manifest.read_source(source, on_found)
-    ingested = _with_labels(found, source, labels, label_format, options)
+    ingested = read_labelled(source, labels, label_format, label_delimiter, label_names, on_found)
     storage.write_atomic(out_uri, schema.serialise(ingested.table, "manifest"))
     return ingested
+
+
+def read_labelled(
+    source: str,
+    labels: str | None = None,
+    label_format: str = "auto",
+    label_delimiter: str | None = None,
+    label_names: str | None = None,
+    on_found: Callable[[int], None] = lambda found: None,
+) -> Ingested:
+    """List a source and find its labels, as ingest() does, without writing a manifest."""
+    options = label_files.read_options(label_delimiter, label_names)
+    return _with_labels(manifest.read_source(source, on_found), source, labels, label_format, options)
 
 
 def _with_labels(

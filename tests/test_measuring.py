@@ -17,7 +17,7 @@ from tagger import checkpoint, machine
 from tagger.engines import Choice
 from tagger.errors import SourceError
 from tagger.tagging import agreement, throughput
-from tagger.tagging.ceilings import Ceilings
+from tagger.pipeline import Ceilings
 
 
 @pytest.fixture

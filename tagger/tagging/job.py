@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from tagger import checkpoint, engines, machine, manifest, results, schema, storage
 from tagger.errors import AccessDenied, ModelError, SourceError
-from tagger.tagging.ceilings import Meter
+from tagger.pipeline import LoadedModel, Meter, Row, score_files
 from tagger.tagging.config import TagConfig
-from tagger.tagging.pipeline import LoadedModel, Row, tag_files
 from tagger.tagging.plan import Plan, make_plan, without_committed
+from tagger.tagging.selector import TagSelector
 from tagger.tagging.summary import ShardCounts, Summary, summarise
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,10 @@ def predict(
     """Return one row per file or URL with its `candidates`; nothing is written."""
     config = config or TagConfig(top_k=3)
     info = checkpoint.describe(model)
-    loaded = LoadedModel(info, engines.load(info, checkpoint.build, config.choice, config.batch_size))
+    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
+    loaded = LoadedModel(info, engine, TagSelector(info, config))
     entries = [storage.describe(storage.absolute_file(source))._asdict() for source in sources]
-    return [row for rows in tag_files(entries, [loaded], config) for _, row in rows]
+    return [row for rows in score_files(entries, [loaded], config.max_pixels) for _, row in rows]
 
 
 def prepare(source: str, model: str | Sequence[str], out: str, config: TagConfig, on_found: OnFound = _ignore) -> Plan:
@@ -137,7 +138,8 @@ def _load(model: str, model_id: str, settings_id: str, config: TagConfig) -> Loa
         raise ModelError(f"{model}: changed since the run was planned ({model_id} -> {info.model_id}); run it again")
     for doubt in engines.doubts(config.choice, info, machine.has_cuda()):
         log.warning(doubt)
-    return LoadedModel(info, engines.load(info, checkpoint.build, config.choice, config.batch_size))
+    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
+    return LoadedModel(info, engine, TagSelector(info, config))
 
 
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
@@ -171,7 +173,7 @@ class _ShardRun:
 
     def go(self, shards: list[int]) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
-        files = tag_files(self._entries(shards), self.models, self.plan.config, self.meter)
+        files = score_files(self._entries(shards), self.models, self.plan.config.max_pixels, self.meter)
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
         with contextlib.closing(files), ThreadPoolExecutor(1, "write") as writer:

@@ -10,7 +10,7 @@ from typing import Any
 from tagger import machine
 from tagger.errors import TooManyFailed
 from tagger.manifest import counts_text, found_text
-from tagger.tagging.ceilings import Ceilings
+from tagger.pipeline import Ceilings
 from tagger.tagging.plan import Plan, Target
 
 STEADY_SECONDS = 2.0

@@ -19,9 +19,8 @@ from tagger.errors import ImageError, SourceError
 from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo
 from tagger.tagging import job
-from tagger.tagging.ceilings import Ceilings
+from tagger.pipeline import Ceilings, readers_for
 from tagger.tagging.config import TagConfig
-from tagger.tagging.pipeline import readers_for
 
 PICTURES = 64
 """Pictures made when no source is named; repeated links stand for more."""

@@ -22,8 +22,7 @@ from tagger import images, machine, storage
 from tagger.engines import Engine, Float32Array
 from tagger.errors import AccessDenied, ImageError, SourceError
 from tagger.model_info import ModelInfo, Preprocessing
-from tagger.tagging.ceilings import Meter
-from tagger.tagging.config import TagConfig
+from tagger.pipeline.ceilings import Meter
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -41,6 +40,8 @@ class LoadedModel:
 
     info: ModelInfo
     engine: Engine
+    answer: Callable[[Float32Array, Float32Array], Row]
+    """One image's scores (classes,) and embedding (D,) -> the columns they become."""
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Loaded:
     facts: Row
     """Columns that are the same for every model: key, image, status and error."""
     wanted: tuple[int, ...]
-    """Which models are to tag it."""
+    """Which models are to score it."""
     content: bytes = b""
     pixels: dict[int, images.UInt8Array] = field(default_factory=dict)
     """Model -> picture as that model wants it; empty once the file has failed."""
@@ -64,12 +65,12 @@ class Loaded:
         return [(model, {**self.facts, **self.answers.get(model, {})}) for model in self.wanted]
 
 
-def tag_files(
-    entries: Iterable[Row], models: Sequence[LoadedModel], config: TagConfig, meter: Meter | None = None
+def score_files(
+    entries: Iterable[Row], models: Sequence[LoadedModel], max_pixels: int, meter: Meter | None = None
 ) -> Generator[list[tuple[int, Row]]]:
     """Yield for each entry (key columns, and in `wanted` the bits of its models) its rows, in the same order.
 
-    A file that cannot be tagged gives rows with its status and error and leaves the others alone. Raises AccessDenied
+    A file that cannot be scored gives rows with its status and error and leaves the others alone. Raises AccessDenied
     when the store refuses our credentials, since then every file would fail.
     """
     stream = iter(entries)
@@ -80,16 +81,15 @@ def tag_files(
     meter.readers = readers_for([first["uri"]])
     everyone = (1 << len(models)) - 1
     preparations = [model.info.preprocessing for model in models]
-    selectors = [TagSelector(model.info, config) for model in models]
     size = max(model.engine.batch_size for model in models)
     callers, decoders = max(model.engine.concurrency for model in models), machine.cores()
     with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
         read = bounded_map(lambda entry: _read(entry, everyone), chain([first], stream), readers, 2 * meter.readers)
         decoded = bounded_map(
-            lambda item: _decode(item, preparations, config.max_pixels), read, decode_pool, size + 2 * decoders
+            lambda item: _decode(item, preparations, max_pixels), read, decode_pool, size + 2 * decoders
         )
         batches = iter(lambda: list(islice(decoded, size)), [])
-        for batch in bounded_map(lambda batch: _infer(batch, models, selectors), batches, infer_pool, callers + 1):
+        for batch in bounded_map(lambda batch: _infer(batch, models), batches, infer_pool, callers + 1):
             for item in batch:
                 _measure(item, meter)
                 yield item.rows()
@@ -164,14 +164,17 @@ def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int
     return item
 
 
-def _infer(batch: list[Loaded], models: Sequence[LoadedModel], selectors: Sequence[TagSelector]) -> list[Loaded]:
-    for number, (model, select) in enumerate(zip(models, selectors, strict=True)):
+def _infer(batch: list[Loaded], models: Sequence[LoadedModel]) -> list[Loaded]:
+    for number, model in enumerate(models):
         good = [item for item in batch if number in item.pixels]
         if not good:
             continue
         scores, embeddings = model.engine(np.stack([item.pixels[number] for item in good]))
         for item, row_scores, embedding in zip(good, scores, embeddings, strict=True):
-            item.answers[number] = select(row_scores, embedding)
+            if np.isfinite(row_scores).all():
+                item.answers[number] = model.answer(row_scores, embedding)
+            else:
+                item.answers[number] = {"status": "failed", "error": "the model gave scores that are not numbers"}
     for item in batch:
         item.pixels = {}
     return batch
@@ -190,42 +193,3 @@ def _fail(item: Loaded, status: str, error: Exception) -> Loaded:
     message = str(error).removeprefix(f"{item.facts['uri']}: ")
     item.facts.update(status=status, error=message)
     return item
-
-
-class TagSelector:
-    """Turn one image's scores into the columns tags, candidates, top_tag, top_score and embedding."""
-
-    def __init__(self, info: ModelInfo, config: TagConfig) -> None:
-        thresholds = config.thresholds(info)
-        self._names = info.label_names
-        self._thresholds = None if thresholds is None else np.array(thresholds, dtype=np.float32)
-        self._top_k = min(config.top_k, len(info.label_names))
-        self._embeddings = config.embeddings
-
-    def __call__(self, scores: Float32Array, embedding: Float32Array) -> Row:
-        """Return the columns; scores are (classes,), embedding (D,). Scores that are not numbers are a failure."""
-        if not np.isfinite(scores).all():
-            return {"status": "failed", "error": "the model gave scores that are not numbers"}
-        candidates = [self._scored(index, scores) for index in _best(scores, self._top_k)]
-        if self._thresholds is None:
-            tags = candidates[:1]
-        else:
-            passed = np.flatnonzero(scores >= self._thresholds)
-            tags = [self._scored(index, scores) for index in passed[np.argsort(-scores[passed], kind="stable")]]
-        return {
-            "tags": tags,
-            "candidates": candidates,
-            "top_tag": candidates[0]["tag"],
-            "top_score": candidates[0]["score"],
-            "embedding": embedding if self._embeddings else None,
-        }
-
-    def _scored(self, index: int, scores: Float32Array) -> dict[str, Any]:
-        return {"tag": self._names[index], "score": float(scores[index])}
-
-
-def _best(scores: Float32Array, count: int) -> Any:
-    """Return the indices of the highest scores, best first, ties by index; only what can be among them is sorted."""
-    floor = np.partition(scores, len(scores) - count)[len(scores) - count]
-    contenders = np.flatnonzero(scores >= floor)
-    return contenders[np.argsort(-scores[contenders], kind="stable")][:count]

@@ -1,0 +1,181 @@
+"""What was learnt -> a checkpoint folder: calibrated, judged on the test split once, with card and plots."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from tagger import calibration, card, checkpoint, images, metrics, plots, schema, storage
+from tagger.calibration import Threshold
+from tagger.engines import Float32Array
+from tagger.metrics import Evaluation
+from tagger.model_info import ModelInfo
+from tagger.training import network
+from tagger.training.config import TrainConfig
+from tagger.training.examples import SPLITS, Examples
+from tagger.training.probe import scores_of
+
+DATASET = "dataset.parquet"
+"""The images it learnt from, with labels and splits: `tagger evaluate` finds the same test split again."""
+MISTAKES = 24
+_PACKAGES = ("tagger", "torch", "timm", "scikit-learn", "pillow")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network and everything that is known of how it came about."""
+
+    net: nn.Module
+    arguments: dict[str, Any]
+    """timm's model_args"""
+    method: str
+    logits: dict[str, Float32Array]
+    """val, and test where there is one: (N, K) before the temperature"""
+    candidates: dict[str, float]
+    """Method -> validation score"""
+    curve: list[dict[str, Any]]
+    examples: Examples
+    config: TrainConfig
+    backbone: ModelInfo
+    device: str
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A trained network's scores, thresholds and numbers."""
+
+    temperature: float
+    thresholds: list[Threshold]
+    scores: dict[str, Float32Array]
+    truth: dict[str, Float32Array]
+    evaluations: dict[str, Evaluation]
+    """val, and test where there is one"""
+    error_before: float | None
+    """Calibration error of the reported split before the temperature"""
+
+    @property
+    def reported(self) -> str:
+        """Return the split that the card reports: test, or without one validation, which flatters."""
+        return "test" if "test" in self.scores else "val"
+
+
+def write(out: str, command: str, learned: Learned) -> ModelInfo:
+    """Calibrate, judge, draw, and write the checkpoint folder."""
+    judged = judge(learned)
+    names = learned.examples.label_names
+    config = network.timm_config(learned.net, learned.backbone, learned.arguments, names, learned.config)
+    pictures = draw(learned, judged)
+    files = {f"plots/{name}.png": content for name, (_, content) in pictures.items()}
+    files[DATASET] = schema.serialise(learned.examples.table, "manifest")
+    text = card.card(_facts(out, command, learned, judged, {title: f"plots/{n}.png" for n, (title, _) in pictures.items()}))
+    net = learned.net.cpu().eval()
+    return checkpoint.save(out, net, config, _tagger_json(learned, judged, command), text, files)
+
+
+def judge(learned: Learned) -> Judged:
+    """Learn temperature and thresholds on validation; score validation and, once, the test split."""
+    task, names, config = learned.config.task, learned.examples.label_names, learned.config
+    truth = {name: learned.examples.truth[learned.examples.split(name)] for name in learned.logits}
+    temperature = calibration.fit_temperature(learned.logits["val"], truth["val"], task)
+    scores = {name: scores_of(logits / temperature, task) for name, logits in learned.logits.items()}
+    thresholds = calibration.learn_thresholds(scores["val"], truth["val"], names, config.precision_target)
+    limits = [each.threshold for each in thresholds]
+    evaluations = {name: metrics.evaluate(scores[name], truth[name], task, names, limits) for name in scores}
+    reported = "test" if "test" in scores else "val"
+    before = metrics.calibration_error(scores_of(learned.logits[reported], task), truth[reported], task)
+    return Judged(temperature, thresholds, scores, truth, evaluations, before)
+
+
+def draw(learned: Learned, judged: Judged) -> dict[str, tuple[str, bytes]]:
+    """Return file name -> (title, PNG) of what makes the numbers understood."""
+    split, names, task = judged.reported, learned.examples.label_names, learned.config.task
+    scores, truth = judged.scores[split], judged.truth[split]
+    bins = metrics.reliability_bins(scores, truth, task)
+    raw = metrics.reliability_bins(scores_of(learned.logits[split], task), truth, task)
+    before = (raw.confidence, raw.right, raw.count)
+    drawn = {
+        "reliability": ("Reliability", plots.reliability(bins.confidence, bins.right, bins.count, before)),
+        "precision-recall": ("Precision and recall", _precision_recall(learned, judged)),
+    }
+    if task == "multiclass":
+        drawn["confusion"] = ("Confusion matrix", plots.confusion_matrix(metrics.confusion_matrix(scores, truth), names))
+        if (grid := _mistakes(learned, judged)) is not None:
+            drawn["mistakes"] = ("Most confident mistakes", grid)
+    if learned.curve:
+        name = "accuracy" if task == "multiclass" else "mean average precision"
+        drawn["learning"] = ("Learning curves", plots.learning_curves(learned.curve, name))
+    return drawn
+
+
+def _precision_recall(learned: Learned, judged: Judged) -> bytes:
+    split, names = judged.reported, learned.examples.label_names
+    curves, averages, chosen = {}, {}, {}
+    found = metrics.precision_recall_curve(judged.scores[split], judged.truth[split])
+    for name, curve, tag in zip(names, found, judged.evaluations[split].tags, strict=True):
+        if curve is not None:
+            curves[name] = (curve.recall, curve.precision)
+            averages[name] = tag.average_precision or 0.0
+            chosen[name] = None if tag.precision is None or tag.recall is None else (tag.recall, tag.precision)
+    return plots.precision_recall(curves, averages, chosen, learned.config.precision_target)
+
+
+def _mistakes(learned: Learned, judged: Judged) -> bytes | None:
+    """Return the wrong answers that the network was surest of, as pictures; None when there are none."""
+    split, names = judged.reported, learned.examples.label_names
+    scores, truth = judged.scores[split], judged.truth[split]
+    wrong = np.flatnonzero(truth[np.arange(len(truth)), scores.argmax(axis=1)] == 0)
+    surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
+    if not len(surest):
+        return None
+    uris = np.array(learned.examples.uris, dtype=object)[learned.examples.split(split)]
+    pictures, captions = [], []
+    for row in surest:
+        picture, _ = images.decode(storage.read_bytes(uris[row]))
+        picture.thumbnail((160, 160))
+        pictures.append(np.asarray(picture))
+        is_really = names[truth[row].argmax()] if truth[row].any() else "none of them"
+        captions.append(f"{names[scores[row].argmax()]} {scores[row].max():.2f}\nis {is_really}")
+    return plots.mistakes(pictures, captions)
+
+
+def _tagger_json(learned: Learned, judged: Judged, command: str) -> dict[str, Any]:
+    evaluation = judged.evaluations[judged.reported]
+    return {
+        "task": learned.config.task,
+        "label_names": list(learned.examples.label_names),
+        "thresholds": {each.tag: each.threshold for each in judged.thresholds},
+        "calibration": {
+            "temperature": judged.temperature,
+            "split": judged.reported,
+            "error_before": judged.error_before,
+            "error_after": evaluation.calibration_error,
+            "precision_target": learned.config.precision_target,
+            "tags": [asdict(each) for each in judged.thresholds],
+        },
+        "metrics": {name: asdict(found) for name, found in judged.evaluations.items()},
+        "training": {
+            "command": command,
+            "method": learned.method,
+            "candidates": learned.candidates,
+            "backbone": learned.config.backbone,
+            "config": asdict(learned.config),
+            "images": {name: int(learned.examples.split(name).sum()) for name in SPLITS},
+            "fingerprint": learned.examples.data_fingerprint(),
+            "curve": learned.curve,
+            "warnings": list(learned.warnings),
+            "seconds": round(learned.seconds, 1),
+            "device": learned.device,
+            "versions": _versions(),
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in _PACKAGES}

@@ -1,0 +1,114 @@
+"""Labelled images, ready to be learnt from: which, with what truth, in which split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tagger import ingesting
+from tagger.errors import SourceError, UsageError
+from tagger.model_info import fingerprint
+
+SPLITS = ("train", "val", "test")
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled images; every array has a row per image."""
+
+    table: pa.Table
+    """The manifest's rows."""
+    label_names: tuple[str, ...]
+    truth: npt.NDArray[np.float32]
+    """(N, K): 1 where the image has the label; a row of zeros is a known negative."""
+    notes: tuple[str, ...] = field(default=())
+    """What was left out, and other things to know."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def uris(self) -> list[str]:
+        """Return where the images are."""
+        return [str(uri) for uri in self.table["uri"].to_pylist()]
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """Return each image's labels."""
+        return [tuple(row) for row in self.table["labels"].to_pylist()]
+
+    def split(self, name: str) -> BoolArray:
+        """Return which images are in a split."""
+        return np.array([split == name for split in self.table["split"].to_pylist()], dtype=bool)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return split -> label -> images."""
+        where = {name: self.split(name) for name in SPLITS}
+        return {
+            name: {label: int(self.truth[rows, index].sum()) for index, label in enumerate(self.label_names)}
+            for name, rows in where.items()
+        }
+
+    def keep(self, rows: BoolArray, why: str) -> Examples:
+        """Leave images out, and say why."""
+        gone = len(self) - int(rows.sum())
+        if not gone:
+            return self
+        shown = [uri for uri, kept in zip(self.uris, rows, strict=True) if not kept][:3]
+        note = f"{gone:,} images left out: {why} (such as {', '.join(shown)})"
+        return replace(
+            self, table=self.table.filter(pa.array(rows)), truth=self.truth[rows], notes=(*self.notes, note)
+        )
+
+    def with_splits(self, splits: list[str | None]) -> Examples:
+        """Return the same images in these splits."""
+        place = self.table.column_names.index("split")
+        return replace(self, table=self.table.set_column(place, "split", pa.array(splits, pa.string())))
+
+    def data_fingerprint(self) -> str:
+        """Return a hash of which images have which labels in which split."""
+        return fingerprint(self.table.select(["uri", "bytes", "etag", "labels", "split"]).to_pylist())
+
+
+def read_examples(dataset: str, multilabel: bool) -> Examples:
+    """Read a manifest with labels, or a folder whose labels are found as `tagger ingest` finds them.
+
+    Raises SourceError when there is nothing to learn from, UsageError when labels and task do not fit.
+    """
+    found = ingesting.read_labelled(dataset)
+    labels = found.table["labels"]
+    labelled = found.table.filter(pc.is_valid(labels))
+    if not len(labelled):
+        raise SourceError(
+            f"{dataset}: none of {len(found):,} images has a label; give labels with "
+            f"`tagger ingest {dataset} --labels FILE --out dataset.parquet` and train on that"
+        )
+    counts = Counter(label for row in labelled["labels"].to_pylist() for label in row)
+    if len(counts) < 2 and not (multilabel and counts):
+        raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart")
+    if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
+        raise UsageError(f"{dataset}: {several:,} images have more than one label; add --multilabel")
+    names = tuple(sorted(counts))
+    notes = [line for line in found.notes.lines()]
+    if unlabelled := len(found) - len(labelled):
+        notes.append(f"{unlabelled:,} unlabelled images are not used")
+    return Examples(labelled, names, _truth(labelled, names), tuple(notes))
+
+
+def _only(counts: Counter[str]) -> str:
+    return f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
+
+
+def _truth(table: pa.Table, names: tuple[str, ...]) -> Any:
+    index = {name: place for place, name in enumerate(names)}
+    truth = np.zeros((len(table), len(names)), dtype=np.float32)
+    for row, labels in enumerate(table["labels"].to_pylist()):
+        truth[row, [index[label] for label in labels]] = 1
+    return truth

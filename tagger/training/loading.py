@@ -1,0 +1,103 @@
+"""Training pictures: decoded once where they fit in memory, changed at random every epoch, the same for a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tagger import images, machine, storage
+from tagger.images import UInt8Array
+from tagger.model_info import Preprocessing
+from tagger.training.config import TrainConfig
+
+IN_MEMORY = 3_000_000_000
+"""Bytes of decoded pictures kept; a larger set is decoded again every epoch."""
+ROOM = 1.15
+"""Pictures are kept this much larger than the network wants them, so that crops are not enlarged."""
+
+
+class Pictures(Dataset[Tensor]):
+    """Pictures by (epoch, index), each changed at random by a generator of its own: order and workers do not matter."""
+
+    def __init__(self, uris: Sequence[str], preparation: Preprocessing, config: TrainConfig) -> None:
+        self.uris, self.seed = list(uris), config.seed
+        self._side = round(ROOM * max(preparation.size))
+        self._transform: Any = create_transform(
+            input_size=(3, *preparation.size),
+            is_training=True,
+            scale=(0.35, 1.0) if config.fit == "crop" else (0.7, 1.0),
+            color_jitter=0.2,
+            auto_augment=None if config.augment == "none" else config.augment,
+            interpolation=preparation.interpolation,
+            mean=preparation.mean,
+            std=preparation.std,
+        )
+        self._kept: list[UInt8Array] | None = None
+        if len(self.uris) * self._side**2 * 4 < IN_MEMORY:
+            with ThreadPoolExecutor(machine.cores()) as pool:
+                self._kept = list(pool.map(self._decode, self.uris))
+
+    def __len__(self) -> int:
+        return len(self.uris)
+
+    def __getitem__(self, place: tuple[int, int]) -> Tensor:
+        epoch, index = place
+        picture = self._kept[index] if self._kept else self._decode(self.uris[index])
+        seed = hash((self.seed, epoch, index)) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        changed: Tensor = self._transform(Image.fromarray(picture))
+        return changed
+
+    def _decode(self, uri: str) -> UInt8Array:
+        """Return the picture with its short side no longer than a crop needs."""
+        picture, _ = images.decode(storage.read_bytes(uri))
+        ratio = self._side / min(picture.size)
+        if ratio < 1:
+            size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
+            picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return np.asarray(picture)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) in an order that the seed and the epoch decide."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        for start in range(0, self.count, self.batch_size):
+            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+def batches(pictures: Pictures, sampler: EpochBatches, device: str) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield one epoch's batches: (N, 3, H, W) on the device, and which pictures they are."""
+    loader = DataLoader(
+        pictures,
+        batch_sampler=sampler,
+        num_workers=min(machine.cores(), 8),
+        collate_fn=torch.stack,
+        pin_memory=device == "cuda",
+        worker_init_fn=_one_thread,
+    )
+    for batch, places in zip(loader, sampler, strict=True):
+        moved = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
+        yield moved, [index for _, index in places]
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,85 @@
+"""A backbone with a head for the user's own labels."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tagger import checkpoint, models
+from tagger.errors import ModelError, UsageError
+from tagger.model_info import ModelInfo
+from tagger.training.config import TrainConfig
+from tagger.training.probe import Probe
+
+
+def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tuple[nn.Module, dict[str, Any]]:
+    """Return the backbone's network with a new linear head, and the model_args that build it again.
+
+    Raises UsageError for a network without timm's head, ModelError when timm cannot build it.
+    """
+    pretrained = checkpoint.build(backbone)
+    if not hasattr(pretrained, "get_classifier"):
+        raise UsageError(f"--backbone {backbone.name}: {backbone.architecture} is no timm backbone; its head is fixed")
+    arguments = dict(backbone.model_args)
+    if config.image_size and hasattr(pretrained, "set_input_size"):
+        pretrained.set_input_size(img_size=config.image_size)  # a transformer resamples its position embedding
+        arguments["img_size"] = config.image_size
+    dropping = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
+    net = models.build(backbone.architecture, num_classes, arguments | {k: v for k, v in dropping.items() if v})
+    heads = tuple(f"{name}." for name in _head_names(pretrained))
+    body = {name: value for name, value in pretrained.state_dict().items() if not name.startswith(heads)}
+    missing, unexpected = net.load_state_dict(body, strict=False)
+    if unexpected or any(not name.startswith(heads) for name in missing):
+        raise ModelError(f"{backbone.name}: its weights do not fit {backbone.architecture} with another head")
+    return net, arguments
+
+
+def set_head(net: nn.Module, probe: Probe) -> bool:
+    """Put a probe's weights into the head; return False where the head is not one linear layer on those features."""
+    head = cast(Any, net).get_classifier()
+    if not isinstance(head, nn.Linear) or tuple(head.weight.shape) != probe.weight.shape:
+        return False
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(probe.weight))
+        head.bias.copy_(torch.from_numpy(probe.bias))
+    return True
+
+
+def timm_config(net: nn.Module, backbone: ModelInfo, arguments: dict[str, Any], label_names: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
+    """Return config.json: `timm.create_model("local-dir:...")` builds the network and its transform from it."""
+    preparation = config.preprocessing(backbone.preprocessing)
+    own = {key: value for key, value in (getattr(net, "pretrained_cfg", None) or {}).items() if key in _KEPT}
+    return {
+        "architecture": backbone.architecture,
+        "num_classes": len(label_names),
+        "num_features": cast(Any, net).num_features,
+        "model_args": arguments,
+        "label_names": list(label_names),
+        "pretrained_cfg": own | {
+            "input_size": [3, *preparation.size],
+            "interpolation": preparation.interpolation,
+            "crop_pct": preparation.crop_pct,
+            "crop_mode": preparation.crop_mode,
+            "mean": list(preparation.mean),
+            "std": list(preparation.std),
+            "num_classes": len(label_names),
+        },
+    }  # fmt: skip
+
+
+_KEPT = ("pool_size", "first_conv", "classifier", "license", "fixed_input_size", "min_input_size")
+"""What config.json takes over from timm's own description of the architecture."""
+
+
+def normalised(images: Tensor, backbone: ModelInfo) -> Tensor:
+    """Map uint8 (N, H, W, 3) to what the network takes: (N, 3, H, W), channels_last."""
+    prep = backbone.preprocessing
+    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (prep.mean, prep.std))
+    return ((images.permute(0, 3, 1, 2).float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _head_names(net: nn.Module) -> list[str]:
+    names = getattr(net, "pretrained_cfg", {}).get("classifier", "classifier")
+    return [names] if isinstance(names, str) else list(names)

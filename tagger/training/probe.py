@@ -1,0 +1,114 @@
+"""A linear head on frozen features: logistic regression, its strength chosen on the validation images."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tagger import metrics
+from tagger.engines import Float32Array
+from tagger.training.config import TrainConfig
+
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
+"""Inverse L2 strengths that are tried, on standardised features."""
+MAX_ITERATIONS = 500
+
+
+@dataclass(frozen=True)
+class Probe:
+    """logits = features @ weight.T + bias"""
+
+    weight: Float32Array
+    """(K, D)"""
+    bias: Float32Array
+    """(K,)"""
+    strength: float
+
+    def __call__(self, features: Float32Array) -> Float32Array:
+        """Return logits (N, K)."""
+        logits: Float32Array = features @ self.weight.T + self.bias
+        return logits
+
+
+def fit(
+    features: Float32Array,
+    truth: Float32Array,
+    val_features: Float32Array,
+    val_truth: Float32Array,
+    config: TrainConfig,
+) -> Probe:
+    """Fit heads of several strengths and keep the one with the lowest log-loss on the validation images.
+
+    Without validation images the middle strength is taken.
+    """
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    scaled = (features - mean) / deviation
+    strengths = STRENGTHS if len(val_truth) else (0.01,)
+    best: tuple[float, Probe] | None = None
+    for strength in strengths:
+        weight, bias = _logistic(scaled, truth, strength, config)
+        weight = weight / deviation
+        probe = Probe(weight.astype(np.float32), (bias - weight @ mean).astype(np.float32), strength)
+        loss = _loss(probe, val_features, val_truth, config.task) if len(val_truth) else 0.0
+        if best is None or loss < best[0]:
+            best = (loss, probe)
+    assert best is not None
+    return best[1]
+
+
+def scores_of(logits: Float32Array, task: str) -> Float32Array:
+    """Return probabilities: softmax or sigmoid."""
+    if task == "multilabel":
+        scores: Float32Array = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+        return scores
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares: Float32Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _loss(probe: Probe, features: Float32Array, truth: Float32Array, task: str) -> float:
+    return metrics.log_loss(scores_of(probe(features), task), truth, task)
+
+
+def _logistic(
+    features: Float32Array, truth: Float32Array, strength: float, config: TrainConfig
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return weight (K, D) and bias (K,)."""
+    if config.task == "multilabel":
+        rows = [_binary(features, truth[:, index], strength, config) for index in range(truth.shape[1])]
+        return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows])
+    labelled = truth.any(axis=1)  # a known negative has no class to pull towards
+    fitted = _regression(strength, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a head that has not quite converged is judged on validation like the others
+        fitted.fit(features[labelled], truth[labelled].argmax(axis=1))
+    weight = np.zeros((truth.shape[1], features.shape[1]))
+    bias = np.full(truth.shape[1], -30.0)  # a class without training images is never the answer
+    coefficients, intercepts = fitted.coef_, fitted.intercept_
+    if len(fitted.classes_) == 2:
+        coefficients, intercepts = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercepts / 2
+    weight[fitted.classes_], bias[fitted.classes_] = coefficients, intercepts
+    return weight, bias
+
+
+def _binary(
+    features: Float32Array, truth: Float32Array, strength: float, config: TrainConfig
+) -> tuple[npt.NDArray[np.float64], float]:
+    if truth.min() == truth.max():
+        return np.zeros(features.shape[1]), -30.0 if truth.max() == 0 else 30.0
+    fitted = _regression(strength, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted.fit(features, truth > 0.5)
+    return fitted.coef_[0], float(fitted.intercept_[0])
+
+
+def _regression(strength: float, config: TrainConfig) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    weights = "balanced" if config.class_weights else None
+    return LogisticRegression(C=strength, class_weight=weights, max_iter=MAX_ITERATIONS)

@@ -1,0 +1,239 @@
+"""From labelled images to a checkpoint folder: splits, probe, fine-tuning, calibration, card."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tagger import checkpoint, duplicates, images, machine, splits, storage
+from tagger.engines import Float32Array
+from tagger.errors import SourceError, UsageError
+from tagger.images import UInt8Array
+from tagger.model_info import ModelInfo
+from tagger.pipeline import bounded_map
+from tagger.training import features, finetune, network, probe, state
+from tagger.training.bundle import Learned, write
+from tagger.training.config import TrainConfig
+from tagger.training.examples import Examples, read_examples
+from tagger.training.loading import Pictures
+
+log = logging.getLogger(__name__)
+
+UNFINISHED = "_training"
+"""Folder inside the checkpoint's, with the state of a fine-tuning run that has not ended."""
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Who is told how training goes."""
+
+    say: Callable[[str], None] = lambda line: None
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None
+
+
+def train(
+    dataset: str, out: str, config: TrainConfig | None = None, resume: bool = False, reports: Reports | None = None
+) -> ModelInfo:
+    """Learn the labels of a manifest or folder and write a checkpoint folder; return what it holds.
+
+    Validation chooses (strength, method, epoch, temperature, thresholds); the test split is scored once, at the end.
+    With `resume` a run that was killed while fine-tuning goes on after its last whole epoch. Raises TaggerError.
+    """
+    config, reports = config or TrainConfig(), reports or Reports()
+    torch.set_num_threads(machine.cores())
+    folder = storage.absolute(out)
+    _check_out(out, folder, resume)
+    started = time.perf_counter()
+    backbone = features.for_size(*_prepared(config))
+    lesson = _prepare(dataset, backbone, config, reports)
+    found = _learn(lesson, folder, reports)
+    learned = Learned(
+        examples=lesson.examples,
+        config=config,
+        backbone=backbone,
+        device=lesson.device,
+        seconds=time.perf_counter() - started,
+        duplicates=lesson.duplicates,
+        **found,
+    )
+    info = write(out, dataset, learned)
+    _forget(folder)
+    return info
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Everything that is known before anything is learnt."""
+
+    examples: Examples
+    features: Float32Array
+    """(N, D) of the frozen backbone."""
+    backbone: ModelInfo
+    config: TrainConfig
+    device: str
+    duplicates: str
+    """What was found of near-duplicates, in words."""
+    rows: dict[str, Any] = field(default_factory=dict)
+    """Split -> which images."""
+
+    def part(self, split: str) -> tuple[Float32Array, Float32Array]:
+        """Return features and truth of one split."""
+        rows = self.rows[split]
+        return self.features[rows], self.examples.truth[rows]
+
+
+def _prepared(config: TrainConfig) -> tuple[ModelInfo, Any]:
+    backbone = checkpoint.describe(config.backbone)
+    return backbone, config.preprocessing(backbone.preprocessing)
+
+
+def _prepare(dataset: str, backbone: ModelInfo, config: TrainConfig, reports: Reports) -> Lesson:
+    """Read the examples, leave out what does not decode, keep near-duplicates together, compute features."""
+    examples = read_examples(dataset, config.multilabel)
+    reports.say(f"{len(examples):,} labelled images, {len(examples.label_names):,} labels")
+    examples, report, found = _split(examples, config, reports)
+    ids = features.image_ids(examples.uris)
+    computed, have, decoded = features.embed(
+        backbone, examples.uris, ids, config.device, lambda done, total: reports.on_progress("features", done, total)
+    )
+    reports.say(f"features: {decoded:,} images decoded, {len(ids) - decoded:,} known from before")
+    examples = examples.keep(have, "they do not decode")
+    rows = {name: examples.split(name) for name in ("train", "val", "test")}
+    _check_splits(dataset, rows)
+    device = "cuda" if config.device != "cpu" and machine.has_cuda() else "cpu"
+    for note in (*examples.notes, *report):
+        reports.say(note)
+    return Lesson(examples, computed[have], backbone, config, device, found, rows)
+
+
+def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
+    """Fit the probe, fine-tune when asked for or worth it, and keep what validates better."""
+    config = lesson.config
+    head = probe.fit(*lesson.part("train"), *lesson.part("val"), config)
+    val_features, val_truth = lesson.part("val")
+    probed = finetune.score_of(probe.scores_of(head(val_features), config.task), val_truth, config.task)
+    reports.say(f"probe: {_score_name(config)} {probed:.1%} on {len(val_truth):,} validation images")
+    net, arguments = network.with_head(lesson.backbone, len(lesson.examples.label_names), config)
+    started_from_probe = network.set_head(net, head)
+    if not started_from_probe and config.method != "finetune":
+        raise UsageError(f"--backbone {config.backbone}: its head is not one linear layer; use --method finetune")
+    logits = {name: head(lesson.features[rows]) for name, rows in lesson.rows.items() if name != "train"}
+    outcome = Outcome(net, arguments, "probe", logits, {"probe": probed}, [])
+    if config.method == "probe" or (config.method == "auto" and not _worth_while(net, lesson, reports)):
+        return outcome
+    tuned, _ = network.with_head(lesson.backbone, len(lesson.examples.label_names), config)
+    if started_from_probe:
+        network.set_head(tuned, head)
+    progress, logits = _fine_tune(tuned, lesson, folder, reports)
+    scores = outcome.candidates | {"finetune": progress.best_score}
+    reports.say(f"fine-tuned: {_score_name(config)} {progress.best_score:.1%}, best after epoch {progress.best_epoch}")
+    if config.method == "auto" and progress.best_score <= probed:
+        return replace(outcome, candidates=scores, curve=progress.curve)
+    return Outcome(tuned, arguments, "finetune", logits, scores, progress.curve)
+
+
+def _fine_tune(
+    net: nn.Module, lesson: Lesson, folder: str, reports: Reports
+) -> tuple[state.Progress, dict[str, Float32Array]]:
+    examples, config, rows = lesson.examples, lesson.config, lesson.rows
+    uris = np.array(examples.uris, dtype=object)
+    pixels = {name: _pixels(list(uris[rows[name]]), lesson.backbone.preprocessing) for name in ("val", "test")}
+    task = finetune.Task(
+        pictures=Pictures(list(uris[rows["train"]]), lesson.backbone.preprocessing, config),
+        truth=torch.from_numpy(examples.truth[rows["train"]]),
+        val_pixels=pixels["val"],
+        val_truth=examples.truth[rows["val"]],
+        backbone=lesson.backbone,
+        config=config,
+        data=examples.data_fingerprint(),
+        device=lesson.device,
+    )
+    state_uri = storage.join(folder, f"{UNFINISHED}/state.safetensors")
+    progress = finetune.fine_tune(net, task, state_uri, reports.on_epoch)
+    logits = {
+        name: finetune.logits_of(net, part, lesson.backbone, lesson.device)
+        for name, part in pixels.items()
+        if len(part)
+    }
+    return progress, logits
+
+
+def _worth_while(net: nn.Module, lesson: Lesson, reports: Reports) -> bool:
+    """Tell whether fine-tuning is expected to end within the budget; on a GPU it always is worth trying."""
+    if lesson.device == "cuda":
+        return True
+    config, count = lesson.config, int(lesson.rows["train"].sum())
+    seconds = _seconds_per_image(copy.deepcopy(net), lesson.backbone, config)
+    minutes = seconds * count * config.epochs / 60
+    if minutes > config.budget_minutes:
+        reports.say(
+            f"fine-tuning would take about {minutes:.0f} minutes here, over --budget-minutes {config.budget_minutes:g}; "
+            "the probe is kept (--method finetune does it all the same)"
+        )
+    return minutes <= config.budget_minutes
+
+
+def _seconds_per_image(net: nn.Module, backbone: ModelInfo, config: TrainConfig) -> float:
+    """Time one step of training, after one to warm up."""
+    batch = torch.zeros(min(16, config.batch_size), *backbone.preprocessing.size, 3, dtype=torch.uint8)
+    net.train()
+    for _ in range(2):
+        started = time.perf_counter()
+        net(network.normalised(batch, backbone)).sum().backward()
+    return (time.perf_counter() - started) / len(batch)
+
+
+def _split(
+    examples: Examples, config: TrainConfig, reports: Reports
+) -> tuple[Examples, duplicates.Duplicates, list[str]]:
+    """Find near-duplicates and assign splits; images that do not decode are left out."""
+    raise NotImplementedError
+
+
+def _pixels(uris: list[str], preparation: Preprocessing) -> UInt8Array:
+    """Return (N, H, W, 3) uint8 as the tagging pipeline would feed them."""
+
+    def prepared(uri: str) -> UInt8Array:
+        return images.prepare(storage.read_bytes(uri), [preparation])[0][preparation]
+
+    if not uris:
+        return np.zeros((0, *preparation.size, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        return np.stack(list(pool.map(prepared, uris)))
+
+
+def _check_splits(dataset: str, rows: dict[str, Any]) -> None:
+    for name, least in (("train", 2), ("val", 1)):
+        if rows[name].sum() < least:
+            counts = ", ".join(f"{int(part.sum())} {split}" for split, part in rows.items())
+            raise SourceError(f"{dataset}: {counts} images; too few in {name} to learn from, label some more")
+
+
+def _check_out(out: str, folder: str, resume: bool) -> None:
+    names = storage.names_in(folder) or []
+    if resume and UNFINISHED not in names:
+        raise UsageError(f"--resume: {out} holds no unfinished training; leave --resume away to begin one")
+    if UNFINISHED in names and not resume:
+        raise UsageError(f"--out {out}: holds an unfinished training; add --resume to go on, or delete the folder")
+    if foreign := [name for name in names if name != UNFINISHED]:
+        raise UsageError(f"--out {out}: exists and is not empty ({', '.join(foreign[:3])}); choose a new folder")
+
+
+def _forget(folder: str) -> None:
+    """Drop the state of a run that has ended."""
+    kept = storage.join(folder, UNFINISHED)
+    for name in storage.names_in(kept) or []:
+        storage.remove(storage.join(kept, name))
+    storage.remove_folder(kept)
+
+
+def _score_name(config: TrainConfig) -> str:
+    return "mean average precision" if config.multilabel else "accuracy"
