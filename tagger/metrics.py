@@ -1,13 +1,30 @@
-"""Numbers about predictions, each with its interval."""
+"""Numbers about predictions, each with its interval.
+
+Everywhere: scores are probabilities (N, K); truth is (N, K), 1 where the image has the label. The task is "multiclass"
+(softmax, one label an image) or "multilabel" (sigmoid). A multiclass row of zeros is a known negative: it counts
+against a tag's precision, and is left out of what needs a label (accuracy, log loss, calibration, confusion).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
+from sklearn import metrics as sk
+
+from tagger.errors import UsageError
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+SMALLEST = 1e-7
+"""Scores are float32: a smaller distance from 0 or 1 means nothing, and would make one image decide a log loss."""
 
 
 @dataclass(frozen=True)
@@ -15,18 +32,242 @@ class Accuracy:
     """Share of images whose best tag is their label."""
 
     accuracy: float
-    interval: tuple[float, float]
+    interval: Interval
     """95%, Wilson"""
     images: int
 
 
-def accuracy(scores: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> Accuracy:
+@dataclass(frozen=True)
+class TagMetrics:
+    """How well one tag is given; None where nothing was there to count."""
+
+    tag: str
+    images: int
+    """Images that have the label"""
+    predicted: int
+    """Images that were given the tag"""
+    threshold: float | None
+    """None: the tag is given where it is the best one"""
+    precision: float | None
+    precision_interval: Interval
+    """95%, Wilson"""
+    recall: float | None
+    recall_interval: Interval
+    average_precision: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything a report prints about one model on one split; `dataclasses.asdict` of it is JSON without NaN."""
+
+    task: str
+    images: int
+    negatives: int
+    """Images known to have none of the labels"""
+    accuracy: Accuracy | None
+    """Of images that have a label; None for multilabel"""
+    mean_average_precision: float | None
+    """Mean over the tags that have images"""
+    mean_average_precision_interval: Interval | None
+    """95%, bootstrap over images; multilabel only"""
+    macro_precision: float | None
+    """Mean over the tags that were given at all"""
+    macro_recall: float | None
+    """Mean over the tags that have images"""
+    log_loss: float | None
+    calibration_error: float | None
+    tags: tuple[TagMetrics, ...]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What scores promised and what came true, bin by bin, for a reliability diagram; every array is (bins,)."""
+
+    confidence: FloatArray
+    """Mean score"""
+    right: FloatArray
+    """Share that was right"""
+    count: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision and recall (points + 1,) of a tag at rising thresholds (points,), ending at precision 1, recall 0."""
+
+    precision: FloatArray
+    recall: FloatArray
+    thresholds: FloatArray
+
+
+def evaluate(
+    scores: Array, truth: Array, task: str, names: Sequence[str], thresholds: Sequence[float] | None = None
+) -> Evaluation:
+    """Judge scores (N, K) against truth (N, K).
+
+    Without thresholds tags are given as `tagger tag` does: multiclass the best one, multilabel those from 0.5 on.
+    Raises UsageError when shapes do not fit, a score is NaN, or a multiclass image has two labels.
+    """
+    scores, truth = checked(scores, truth, task)
+    tags = per_tag(scores, truth, default_thresholds(task, len(names)) if thresholds is None else thresholds, names)
+    labelled = truth.any(axis=1)
+    multilabel = task == "multilabel"
+    some = bool(labelled.any()) and not multilabel
+    return Evaluation(
+        task=task,
+        images=len(scores),
+        negatives=int((~labelled).sum()),
+        accuracy=accuracy(scores[labelled], truth[labelled].argmax(axis=1)) if some else None,
+        mean_average_precision=_mean([tag.average_precision for tag in tags]),
+        mean_average_precision_interval=bootstrap_interval(scores, truth) if multilabel else None,
+        macro_precision=_mean([tag.precision for tag in tags]),
+        macro_recall=_mean([tag.recall for tag in tags]),
+        log_loss=log_loss(scores, truth, task),
+        calibration_error=calibration_error(scores, truth, task),
+        tags=tuple(tags),
+    )
+
+
+def accuracy(scores: Array, labels: npt.NDArray[np.int64]) -> Accuracy:
     """Return top-1 accuracy of scores (N, classes) against labels (N,)."""
     right = int((scores.argmax(axis=1) == labels).sum())
     return Accuracy(right / len(labels), wilson_interval(right, len(labels)), len(labels))
 
 
-def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+def default_thresholds(task: str, tags: int) -> Sequence[float] | None:
+    """Return what stands in for thresholds that were never learnt; None means the best tag alone."""
+    return None if task == "multiclass" else [0.5] * tags
+
+
+def given(scores: Array, thresholds: Sequence[float] | None) -> npt.NDArray[np.bool_]:
+    """Return (N, K) which tags an image is given: those that reach their threshold, or, for None, the best one."""
+    if thresholds is None:
+        best: npt.NDArray[np.bool_] = np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
+        return best
+    reached: npt.NDArray[np.bool_] = np.asarray(scores, dtype=np.float32) >= np.asarray(thresholds, dtype=np.float32)
+    return reached
+
+
+def per_tag(scores: Array, truth: Array, thresholds: Sequence[float] | None, names: Sequence[str]) -> list[TagMetrics]:
+    """Return the metrics of every tag, in the order of names; thresholds as in `given`."""
+    scores, truth = checked(scores, truth)
+    sizes = {len(names), scores.shape[1], len(names) if thresholds is None else len(thresholds)}
+    if len(sizes) > 1:
+        raise UsageError(f"{len(names)} names and their thresholds do not fit scores of {scores.shape[1]} tags")
+    chosen = given(scores, thresholds)
+    limits = [None] * len(names) if thresholds is None else [float(value) for value in thresholds]
+    return [_tag(name, scores[:, k], truth[:, k], chosen[:, k], limits[k]) for k, name in enumerate(names)]
+
+
+def _tag(name: str, scores: Array, truth: Array, chosen: Array, threshold: float | None) -> TagMetrics:
+    images, predicted, right = int(truth.sum()), int(chosen.sum()), int((truth & chosen).sum())
+    return TagMetrics(
+        tag=name,
+        images=images,
+        predicted=predicted,
+        threshold=threshold,
+        precision=right / predicted if predicted else None,
+        precision_interval=wilson_interval(right, predicted),
+        recall=right / images if images else None,
+        recall_interval=wilson_interval(right, images),
+        average_precision=float(sk.average_precision_score(truth, scores)) if images else None,
+    )
+
+
+def mean_average_precision(scores: Array, truth: Array) -> float | None:
+    """Return the mean over tags of the area under precision against recall; tags without images are left out."""
+    scores, truth = checked(scores, truth)
+    columns = np.flatnonzero(truth.any(axis=0))
+    return _mean([float(sk.average_precision_score(truth[:, k], scores[:, k])) for k in columns])
+
+
+def bootstrap_interval(scores: Array, truth: Array, resamples: int = 200, seed: int = 0) -> Interval | None:
+    """Return the 95% percentile bootstrap interval (Efron 1979) of mean average precision, images drawn anew.
+
+    Each tag is ranked once: a resample only weighs the ranked images, which equals scikit-learn on the drawn images.
+    """
+    scores, truth = checked(scores, truth)
+    columns = np.flatnonzero(truth.any(axis=0))
+    if not len(columns):
+        return None
+    rng = np.random.default_rng(seed)
+    draws = [np.bincount(rng.integers(len(scores), size=len(scores)), minlength=len(scores)) for _ in range(resamples)]
+    precisions = np.array([_resampled_precision(scores[:, k], truth[:, k], draws) for k in columns])
+    seen = np.isfinite(precisions).any(axis=0)  # a resample may hold no image of any tag
+    low, high = np.nanpercentile(np.nanmean(precisions[:, seen], axis=0), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _resampled_precision(scores: Array, truth: Array, draws: Sequence[Array]) -> list[float]:
+    order = np.argsort(-scores, kind="stable")
+    ranked, hit = scores[order], np.flatnonzero(truth[order])
+    end = np.searchsorted(-ranked, -ranked[hit], side="right") - 1  # ties are one point of the curve
+    found = []
+    for weight in draws:
+        ordered = weight[order]
+        right = np.cumsum(ordered[hit])
+        at_end = right[np.searchsorted(hit, end, side="right") - 1]
+        weights = ordered[hit]
+        precision = at_end / np.maximum(np.cumsum(ordered)[end], 1)
+        found.append(float(weights @ precision / weights.sum()) if weights.any() else math.nan)
+    return found
+
+
+def log_loss(scores: Array, truth: Array, task: str) -> float | None:
+    """Return the mean negative log likelihood in nats: per labelled image (multiclass) or per cell (multilabel)."""
+    scores, truth = checked(scores, truth, task)
+    scores = np.clip(scores.astype(np.float64), SMALLEST, 1 - SMALLEST)
+    likelihood = scores[truth] if task == "multiclass" else np.where(truth, scores, 1 - scores)
+    return float(-np.log(likelihood).mean()) if likelihood.size else None
+
+
+def calibration_error(scores: Array, truth: Array, task: str, bins: int = 15) -> float | None:
+    """Return the expected calibration error: mean distance between score and share right, over `reliability_bins`."""
+    reliability = reliability_bins(scores, truth, task, bins)
+    if not len(reliability.count):
+        return None
+    distance = np.abs(reliability.confidence - reliability.right)
+    return float(np.average(distance, weights=reliability.count))
+
+
+def reliability_bins(scores: Array, truth: Array, task: str, bins: int = 15) -> Reliability:
+    """Return score against share right: multiclass of the best tag of labelled images, multilabel of all cells.
+
+    Bins hold equally many scores (Nixon et al. 2019): most scores lie near 0 or 1, where bins of equal width would put
+    nearly all of them in one bin and leave noise in the others. Equal scores share a bin, so there may be fewer bins.
+    """
+    scores, truth = checked(scores, truth, task)
+    if task == "multiclass":
+        rows, best = np.flatnonzero(truth.any(axis=1)), scores.argmax(axis=1)
+        confidence, right = scores[rows, best[rows]].astype(np.float64), truth[rows, best[rows]]
+    else:
+        confidence, right = scores.ravel().astype(np.float64), truth.ravel()
+    if not len(confidence):
+        return Reliability(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64))
+    inner = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1]))
+    bin_of = np.searchsorted(inner, confidence, side="right")
+    count = np.bincount(bin_of)
+    sums = (np.bincount(bin_of, weights=values)[count > 0] for values in (confidence, right))
+    count = count[count > 0]
+    return Reliability(next(sums) / count, next(sums) / count, count)
+
+
+def confusion_matrix(scores: Array, truth: Array) -> npt.NDArray[np.int64]:
+    """Return (K, K) counts of multiclass images: rows their label, columns their best tag."""
+    scores, truth = checked(scores, truth, "multiclass")
+    labelled = truth.any(axis=1)
+    tags = truth.shape[1]
+    cells = truth[labelled].argmax(axis=1) * tags + scores[labelled].argmax(axis=1)
+    return np.bincount(cells, minlength=tags * tags).reshape(tags, tags)
+
+
+def precision_recall_curve(scores: Array, truth: Array) -> list[Curve | None]:
+    """Return the curve of every tag, as scikit-learn draws it; None for a tag without images."""
+    scores, truth = checked(scores, truth)
+    columns = zip(scores.T, truth.T, strict=True)
+    return [Curve(*sk.precision_recall_curve(right, score)) if right.any() else None for score, right in columns]
+
+
+def wilson_interval(right: int, total: int, z: float = 1.96) -> Interval:
     """Return the Wilson score interval of a proportion (Wilson 1927); (0, 1) when nothing was seen."""
     if total == 0:
         return 0.0, 1.0
@@ -35,3 +276,43 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, flo
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def clopper_pearson(right: int, total: int, confidence: float = 0.95, lower_only: bool = False) -> Interval:
+    """Return the exact interval of a proportion (Clopper and Pearson 1934); (0, 1) when nothing was seen.
+
+    `lower_only` spends all of the error on the lower end: (lower, 1).
+    """
+    level = 1 - confidence if lower_only else (1 - confidence) / 2
+    low = float(clopper_pearson_lower(np.array(right), np.array(total), level))
+    return low, 1.0 if lower_only else 1 - float(clopper_pearson_lower(np.array(total - right), np.array(total), level))
+
+
+def clopper_pearson_lower(right: Array, total: Array, level: float) -> FloatArray:
+    """Return the lower ends, each missing its proportion with probability `level` at most; any shape, element-wise."""
+    bound = stats.beta.ppf(level, np.maximum(right, 1), total - right + 1)
+    return np.where(right > 0, bound, 0.0)
+
+
+def checked(scores: Array, truth: Array, task: str | None = None) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Return scores (or logits) and truth as (N, K) arrays, truth as bool; raise UsageError if they do not fit."""
+    scores, truth = np.asarray(scores), np.asarray(truth)
+    if scores.ndim != 2 or scores.shape != truth.shape or not scores.size:
+        raise UsageError(f"scores {scores.shape} and truth {truth.shape} must have one shape (images, tags), not empty")
+    if task not in (None, "multiclass", "multilabel"):
+        raise UsageError(f"task {task!r}: must be multiclass or multilabel")
+    if len(bad := np.flatnonzero(~np.isfinite(scores).all(axis=1))):
+        raise UsageError(
+            f"{len(bad)} of {len(scores)} images have a score that is NaN or infinite, the first in row {bad[0]}: "
+            "the model overflows; train it with a lower learning rate, or use a more exact precision"
+        )
+    if not np.isin(truth, (0, 1)).all():
+        raise UsageError("truth must hold nothing but 0 and 1; leave images without labels out")
+    if task == "multiclass" and len(several := np.flatnonzero(truth.sum(axis=1) > 1)):
+        raise UsageError(f"{len(several)} images have several labels, the first in row {several[0]}: use multilabel")
+    return scores, truth.astype(bool)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

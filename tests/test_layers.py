@@ -15,7 +15,7 @@ LEVELS = {
     -1: {"errors"},
     0: {"schema", "model_info", "machine"},
     1: {"storage", "images", "metrics", "models"},
-    2: {"manifest", "datasets", "checkpoint", "engines", "results", "labels"},
+    2: {"manifest", "datasets", "checkpoint", "engines", "results", "labels", "calibration"},
     3: {"training", "tagging", "ingesting", "exporting"},
     4: {"cli"},
 }
