@@ -17,14 +17,22 @@ Written by `make docs` from `tagger COMMAND --help`. Exit codes are in [exit-cod
 
 def reference() -> str:
     """Return the reference of all commands as Markdown."""
-    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    sections = (f"\n## tagger {name}\n\n```\n{_help(name)}\n```\n" for name in names)
+    sections = (f"\n## tagger {name}\n\n```\n{_help(name)}\n```\n" for name in command_names())
     return HEAD + "".join(sections)
+
+
+def command_names() -> list[str]:
+    """Return every command as it is typed, those of groups after the others."""
+    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    for group in app.registered_groups:
+        commands = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [f"{group.name} {command.callback.__name__}" for command in commands if command.callback]
+    return names
 
 
 def _help(command: str) -> str:
     ran = subprocess.run(
-        [sys.executable, "-m", "tagger.cli", command, "--help"],
+        [sys.executable, "-m", "tagger.cli", *command.split(), "--help"],
         capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"},
     )  # fmt: skip
     return ran.stdout.rstrip()

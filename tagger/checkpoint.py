@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -71,13 +72,21 @@ def build(info: ModelInfo) -> nn.Module:
     return net.eval()
 
 
-def save(folder: str, net: nn.Module, config: dict[str, Any], bundle: dict[str, Any], card: str) -> ModelInfo:
-    """Write a checkpoint folder; tagger.json goes last, so a folder that has it is whole."""
+def save(
+    folder: str,
+    net: nn.Module,
+    config: dict[str, Any],
+    bundle: dict[str, Any],
+    card: str,
+    others: Mapping[str, bytes] | None = None,
+) -> ModelInfo:
+    """Write a checkpoint folder, `others` by name in it; tagger.json goes last, so a folder that has it is whole."""
     import safetensors.torch
 
     out = storage.absolute(folder)
     weights = safetensors.torch.save({name: value.contiguous() for name, value in net.state_dict().items()})
-    files = {WEIGHTS: weights, CONFIG: _to_json(config), CARD: card.encode(), BUNDLE: _to_json(bundle)}
+    described = {CONFIG: _to_json(config), CARD: card.encode(), BUNDLE: _to_json(bundle)}
+    files = {WEIGHTS: weights, **(others or {}), **described}
     for name, content in files.items():
         storage.write_atomic(storage.join(out, name), content)
     return describe(folder)

@@ -15,9 +15,22 @@ LEVELS = {
     -1: {"errors"},
     0: {"schema", "model_info", "machine"},
     1: {"storage", "images", "metrics", "models"},
-    2: {"manifest", "datasets", "checkpoint", "engines", "results", "labels", "calibration"},
-    3: {"training", "tagging", "ingesting", "exporting"},
-    4: {"cli"},
+    2: {
+        "manifest",
+        "datasets",
+        "checkpoint",
+        "engines",
+        "results",
+        "labels",
+        "splits",
+        "duplicates",
+        "calibration",
+        "plots",
+        "card",
+    },
+    3: {"pipeline", "ingesting", "exporting"},
+    4: {"training", "tagging"},
+    5: {"cli"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 

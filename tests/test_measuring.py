@@ -16,8 +16,8 @@ import tagger
 from tagger import checkpoint, machine
 from tagger.engines import Choice
 from tagger.errors import SourceError
-from tagger.tagging import agreement, throughput
 from tagger.pipeline import Ceilings
+from tagger.tagging import agreement, throughput
 
 
 @pytest.fixture

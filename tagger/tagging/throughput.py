@@ -18,8 +18,8 @@ from tagger import checkpoint, engines, images, machine, manifest, schema, stora
 from tagger.errors import ImageError, SourceError
 from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo
-from tagger.tagging import job
 from tagger.pipeline import Ceilings, readers_for
+from tagger.tagging import job
 from tagger.tagging.config import TagConfig
 
 PICTURES = 64

@@ -1,6 +1,13 @@
-"""Train models: for now a small net from scratch on class folders."""
+"""Learn a user's own labels: probe, fine-tune, tune, judge; and small nets from scratch."""
 
-from tagger.training.run import train_folder
+from tagger.training.config import TrainConfig
+from tagger.training.evaluate import Judgement, evaluate
+from tagger.training.from_folders import train_folder
 from tagger.training.scratch import EpochReport, ScratchConfig
+from tagger.training.train import Reports, train
+from tagger.training.tune import Tuned, tune
 
-__all__ = ["EpochReport", "ScratchConfig", "train_folder"]
+__all__ = [
+    "EpochReport", "Judgement", "Reports", "ScratchConfig", "TrainConfig", "Tuned", "evaluate", "train", "train_folder",
+    "tune",
+]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -74,7 +73,9 @@ def write(out: str, command: str, learned: Learned) -> ModelInfo:
     pictures = draw(learned, judged)
     files = {f"plots/{name}.png": content for name, (_, content) in pictures.items()}
     files[DATASET] = schema.serialise(learned.examples.table, "manifest")
-    text = card.card(_facts(out, command, learned, judged, {title: f"plots/{n}.png" for n, (title, _) in pictures.items()}))
+    text = card.card(
+        _facts(out, command, learned, judged, {title: f"plots/{n}.png" for n, (title, _) in pictures.items()})
+    )
     net = learned.net.cpu().eval()
     return checkpoint.save(out, net, config, _tagger_json(learned, judged, command), text, files)
 
@@ -105,7 +106,10 @@ def draw(learned: Learned, judged: Judged) -> dict[str, tuple[str, bytes]]:
         "precision-recall": ("Precision and recall", _precision_recall(learned, judged)),
     }
     if task == "multiclass":
-        drawn["confusion"] = ("Confusion matrix", plots.confusion_matrix(metrics.confusion_matrix(scores, truth), names))
+        drawn["confusion"] = (
+            "Confusion matrix",
+            plots.confusion_matrix(metrics.confusion_matrix(scores, truth), names),
+        )
         if (grid := _mistakes(learned, judged)) is not None:
             drawn["mistakes"] = ("Most confident mistakes", grid)
     if learned.curve:

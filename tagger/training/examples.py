@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,10 @@ class Examples:
     label_names: tuple[str, ...]
     truth: npt.NDArray[np.float32]
     """(N, K): 1 where the image has the label; a row of zeros is a known negative."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """What was left out, and other things to know."""
+    image_ids: tuple[str, ...] = ()
+    """SHA-256 of every file, once they have been read."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -63,9 +65,9 @@ class Examples:
             return self
         shown = [uri for uri, kept in zip(self.uris, rows, strict=True) if not kept][:3]
         note = f"{gone:,} images left out: {why} (such as {', '.join(shown)})"
-        return replace(
-            self, table=self.table.filter(pa.array(rows)), truth=self.truth[rows], notes=(*self.notes, note)
-        )
+        ids = tuple(each for each, kept in zip(self.image_ids, rows, strict=False) if kept)
+        table = self.table.filter(pa.array(rows))
+        return replace(self, table=table, truth=self.truth[rows], notes=(*self.notes, note), image_ids=ids)
 
     def with_splits(self, splits: list[str | None]) -> Examples:
         """Return the same images in these splits."""
@@ -96,7 +98,7 @@ def read_examples(dataset: str, multilabel: bool) -> Examples:
     if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
         raise UsageError(f"{dataset}: {several:,} images have more than one label; add --multilabel")
     names = tuple(sorted(counts))
-    notes = [line for line in found.notes.lines()]
+    notes = list(found.notes.lines())
     if unlabelled := len(found) - len(labelled):
         notes.append(f"{unlabelled:,} unlabelled images are not used")
     return Examples(labelled, names, _truth(labelled, names), tuple(notes))

@@ -131,7 +131,7 @@ class Trainer:
             "seconds": time.perf_counter() - started,
         }
         self._note(entry, judged)
-        return entry
+        return {**entry, "epochs": self._epochs, "left": entry["seconds"] * (self._epochs - epoch)}
 
     @property
     def _epochs(self) -> int:

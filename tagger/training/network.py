@@ -47,7 +47,9 @@ def set_head(net: nn.Module, probe: Probe) -> bool:
     return True
 
 
-def timm_config(net: nn.Module, backbone: ModelInfo, arguments: dict[str, Any], label_names: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
+def timm_config(
+    net: nn.Module, backbone: ModelInfo, arguments: dict[str, Any], label_names: tuple[str, ...], config: TrainConfig
+) -> dict[str, Any]:
     """Return config.json: `timm.create_model("local-dir:...")` builds the network and its transform from it."""
     preparation = config.preprocessing(backbone.preprocessing)
     own = {key: value for key, value in (getattr(net, "pretrained_cfg", None) or {}).items() if key in _KEPT}

@@ -33,7 +33,12 @@ class Progress:
 
 
 def save(
-    uri: str, parts: dict[str, State], optimizer: torch.optim.Optimizer, progress: Progress, config: TrainConfig, data: str
+    uri: str,
+    parts: dict[str, State],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    config: TrainConfig,
+    data: str,
 ) -> None:
     """Write weights by part (net, best, average), optimizer and progress; `data` is the data's fingerprint."""
     state = optimizer.state_dict()
@@ -56,7 +61,9 @@ def load(uri: str, config: TrainConfig, data: str) -> tuple[dict[str, State], di
         length = int.from_bytes(content[:8], "little")
         about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["tagger"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise TableError(f"{uri}: damaged state of an unfinished training ({error}); delete it and start again") from error
+        raise TableError(
+            f"{uri}: damaged state of an unfinished training ({error}); delete it and start again"
+        ) from error
     _refuse_difference(uri, about, config, data)
     parts: dict[str, State] = {}
     slots: dict[int, dict[str, Tensor]] = {}
@@ -72,7 +79,9 @@ def load(uri: str, config: TrainConfig, data: str) -> tuple[dict[str, State], di
 
 def _refuse_difference(uri: str, about: dict[str, Any], config: TrainConfig, data: str) -> None:
     before, now = about["config"], json.loads(json.dumps(asdict(config)))
-    changed = [f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
+    changed = [
+        f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]
+    ]
     if changed:
         raise UsageError(f"--resume: this training was begun with other options ({'; '.join(changed)}); repeat those")
     if about["data"] != data:

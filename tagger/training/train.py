@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import copy
+import shlex
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from tagger import checkpoint, duplicates, images, machine, splits, storage
+from tagger import checkpoint, images, machine, storage
 from tagger.engines import Float32Array
 from tagger.errors import SourceError, UsageError
 from tagger.images import UInt8Array
-from tagger.model_info import ModelInfo
-from tagger.pipeline import bounded_map
-from tagger.training import features, finetune, network, probe, state
+from tagger.model_info import ModelInfo, Preprocessing
+from tagger.training import features, finetune, network, probe, splitting, state
 from tagger.training.bundle import Learned, write
 from tagger.training.config import TrainConfig
-from tagger.training.examples import Examples, read_examples
+from tagger.training.examples import SPLITS, BoolArray, Examples, read_examples
 from tagger.training.loading import Pictures
 
-log = logging.getLogger(__name__)
-
-UNFINISHED = "_training"
-"""Folder inside the checkpoint's, with the state of a fine-tuning run that has not ended."""
+UNFINISHED = "_training.safetensors"
+"""File in the checkpoint's folder with the state of a fine-tuning run that has not ended."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +39,49 @@ class Reports:
 
 
 def train(
-    dataset: str, out: str, config: TrainConfig | None = None, resume: bool = False, reports: Reports | None = None
+    dataset: str,
+    out: str,
+    config: TrainConfig | None = None,
+    resume: bool = False,
+    reports: Reports | None = None,
+    beside: Sequence[str] = (),
 ) -> ModelInfo:
     """Learn the labels of a manifest or folder and write a checkpoint folder; return what it holds.
 
     Validation chooses (strength, method, epoch, temperature, thresholds); the test split is scored once, at the end.
-    With `resume` a run that was killed while fine-tuning goes on after its last whole epoch. Raises TaggerError.
+    With `resume` a run that was killed while fine-tuning goes on after its last whole epoch. `beside` names files that
+    may already be in the folder. Raises TaggerError.
     """
     config, reports = config or TrainConfig(), reports or Reports()
     torch.set_num_threads(machine.cores())
     folder = storage.absolute(out)
-    _check_out(out, folder, resume)
+    _check_out(out, folder, resume, beside)
     started = time.perf_counter()
-    backbone = features.for_size(*_prepared(config))
-    lesson = _prepare(dataset, backbone, config, reports)
-    found = _learn(lesson, folder, reports)
+    lesson = prepare(dataset, config, reports)
+    outcome = _learn(lesson, folder, reports)
     learned = Learned(
+        **vars(outcome),
         examples=lesson.examples,
         config=config,
-        backbone=backbone,
+        backbone=lesson.backbone,
         device=lesson.device,
         seconds=time.perf_counter() - started,
-        duplicates=lesson.duplicates,
-        **found,
+        warnings=lesson.warnings,
     )
-    info = write(out, dataset, learned)
-    _forget(folder)
+    info = write(out, command_line(dataset, out, config), learned)
+    storage.remove(storage.join(folder, UNFINISHED))
     return info
+
+
+def command_line(dataset: str, out: str, config: TrainConfig) -> str:
+    """Return the command that makes the same checkpoint."""
+    options = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            option = f"--{field.name.replace('_', '-')}"
+            options += [option] if value is True else [option, str(value)]
+    return shlex.join(["tagger", "train", dataset, "--out", out, *options])
 
 
 @dataclass(frozen=True)
@@ -79,9 +94,9 @@ class Lesson:
     backbone: ModelInfo
     config: TrainConfig
     device: str
-    duplicates: str
-    """What was found of near-duplicates, in words."""
-    rows: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...]
+    """What was left out, and other things to know of the data."""
+    rows: dict[str, BoolArray]
     """Split -> which images."""
 
     def part(self, split: str) -> tuple[Float32Array, Float32Array]:
@@ -90,28 +105,43 @@ class Lesson:
         return self.features[rows], self.examples.truth[rows]
 
 
-def _prepared(config: TrainConfig) -> tuple[ModelInfo, Any]:
-    backbone = checkpoint.describe(config.backbone)
-    return backbone, config.preprocessing(backbone.preprocessing)
-
-
-def _prepare(dataset: str, backbone: ModelInfo, config: TrainConfig, reports: Reports) -> Lesson:
+def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     """Read the examples, leave out what does not decode, keep near-duplicates together, compute features."""
+    published = checkpoint.describe(config.backbone)
+    backbone = features.for_size(published, config.preprocessing(published.preprocessing))
     examples = read_examples(dataset, config.multilabel)
     reports.say(f"{len(examples):,} labelled images, {len(examples.label_names):,} labels")
-    examples, report, found = _split(examples, config, reports)
-    ids = features.image_ids(examples.uris)
-    computed, have, decoded = features.embed(
-        backbone, examples.uris, ids, config.device, lambda done, total: reports.on_progress("features", done, total)
+    examples, report = splitting.split(
+        examples, config.seed, lambda done, total: reports.on_progress("copies", done, total)
     )
-    reports.say(f"features: {decoded:,} images decoded, {len(ids) - decoded:,} known from before")
+    computed, have, decoded = features.embed(
+        backbone,
+        examples.uris,
+        examples.image_ids,
+        config.device,
+        lambda done, total: reports.on_progress("features", done, total),
+    )
+    reports.say(f"features: {decoded:,} images decoded, {len(examples) - decoded:,} known from before")
     examples = examples.keep(have, "they do not decode")
-    rows = {name: examples.split(name) for name in ("train", "val", "test")}
+    rows = {name: examples.split(name) for name in SPLITS}
     _check_splits(dataset, rows)
+    warnings = (*examples.notes, *report)
+    for warning in warnings:
+        reports.say(f"note: {warning}")
     device = "cuda" if config.device != "cpu" and machine.has_cuda() else "cpu"
-    for note in (*examples.notes, *report):
-        reports.say(note)
-    return Lesson(examples, computed[have], backbone, config, device, found, rows)
+    return Lesson(examples, computed[have], backbone, config, device, warnings, rows)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The network that validated best."""
+
+    net: nn.Module
+    arguments: dict[str, Any]
+    method: str
+    logits: dict[str, Float32Array]
+    candidates: dict[str, float]
+    curve: list[dict[str, Any]]
 
 
 def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
@@ -125,14 +155,14 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
     started_from_probe = network.set_head(net, head)
     if not started_from_probe and config.method != "finetune":
         raise UsageError(f"--backbone {config.backbone}: its head is not one linear layer; use --method finetune")
-    logits = {name: head(lesson.features[rows]) for name, rows in lesson.rows.items() if name != "train"}
+    logits = {name: head(lesson.features[rows]) for name, rows in lesson.rows.items() if name != "train" and rows.any()}
     outcome = Outcome(net, arguments, "probe", logits, {"probe": probed}, [])
     if config.method == "probe" or (config.method == "auto" and not _worth_while(net, lesson, reports)):
         return outcome
     tuned, _ = network.with_head(lesson.backbone, len(lesson.examples.label_names), config)
     if started_from_probe:
         network.set_head(tuned, head)
-    progress, logits = _fine_tune(tuned, lesson, folder, reports)
+    progress, logits = fine_tune_lesson(tuned, lesson, storage.join(folder, UNFINISHED), reports.on_epoch)
     scores = outcome.candidates | {"finetune": progress.best_score}
     reports.say(f"fine-tuned: {_score_name(config)} {progress.best_score:.1%}, best after epoch {progress.best_epoch}")
     if config.method == "auto" and progress.best_score <= probed:
@@ -140,12 +170,16 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
     return Outcome(tuned, arguments, "finetune", logits, scores, progress.curve)
 
 
-def _fine_tune(
-    net: nn.Module, lesson: Lesson, folder: str, reports: Reports
+def fine_tune_lesson(
+    net: nn.Module, lesson: Lesson, state_uri: str, on_epoch: finetune.OnEpoch, judge_test: bool = True
 ) -> tuple[state.Progress, dict[str, Float32Array]]:
+    """Fine-tune a network in place; return how it went and the logits of validation and, if asked for, test."""
     examples, config, rows = lesson.examples, lesson.config, lesson.rows
     uris = np.array(examples.uris, dtype=object)
-    pixels = {name: _pixels(list(uris[rows[name]]), lesson.backbone.preprocessing) for name in ("val", "test")}
+    pixels = {
+        name: _pixels(list(uris[rows[name]]), lesson.backbone.preprocessing)
+        for name in ("val", "test")[: 1 + judge_test]
+    }
     task = finetune.Task(
         pictures=Pictures(list(uris[rows["train"]]), lesson.backbone.preprocessing, config),
         truth=torch.from_numpy(examples.truth[rows["train"]]),
@@ -156,8 +190,7 @@ def _fine_tune(
         data=examples.data_fingerprint(),
         device=lesson.device,
     )
-    state_uri = storage.join(folder, f"{UNFINISHED}/state.safetensors")
-    progress = finetune.fine_tune(net, task, state_uri, reports.on_epoch)
+    progress = finetune.fine_tune(net, task, state_uri, on_epoch)
     logits = {
         name: finetune.logits_of(net, part, lesson.backbone, lesson.device)
         for name, part in pixels.items()
@@ -175,8 +208,8 @@ def _worth_while(net: nn.Module, lesson: Lesson, reports: Reports) -> bool:
     minutes = seconds * count * config.epochs / 60
     if minutes > config.budget_minutes:
         reports.say(
-            f"fine-tuning would take about {minutes:.0f} minutes here, over --budget-minutes {config.budget_minutes:g}; "
-            "the probe is kept (--method finetune does it all the same)"
+            f"fine-tuning would take about {minutes:.0f} minutes here, "
+            f"over --budget-minutes {config.budget_minutes:g}; the probe is kept (--method finetune does it all the same)"
         )
     return minutes <= config.budget_minutes
 
@@ -189,13 +222,6 @@ def _seconds_per_image(net: nn.Module, backbone: ModelInfo, config: TrainConfig)
         started = time.perf_counter()
         net(network.normalised(batch, backbone)).sum().backward()
     return (time.perf_counter() - started) / len(batch)
-
-
-def _split(
-    examples: Examples, config: TrainConfig, reports: Reports
-) -> tuple[Examples, duplicates.Duplicates, list[str]]:
-    """Find near-duplicates and assign splits; images that do not decode are left out."""
-    raise NotImplementedError
 
 
 def _pixels(uris: list[str], preparation: Preprocessing) -> UInt8Array:
@@ -217,22 +243,14 @@ def _check_splits(dataset: str, rows: dict[str, Any]) -> None:
             raise SourceError(f"{dataset}: {counts} images; too few in {name} to learn from, label some more")
 
 
-def _check_out(out: str, folder: str, resume: bool) -> None:
-    names = storage.names_in(folder) or []
+def _check_out(out: str, folder: str, resume: bool, beside: Sequence[str]) -> None:
+    names = [name for name in storage.names_in(folder) or [] if name not in beside]
     if resume and UNFINISHED not in names:
         raise UsageError(f"--resume: {out} holds no unfinished training; leave --resume away to begin one")
     if UNFINISHED in names and not resume:
         raise UsageError(f"--out {out}: holds an unfinished training; add --resume to go on, or delete the folder")
     if foreign := [name for name in names if name != UNFINISHED]:
         raise UsageError(f"--out {out}: exists and is not empty ({', '.join(foreign[:3])}); choose a new folder")
-
-
-def _forget(folder: str) -> None:
-    """Drop the state of a run that has ended."""
-    kept = storage.join(folder, UNFINISHED)
-    for name in storage.names_in(kept) or []:
-        storage.remove(storage.join(kept, name))
-    storage.remove_folder(kept)
 
 
 def _score_name(config: TrainConfig) -> str:

@@ -1,0 +1,5 @@
+"""`python -m tagger.cli`."""
+
+from tagger.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""The application: errors become one line and an exit code."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from tagger.errors import TaggerError
+
+EXIT_INTERRUPTED = 130
+
+
+class Commands(typer.core.TyperGroup):
+    """Turn our errors into one line and an exit code, whichever command raised them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except TaggerError as error:
+            typer.echo(f"tagger: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo("tagger: interrupted; what was committed stays, the same command does the rest", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+
+
+STYLE: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+app = typer.Typer(cls=Commands, no_args_is_help=True, **STYLE)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"tagger {metadata.version('tagger')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Put tags on a mountain of images: folder or bucket in, Parquet out, every night."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="tagger")

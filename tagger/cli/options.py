@@ -1,0 +1,32 @@
+"""Arguments and options that several commands share, under one name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Source = Annotated[str, typer.Argument(help="Folder, file, glob, URL, .txt/.csv/.parquet list of URLs, or a manifest.")]
+Results = Annotated[str, typer.Argument(help="Results folder or URL, as written by `tagger tag --out`.")]
+Model = Annotated[str, typer.Option(help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")]
+Models = Annotated[
+    list[str],
+    typer.Option(
+        help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER; repeat it to tag with several at once."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Engine = Annotated[
+    str, typer.Option(help="auto, openvino, torch (compiled) or eager; auto takes the fastest that agrees with eager.")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto, fp32, bf16, int8, bf16-checked or int8-checked (doubtful images again in fp32); auto takes a less "
+        "exact one only where `tagger benchmark agreement` has proven it."
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images per model call; by default what suits the engine.")]
+MaxPixels = Annotated[int, typer.Option(help="Larger images get a too_large row.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

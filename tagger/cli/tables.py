@@ -1,0 +1,87 @@
+"""`ingest`, `query`, `export`: tables in and out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from tagger.cli.app import app
+from tagger.cli.options import Json, Quiet, Results, Source
+from tagger.cli.printing import emit, found_progress, print_json, titled
+from tagger.errors import UsageError
+
+
+@app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
+def ingest(
+    source: Source,
+    out: Annotated[str, typer.Option(help="Manifest to write; its name ends in .parquet.")],
+    labels: Annotated[
+        str | None, typer.Option(help="Label file or folder of them; else looked for in SOURCE, see docs/labels.md.")
+    ] = None,
+    label_format: Annotated[str, typer.Option(help="auto, none, or a name in docs/labels.md.")] = "auto",
+    label_delimiter: Annotated[
+        str | None, typer.Option(help="Between the labels of one cell; '' when a cell is one label.")
+    ] = None,
+    label_names: Annotated[
+        str | None, typer.Option(help="File of class names for files that hold ids: one a line, the first is 0.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List a source into a manifest: one row per image file, with its labels where there are any."""
+    from tagger import ingesting
+
+    with found_progress(quiet or as_json) as on_found:
+        found = ingesting.ingest(source, out, labels, label_format, label_delimiter, label_names, on_found)
+    if as_json:
+        print_json({"out": out, **found.counts()})
+    elif not quiet:
+        typer.echo(f"{found.text()}\nmanifest: {out}")
+
+
+@app.command(epilog='Example: tagger query results "SELECT uri, tag FROM tags" --format csv')
+def query(
+    results: Results,
+    sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet (parquet needs --out).")] = "table",
+    out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
+) -> None:
+    """Ask the results with SQL; without SQL: tag counts and files by status.
+
+    Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows).
+    """
+    from tagger import results as table
+
+    if format not in ("table", "csv", "json", "parquet"):
+        raise UsageError(f"--format {format}: expected table, csv, json or parquet")
+    if format == "parquet" and not out:
+        raise UsageError("--format parquet needs --out FILE")
+    if sql is None:
+        answers = {title: table.query(results, statement) for title, statement in table.OVERVIEW.items()}
+        for title, answer in answers.items():
+            if format == "table" and not out:
+                typer.echo(title)
+            emit(answer, format, out and titled(out, title))
+    else:
+        emit(table.query(results, sql), format, out)
+
+
+@app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")
+def export(
+    table: Annotated[str, typer.Argument(help="Manifest (.parquet), or results folder or URL.")],
+    out: Annotated[str, typer.Option(help="File to write.")],
+    format: Annotated[str, typer.Option(help="csv, parquet, huggingface or label-studio.")],
+    model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a manifest's labels, or the latest tags of results, for other tools; `ingest --labels` reads them back."""
+    from tagger import exporting
+
+    written = exporting.export(table, out, format, model)
+    if as_json:
+        print_json(asdict(written))
+    elif not quiet:
+        typer.echo(written.text())

@@ -1,0 +1,140 @@
+"""`tag`, `predict`, `models`: checkpoints at work."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagger.cli.app import app
+from tagger.cli.options import BatchSize, Device, Engine, Json, MaxPixels, Model, Models, Precision, Quiet, Source
+from tagger.cli.printing import found_progress, print_json, print_prediction, print_table, tag_progress
+from tagger.errors import TooManyFailed
+
+if TYPE_CHECKING:
+    from tagger.tagging.plan import Plan
+
+
+@app.command(epilog="Example: tagger tag ~/photos --model checkpoints/cifar10-speedrun --out results")
+def tag(
+    source: Source,
+    model: Models,
+    out: Annotated[str, typer.Option(help="Results folder or URL; one Parquet row per file lands here.")],
+    top_k: Annotated[int, typer.Option(help="Candidates kept per image, whatever the threshold.")] = 5,
+    threshold: Annotated[float | None, typer.Option(help="One threshold instead of the model's own, 0 to 1.")] = None,
+    batch_size: BatchSize = None,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    shard_size: Annotated[
+        int, typer.Option(help="Images per part file; a kill loses at most the shard at work.")
+    ] = 5000,
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Store each image's feature vector.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also try again files that failed.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Tag everything again.")] = False,
+    max_failed: Annotated[
+        str | None, typer.Option(help="Share (1%) or count of failed files allowed; beyond it exit 3.")
+    ] = None,
+    max_pixels: MaxPixels = 100_000_000,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tag every image of a source that has no right row yet: one Parquet row per file."""
+    from tagger.tagging import TagConfig, job
+
+    config = TagConfig(
+        top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine,
+        precision=precision, shard_size=shard_size, embeddings=embeddings, retry_failed=retry_failed, redo=redo,
+        max_failed=max_failed, max_pixels=max_pixels,
+    )  # fmt: skip
+    silent = quiet or as_json
+    with contextlib.ExitStack() as stack:
+        on_found = stack.enter_context(found_progress(silent))
+
+        def on_plan(plan: Plan) -> None:
+            stack.close()
+            if not silent:
+                typer.echo(plan.text())
+
+        with tag_progress(silent) as on_progress:
+            summary = job.tag(source, model, out, config, on_plan, on_progress, on_found)
+    if as_json:
+        print_json(summary.to_dict())
+    elif not quiet:
+        typer.echo(summary.text())
+    summary.check_failures()
+
+
+@app.command(epilog="Example: tagger predict cat.jpg --model checkpoints/cifar10-speedrun")
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Image files or URLs.")],
+    model: Model,
+    top_k: Annotated[int, typer.Option(help="Tags shown per image.")] = 3,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
+    max_pixels: MaxPixels = 100_000_000,
+    as_json: Json = False,
+) -> None:
+    """Show the best tags of single pictures; nothing is written."""
+    from tagger.tagging import TagConfig, job
+
+    config = TagConfig(top_k=top_k, device=device, engine=engine, precision=precision, max_pixels=max_pixels)
+    rows = job.predict(images, model, config)
+    if as_json:
+        print_json(
+            {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
+        )
+    else:
+        for row in rows:
+            print_prediction(row)
+    if all(row["status"] != "ok" for row in rows):
+        raise TooManyFailed(f"no tags for any of {len(rows)} images")
+
+
+@app.command(epilog="Example: tagger models checkpoints")
+def models(
+    folder: Annotated[str, typer.Argument(help="Folder of checkpoints.")] = "checkpoints", as_json: Json = False
+) -> None:
+    """List the checkpoints of a folder with their numbers."""
+    from tagger import checkpoint
+
+    found = checkpoint.list_checkpoints(folder)
+    if as_json:
+        keys = ("name", "model_id", "architecture", "task", "label_names", "metrics", "agreement")
+        print_json({"models": [{key: getattr(info, key) for key in keys} for info in found]})
+        return
+    rows = [
+        {
+            "name": info.name,
+            "task": info.task,
+            "labels": len(info.label_names),
+            **accuracy(info.metrics),
+            **agreement_here(info),
+            "model_id": info.model_id,
+        }
+        for info in found
+    ]
+    if rows:
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        typer.echo(f"no checkpoints in {folder}")
+
+
+def agreement_here(info: Any) -> dict[str, str]:
+    """Return what `auto` runs on this processor, and how far the settings measured here agree."""
+    from tagger import machine
+
+    records = info.agreement.get(machine.processor(), {})
+    shown = [f"{key}: {record['top1']:.2%}" for key, record in records.items()]
+    return {"agreement here": "\n".join(shown) or "not measured"}
+
+
+def accuracy(metrics: dict[str, Any]) -> dict[str, str]:
+    """Return the headline number of a checkpoint in two cells of a table."""
+    test = metrics.get("test", {})
+    if "accuracy" not in test:
+        return {"accuracy": "unknown", "tested on": ""}
+    low, high = test["interval"]
+    return {"accuracy": f"{test['accuracy']:.2%} ({low:.1%} to {high:.1%})", "tested on": f"{test['images']:,} images"}

@@ -1,0 +1,225 @@
+"""`train`, `evaluate`, `tune`: from labels to a checkpoint and its numbers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagger.cli.app import app
+from tagger.cli.options import Device, Json, Quiet
+from tagger.cli.printing import print_json, print_table, say, step_progress
+from tagger.cli.tag import accuracy
+
+if TYPE_CHECKING:
+    from tagger.metrics import Evaluation
+    from tagger.training import EpochReport, Reports, TrainConfig
+
+Dataset = Annotated[str, typer.Argument(help="Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
+Out = Annotated[str, typer.Option(help="Checkpoint folder to write; new or empty.")]
+Backbone = Annotated[str, typer.Option(help="timm/NAME, or local-dir:FOLDER in timm's layout.")]
+Multilabel = Annotated[bool, typer.Option("--multilabel", help="An image may have several labels, or none.")]
+ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; by default the backbone's.")]
+Fit = Annotated[str, typer.Option(help="crop the centre, letterbox the whole picture, or squash it.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images; by default 10.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same CPU: the same checkpoint.")]
+Target = Annotated[float, typer.Option(help="Precision that every tag's threshold is to reach.")]
+
+
+@app.command(epilog="Example: tagger train dataset.parquet --out checkpoints/bees --backbone timm/resnet50.a1_in1k")
+def train(
+    dataset: Dataset,
+    out: Out,
+    backbone: Backbone = "timm/mobilenetv3_large_100.ra_in1k",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="probe (a linear head on frozen features, seconds), finetune (the whole network), auto (both when "
+            "time allows, the better is kept), or scratch (a small net of our own from nothing)."
+        ),
+    ] = "auto",
+    multilabel: Multilabel = False,
+    image_size: ImageSize = None,
+    fit: Fit = "crop",
+    epochs: Epochs = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step; by default 32 (scratch: 512).")] = None,
+    accumulate: Annotated[int, typer.Option(help="Batches per optimizer step.")] = 1,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    lr: Annotated[float, typer.Option(help="Peak learning rate of the head.")] = 1e-3,
+    schedule: Annotated[str, typer.Option(help="cosine, or rates with epochs each: 0.01x10,0.001x5.")] = "cosine",
+    warmup_epochs: Annotated[float, typer.Option(help="Epochs in which a cosine's rate rises.")] = 1.0,
+    momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="L2, as the optimizer means it.")] = 0.05,
+    l1: Annotated[float, typer.Option(help="Penalty on absolute weights.")] = 0.0,
+    layer_decay: Annotated[float, typer.Option(help="Rate of each block, as a share of the one behind it.")] = 0.8,
+    dropout: Annotated[float, typer.Option(help="Before the head.")] = 0.0,
+    drop_path: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="Share of a label given to the others.")] = 0.1,
+    augment: Annotated[str, typer.Option(help="timm's RandAugment, or none.")] = "rand-m5-mstd0.5",
+    mixup: Annotated[float, typer.Option(help="Strength; 0: none.")] = 0.0,
+    cutmix: Annotated[float, typer.Option(help="Strength; 0: none.")] = 0.0,
+    ema: Annotated[float, typer.Option(help="Decay of an average of the weights; 0: none.")] = 0.0,
+    clip: Annotated[float, typer.Option(help="Largest gradient norm; 0: any.")] = 1.0,
+    patience: Annotated[int, typer.Option(help="Epochs without better validation before it stops.")] = 4,
+    freeze_norms: Annotated[bool, typer.Option("--freeze-norms", help="Keep batch-norm statistics.")] = False,
+    class_weights: Annotated[bool, typer.Option("--class-weights", help="Rare labels count more.")] = False,
+    precision_target: Target = 0.9,
+    budget_minutes: Annotated[float, typer.Option(help="On a CPU, auto fine-tunes only if it takes no longer.")] = 10.0,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was interrupted.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn the labels of a dataset and write a checkpoint folder with thresholds, numbers and a model card."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    if method == "scratch":
+        _train_from_scratch(given)
+        return
+    from tagger import training
+
+    silent = quiet or as_json
+    with _reports(silent) as reports:
+        info = training.train(dataset, out, _config(given), resume, reports)
+    if as_json:
+        print_json({"out": out, "model_id": info.model_id, "metrics": info.metrics})
+    elif not quiet:
+        typer.echo(f"{_headline(info.metrics)}\ncheckpoint: {out} (README.md is its card)")
+
+
+@app.command(epilog="Example: tagger evaluate checkpoints/bees dataset.parquet --split test")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")],
+    dataset: Dataset,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Judge a checkpoint on labelled images: the numbers of its card, or of new images."""
+    from dataclasses import asdict
+
+    from tagger import training
+
+    found = training.evaluate(model, dataset, split, device)
+    if as_json:
+        print_json({"model": found.model.name, "split": split, "notes": found.notes, **asdict(found.evaluation)})
+        return
+    _print_evaluation(found.evaluation)
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+
+
+@app.command(epilog="Example: tagger tune dataset.parquet --out checkpoints/bees --trials 20 --timeout 60")
+def tune(
+    dataset: Dataset,
+    out: Out,
+    trials: Annotated[int, typer.Option(help="Trials in all, those of earlier calls included.")] = 20,
+    timeout: Annotated[float | None, typer.Option(help="Minutes after which no trial begins.")] = None,
+    backbone: Backbone = "timm/mobilenetv3_large_100.ra_in1k",
+    multilabel: Multilabel = False,
+    image_size: ImageSize = None,
+    fit: Fit = "crop",
+    epochs: Epochs = None,
+    precision_target: Target = 0.9,
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Try options on the validation images, then train with the best; called again, it goes on."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    from tagger import training
+
+    silent = quiet or as_json
+    with _reports(silent) as reports:
+        found = training.tune(dataset, out, _config(given), trials, timeout, reports)
+    if as_json:
+        print_json({"out": out, "best": found.best, "trials": found.trials, "metrics": found.info.metrics})
+    elif not quiet:
+        print_table(["trial", "state", "validation", "options"], [_trial_row(trial) for trial in found.trials])
+        typer.echo(f"{_headline(found.info.metrics)}\ncheckpoint: {out}")
+
+
+def _config(given: dict[str, Any]) -> TrainConfig:
+    from dataclasses import fields
+
+    from tagger.training import TrainConfig
+
+    return TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
+
+
+def _train_from_scratch(given: dict[str, Any]) -> None:
+    from dataclasses import fields
+
+    from tagger import training
+
+    known = {field.name for field in fields(training.ScratchConfig)} & {"epochs", "batch_size", "image_size", "seed"}
+    config = training.ScratchConfig(**{name: given[name] for name in known if name in given})
+    silent = given["quiet"] or given["as_json"]
+
+    def on_epoch(report: EpochReport) -> None:
+        if not silent:
+            shown = f"loss {report.loss:.3f}  training accuracy {report.accuracy:.1%}  {report.seconds:.0f} s"
+            say(f"epoch {report.epoch}/{config.epochs}  {shown}")
+
+    info = training.train_folder(given["dataset"], given["out"], config, given["device"], on_epoch)
+    if given["as_json"]:
+        print_json({"out": given["out"], "model_id": info.model_id, "metrics": info.metrics})
+    elif not given["quiet"]:
+        typer.echo(f"test accuracy {accuracy(info.metrics)['accuracy']}\ncheckpoint: {given['out']}")
+
+
+@contextlib.contextmanager
+def _reports(silent: bool) -> Iterator[Reports]:
+    """Say on stderr how training goes, with a bar on a terminal."""
+    from tagger.training import Reports
+
+    if silent:
+        yield Reports()
+        return
+    with step_progress() as on_progress:
+        yield Reports(say=say, on_progress=on_progress, on_epoch=lambda entry: say(_epoch_line(entry)))
+
+
+def _epoch_line(entry: dict[str, Any]) -> str:
+    return (
+        f"epoch {entry['epoch']}/{entry['epochs']}: loss {entry['train_loss']:.3f}, "
+        f"validation {entry['val_score']:.1%} (loss {entry['val_loss']:.3f}), {entry['seconds']:.0f} s, about {entry['left']:.0f} s left"
+    )
+
+
+def _headline(metrics: dict[str, Any]) -> str:
+    split = "test" if "test" in metrics else "val"
+    found = metrics[split]
+    if found["accuracy"]:
+        value, (low, high) = found["accuracy"]["accuracy"], found["accuracy"]["interval"]
+        return f"{split} accuracy {value:.1%} ({low:.1%} to {high:.1%}, {found['accuracy']['images']:,} images)"
+    value, interval = found["mean_average_precision"], found["mean_average_precision_interval"]
+    between = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+    return f"{split} mean average precision {value or 0:.1%}{between}, {found['images']:,} images"
+
+
+def _print_evaluation(found: Evaluation) -> None:
+    from dataclasses import asdict
+
+    names = ["tag", "images", "given", "precision", "recall", "average precision", "threshold"]
+    rows = [
+        [tag.tag, tag.images, tag.predicted, _share(tag.precision), _share(tag.recall), _share(tag.average_precision),
+         "best" if tag.threshold is None else f"{tag.threshold:.3f}"]
+        for tag in found.tags
+    ]  # fmt: skip
+    print_table(names, rows)
+    typer.echo(_headline({"test": asdict(found)}).removeprefix("test "))
+    typer.echo(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
+
+
+def _trial_row(trial: dict[str, Any]) -> list[Any]:
+    options = {name: value for name, value in trial.items() if name not in ("number", "state", "value")}
+    shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in options.items())
+    return [trial["number"], trial["state"], _share(trial["value"]), shown]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"

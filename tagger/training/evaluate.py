@@ -1,0 +1,107 @@
+"""Judge a checkpoint on labelled images, through the same pipeline that tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tagger import checkpoint, engines, ingesting, manifest, metrics, storage
+from tagger.engines import Choice
+from tagger.errors import SourceError, UsageError
+from tagger.images import MAX_PIXELS
+from tagger.metrics import Evaluation
+from tagger.model_info import ModelInfo
+from tagger.pipeline import LoadedModel, Row, score_files
+from tagger.training.bundle import DATASET
+from tagger.training.examples import SPLITS
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was judged, and the numbers."""
+
+    model: ModelInfo
+    split: str
+    evaluation: Evaluation
+    notes: tuple[str, ...]
+    """What was left out."""
+
+
+def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto") -> Judgement:
+    """Score the images of one split (`all`: every labelled image) and compare with their labels.
+
+    Where the dataset says nothing about splits, those that the checkpoint was trained with are taken. Raises
+    UsageError for an unknown split or labels that the checkpoint never saw, SourceError when nothing is left.
+    """
+    if split not in (*SPLITS, "all"):
+        raise UsageError(f"--split {split}: expected one of {', '.join(SPLITS)}, all")
+    info = checkpoint.describe(model)
+    table = _with_splits(ingesting.read_labelled(dataset).table, model)
+    table = table.filter(pc.is_valid(table["labels"]))
+    if split != "all":
+        table = table.filter(pc.fill_null(pc.equal(table["split"], split), False))
+    table, notes = _known_labels(table, info, dataset)
+    if not len(table):
+        raise SourceError(f"{dataset}: no labelled image is in the {split} split; choose another --split, or `all`")
+    scores, have = _scores(info, table["uri"].to_pylist(), device)
+    if failed := int((~have).sum()):
+        notes.append(f"{failed:,} images cannot be read or do not decode")
+    if not have.any():
+        raise SourceError(f"{dataset}: none of {len(table):,} images decodes")
+    truth = _truth(table, info)[have]
+    thresholds = list(info.thresholds) if info.thresholds else None
+    found = metrics.evaluate(scores[have], truth, info.task, info.label_names, thresholds)
+    return Judgement(info, split, found, tuple(notes))
+
+
+def _with_splits(table: pa.Table, model: str) -> pa.Table:
+    """Fill in the splits of training, by uri, where the table has none at all."""
+    trained_on = storage.join(storage.absolute(model), DATASET)
+    if table["split"].null_count < len(table) or model.startswith(("timm/", "local-dir:")):
+        return table
+    if not storage.exists(trained_on):
+        return table
+    known = manifest.read_source(trained_on).table
+    splits = dict(zip(known["uri"].to_pylist(), known["split"].to_pylist(), strict=True))
+    column = pa.array([splits.get(uri) for uri in table["uri"].to_pylist()], pa.string())
+    return table.set_column(table.column_names.index("split"), "split", column)
+
+
+def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Table, list[str]]:
+    """Leave out images with labels that the checkpoint does not have."""
+    names = set(info.label_names)
+    labels = table["labels"].to_pylist()
+    unknown = sorted({label for row in labels for label in row} - names)
+    if not unknown:
+        return table, []
+    kept = [names.issuperset(row) for row in labels]
+    if not any(kept):
+        raise UsageError(
+            f"{dataset}: its labels ({', '.join(unknown[:5])}) are none of {info.name}'s "
+            f"({', '.join(info.label_names[:5])})"
+        )
+    left_out = f"{len(kept) - sum(kept):,} images have labels that {info.name} never saw: {', '.join(unknown[:5])}"
+    return table.filter(pa.array(kept)), [left_out]
+
+
+def _scores(info: ModelInfo, uris: list[str], device: str) -> tuple[Any, Any]:
+    """Return scores (N, K), and which images have them (N,)."""
+    engine = engines.load(info, checkpoint.build, Choice(device))
+    model = LoadedModel(info, engine, lambda scores, embedding: {"scores": scores})
+    entries: list[Row] = [{"uri": uri, "bytes": None} for uri in uris]
+    rows = [found[0][1] for found in score_files(entries, [model], MAX_PIXELS)]
+    have = np.array([row["status"] == "ok" for row in rows], dtype=bool)
+    nothing = np.zeros(len(info.label_names), dtype=np.float32)
+    return np.stack([row.get("scores", nothing) for row in rows]), have
+
+
+def _truth(table: pa.Table, info: ModelInfo) -> Any:
+    index = {name: place for place, name in enumerate(info.label_names)}
+    truth = np.zeros((len(table), len(index)), dtype=np.float32)
+    for row, labels in enumerate(table["labels"].to_pylist()):
+        truth[row, [index[label] for label in labels]] = 1
+    return truth

@@ -1,0 +1,154 @@
+"""Look for better options than the defaults: Optuna proposes, validation decides, hopeless trials are cut short."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tagger import plots, storage
+from tagger.errors import MissingExtra, UsageError
+from tagger.model_info import ModelInfo
+from tagger.training import finetune, network, probe
+from tagger.training.config import TrainConfig
+from tagger.training.train import Lesson, Reports, fine_tune_lesson, prepare, train
+
+STUDY = "_tuning.db"
+"""SQLite file in the checkpoint's folder; the same command goes on with it."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found."""
+
+    info: ModelInfo
+    trials: list[dict[str, Any]]
+    """number, state, value, and the options tried"""
+    best: dict[str, Any]
+
+
+def tune(
+    dataset: str,
+    out: str,
+    config: TrainConfig,
+    trials: int = 20,
+    timeout_minutes: float | None = None,
+    reports: Reports | None = None,
+) -> Tuned:
+    """Try options on the validation split until so many trials have ended, then train with the best.
+
+    A search that was stopped goes on when it is called again. The test split is not looked at before the end.
+    Raises UsageError when the folder holds something else, MissingExtra without Optuna.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingExtra("tagger tune", "optuna", "tune") from error
+    reports = reports or Reports()
+    if trials < 1:
+        raise UsageError(f"--trials must be at least 1, got {trials}")
+    folder = storage.absolute(out)
+    if storage.is_remote(folder):
+        raise UsageError(f"--out {out}: a study is a local file; tune into a local folder")
+    if foreign := [name for name in storage.names_in(folder) or [] if not name.startswith("_tuning")]:
+        raise UsageError(f"--out {out}: exists and is not empty ({', '.join(foreign[:3])}); choose a new folder")
+    os.makedirs(storage.local_path(folder), exist_ok=True)
+    lesson = prepare(dataset, replace(config, method="auto"), reports)
+    optuna.logging.set_verbosity(logging.WARNING)
+    study = optuna.create_study(
+        study_name=lesson.examples.data_fingerprint(),
+        storage=f"sqlite:///{storage.local_path(folder)}/{STUDY}",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+    )
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    limit = timeout_minutes * 60 if timeout_minutes else None
+    if done < trials:
+        study.optimize(_objective(lesson, reports), trials - done, timeout=limit)
+    if not any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.trials):
+        raise UsageError(f"{out}: no trial ended in time; give --timeout more minutes, and call again to go on")
+    best = config_of(config, study.best_params)
+    reports.say(f"best: {study.best_value:.1%} on validation with {study.best_params}")
+    return _keep(study, dataset, out, folder, best, reports)
+
+
+def config_of(config: TrainConfig, found: dict[str, Any]) -> TrainConfig:
+    """Return the config with a trial's options in place."""
+    return replace(config, **found)
+
+
+def suggest(trial: Any) -> dict[str, Any]:
+    """Return the options of one trial; what only fine-tuning knows is asked only there."""
+    if trial.suggest_categorical("method", ["finetune", "probe"]) == "probe":
+        return {"method": "probe"}
+    return {
+        "method": "finetune",
+        "lr": trial.suggest_float("lr", 1e-4, 5e-3, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.2, log=True),
+        "layer_decay": trial.suggest_float("layer_decay", 0.6, 0.95),
+        "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
+        "augment": trial.suggest_categorical("augment", ["none", "rand-m5-mstd0.5", "rand-m9-mstd0.5"]),
+    }
+
+
+def _objective(lesson: Lesson, reports: Reports) -> Callable[[Any], float]:
+    head = probe.fit(*lesson.part("train"), *lesson.part("val"), lesson.config)
+    val_features, val_truth = lesson.part("val")
+    probed = finetune.score_of(probe.scores_of(head(val_features), lesson.config.task), val_truth, lesson.config.task)
+
+    def objective(trial: Any) -> float:
+        import optuna
+
+        config = config_of(lesson.config, suggest(trial))
+        if config.method == "probe":
+            reports.say(f"trial {trial.number}: probe {probed:.1%}")
+            return probed
+
+        def on_epoch(entry: dict[str, Any]) -> None:
+            reports.on_epoch(entry)
+            trial.report(entry["val_score"], entry["epoch"])
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        net, _ = network.with_head(lesson.backbone, len(lesson.examples.label_names), config)
+        network.set_head(net, head)
+        with tempfile.TemporaryDirectory() as folder:
+            state_uri = storage.local_uri(str(Path(folder) / "state.safetensors"))
+            progress, _ = fine_tune_lesson(net, replace(lesson, config=config), state_uri, on_epoch, judge_test=False)
+        reports.say(f"trial {trial.number}: {progress.best_score:.1%} with {trial.params}")
+        return progress.best_score
+
+    return objective
+
+
+def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, reports: Reports) -> Tuned:
+    """Train with the best options, and leave the trials with the checkpoint."""
+    info = train(dataset, out, best, reports=reports, beside=(STUDY,))
+    trials = [{"number": t.number, "state": t.state.name.lower(), "value": t.value, **t.params} for t in study.trials]
+    values = [trial["value"] if trial["state"] == "complete" else None for trial in trials]
+    bests = [max([v for v in values[: i + 1] if v is not None], default=None) for i in range(len(values))]
+    drawn = plots.trials(values, bests, [trial["state"] for trial in trials], _importances(study))
+    storage.write_atomic(storage.join(folder, "plots/trials.png"), drawn)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(trials), sink)
+    storage.write_atomic(storage.join(folder, "trials.parquet"), sink.getvalue().to_pybytes())
+    return Tuned(info, trials, study.best_params)
+
+
+def _importances(study: Any) -> dict[str, float] | None:
+    """Return how much each option of fine-tuning mattered; None when too few trials tell."""
+    import optuna
+
+    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    if len(complete) < 8 or len({trial.value for trial in complete}) < 3:
+        return None
+    return dict(optuna.importance.get_param_importances(study))
