@@ -11,6 +11,7 @@ from torch import nn
 
 from tagger import calibration, card, checkpoint, images, metrics, plots, schema, storage
 from tagger.calibration import Threshold
+from tagger.card import CardFacts, TagRow
 from tagger.engines import Float32Array
 from tagger.metrics import Evaluation
 from tagger.model_info import ModelInfo
@@ -183,3 +184,72 @@ def _tagger_json(learned: Learned, judged: Judged, command: str) -> dict[str, An
 
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _facts(out: str, command: str, learned: Learned, judged: Judged, drawn: dict[str, str]) -> CardFacts:
+    order = [judged.reported, *(split for split in judged.evaluations if split != judged.reported)]
+    evaluation = judged.evaluations[judged.reported]
+    return CardFacts(
+        name=out.rstrip("/").rpartition("/")[2],
+        out=out,
+        task=learned.config.task,
+        architecture=learned.backbone.architecture,
+        backbone=learned.config.backbone,
+        method=learned.method,
+        headlines={split: headline(judged.evaluations[split]) for split in order},
+        images={name: int(learned.examples.split(name).sum()) for name in SPLITS},
+        tags=_tag_rows(learned, judged),
+        precision_target=learned.config.precision_target,
+        temperature=judged.temperature,
+        calibration_error=(judged.error_before, evaluation.calibration_error),
+        warnings=[*learned.warnings, *too_few(judged.thresholds)],
+        plots=drawn,
+        command=command,
+        config=asdict(learned.config),
+        fingerprint=learned.examples.data_fingerprint(),
+        seconds=learned.seconds,
+        device=learned.device,
+        versions=_versions(),
+    )
+
+
+def headline(evaluation: Evaluation) -> str:
+    """Return accuracy or mean average precision with its interval and number of images."""
+    if evaluation.accuracy:
+        low, high = evaluation.accuracy.interval
+        return f"accuracy {evaluation.accuracy.accuracy:.1%} ({low:.1%} to {high:.1%}) of {evaluation.accuracy.images:,} images"
+    between = ""
+    if evaluation.mean_average_precision_interval:
+        low, high = evaluation.mean_average_precision_interval
+        between = f" ({low:.1%} to {high:.1%})"
+    return f"mean average precision {evaluation.mean_average_precision or 0:.1%}{between} over {evaluation.images:,} images"
+
+
+def too_few(thresholds: list[Threshold]) -> list[str]:
+    """Say which tags cannot be trusted yet, and how many examples would do."""
+    lines = []
+    few = [each for each in thresholds if each.status == "too few"]
+    if few:
+        shown = ", ".join(f"{each.tag} ({each.needed or 'some'})" for each in few[:10])
+        lines.append(f"{len(few):,} tags have too few validation examples for a threshold; missing: {shown}")
+    missed = [each.tag for each in thresholds if each.status == "not reached"]
+    if missed:
+        lines.append(f"{len(missed):,} tags do not reach the precision asked for: {', '.join(missed[:10])}")
+    return lines
+
+
+def _tag_rows(learned: Learned, judged: Judged) -> list[TagRow]:
+    counts = learned.examples.counts()
+    return [
+        TagRow(
+            tag=found.tag,
+            images={split: counts[split][found.tag] for split in SPLITS},
+            precision=found.precision,
+            recall=found.recall,
+            average_precision=found.average_precision,
+            threshold=learnt.threshold,
+            status=learnt.status,
+            needed=learnt.needed,
+        )
+        for found, learnt in zip(judged.evaluations[judged.reported].tags, judged.thresholds, strict=True)
+    ]
