@@ -246,9 +246,9 @@ def reliability_bins(scores: Array, truth: Array, task: str, bins: int = 15) -> 
     inner = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1]))
     bin_of = np.searchsorted(inner, confidence, side="right")
     count = np.bincount(bin_of)
-    sums = (np.bincount(bin_of, weights=values)[count > 0] for values in (confidence, right))
-    count = count[count > 0]
-    return Reliability(next(sums) / count, next(sums) / count, count)
+    filled = np.flatnonzero(count)
+    promised, true = (np.bincount(bin_of, weights=values)[filled] / count[filled] for values in (confidence, right))
+    return Reliability(promised, true, count[filled])
 
 
 def confusion_matrix(scores: Array, truth: Array) -> npt.NDArray[np.int64]:
