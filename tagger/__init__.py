@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tagger.manifest import Manifest
     from tagger.results import query, read_results
     from tagger.tagging import Summary, TagConfig, predict, tag
+    from tagger.training import TrainConfig, evaluate, train, tune
 
 _HOMES = {
     "Ingested": "tagger.ingesting",
@@ -19,17 +20,21 @@ _HOMES = {
     "Summary": "tagger.tagging",
     "TagConfig": "tagger.tagging",
     "TaggerError": "tagger.errors",
+    "TrainConfig": "tagger.training",
+    "evaluate": "tagger.training",
     "export": "tagger.exporting",
     "ingest": "tagger.ingesting",
     "predict": "tagger.tagging",
     "query": "tagger.results",
     "read_results": "tagger.results",
     "tag": "tagger.tagging",
+    "train": "tagger.training",
+    "tune": "tagger.training",
 }
 
 __all__ = [
-    "Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "export", "ingest", "predict", "query",
-    "read_results", "tag",
+    "Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "TrainConfig", "evaluate", "export", "ingest",
+    "predict", "query", "read_results", "tag", "train", "tune",
 ]  # fmt: skip
 
 

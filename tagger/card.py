@@ -112,9 +112,9 @@ def _tags(facts: CardFacts) -> str:
         len(rows) > MOST_TAGS
     )
     return (
-        f"## Tags\n\nA tag is given where its score reaches its threshold: the lowest from which, with 95% confidence, at least "
-        f"{facts.precision_target:.0%} of the images given it have it. Precision and recall are those of the "
-        f"{next(iter(facts.headlines))} images at that threshold.\n\n" + "\n".join(lines) + cut
+        f"## Tags\n\nA tag is given where its score reaches its threshold: the lowest from which, with 95% "
+        f"confidence, at least {facts.precision_target:.0%} of the images given it have it. Precision and recall "
+        f"are those of the {next(iter(facts.headlines))} images at that threshold.\n\n" + "\n".join(lines) + cut
     )
 
 
@@ -131,8 +131,8 @@ def _cells(row: TagRow, splits: Sequence[str]) -> list[str]:
 def _calibration(facts: CardFacts) -> str:
     before, after = (("" if value is None else f"{value:.3f}") for value in facts.calibration_error)
     return (
-        f"Scores are divided by a temperature of {facts.temperature:.2f}, which takes the expected calibration error from "
-        f"{before} to {after}."
+        f"Scores are divided by a temperature of {facts.temperature:.2f}, which takes the expected calibration "
+        f"error from {before} to {after}."
     )
 
 

@@ -91,8 +91,10 @@ def test_functions_stay_short() -> None:
 
 
 def test_the_public_names_are_pinned() -> None:
-    names = ["Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "export", "ingest", "predict", "query",
-             "read_results", "tag"]  # fmt: skip
+    names = [
+        "Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "TrainConfig", "evaluate", "export", "ingest",
+        "predict", "query", "read_results", "tag", "train", "tune",
+    ]  # fmt: skip
     assert sorted(tagger.__all__) == names
     for name in tagger.__all__:
         assert getattr(tagger, name).__doc__, name

@@ -57,6 +57,21 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
         sys.stdout.flush()
 
 
+def headline(metrics: dict[str, Any]) -> str:
+    """Return a checkpoint's number with its interval, of the test images where it has some."""
+    split = next((name for name in ("test", "val", "") if name in metrics), None)
+    if split is None:
+        return "unknown"
+    found = metrics[split]
+    if found.get("accuracy"):
+        name, value, interval = "accuracy", found["accuracy"]["accuracy"], found["accuracy"]["interval"]
+    else:
+        name, value = "mean average precision", found["mean_average_precision"]
+        interval = found.get("mean_average_precision_interval")
+    between = f"{interval[0]:.1%} to {interval[1]:.1%}, " if interval else ""
+    return f"{split} {name} {value or 0:.2%} ({between}{found['images']:,} images)".strip()
+
+
 def print_table(names: list[str], rows: list[list[Any]]) -> None:
     """Draw a table on stdout."""
     from rich.console import Console

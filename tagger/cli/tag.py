@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tagger.cli.app import app
 from tagger.cli.options import BatchSize, Device, Engine, Json, MaxPixels, Model, Models, Precision, Quiet, Source
-from tagger.cli.printing import found_progress, print_json, print_prediction, print_table, tag_progress
+from tagger.cli.printing import found_progress, headline, print_json, print_prediction, print_table, tag_progress
 from tagger.errors import TooManyFailed
 
 if TYPE_CHECKING:
+    from tagger.model_info import ModelInfo
     from tagger.tagging.plan import Plan
 
 
@@ -110,8 +111,8 @@ def models(
             "name": info.name,
             "task": info.task,
             "labels": len(info.label_names),
-            **accuracy(info.metrics),
-            **agreement_here(info),
+            "number": headline(info.metrics),
+            "agreement here": agreement_here(info),
             "model_id": info.model_id,
         }
         for info in found
@@ -122,19 +123,9 @@ def models(
         typer.echo(f"no checkpoints in {folder}")
 
 
-def agreement_here(info: Any) -> dict[str, str]:
-    """Return what `auto` runs on this processor, and how far the settings measured here agree."""
+def agreement_here(info: ModelInfo) -> str:
+    """Return how far the settings measured on this processor agree with the reference."""
     from tagger import machine
 
     records = info.agreement.get(machine.processor(), {})
-    shown = [f"{key}: {record['top1']:.2%}" for key, record in records.items()]
-    return {"agreement here": "\n".join(shown) or "not measured"}
-
-
-def accuracy(metrics: dict[str, Any]) -> dict[str, str]:
-    """Return the headline number of a checkpoint in two cells of a table."""
-    test = metrics.get("test", {})
-    if "accuracy" not in test:
-        return {"accuracy": "unknown", "tested on": ""}
-    low, high = test["interval"]
-    return {"accuracy": f"{test['accuracy']:.2%} ({low:.1%} to {high:.1%})", "tested on": f"{test['images']:,} images"}
+    return "\n".join(f"{key}: {record['top1']:.2%}" for key, record in records.items()) or "not measured"

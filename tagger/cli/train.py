@@ -10,8 +10,7 @@ import typer
 
 from tagger.cli.app import app
 from tagger.cli.options import Device, Json, Quiet
-from tagger.cli.printing import print_json, print_table, say, step_progress
-from tagger.cli.tag import accuracy
+from tagger.cli.printing import headline, print_json, print_table, say, step_progress
 
 if TYPE_CHECKING:
     from tagger.metrics import Evaluation
@@ -86,7 +85,7 @@ def train(
     if as_json:
         print_json({"out": out, "model_id": info.model_id, "metrics": info.metrics})
     elif not quiet:
-        typer.echo(f"{_headline(info.metrics)}\ncheckpoint: {out} (README.md is its card)")
+        typer.echo(f"{headline(info.metrics)}\ncheckpoint: {out} (README.md is its card)")
 
 
 @app.command(epilog="Example: tagger evaluate checkpoints/bees dataset.parquet --split test")
@@ -139,7 +138,7 @@ def tune(
         print_json({"out": out, "best": found.best, "trials": found.trials, "metrics": found.info.metrics})
     elif not quiet:
         print_table(["trial", "state", "validation", "options"], [_trial_row(trial) for trial in found.trials])
-        typer.echo(f"{_headline(found.info.metrics)}\ncheckpoint: {out}")
+        typer.echo(f"{headline(found.info.metrics)}\ncheckpoint: {out}")
 
 
 def _config(given: dict[str, Any]) -> TrainConfig:
@@ -168,7 +167,7 @@ def _train_from_scratch(given: dict[str, Any]) -> None:
     if given["as_json"]:
         print_json({"out": given["out"], "model_id": info.model_id, "metrics": info.metrics})
     elif not given["quiet"]:
-        typer.echo(f"test accuracy {accuracy(info.metrics)['accuracy']}\ncheckpoint: {given['out']}")
+        typer.echo(f"{headline(info.metrics)}\ncheckpoint: {given['out']}")
 
 
 @contextlib.contextmanager
@@ -186,19 +185,9 @@ def _reports(silent: bool) -> Iterator[Reports]:
 def _epoch_line(entry: dict[str, Any]) -> str:
     return (
         f"epoch {entry['epoch']}/{entry['epochs']}: loss {entry['train_loss']:.3f}, "
-        f"validation {entry['val_score']:.1%} (loss {entry['val_loss']:.3f}), {entry['seconds']:.0f} s, about {entry['left']:.0f} s left"
+        f"validation {entry['val_score']:.1%} (loss {entry['val_loss']:.3f}), "
+        f"{entry['seconds']:.0f} s, about {entry['left']:.0f} s left"
     )
-
-
-def _headline(metrics: dict[str, Any]) -> str:
-    split = "test" if "test" in metrics else "val"
-    found = metrics[split]
-    if found["accuracy"]:
-        value, (low, high) = found["accuracy"]["accuracy"], found["accuracy"]["interval"]
-        return f"{split} accuracy {value:.1%} ({low:.1%} to {high:.1%}, {found['accuracy']['images']:,} images)"
-    value, interval = found["mean_average_precision"], found["mean_average_precision_interval"]
-    between = f" ({interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
-    return f"{split} mean average precision {value or 0:.1%}{between}, {found['images']:,} images"
 
 
 def _print_evaluation(found: Evaluation) -> None:
@@ -211,7 +200,7 @@ def _print_evaluation(found: Evaluation) -> None:
         for tag in found.tags
     ]  # fmt: skip
     print_table(names, rows)
-    typer.echo(_headline({"test": asdict(found)}).removeprefix("test "))
+    typer.echo(headline({"": asdict(found)}))
     typer.echo(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
 
 

@@ -217,12 +217,14 @@ def headline(evaluation: Evaluation) -> str:
     """Return accuracy or mean average precision with its interval and number of images."""
     if evaluation.accuracy:
         low, high = evaluation.accuracy.interval
-        return f"accuracy {evaluation.accuracy.accuracy:.1%} ({low:.1%} to {high:.1%}) of {evaluation.accuracy.images:,} images"
+        share, images = evaluation.accuracy.accuracy, evaluation.accuracy.images
+        return f"accuracy {share:.1%} ({low:.1%} to {high:.1%}) of {images:,} images"
     between = ""
     if evaluation.mean_average_precision_interval:
         low, high = evaluation.mean_average_precision_interval
         between = f" ({low:.1%} to {high:.1%})"
-    return f"mean average precision {evaluation.mean_average_precision or 0:.1%}{between} over {evaluation.images:,} images"
+    share = evaluation.mean_average_precision or 0.0
+    return f"mean average precision {share:.1%}{between} over {evaluation.images:,} images"
 
 
 def too_few(thresholds: list[Threshold]) -> list[str]:

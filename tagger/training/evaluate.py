@@ -34,7 +34,7 @@ class Judgement:
 def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto") -> Judgement:
     """Score the images of one split (`all`: every labelled image) and compare with their labels.
 
-    Where the dataset says nothing about splits, those that the checkpoint was trained with are taken. Raises
+    Images that the checkpoint was trained with are in the split they had then, whatever the dataset says. Raises
     UsageError for an unknown split or labels that the checkpoint never saw, SourceError when nothing is left.
     """
     if split not in (*SPLITS, "all"):
@@ -59,15 +59,14 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
 
 
 def _with_splits(table: pa.Table, model: str) -> pa.Table:
-    """Fill in the splits of training, by uri, where the table has none at all."""
+    """Put every image that the checkpoint was trained with into the split it had then: none is tested on by mistake."""
     trained_on = storage.join(storage.absolute(model), DATASET)
-    if table["split"].null_count < len(table) or model.startswith(("timm/", "local-dir:")):
-        return table
-    if not storage.exists(trained_on):
+    if model.startswith(("timm/", "local-dir:")) or not storage.exists(trained_on):
         return table
     known = manifest.read_source(trained_on).table
     splits = dict(zip(known["uri"].to_pylist(), known["split"].to_pylist(), strict=True))
-    column = pa.array([splits.get(uri) for uri in table["uri"].to_pylist()], pa.string())
+    given = zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True)
+    column = pa.array([splits.get(uri, split) for uri, split in given], pa.string())
     return table.set_column(table.column_names.index("split"), "split", column)
 
 

@@ -51,7 +51,7 @@ def embed(
     have = np.array([image_id in known for image_id in ids], dtype=bool)
     width = len(next(iter(known.values()), b"")) // 4
     features = np.zeros((len(ids), width), dtype=np.float32)
-    for row in np.flatnonzero(have):
+    for row in np.flatnonzero(have).tolist():
         features[row] = np.frombuffer(known[ids[row]], dtype=np.float32)
     return features, have, len(missing)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data.mixup import Mixup
-from timm.optim import create_optimizer_v2
+from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ class Trainer:
 
     def __init__(self, net: nn.Module, task: Task, state_uri: str) -> None:
         self.net, self.task, self.config, self.state_uri = net.to(task.device), task, task.config, state_uri
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net.to(memory_format=torch.channels_last)
         self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
             net,
             opt=self.config.optimizer,
@@ -188,7 +188,7 @@ class Trainer:
                 with self._autocast():
                     logits = self.net(piece).float()
                 loss = self._loss(logits, wanted) * (len(piece) / len(x))
-                (loss / self.config.accumulate).backward()  # type: ignore[no-untyped-call]
+                (loss / self.config.accumulate).backward()
                 total += loss.item()
             return total
         except torch.OutOfMemoryError:
@@ -257,7 +257,7 @@ class Trainer:
     def _validate(self, net: nn.Module) -> tuple[float, float]:
         """Return log-loss, and accuracy or mean average precision."""
         scores = scores_of(logits_of(net, self.task.val_pixels, self.task.backbone, self.task.device), self.config.task)
-        loss = metrics.log_loss(scores, self.task.val_truth, self.config.task)
+        loss = metrics.log_loss(scores, self.task.val_truth, self.config.task) or 0.0
         return loss, score_of(scores, self.task.val_truth, self.config.task)
 
 

@@ -86,7 +86,7 @@ class ScratchRun:
         return {
             "task": "multiclass",
             "label_names": list(self.train.label_names),
-            "metrics": {"test": asdict(self.result)},
+            "metrics": {"test": {"images": self.result.images, "accuracy": asdict(self.result)}},
             "training": {
                 "config": asdict(self.config),
                 "images": len(self.train.labels),
@@ -127,8 +127,8 @@ training, one seed, without test-time augmentation.
 
 Made in {seconds:.0f} s on {device} by
 
-    tagger train DATA --out {out} --image-size {config.image_size} --epochs {config.epochs} \\
-        --batch-size {config.batch_size} --seed {config.seed}
+    tagger train DATA --method scratch --out {out} --image-size {config.image_size} \\
+        --epochs {config.epochs} --batch-size {config.batch_size} --seed {config.seed}
 
 where DATA holds `train/<class>/` and `test/<class>/`.
 

@@ -24,7 +24,9 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
         raise UsageError(f"--backbone {backbone.name}: {backbone.architecture} is no timm backbone; its head is fixed")
     arguments = dict(backbone.model_args)
     if config.image_size and hasattr(pretrained, "set_input_size"):
-        pretrained.set_input_size(img_size=config.image_size)  # a transformer resamples its position embedding
+        cast(Any, pretrained).set_input_size(
+            img_size=config.image_size
+        )  # a transformer resamples its position embedding
         arguments["img_size"] = config.image_size
     dropping = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
     net = models.build(backbone.architecture, num_classes, arguments | {k: v for k, v in dropping.items() if v})

@@ -45,14 +45,14 @@ def fit(
 
     Without validation images the middle strength is taken.
     """
-    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
-    scaled = (features - mean) / deviation
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
+    scaled: Float32Array = ((features - mean) / deviation).astype(np.float32)
     strengths = STRENGTHS if len(val_truth) else (0.01,)
     best: tuple[float, Probe] | None = None
     for strength in strengths:
         weight, bias = _logistic(scaled, truth, strength, config)
-        weight = weight / deviation
-        probe = Probe(weight.astype(np.float32), (bias - weight @ mean).astype(np.float32), strength)
+        unscaled = weight / deviation
+        probe = Probe(unscaled.astype(np.float32), (bias - unscaled @ mean).astype(np.float32), strength)
         loss = _loss(probe, val_features, val_truth, config.task) if len(val_truth) else 0.0
         if best is None or loss < best[0]:
             best = (loss, probe)
@@ -63,7 +63,7 @@ def fit(
 def scores_of(logits: Float32Array, task: str) -> Float32Array:
     """Return probabilities: softmax or sigmoid."""
     if task == "multilabel":
-        scores: Float32Array = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+        scores: Float32Array = (1 / (1 + np.exp(-np.clip(logits, -60, 60)))).astype(np.float32)
         return scores
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares: Float32Array = powers / powers.sum(axis=1, keepdims=True)
@@ -71,7 +71,7 @@ def scores_of(logits: Float32Array, task: str) -> Float32Array:
 
 
 def _loss(probe: Probe, features: Float32Array, truth: Float32Array, task: str) -> float:
-    return metrics.log_loss(scores_of(probe(features), task), truth, task)
+    return metrics.log_loss(scores_of(probe(features), task), truth, task) or 0.0
 
 
 def _logistic(

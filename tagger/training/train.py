@@ -209,7 +209,8 @@ def _worth_while(net: nn.Module, lesson: Lesson, reports: Reports) -> bool:
     if minutes > config.budget_minutes:
         reports.say(
             f"fine-tuning would take about {minutes:.0f} minutes here, "
-            f"over --budget-minutes {config.budget_minutes:g}; the probe is kept (--method finetune does it all the same)"
+            f"over --budget-minutes {config.budget_minutes:g}; "
+            "the probe is kept (--method finetune does it all the same)"
         )
     return minutes <= config.budget_minutes
 
