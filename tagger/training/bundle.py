@@ -66,9 +66,8 @@ class Judged:
         return "test" if "test" in self.scores else "val"
 
 
-def write(out: str, command: str, learned: Learned) -> ModelInfo:
-    """Calibrate, judge, draw, and write the checkpoint folder."""
-    judged = judge(learned)
+def write(out: str, command: str, learned: Learned, judged: Judged) -> ModelInfo:
+    """Draw, and write the checkpoint folder."""
     names = learned.examples.label_names
     config = network.timm_config(learned.net, learned.backbone, learned.arguments, names, learned.config)
     pictures = draw(learned, judged)

@@ -30,7 +30,7 @@ from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo
 from tagger.training import state
 from tagger.training.config import TrainConfig
-from tagger.training.loading import EpochBatches, Pictures, batches
+from tagger.training.loading import Batches, EpochBatches, Pictures
 from tagger.training.network import normalised
 from tagger.training.probe import scores_of
 
@@ -91,6 +91,7 @@ class Trainer:
         )
         self.average = ModelEmaV3(net, decay=self.config.ema, use_warmup=True) if self.config.ema else None
         self.sampler = EpochBatches(len(task.pictures), self.config.batch_size, self.config.seed)
+        self.batches = Batches(task.pictures, self.sampler, task.device)
         steps = len(self.sampler)
         self.schedule = CosineLRScheduler(
             self.optimizer,
@@ -140,6 +141,7 @@ class Trainer:
 
     def _continue(self) -> None:
         if not storage.exists(self.state_uri):
+            self.progress.best_score = self._validate(self.net)[1]  # epoch 0: the probe
             return
         parts, optimizer, self.progress = state.load(self.state_uri, self.config, self.task.data)
         self.net.load_state_dict(parts["net"])
@@ -166,10 +168,9 @@ class Trainer:
         """Return the mean loss; not a number as soon as one batch's is not."""
         self.net.train()
         self._freeze_norms()
-        self.sampler.epoch = epoch
         steps, total, seen = len(self.sampler), 0.0, 0
         self.optimizer.zero_grad(set_to_none=True)
-        for step, (x, rows) in enumerate(batches(self.task.pictures, self.sampler, self.task.device), 1):
+        for step, (x, rows) in enumerate(self.batches.epoch(epoch), 1):
             self._set_rates((epoch - 1) * steps + step - 1, steps)
             target = self.task.truth[rows].to(self.task.device)
             loss = self._backward(*self._mixed(x, target))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -84,19 +85,50 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
 
 
-def batches(pictures: Pictures, sampler: EpochBatches, device: str) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield one epoch's batches: (N, 3, H, W) on the device, and which pictures they are."""
-    loader = DataLoader(
-        pictures,
-        batch_sampler=sampler,
-        num_workers=min(machine.cores(), 8),
-        collate_fn=torch.stack,
-        pin_memory=device == "cuda",
-        worker_init_fn=_one_thread,
-    )
-    for batch, places in zip(loader, sampler, strict=True):
-        moved = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
-        yield moved, [index for _, index in places]
+class Batches:
+    """Epochs of training batches on a device.
+
+    On a CPU the network is what takes time, and pictures are changed in this process: forking one that already runs
+    threads is not safe. A GPU is fed by processes of their own, which stay for all epochs.
+    """
+
+    def __init__(self, pictures: Pictures, sampler: EpochBatches, device: str) -> None:
+        self.pictures, self.sampler, self.device = pictures, sampler, device
+        self._loader: Iterable[Tensor] | None = None
+        if device == "cuda":
+            self._loader = DataLoader(
+                pictures,
+                batch_sampler=sampler,
+                num_workers=min(machine.cores(), 16),
+                collate_fn=torch.stack,
+                pin_memory=True,
+                worker_init_fn=_one_thread,
+                multiprocessing_context="forkserver",
+                persistent_workers=True,
+            )
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, list[int]]]:
+        """Yield one epoch's batches: (N, 3, H, W) on the device, and which pictures they are."""
+        self.sampler.epoch = number
+        for batch, places in zip(self._loader or self._made_here(), self.sampler, strict=True):
+            moved = batch.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+            yield moved, [index for _, index in places]
+
+    def _made_here(self) -> Iterator[Tensor]:
+        for places in self.sampler:
+            with _own_randomness():
+                batch = torch.stack([self.pictures[place] for place in places])
+            yield batch
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Leave the generators that the network draws from as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
 
 
 def _one_thread(worker: int) -> None:

@@ -20,7 +20,7 @@ from tagger.errors import SourceError, UsageError
 from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo, Preprocessing
 from tagger.training import features, finetune, network, probe, splitting, state
-from tagger.training.bundle import Learned, write
+from tagger.training.bundle import Learned, judge, too_few, write
 from tagger.training.config import TrainConfig
 from tagger.training.examples import SPLITS, BoolArray, Examples, read_examples
 from tagger.training.loading import Pictures
@@ -68,7 +68,10 @@ def train(
         seconds=time.perf_counter() - started,
         warnings=lesson.warnings,
     )
-    info = write(out, command_line(dataset, out, config), learned)
+    judged = judge(learned)
+    for line in too_few(judged.thresholds):
+        reports.say(f"note: {line}")
+    info = write(out, command_line(dataset, out, config), learned, judged)
     storage.remove(storage.join(folder, UNFINISHED))
     return info
 

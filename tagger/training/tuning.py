@@ -18,7 +18,7 @@ from tagger.errors import MissingExtra, UsageError
 from tagger.model_info import ModelInfo
 from tagger.training import finetune, network, probe
 from tagger.training.config import TrainConfig
-from tagger.training.train import Lesson, Reports, fine_tune_lesson, prepare, train
+from tagger.training.learning import Lesson, Reports, fine_tune_lesson, prepare, train
 
 STUDY = "_tuning.db"
 """SQLite file in the checkpoint's folder; the same command goes on with it."""
