@@ -1,9 +1,10 @@
-"""Train, validation and test: decided by content, alike for every label, near-duplicates together.
+"""Which labelled images are for training, validation and test.
 
-Images that show the same picture form a unit. Within a stratum (the rarest label of the unit) units are ordered by a
-hash of their content and a seed; the last 15% are test, the 15% before them validation. The order of two units never
-changes, so added images only move those beside a boundary, and even a label with three images is in every split. A
-plain threshold on the hash would move nothing at all, but leave rare labels to chance.
+Content decides: the SHA-256 of seed and image id is a number in [0, 1); below 0.70 means train, below 0.85 val, else
+test. So order and paths of the files do not matter, and an added file moves no other. But such fixed cuts give a class
+of 20 images anything from 0 to 7 test images, and cuts at exact ranks move files with every one that is added. Between
+the two: per label, a cut stays where it is while the images below it are within TOLERANCE of their share, and else is
+moved to that limit, no further. Large classes practically never change, small ones get their shares.
 """
 
 from __future__ import annotations
@@ -16,133 +17,163 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-SPLITS = ("train", "val", "test")
+from tagger.errors import UsageError
+
+NAMES = ("train", "val", "test")
 SHARES = (0.70, 0.15, 0.15)
-_SHOWN = 3
+NO_LABEL = "(no label)"
+"""The class of images that are known to have no label."""
+TOLERANCE = 0.02
+"""How far the share below a cut may be off, as a share of a label's images."""
+
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """A split per image, and what there is to say about it."""
+class Splits:
+    """The split of every row and what is to be known about it."""
 
-    splits: list[str | None]
-    duplicates: tuple[tuple[int, ...], ...]
-    """Rows of every group of near-duplicates."""
+    split: tuple[str | None, ...]
+    """train, val or test; None for rows without labels"""
+    counts: dict[str, Counter[str]]
+    """label -> split -> images, by name of the label"""
+    groups: tuple[tuple[int, ...], ...]
+    """Rows of the groups of labelled near-duplicates, the largest first"""
     leaks: tuple[tuple[int, ...], ...]
-    """Groups that cross splits which were given; they stay as given."""
-    rare: tuple[str, ...]
-    """Labels with fewer than three pictures: all of them are in train."""
+    """Rows of the groups that lie in several splits because the given splits say so"""
+    too_small: tuple[str, ...]
+    """Labels that are missing in a split which others have"""
 
-    def lines(self, names: Sequence[str]) -> list[str]:
-        """Say what a user should know; `names` are the images' own."""
-        lines = []
-        if self.duplicates:
-            copies = sum(len(group) - 1 for group in self.duplicates)
-            shown = "; ".join(" = ".join(names[row] for row in group[:2]) for group in self.duplicates[:_SHOWN])
-            lines.append(f"{copies:,} near-duplicates, kept in one split with their originals ({shown})")
-        if self.leaks:
-            shown = "; ".join(" = ".join(names[row] for row in group[:2]) for group in self.leaks[:_SHOWN])
-            lines.append(
-                f"{len(self.leaks):,} pictures are in several of the given splits, so its scores flatter ({shown})"
-            )
-        if self.rare:
-            lines.append(
-                f"{len(self.rare):,} labels have fewer than 3 pictures, all in train: {', '.join(self.rare[:10])}"
-            )
-        return lines
+    def text(self, uris: Sequence[str]) -> str:
+        """Say in a few lines what was split; `uris` names the rows."""
+        total = Counter(self.split)
+        lines = [", ".join(f"{total[name]:,} {name}" for name in NAMES) + f"; {len(self.counts):,} labels"]
+        for what, groups in (("kept together", self.groups), ("across the given splits, a leak", self.leaks)):
+            if groups:
+                shown = "; ".join(" = ".join(uris[row] for row in rows[:2]) for rows in groups[:_EXAMPLES])
+                largest = f"largest {len(groups[0]):,} images"
+                lines.append(f"{len(groups):,} groups of near-duplicates {what} ({largest}), for example {shown}")
+        if self.too_small:
+            shown = ", ".join(f"{label} ({self.counts[label].total()})" for label in self.too_small[:10])
+            lines.append(f"{len(self.too_small):,} labels are missing in a split, having few images: {shown}")
+        return "\n".join(lines)
 
 
 def assign(
     image_ids: Sequence[str],
-    labels: Sequence[tuple[str, ...] | None],
+    labels: Sequence[Sequence[str] | None],
     groups: npt.NDArray[np.int64],
-    given: Sequence[str | None],
+    given: Sequence[str | None] | None = None,
     shares: tuple[float, float, float] = SHARES,
     seed: int = 0,
-) -> Assigned:
-    """Return a split for every labelled image; unlabelled ones (labels None) get none.
+) -> Splits:
+    """Give each labelled row a split; groups (N,) of near-duplicates stay together.
 
-    `groups` (N,) has the same number for near-duplicates. Splits that are given are kept. Where some images have one
-    and others not, the others follow their near-duplicates or are assigned as usual. Where every image has one and a
-    split is missing altogether, its share is taken out of train.
+    Labels are balanced rarest first, as in iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011): an image goes
+    where its rarest label needs it. A label of one or two images is for training, and so is a group larger than the
+    smallest share of its label.
+
+    Given splits: val and test, where given, are complete and stay as they are; what is missing is carved out of train,
+    that is of the rows given as train and those without a split, in the proportion of `shares`. So train + val gets a
+    test split, train + test a val split, train alone both, and with all three given the rows without a split are
+    for training. A row without a split follows near-duplicates in a given val or test; a group that spans given splits
+    is a leak, reported and not moved. Raises UsageError for other names and shares.
     """
-    splits: list[str | None] = list(given)
-    labelled = [row for row, each in enumerate(labels) if each is not None]
-    _follow_duplicates(splits, groups, labelled)
-    missing = [row for row in labelled if splits[row] is None]
-    present = {splits[row] for row in labelled} - {None}
-    strata = _strata(labels, labelled)
-    rare: set[str] = set()
-    if missing:
-        rare = _fill(splits, missing, image_ids, groups, strata, shares, seed)
-    elif present and len(present) < len(SPLITS):
-        val, test = (0.0 if name in present else share for name, share in zip(SPLITS[1:], shares[1:], strict=True))
-        pool = [row for row in labelled if splits[row] == "train"]
-        for row in pool:
-            splits[row] = None
-        _fill(splits, pool, image_ids, groups, strata, (1 - val - test, val, test), seed)
-    members = _members(groups, labelled)
-    leaks = tuple(group for group in members if len({splits[row] for row in group}) > 1)
-    return Assigned(splits, tuple(members), leaks, tuple(sorted(rare)))
+    _check(given, shares)
+    labelled = [row for row, names in enumerate(labels) if names is not None]
+    fixed: dict[int, str] = {row: given[row] or "" for row in labelled} if given else {}
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for row in labelled:
+        members[int(groups[row])].append(row)
+    complete = set(fixed.values()) & {"val", "test"}
+    open_shares = {name: share for name, share in zip(NAMES, shares, strict=True) if share and name not in complete}
+    split: list[str | None] = [None] * len(image_ids)
+    units = []
+    for rows in members.values():
+        held = {fixed.get(row) for row in rows} & {"val", "test"}
+        if not held:
+            units.append(_unit(rows, image_ids, labels, seed))
+        for row in rows if held else ():
+            split[row] = fixed.get(row) or min(held, key=("test", "val").index)
+    ends = np.cumsum(list(open_shares.values()))
+    for unit, place in zip(units, _stratify(units, ends[:-1] / ends[-1]), strict=True):
+        for row in unit.rows:
+            split[row] = list(open_shares)[place]
+    return _report(split, labels, list(members.values()))
 
 
-def _follow_duplicates(splits: list[str | None], groups: npt.NDArray[np.int64], rows: Sequence[int]) -> None:
-    """Give images without a split that of a near-duplicate which has one."""
-    known = {int(groups[row]): splits[row] for row in rows if splits[row] is not None}
-    for row in rows:
-        if splits[row] is None:
-            splits[row] = known.get(int(groups[row]))
+def _check(given: Sequence[str | None] | None, shares: tuple[float, float, float]) -> None:
+    if unknown := sorted({name for name in given or () if name} - set(NAMES)):
+        raise UsageError(f"splits {unknown} are unknown; expected {', '.join(NAMES)}")
+    if len(shares) != 3 or min(shares) < 0 or shares[0] == 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UsageError(f"shares {shares}: expected three of train, val and test that add up to 1, train above 0")
 
 
-def _strata(labels: Sequence[tuple[str, ...] | None], rows: Sequence[int]) -> dict[int, str]:
-    """Return for every image its rarest label; images known to have none are a stratum of their own."""
-    counts = Counter(label for row in rows for label in labels[row] or ())
-    return {row: min(labels[row] or ("",), key=lambda label: (counts[label], label)) for row in rows}
+@dataclass(frozen=True)
+class _Unit:
+    """Rows that go to one split together."""
+
+    rows: list[int]
+    labels: Counter[str]
+    """label -> rows that have it"""
+    key: float
+    """Where content puts it, in [0, 1)"""
 
 
-def _fill(
-    splits: list[str | None],
-    rows: Sequence[int],
-    image_ids: Sequence[str],
-    groups: npt.NDArray[np.int64],
-    strata: dict[int, str],
-    shares: tuple[float, float, float],
-    seed: int,
-) -> set[str]:
-    """Assign these rows, whole groups at a time; return the strata that are too small to be in every split."""
-    units: dict[int, list[int]] = defaultdict(list)
-    for row in rows:
-        units[int(groups[row])].append(row)
-    by_stratum: dict[str, list[list[int]]] = defaultdict(list)
-    for unit in units.values():
-        by_stratum[min(strata[row] for row in unit)].append(unit)
-    rare = set()
-    for stratum, members in by_stratum.items():
-        ordered = sorted(members, key=lambda unit: _place(min(image_ids[row] for row in unit), seed))
-        counts = [_count(len(ordered), share) for share in shares[1:]]
-        if len(ordered) < 3:
-            counts = [0, 0]
-            rare.add(stratum or "(no label)")
-        train = len(ordered) - sum(counts)
-        names = ["train"] * train + ["val"] * counts[0] + ["test"] * counts[1]
-        for unit, name in zip(ordered, names, strict=True):
-            for row in unit:
-                splits[row] = name
-    return rare
+def _unit(rows: list[int], image_ids: Sequence[str], labels: Sequence[Sequence[str] | None], seed: int) -> _Unit:
+    digest = hashlib.sha256(f"{seed}:{min(image_ids[row] for row in rows)}".encode()).digest()
+    names = Counter(name for row in rows for name in dict.fromkeys(labels[row] or (NO_LABEL,)))
+    return _Unit(rows, names, int.from_bytes(digest[:6], "big") / 2**48)
 
 
-def _count(units: int, share: float) -> int:
-    """Return how many units a share is: at least one of three or more, unless nothing is asked for."""
-    return max(1, round(units * share)) if share else 0
+def _stratify(units: list[_Unit], cuts: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the place of each unit: how many of the cuts (ascending, in (0, 1)) lie below it."""
+    having: defaultdict[str, list[int]] = defaultdict(list)
+    for number, unit in enumerate(units):
+        for label in unit.labels:
+            having[label].append(number)
+    totals = {label: sum(units[number].labels[label] for number in numbers) for label, numbers in having.items()}
+    places = np.full(len(units), -1)
+    for label in sorted(having, key=lambda label: (totals[label], label)):
+        numbers = np.array(sorted(having[label], key=lambda number: units[number].key))
+        weights = np.array([units[number].labels[label] for number in numbers])
+        keys = np.array([units[number].key for number in numbers])
+        free = places[numbers] < 0
+        placed = [weights[~free & (places[numbers] <= place)].sum() for place in range(len(cuts))]
+        places[numbers[free]] = _place(keys[free], weights[free], totals[label], placed, cuts)
+    return places
 
 
-def _place(image_id: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {image_id}".encode()).hexdigest()
+def _place(
+    keys: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.int64],
+    total: int,
+    placed: Sequence[int],
+    cuts: npt.NDArray[np.float64],
+) -> npt.NDArray[np.int64]:
+    """Return the places of a label's units; `placed` counts its images that lie below each cut already."""
+    if total <= 2 or not len(cuts):
+        return np.zeros(len(keys), np.int64)
+    smallest = np.diff(cuts, prepend=0, append=1).min()
+    keys = np.where((weights > 1) & (weights > smallest * total), 0, keys)
+    order = np.argsort(keys, kind="stable")
+    middles = np.cumsum(weights[order]) - weights[order] / 2
+    places, limit = np.zeros(len(keys), np.int64), 0.0
+    for cut, done in zip(cuts, placed, strict=True):
+        low, high = (np.floor(total * (cut + off) + 0.5) - done for off in (-TOLERANCE, TOLERANCE))
+        limit = max(limit, float(np.clip(weights[keys < cut].sum(), low, high)))
+        places[order] += middles > limit
+    return places
 
 
-def _members(groups: npt.NDArray[np.int64], rows: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the rows of every group of two or more."""
-    found: dict[int, list[int]] = defaultdict(list)
-    for row in rows:
-        found[int(groups[row])].append(row)
-    return [tuple(group) for group in found.values() if len(group) > 1]
+def _report(split: list[str | None], labels: Sequence[Sequence[str] | None], members: list[list[int]]) -> Splits:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for name, row_labels in zip(split, labels, strict=True):
+        if name:
+            for label in dict.fromkeys(row_labels or (NO_LABEL,)):
+                counts[label][name] += 1
+    several = sorted((tuple(rows) for rows in members if len(rows) > 1), key=len, reverse=True)
+    leaks = tuple(rows for rows in several if len({split[row] for row in rows}) > 1)
+    used = {name for name in split if name}
+    too_small = tuple(sorted(label for label, found in counts.items() if len(found) < len(used)))
+    return Splits(tuple(split), dict(sorted(counts.items())), tuple(several), leaks, too_small)

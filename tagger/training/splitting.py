@@ -40,7 +40,7 @@ def split(
     assigned = splits.assign(
         examples.image_ids, examples.labels, copies.groups, examples.table["split"].to_pylist(), seed=seed
     )
-    return examples.with_splits(assigned.splits), assigned.lines(examples.uris)
+    return examples.with_splits(list(assigned.split)), assigned.text(examples.uris).splitlines()
 
 
 def _fingerprint(uri: str, known: dict[str, bytes]) -> Fingerprint | None:

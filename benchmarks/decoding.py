@@ -1,0 +1,101 @@
+"""Decoders side by side, one core: bytes to pixels, and to the 224x224 that a network wants.
+
+    python -m benchmarks.decoding PHOTOS [--limit 300] [--large 40]
+
+Alternates the decoders over the same photographs, five times, and prints medians of images/s. Then the same for
+12-megapixel JPEGs (the photographs enlarged to 4000x3000): a whole decode and resize by Pillow against tagger, which
+lets libjpeg shrink them, with the mean difference of the pixels. simplejpeg is measured where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks import machine
+from tagger import images
+from tagger.model_info import Preprocessing
+
+WANTED = Preprocessing()
+ROUNDS = 5
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument("--large", type=int, default=40)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    paths = sorted(path for path in arguments.photos.rglob("*") if path.is_file())
+    contents = [path.read_bytes() for path in paths[:: max(1, len(paths) // arguments.limit)][: arguments.limit]]
+    print(f"{machine.describe()}, one core, medians of {ROUNDS}\n")
+    print(f"| {len(contents)} photographs | images/s |\n|---|--:|")
+    for name, rate in rates(_decoders(), contents).items():
+        print(f"| {name} | {rate:.0f} |")
+    large = [_enlarged(content) for content in contents[: arguments.large]]
+    found = rates({"Pillow, whole": _whole, "tagger": _ours}, large)
+    difference = np.mean([np.abs(_whole(c).astype(int) - _ours(c).astype(int)).mean() for c in large])
+    print(f"\n| {len(large)} JPEGs of 12 megapixels | images/s |\n|---|--:|")
+    for name, rate in found.items():
+        print(f"| {name} | {rate:.1f} |")
+    print(f"\nratio {found['tagger'] / found['Pillow, whole']:.2f}; mean difference {difference:.2f} of 255")
+
+
+def rates(decoders: dict[str, Callable[[bytes], Any]], contents: Sequence[bytes]) -> dict[str, float]:
+    """Return median images/s of each, taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in decoders}
+    for _ in range(ROUNDS):
+        for name, decode in decoders.items():
+            started = time.perf_counter()
+            for content in contents:
+                decode(content)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: len(contents) / statistics.median(each) for name, each in seconds.items()}
+
+
+def _decoders() -> dict[str, Callable[[bytes], Any]]:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    found: dict[str, Callable[[bytes], Any]] = {
+        "Pillow": lambda content: np.asarray(Image.open(io.BytesIO(content)).convert("RGB")),
+        "torchvision": lambda content: decode_jpeg(
+            torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB
+        ),
+    }
+    if find_spec("simplejpeg"):
+        import simplejpeg
+
+        found["simplejpeg"] = simplejpeg.decode_jpeg
+    return {**found, "Pillow, with resize": _whole, "tagger, with resize": _ours}
+
+
+def _whole(content: bytes) -> images.UInt8Array:
+    picture, _ = images.decode(content)
+    return images.fit(picture, WANTED)
+
+
+def _ours(content: bytes) -> images.UInt8Array:
+    return images.prepare(content, [WANTED])[0][WANTED]
+
+
+def _enlarged(content: bytes) -> bytes:
+    with Image.open(io.BytesIO(content)) as image:
+        target = io.BytesIO()
+        image.convert("RGB").resize((4000, 3000), Image.Resampling.LANCZOS).save(target, "JPEG", quality=90)
+    return target.getvalue()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Cost per image and memory as the number of files grows.
+
+    python -m benchmarks.scaling [--counts 10000 200000] [--model checkpoints/cifar10-speedrun]
+
+Tags so many links to a few small pictures with a small net, so that what tagger itself does per file weighs as much as
+it can. Prints a Markdown table: seconds of listing and planning, milliseconds per image after start-up, peak memory,
+and the same for a rerun that finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import machine
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts", type=int, nargs="*", default=[10_000, 200_000])
+    parser.add_argument("--model", default="checkpoints/cifar10-speedrun")
+    arguments = parser.parse_args()
+    print(f"{machine.describe()}\n")
+    print(
+        "| files | seconds | ms per image after start-up | GB | rerun: seconds | rerun: GB |\n|--:|--:|--:|--:|--:|--:|"
+    )
+    for count in arguments.counts:
+        with tempfile.TemporaryDirectory() as folder:
+            make_pictures(Path(folder) / "pictures", count)
+            first, seconds = run(folder, arguments.model)
+            again, seconds_again = run(folder, arguments.model)
+            each = 1000 / (first["steady_images_per_second"] or first["images_per_second"])
+            print(
+                f"| {count:,} | {seconds:.1f} | {each:.3f} | {first['peak_memory'] / 1e9:.2f} "
+                f"| {seconds_again:.1f} | {again['peak_memory'] / 1e9:.2f} |",
+                flush=True,
+            )
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """Write 100 pictures of 32x32, linked often enough, 1,000 to a folder."""
+    rng = np.random.default_rng(0)
+    originals = folder / "originals"
+    originals.mkdir(parents=True)
+    for index in range(100):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(originals / f"{index}.jpg")
+    for index in range(count - 100):
+        if index % 1000 == 0:
+            (folder / f"{index // 1000:05d}").mkdir()
+        (folder / f"{index // 1000:05d}" / f"{index}.jpg").hardlink_to(originals / f"{index % 100}.jpg")
+
+
+def run(folder: str, model: str) -> tuple[dict[str, Any], float]:
+    """Tag the folder; return what the run said of itself, and the seconds of the whole process."""
+    command = [sys.executable, "-m", "tagger.cli", "tag", f"{folder}/pictures", "--model", model]
+    started = time.perf_counter()
+    ran = subprocess.run([*command, "--out", f"{folder}/results", "--json"], capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout), time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
