@@ -15,7 +15,7 @@ LEVELS = {
     -1: {"errors"},
     0: {"schema", "model_info"},
     1: {"storage", "images", "metrics", "models"},
-    2: {"manifest", "datasets", "checkpoint", "engines", "results"},
+    2: {"manifest", "duplicates", "splits", "datasets", "checkpoint", "engines", "results"},
     3: {"training", "tagging"},
     4: {"cli"},
 }

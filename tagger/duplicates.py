@@ -1,0 +1,220 @@
+"""Which images are copies of one another: exact, near (resized, recompressed, brighter, slightly cropped) or mirrored.
+
+An image becomes a thumbnail of 16x16 RGB; all else is computed from it. The signs of the 64 lowest frequencies of its
+grey DCT are a hash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", but with signs
+instead of a median); mirroring turns those of the odd horizontal ones, so the mirrored picture's hash costs nothing.
+Close hashes are found by multi-index hashing (Norouzi, Punjani, Fleet 2012) and confirmed on the colour thumbnails.
+100,000 thumbnails are 77 MB. Time grows with the pairs that look alike: thousands of frames of one still scene, or
+nearly blank pages, cost more than as many photographs. The figures: python -m benchmarks.duplicates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tagger import images, storage
+from tagger.errors import AccessDenied, ImageError, SourceError
+
+SIDE = 16
+MAX_BITS = 12
+"""Hashes of a pair differ in at most as many of their 64 bits; those of unrelated photographs in about 32."""
+SIMILARITY = 0.9
+"""Least correlation of a pair's thumbnails; benchmarks/duplicates.py shows what higher and lower ones find."""
+
+_BAND = 16  # bits; a pair of up to 7 different bits has one of four bands with at most one of them
+_FLAT = 4.0  # grey levels: less contrast than this is noise,
+_SAME = 2.0  # levels of root mean square: then nothing but equal thumbnails tells that two blank pictures are copies
+_CHUNK = 1 << 14  # pairs looked at in one go
+
+Int64Array = npt.NDArray[np.int64]
+UInt64Array = npt.NDArray[np.uint64]
+Kind = Literal["exact", "near", "mirrored"]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What is kept of an image to find its copies."""
+
+    image_id: str
+    """SHA-256 of the file, hex"""
+    thumbnail: images.UInt8Array
+    """(16, 16, 3)"""
+
+
+class Pair(NamedTuple):
+    """Two rows that show the same picture, first < second."""
+
+    first: int
+    second: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Which rows belong together, and why."""
+
+    groups: Int64Array
+    """(N,) the lowest row of the group that each row belongs to; its own number when it has no copies"""
+    pairs: tuple[Pair, ...]
+    """What holds the groups together: n - 1 pairs for a group of n, not all that could be named"""
+
+
+def fingerprint(picture: Image.Image, content: bytes) -> Fingerprint:
+    """Return the fingerprint of a decoded RGB picture and the bytes it was decoded from."""
+    small = picture.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=4.0)
+    return Fingerprint(hashlib.sha256(content).hexdigest(), np.asarray(small))
+
+
+def read_fingerprint(uri: str, max_pixels: int = images.MAX_PIXELS) -> Fingerprint | ImageError | SourceError:
+    """Read and decode one file; return its fingerprint, or why there is none.
+
+    Raises AccessDenied when the store refuses our credentials, since then every file would fail.
+    """
+    try:
+        content = storage.read_bytes(uri)
+        picture, _ = images.decode(content, max_pixels)
+    except (ImageError, SourceError) as error:
+        if isinstance(error, AccessDenied) and storage.is_credential_error(error):
+            raise
+        return error
+    return fingerprint(picture, content)
+
+
+def read_fingerprints(
+    uris: Sequence[str], max_pixels: int = images.MAX_PIXELS, threads: int | None = None
+) -> list[Fingerprint | ImageError | SourceError]:
+    """Fingerprint many files in threads, in order; see read_fingerprint."""
+    remote = any(storage.is_remote(uri) for uri in uris[:1])
+    with ThreadPoolExecutor(threads or (32 if remote else os.cpu_count()), "fingerprint") as pool:
+        return list(pool.map(lambda uri: read_fingerprint(uri, max_pixels), uris))
+
+
+def near_duplicates(fingerprints: Sequence[Fingerprint], similarity: float = SIMILARITY) -> Duplicates:
+    """Group the images that are copies of one another.
+
+    All pairs of up to 7 different bits are compared, and most of those up to 12. If A is a copy of B and B of C, all
+    three form one group, however little A and C are alike: a split through the chain would leak. Where images are taken
+    alike (documents, X-rays), look at the largest groups and raise `similarity` when they are not copies.
+    """
+    rows = np.arange(len(fingerprints))
+    groups, pairs = rows.copy(), list[Pair]()
+    thumbnails = np.array([entry.thumbnail for entry in fingerprints], np.uint8).reshape(-1, SIDE, SIDE, 3)
+    same_file = _first_equal(entry.image_id for entry in fingerprints)
+    same_picture = _first_equal(entry.thumbnail.tobytes() for entry in fingerprints)
+    pairs += _join(groups, same_file, rows, "exact")
+    pairs += _join(groups, same_picture, rows, "near")
+    distinct = np.flatnonzero(same_picture == rows)
+    straight, mirrored = _hashes(thumbnails[distinct])
+    kinds: tuple[tuple[Kind, UInt64Array, int], ...] = (("near", straight, 1), ("mirrored", mirrored, -1))
+    for kind, queries, step in kinds:
+        for first, second in _candidates(queries, straight):
+            a, b = distinct[first], distinct[second]
+            apart = groups[a] != groups[b]
+            a, b = a[apart], b[apart]
+            agree = _alike(thumbnails[a][:, :, ::step], thumbnails[b], similarity)
+            pairs += _join(groups, a[agree], b[agree], kind)
+    return Duplicates(groups, tuple(pairs))
+
+
+def _first_equal(keys: Iterable[Hashable]) -> Int64Array:
+    """Return for every row the first row with the same key."""
+    seen: dict[Hashable, int] = {}
+    return np.array([seen.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
+
+
+def _join(groups: Int64Array, first: Int64Array, second: Int64Array, kind: Kind) -> list[Pair]:
+    """Unite the groups of each pair of rows; return the pairs that united two."""
+    uniting = []
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        low, high = sorted((_root(groups, a), _root(groups, b)))
+        if low != high:
+            groups[high] = low
+            uniting.append(Pair(a, b, kind))
+    while uniting and not np.array_equal(flat := groups[groups], groups):
+        groups[:] = flat
+    return uniting
+
+
+def _root(groups: Int64Array, row: int) -> int:
+    while groups[row] != row:
+        groups[row] = groups[groups[row]]
+        row = int(groups[row])
+    return row
+
+
+# --- hashes -----------------------------------------------------------------------------------------------------------
+
+_FREQUENCIES = sorted(
+    ((y, x) for y in range(11) for x in range(11) if x or y), key=lambda f: (f[0] ** 2 + f[1] ** 2, f)
+)
+_Y, _X = np.array(_FREQUENCIES[:64]).T
+_DCT = np.cos(np.pi / SIDE * np.outer(np.arange(11), np.arange(SIDE) + 0.5))
+_GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+def _hashes(thumbnails: images.UInt8Array) -> tuple[UInt64Array, UInt64Array]:
+    """Return the 64-bit hashes of thumbnails (N, 16, 16, 3) and those of their mirror images."""
+    parts = [_spectrum(chunk) for chunk in np.array_split(thumbnails, len(thumbnails) // 10_000 + 1)]
+    spectrum = np.concatenate(parts)
+    turned = np.where(_X % 2, -spectrum, spectrum)
+    straight, mirrored = (np.packbits(bits, axis=1).view(np.uint64)[:, 0] for bits in (spectrum > 0, turned > 0))
+    return straight, mirrored
+
+
+def _spectrum(thumbnails: images.UInt8Array) -> npt.NDArray[np.int16]:
+    """Return 64 DCT coefficients (N, 64); whole numbers, so that rounding errors have no sign."""
+    values = _DCT @ (thumbnails @ _GREY) @ _DCT.T / SIDE
+    return np.ascontiguousarray(np.rint(values[:, _Y, _X]).astype(np.int16))
+
+
+def _candidates(queries: UInt64Array, hashes: UInt64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
+    """Yield rows (a, b), a < b, whose query and hash differ in at most MAX_BITS; a pair may come several times."""
+    for shift in range(0, 64, _BAND):
+        wanted, keys = ((bits >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for bits in (queries, hashes))
+        order = np.argsort(keys, kind="stable")
+        sizes = np.bincount(keys, minlength=1 << _BAND)
+        starts = np.cumsum(sizes) - sizes
+        for flip in (0, *(1 << bit for bit in range(_BAND))):
+            for a, place in _expand(sizes[wanted ^ flip]):
+                b = order[starts[wanted[a] ^ flip] + place]
+                near = (a < b) & (np.bitwise_count(queries[a] ^ hashes[b]) <= MAX_BITS)
+                yield a[near], b[near]
+
+
+def _expand(sizes: Int64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
+    """Yield (row, 0), (row, 1), ... up to each row's size, about _CHUNK of them at a time."""
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    for rows in np.split(np.arange(len(sizes)), np.searchsorted(ends, np.arange(_CHUNK, total, _CHUNK))):
+        starts = np.cumsum(sizes[rows]) - sizes[rows]
+        row = np.repeat(rows, sizes[rows])
+        yield row, np.arange(len(row)) - np.repeat(starts, sizes[rows])
+
+
+# --- thumbnails -------------------------------------------------------------------------------------------------------
+
+
+def _alike(left: images.UInt8Array, right: images.UInt8Array, similarity: float) -> npt.NDArray[np.bool_]:
+    """Tell which pairs of thumbnails (N, 16, 16, 3) correlate, whatever their brightness, or are equal."""
+    a, b = (side.reshape(-1, SIDE * SIDE, 3).astype(np.float32) for side in (left, right))
+    equal = _product(a - b, a - b) <= _SAME**2
+    mean = np.full((1, SIDE * SIDE), 1 / SIDE**2, np.float32)
+    a, b = a - mean @ a, b - mean @ b  # per channel: two blue skies are not alike for being blue
+    contrasts = [np.maximum(np.sqrt(_product(side, side)), _FLAT) for side in (a, b)]
+    alike: npt.NDArray[np.bool_] = equal | (_product(a, b) >= similarity * contrasts[0] * contrasts[1])
+    return alike
+
+
+def _product(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the mean product of each row's values (N, pixels, 3)."""
+    product: npt.NDArray[np.float32] = np.einsum("npc,npc->n", a, b) / np.float32(3 * SIDE**2)
+    return product
