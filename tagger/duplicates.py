@@ -1,11 +1,11 @@
 """Which images are copies of one another: exact, near (resized, recompressed, brighter, slightly cropped) or mirrored.
 
 An image becomes a thumbnail of 16x16 RGB; all else is computed from it. The signs of the 64 lowest frequencies of its
-grey DCT are a hash (after Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", with signs
-for medians); mirroring only turns the sign of the odd horizontal ones, so the hash of the mirror image costs nothing.
-Pairs whose hashes are close are found by multi-index hashing (Norouzi, Punjani, Fleet 2012) and confirmed on colour
-thumbnails. 100,000 thumbnails are 77 MB; how long they take is in docs/benchmarks.md. Time grows with the pairs that
-look alike: thousands of frames of one still scene cost more than as many photographs.
+grey DCT are a hash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", but with signs
+instead of a median); mirroring turns those of the odd horizontal ones, so the mirrored picture's hash costs nothing.
+Close hashes are found by multi-index hashing (Norouzi, Punjani, Fleet 2012) and confirmed on the colour thumbnails.
+100,000 thumbnails are 77 MB. Time grows with the pairs that look alike: thousands of frames of one still scene, or
+nearly blank pages, cost more than as many photographs. The figures: python -m benchmarks.duplicates.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +27,12 @@ from tagger.errors import AccessDenied, ImageError, SourceError
 SIDE = 16
 MAX_BITS = 12
 """Hashes of a pair differ in at most as many of their 64 bits; those of unrelated photographs in about 32."""
-SIMILARITY = 0.92
-"""Least correlation of a pair's thumbnails. 500 photographs: copies are above 0.97, no two originals above 0.86."""
+SIMILARITY = 0.9
+"""Least correlation of a pair's thumbnails; benchmarks/duplicates.py shows what higher and lower ones find."""
 
 _BAND = 16  # bits; a pair of up to 7 different bits has one of four bands with at most one of them
 _FLAT = 4.0  # grey levels: less contrast than this is noise,
-_SAME = 2.0  # and then nothing but equal thumbnails tells that two blank pictures are copies
+_SAME = 2.0  # levels of root mean square: then nothing but equal thumbnails tells that two blank pictures are copies
 _CHUNK = 1 << 14  # pairs looked at in one go
 
 Int64Array = npt.NDArray[np.int64]
@@ -66,13 +66,6 @@ class Duplicates:
     """(N,) the lowest row of the group that each row belongs to; its own number when it has no copies"""
     pairs: tuple[Pair, ...]
     """What holds the groups together: n - 1 pairs for a group of n, not all that could be named"""
-
-    def members(self) -> list[Int64Array]:
-        """Return the rows of every group of two or more, the largest group first: look there for chains."""
-        order = np.argsort(self.groups, kind="stable")
-        starts = np.flatnonzero(np.diff(self.groups[order], prepend=-1))[1:]
-        several = [rows for rows in np.split(order, starts) if len(rows) > 1]
-        return sorted(several, key=len, reverse=True)
 
 
 def fingerprint(picture: Image.Image, content: bytes) -> Fingerprint:
@@ -108,26 +101,26 @@ def read_fingerprints(
 def near_duplicates(fingerprints: Sequence[Fingerprint], similarity: float = SIMILARITY) -> Duplicates:
     """Group the images that are copies of one another.
 
-    Every pair of up to 7 different bits is compared, most of those up to 12. If A is a copy of B and B of C, all three
-    form one group, though A and C may be less alike than `similarity`: a split through the chain would leak. For images
-    that are all taken alike (documents, X-rays), look at the largest groups and raise `similarity` if they are none.
+    All pairs of up to 7 different bits are compared, and most of those up to 12. If A is a copy of B and B of C, all
+    three form one group, however little A and C are alike: a split through the chain would leak. Where images are taken
+    alike (documents, X-rays), look at the largest groups and raise `similarity` when they are not copies.
     """
     rows = np.arange(len(fingerprints))
-    groups, pairs = rows.copy(), []
+    groups, pairs = rows.copy(), list[Pair]()
     thumbnails = np.array([entry.thumbnail for entry in fingerprints], np.uint8).reshape(-1, SIDE, SIDE, 3)
     same_file = _first_equal(entry.image_id for entry in fingerprints)
     same_picture = _first_equal(entry.thumbnail.tobytes() for entry in fingerprints)
-    for firsts, kind in ((same_file, "exact"), (same_picture, "near")):
-        pairs += _join(groups, firsts[firsts < rows], rows[firsts < rows], kind)
+    pairs += _join(groups, same_file, rows, "exact")
+    pairs += _join(groups, same_picture, rows, "near")
     distinct = np.flatnonzero(same_picture == rows)
     straight, mirrored = _hashes(thumbnails[distinct])
-    for queries, kind in ((straight, "near"), (mirrored, "mirrored")):
+    kinds: tuple[tuple[Kind, UInt64Array, int], ...] = (("near", straight, 1), ("mirrored", mirrored, -1))
+    for kind, queries, step in kinds:
         for first, second in _candidates(queries, straight):
             a, b = distinct[first], distinct[second]
             apart = groups[a] != groups[b]
             a, b = a[apart], b[apart]
-            left = thumbnails[a] if kind == "near" else thumbnails[a, :, ::-1]
-            agree = _alike(left, thumbnails[b], similarity)
+            agree = _alike(thumbnails[a][:, :, ::step], thumbnails[b], similarity)
             pairs += _join(groups, a[agree], b[agree], kind)
     return Duplicates(groups, tuple(pairs))
 
@@ -138,7 +131,7 @@ def _first_equal(keys: Iterable[Hashable]) -> Int64Array:
     return np.array([seen.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
 
 
-def _join(groups: Int64Array, first: Int64Array, second: Int64Array, kind: Any) -> list[Pair]:
+def _join(groups: Int64Array, first: Int64Array, second: Int64Array, kind: Kind) -> list[Pair]:
     """Unite the groups of each pair of rows; return the pairs that united two."""
     uniting = []
     for a, b in zip(first.tolist(), second.tolist(), strict=True):
@@ -153,6 +146,7 @@ def _join(groups: Int64Array, first: Int64Array, second: Int64Array, kind: Any) 
 
 def _root(groups: Int64Array, row: int) -> int:
     while groups[row] != row:
+        groups[row] = groups[groups[row]]
         row = int(groups[row])
     return row
 
@@ -212,9 +206,15 @@ def _expand(sizes: Int64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
 def _alike(left: images.UInt8Array, right: images.UInt8Array, similarity: float) -> npt.NDArray[np.bool_]:
     """Tell which pairs of thumbnails (N, 16, 16, 3) correlate, whatever their brightness, or are equal."""
     a, b = (side.reshape(-1, SIDE * SIDE, 3).astype(np.float32) for side in (left, right))
-    equal = np.abs(a - b).mean((1, 2)) <= _SAME
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    contrasts = [np.maximum(np.sqrt(np.square(side).mean((1, 2))), _FLAT) for side in (a, b)]
-    correlation = (a * b).mean((1, 2)) / (contrasts[0] * contrasts[1])
-    alike: npt.NDArray[np.bool_] = equal | (correlation >= similarity)
+    equal = _product(a - b, a - b) <= _SAME**2
+    mean = np.full((1, SIDE * SIDE), 1 / SIDE**2, np.float32)
+    a, b = a - mean @ a, b - mean @ b  # per channel: two blue skies are not alike for being blue
+    contrasts = [np.maximum(np.sqrt(_product(side, side)), _FLAT) for side in (a, b)]
+    alike: npt.NDArray[np.bool_] = equal | (_product(a, b) >= similarity * contrasts[0] * contrasts[1])
     return alike
+
+
+def _product(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the mean product of each row's values (N, pixels, 3)."""
+    product: npt.NDArray[np.float32] = np.einsum("npc,npc->n", a, b) / np.float32(3 * SIDE**2)
+    return product

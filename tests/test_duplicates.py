@@ -1,0 +1,116 @@
+"""Copies are found whatever was done to them; pictures that merely look plain are not copies."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import photo
+from PIL import Image, ImageEnhance, ImageOps
+
+from tagger import duplicates, images
+from tagger.duplicates import Fingerprint, Pair, near_duplicates
+from tagger.errors import ImageError, SourceNotFound
+
+
+def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
+    sink = io.BytesIO()
+    picture.save(sink, "JPEG", quality=quality)
+    return sink.getvalue()
+
+
+def of(content: bytes) -> Fingerprint:
+    return duplicates.fingerprint(images.decode(content)[0], content)
+
+
+def resized(picture: Image.Image, share: float) -> Image.Image:
+    return picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS)
+
+
+COPIES: dict[str, Callable[[Image.Image], bytes]] = {
+    "half": lambda picture: jpeg(resized(picture, 0.5)),
+    "quarter": lambda picture: jpeg(resized(picture, 0.25)),
+    "quality 95": lambda picture: jpeg(picture, 95),
+    "quality 30": lambda picture: jpeg(picture, 30),
+    "mirrored": lambda picture: jpeg(ImageOps.mirror(picture)),
+    "mirrored, small, quality 50": lambda picture: jpeg(resized(ImageOps.mirror(picture), 0.5), 50),
+    "brighter": lambda picture: jpeg(ImageEnhance.Brightness(picture).enhance(1.1)),
+    "darker": lambda picture: jpeg(ImageEnhance.Brightness(picture).enhance(0.9)),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_is_found_and_its_kind_named(kind: str) -> None:
+    originals = [of(jpeg(photo(seed, (256, 192)))) for seed in range(40)]
+    copies = [of(COPIES[kind](photo(seed, (256, 192)))) for seed in range(40)]
+    found = near_duplicates(originals + copies)
+    named: duplicates.Kind = "mirrored" if "mirrored" in kind else "near"
+    assert set(found.pairs) <= {Pair(row, row + 40, named) for row in range(40)}
+    # highlights that clip change a smooth drawing more than a photograph
+    assert len(found.pairs) == 40 or (kind == "brighter" and len(found.pairs) >= 36)
+
+
+def test_the_same_file_twice_is_exact_and_a_group_of_n_has_n_minus_1_pairs() -> None:
+    one, other = of(jpeg(photo(1))), of(jpeg(photo(2)))
+    found = near_duplicates([one, other, one, one])
+    assert found.pairs == (Pair(0, 2, "exact"), Pair(0, 3, "exact"))
+    assert found.groups.tolist() == [0, 1, 0, 0]
+
+
+def test_blank_pictures_are_copies_only_when_they_are_equal() -> None:
+    colours = ["white", "black", "red", "blue", (235, 235, 235), "white"]
+    sizes = [(40, 30), (40, 30), (40, 30), (40, 30), (40, 30), (100, 100)]
+    blank = [of(jpeg(Image.new("RGB", size, colour))) for size, colour in zip(sizes, colours, strict=True)]
+    assert near_duplicates(blank).groups.tolist() == [0, 1, 2, 3, 4, 0]
+
+
+def test_hundreds_of_noisy_blank_pages_and_still_frames_form_groups_and_stay_apart() -> None:
+    rng = np.random.default_rng(0)
+    still = of(jpeg(photo(3))).thumbnail.astype(int)
+    frames = [still + rng.integers(-6, 7, still.shape) for _ in range(300)]
+    blank = [250 + rng.integers(-1, 2, still.shape) for _ in range(300)]
+    thumbnails = [np.clip(values, 0, 255).astype(np.uint8) for values in frames + blank]
+    found = near_duplicates([Fingerprint(str(n), thumbnail) for n, thumbnail in enumerate(thumbnails)])
+    assert set(found.groups[:300]) == {0}
+    assert 0 not in found.groups[300:]
+    assert len(found.pairs) < 600
+
+
+def test_a_chain_is_one_group() -> None:
+    first, last = (np.asarray(photo(seed, (16, 16))).astype(float) for seed in (1, 2))
+    blends = [np.rint(first + (last - first) * share).astype(np.uint8) for share in np.linspace(0, 1, 20)]
+    found = near_duplicates([Fingerprint(str(n), blend) for n, blend in enumerate(blends)])
+    assert set(found.groups) == {0}
+    assert near_duplicates([Fingerprint("a", blends[0]), Fingerprint("b", blends[-1])]).pairs == ()
+
+
+def test_nothing_and_a_single_picture_have_no_copies() -> None:
+    assert near_duplicates([]).groups.tolist() == []
+    assert near_duplicates([of(jpeg(photo(1)))]).pairs == ()
+
+
+def test_files_that_do_not_decode_say_why_and_leave_the_others_alone(photos: Path) -> None:
+    (photos / "cut.jpg").write_bytes((photos / "0.jpg").read_bytes()[:300])
+    uris = [str(photos / name) for name in ("0.jpg", "cut.jpg", "missing.jpg", "2.jpg")]
+    good, cut, missing, last = duplicates.read_fingerprints(uris)
+    assert isinstance(good, Fingerprint)
+    assert good.image_id == of((photos / "0.jpg").read_bytes()).image_id
+    assert isinstance(cut, ImageError)
+    assert cut.status == "corrupt"
+    assert isinstance(missing, SourceNotFound)
+    assert isinstance(last, Fingerprint)
+
+
+def test_copies_of_real_photographs_are_found_and_originals_are_not_taken_for_copies(real_photos: Path) -> None:
+    paths = sorted(real_photos.glob("*.JPEG"))
+    pictures = [images.decode(path.read_bytes())[0] for path in paths]
+    originals = [of(path.read_bytes()) for path in paths]
+    assert near_duplicates(originals).pairs == ()
+    for kind, copy in COPIES.items():
+        found = near_duplicates(originals + [of(copy(picture)) for picture in pictures])
+        caught = (found.groups[: len(paths)] == found.groups[len(paths) :]).mean()
+        assert caught >= 0.99, kind
+        assert len(set(found.groups[: len(paths)])) == len(paths), kind
