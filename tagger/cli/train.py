@@ -57,6 +57,7 @@ def train(
     drop_path: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Share of a label given to the others.")] = 0.1,
     augment: Annotated[str, typer.Option(help="timm's RandAugment, or none.")] = "rand-m5-mstd0.5",
+    crop_scale: Annotated[float, typer.Option(help="Least share of a picture that a training crop shows.")] = 0.35,
     mixup: Annotated[float, typer.Option(help="Strength; 0: none.")] = 0.0,
     cutmix: Annotated[float, typer.Option(help="Strength; 0: none.")] = 0.0,
     ema: Annotated[float, typer.Option(help="Decay of an average of the weights; 0: none.")] = 0.0,

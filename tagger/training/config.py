@@ -45,6 +45,8 @@ class TrainConfig:
     label_smoothing: float = 0.1
     augment: str = "rand-m5-mstd0.5"
     """timm's RandAugment, or none."""
+    crop_scale: float = 0.35
+    """Least share of a picture that a training crop shows."""
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float = 0.0

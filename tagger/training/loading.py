@@ -35,8 +35,8 @@ class Pictures(Dataset[Tensor]):
         self._transform: Any = create_transform(
             input_size=(3, *preparation.size),
             is_training=True,
-            scale=(0.35, 1.0) if config.fit == "crop" else (0.7, 1.0),
-            color_jitter=0.2,
+            scale=(config.crop_scale, 1.0),
+            color_jitter=0.0 if config.augment == "none" else 0.2,
             auto_augment=None if config.augment == "none" else config.augment,
             interpolation=preparation.interpolation,
             mean=preparation.mean,
