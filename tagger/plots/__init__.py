@@ -1,0 +1,11 @@
+"""What a model does and how it was made, as PNG bytes: plain numbers in, one consistent look out.
+
+Nothing here touches matplotlib's global state, so it is safe beside a notebook's own plots and in threads.
+"""
+
+from __future__ import annotations
+
+from tagger.plots.predictions import confusion_matrix, mistakes, precision_recall, reliability
+from tagger.plots.runs import learning_curves, trials
+
+__all__ = ["confusion_matrix", "learning_curves", "mistakes", "precision_recall", "reliability", "trials"]

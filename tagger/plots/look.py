@@ -1,0 +1,129 @@
+"""The look that every plot shares: size, colours, letters."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any
+
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DPI = 120
+INK, GREY, PALE = "#222222", "#8c8c8c", "#e4e4e4"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito 2008: told apart with any colour vision; without their yellow, too light on white, and black."""
+TITLE, BODY, SMALL = 11.0, 9.0, 8.0
+
+_FONTS = (
+    "DejaVu Sans",  # comes with matplotlib
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai"),
+    *("Arial Unicode MS", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+)
+
+
+def figure(width: float, height: float) -> Figure:
+    """Return an empty white figure of width x height inches that lays itself out."""
+    return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+
+
+def png(drawn: Figure) -> bytes:
+    """Return the figure as the bytes of a PNG, the same bytes for the same numbers."""
+    sink = io.BytesIO()
+    drawn.savefig(
+        sink,
+        format="png",
+        dpi=DPI,
+        facecolor="white",
+        bbox_inches="tight",
+        pad_inches=0.12,
+        metadata={"Software": None},
+    )
+    return sink.getvalue()
+
+
+def dress(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    """Give axes their title and axis labels, and our quiet frame."""
+    axes.set_facecolor("white")
+    axes.set_title(clean(title), fontsize=TITLE, color=INK, loc="left", **lettering())
+    axes.set_xlabel(clean(x), fontsize=BODY, color=INK, **lettering())
+    axes.set_ylabel(clean(y), fontsize=BODY, color=INK, **lettering())
+    axes.tick_params(labelsize=SMALL, colors=INK, length=3)
+    for side, spine in axes.spines.items():
+        spine.set_color(GREY)
+        spine.set_visible(side in ("left", "bottom"))
+
+
+def grid(axes: Axes, axis: Any = "both") -> None:
+    """Draw pale lines behind the data."""
+    axes.set_axisbelow(True)
+    axes.grid(True, axis=axis, color=PALE, linewidth=0.8, linestyle="-")
+
+
+def nothing(axes: Axes, title: str = "") -> None:
+    """Say on the axes that there is nothing to show."""
+    dress(axes, title)
+    axes.set_axis_off()
+    axes.text(
+        0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=TITLE, color=GREY, transform=axes.transAxes
+    )
+
+
+def empty(title: str) -> bytes:
+    """Return a small plot that says there is nothing to show."""
+    drawn = figure(5, 2.5)
+    nothing(drawn.subplots(), title)
+    return png(drawn)
+
+
+def legend(axes: Axes, handles: list[Any], names: list[str], **placing: Any) -> None:
+    """Draw a legend; names are taken as they are, also those that start with an underscore."""
+    # matplotlib leaves out a name that begins with _, but not one that begins with a space
+    made = axes.legend(
+        handles,
+        [f" {name}" for name in names],
+        frameon=False,
+        fontsize=SMALL,
+        title_fontsize=BODY,
+        alignment="left",
+        **placing,
+    )
+    for text in made.get_texts():
+        text.set(color=INK, **lettering())
+
+
+def legend_below(axes: Axes, handles: list[Any], names: list[str]) -> None:
+    """Draw a legend under the axes, where it hides nothing."""
+    legend(axes, handles, names, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, borderaxespad=0)
+
+
+def lettering() -> dict[str, Any]:
+    """Return the text properties for words from outside: a $ is a dollar, and every installed script is drawn."""
+    return {"parse_math": False, "fontfamily": list(_fonts())}
+
+
+def clean(text: str) -> str:
+    """Return the text on one line, characters that no font here can draw as boxes."""
+    return "".join(
+        letter if ord(letter) < 127 or ord(letter) in _letters() else "□" for letter in " ".join(text.split())
+    )
+
+
+def shorten(name: str, most: int) -> str:
+    """Return the cleaned name with at most so many characters, cut in the middle: names often differ in their end."""
+    name = clean(name)
+    head = most * 3 // 5
+    return name if len(name) <= most else name[:head] + "…" + name[head + 1 - most :]
+
+
+@lru_cache
+def _fonts() -> tuple[str, ...]:
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return tuple(name for name in _FONTS if name in installed)
+
+
+@lru_cache
+def _letters() -> frozenset[int]:
+    paths = (font_manager.findfont(name) for name in _fonts())
+    return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())
