@@ -72,9 +72,8 @@ def test_the_flows_do_not_import_the_command_line() -> None:
 
 
 def test_importing_tagger_and_its_command_line_loads_neither_torch_nor_prefect() -> None:
-    code = (
-        "import sys, tagger, tagger.cli; print([m for m in ('torch', 'timm', 'prefect', 'pandas') if m in sys.modules])"
-    )
+    heavy = ("torch", "timm", "prefect", "pandas", "matplotlib")
+    code = f"import sys, tagger, tagger.cli; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -31,7 +31,15 @@ def figure(width: float, height: float) -> Figure:
 def png(drawn: Figure) -> bytes:
     """Return the figure as the bytes of a PNG, the same bytes for the same numbers."""
     sink = io.BytesIO()
-    drawn.savefig(sink, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    drawn.savefig(
+        sink,
+        format="png",
+        dpi=DPI,
+        facecolor="white",
+        bbox_inches="tight",
+        pad_inches=0.12,
+        metadata={"Software": None},
+    )
     return sink.getvalue()
 
 
@@ -72,9 +80,22 @@ def empty(title: str) -> bytes:
 def legend(axes: Axes, handles: list[Any], names: list[str], **placing: Any) -> None:
     """Draw a legend; names are taken as they are, also those that start with an underscore."""
     # matplotlib leaves out a name that begins with _, but not one that begins with a space
-    made = axes.legend(handles, [f" {name}" for name in names], frameon=False, fontsize=SMALL, **placing)
+    made = axes.legend(
+        handles,
+        [f" {name}" for name in names],
+        frameon=False,
+        fontsize=SMALL,
+        title_fontsize=BODY,
+        alignment="left",
+        **placing,
+    )
     for text in made.get_texts():
         text.set(color=INK, **lettering())
+
+
+def legend_below(axes: Axes, handles: list[Any], names: list[str]) -> None:
+    """Draw a legend under the axes, where it hides nothing."""
+    legend(axes, handles, names, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, borderaxespad=0)
 
 
 def lettering() -> dict[str, Any]:
@@ -90,9 +111,10 @@ def clean(text: str) -> str:
 
 
 def shorten(name: str, most: int) -> str:
-    """Return the cleaned name with at most so many characters; what is cut shows as `…`."""
+    """Return the cleaned name with at most so many characters, cut in the middle: names often differ in their end."""
     name = clean(name)
-    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+    head = most * 3 // 5
+    return name if len(name) <= most else name[:head] + "…" + name[head + 1 - most :]
 
 
 @lru_cache

@@ -44,12 +44,12 @@ def confusion_matrix(counts: Array, names: Sequence[str]) -> bytes:
     figure = look.figure(side + 0.9, side)
     axes = figure.subplots()
     shades = PowerNorm(1.0 if size <= NAMED_CELLS else 0.5, 0, 1)
-    drawn = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="nearest", aspect="equal")
+    drawn = axes.imshow(shares, cmap="Blues", norm=shades, interpolation="antialiased", aspect="equal")
     look.dress(axes, "Confusion matrix", "tag", "label")
     _name_ticks(axes, names)
     if size <= NAMED_CELLS:
         _write_cells(axes, counts, shares)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.7, aspect=30, pad=0.02, ticks=[0, 0.1, 0.25, 0.5, 0.75, 1])
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.7, aspect=30, pad=0.02, ticks=[0, 0.25, 0.5, 0.75, 1])
     bar.set_label("share of the label's images", fontsize=look.SMALL, color=look.INK)
     bar.ax.tick_params(labelsize=look.SMALL, colors=look.INK)
     bar.outline.set_visible(False)
@@ -99,7 +99,7 @@ def reliability(confidence: Array, accuracy: Array, weight: Array, before: Bins 
         handles += upper.plot(raw[0], raw[1], "s:", color=look.COLOURS[1], markersize=4, linewidth=1.4)
         named.append("before calibration")
     handles += upper.plot(after[0], after[1], "o-", color=look.COLOURS[0], markersize=5, linewidth=1.8)
-    named.append("as shipped" if before is None else "after calibration")
+    named.append("this model" if before is None else "after calibration")
     look.dress(upper, title[0].upper() + title[1:], "", "share that is right")
     look.legend(upper, handles, named, loc="upper left")
     width = 0.8 / max(10, len(weight))
@@ -146,7 +146,7 @@ def precision_recall(
         named.append(f"precision asked for: {precision_target:g}")
     styles = product(("-", (0, (4, 1.5))), look.COLOURS)
     for (tag, (recall, precision)), (line, colour) in zip(curves.items(), styles, strict=False):
-        handles += axes.plot(recall, precision, color=colour, linestyle=line, linewidth=1.7, drawstyle=_steps(recall))
+        handles += axes.plot(recall, precision, color=colour, linestyle=line, linewidth=1.5, drawstyle=_steps(recall))
         score = average_precision.get(tag)
         named.append(look.shorten(tag, 24) + ("" if score is None else f"  {score:.3f}"))
         if point := thresholds.get(tag):
@@ -154,6 +154,9 @@ def precision_recall(
     if (rest := len(curves) - NAMED_CURVES) > 0:
         handles += axes.plot([], [], color="#bdbdbd", linewidth=0.8)
         named.append(f"{rest:,} more tag{'s' * (rest > 1)}")
+    if any(thresholds.get(tag) for tag in islice(curves, NAMED_CURVES)):
+        handles += axes.plot([], [], "o", color=look.GREY, markersize=7)
+        named.append("at the chosen threshold")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     look.legend(axes, handles, named, loc="upper left", bbox_to_anchor=(1.01, 1), title="tag and average precision")
     return look.png(figure)
@@ -183,8 +186,15 @@ def mistakes(pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str],
         small = Image.fromarray(picture)
         small.thumbnail((_THUMBNAIL, _THUMBNAIL))
         axes.imshow(np.asarray(small), aspect="equal", interpolation="antialiased")
-        lines = textwrap.wrap(look.clean(caption), 24, max_lines=2, placeholder="…")
-        axes.set_title("\n".join(lines), fontsize=look.SMALL, color=look.INK, **look.lettering())
+        axes.set_title(_two_lines(caption), fontsize=look.SMALL, color=look.INK, **look.lettering())
+        axes.set_anchor("N")
     for axes in figure.axes:
         axes.set_axis_off()
     return look.png(figure)
+
+
+def _two_lines(caption: str) -> str:
+    said, dash, true = look.clean(caption).partition(" - ")
+    if dash:
+        return f"{look.shorten(said, 24)}\n{look.shorten(true, 24)}"
+    return "\n".join(textwrap.wrap(said, 24, max_lines=2, placeholder="…"))

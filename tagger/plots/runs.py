@@ -22,21 +22,25 @@ def learning_curves(curve: Sequence[Mapping[str, Any]], score_name: str = "valid
     Each epoch may have `epoch`, `train_loss`, `val_loss`, `val_score` (higher is better) and `lr`; what is missing
     leaves a gap. The best epoch has the highest score, or without scores the lowest validation loss.
     """
-    if not curve:
-        return look.empty("Learning curves")
     epochs = np.array([row.get("epoch", index + 1) for index, row in enumerate(curve)], dtype=float)
-    losses = {"training": _column(curve, "train_loss"), "validation": _column(curve, "val_loss")}
-    scores, rates = _column(curve, "val_score"), _column(curve, "lr")
-    best = _best(scores, losses["validation"])
-    panels = 3 if np.isfinite(rates).any() else 2
-    figure = look.figure(4.2 * panels, 3.6)
-    axes = figure.subplots(1, panels)
-    _lines(axes[0], "Loss", epochs, losses, best)
-    _lines(axes[1], score_name, epochs, {"validation": scores}, best)
-    if panels == 3:
-        _lines(axes[2], "Learning rate", epochs, {"": rates}, None)
-        axes[2].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    scores, losses = _column(curve, "val_score"), _column(curve, "val_loss")
+    panels = {
+        "Loss": {"training": _column(curve, "train_loss"), "validation": losses},
+        score_name: {"validation": scores},
+        "Learning rate": {"": _column(curve, "lr")},
+    }
+    known = {title: found for title, series in panels.items() if (found := _known(series))}
+    if not known:
+        return look.empty("Learning curves")
+    best = _best(scores, losses)
+    figure = look.figure(4.4 * len(known), 3.8)
+    for axes, (title, series) in zip(figure.subplots(1, len(known), squeeze=False).flat, known.items(), strict=True):
+        _lines(axes, title, epochs, series, best)
     return look.png(figure)
+
+
+def _known(series: Mapping[str, Floats]) -> dict[str, Floats]:
+    return {name: values for name, values in series.items() if np.isfinite(values).any()}
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Floats:
@@ -55,28 +59,26 @@ def _best(scores: Floats, losses: Floats) -> int | None:
     return int(np.nanargmin(losses)) if np.isfinite(losses).any() else None
 
 
-def _lines(axes: Axes, title: str, epochs: Floats, series: dict[str, Floats], best: int | None) -> None:
-    known = {name: values for name, values in series.items() if np.isfinite(values).any()}
-    if not known:
-        return look.nothing(axes, title)
+def _lines(axes: Axes, title: str, epochs: Floats, series: Mapping[str, Floats], best: int | None) -> None:
     look.dress(axes, title, "epoch")
     look.grid(axes, "y")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     marker = "o" if len(epochs) <= 30 else ""
     colours = {"training": look.COLOURS[1], "validation": look.COLOURS[0], "": look.GREY}
     handles = [
         axes.plot(epochs, values, color=colours[name], marker=marker, markersize=3.5, linewidth=1.7)[0]
-        for name, values in known.items()
+        for name, values in series.items()
     ]
-    named = list(known)
+    if "" in series:
+        return
+    named = list(series)
     if best is not None:
-        value = known["validation"][best] if "validation" in known else np.nan
+        value = series["validation"][best] if "validation" in series else np.nan
         handles.append(axes.axvline(epochs[best], color=look.INK, linestyle="--", linewidth=0.9))
         named.append(f"best epoch {epochs[best]:g}" + (f": {value:.4g}" if np.isfinite(value) else ""))
         axes.plot(epochs[best], value, "o", color=look.COLOURS[0], markeredgecolor=look.INK, markersize=7, zorder=5)
-    if any(named):
-        look.legend(axes, handles, named, loc="best")
-    return None
+    look.legend_below(axes, handles, named)
 
 
 def trials(
@@ -109,7 +111,7 @@ def _numbers(values: Sequence[float | None]) -> Floats:
 def _trial_points(axes: Axes, values: Floats, best: Floats, states: npt.NDArray[np.str_]) -> None:
     look.dress(axes, "Trials", "trial", "value")
     look.grid(axes, "y")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     number = np.arange(1, len(values) + 1)
     valued, pruned = np.isfinite(values), states == "pruned"
     handles = axes.plot(number, best, color=look.COLOURS[1], linewidth=1.7, drawstyle="steps-post")
@@ -127,13 +129,15 @@ def _trial_points(axes: Axes, values: Floats, best: Floats, states: npt.NDArray[
         where = axes.get_xaxis_transform()
         handles += axes.plot(number[~valued], foot, "x", color=look.INK, markersize=5, transform=where)
         named.append(f"no value ({len(foot):,})")
-    look.legend(axes, handles, named, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=4, borderaxespad=0)
+    axes.set_xlim(0.5, len(values) + 0.5)
+    look.legend_below(axes, handles, named)
 
 
 def _importance_bars(axes: Axes, importances: Mapping[str, float]) -> None:
     most = sorted(importances.items(), key=lambda item: item[1])[-IMPORTANCES:]
     places = range(len(most))
     axes.barh(places, [value for _, value in most], color=look.COLOURS[0], height=0.65)
-    look.dress(axes, "Importance", "share of the variance")
+    look.dress(axes, "Importance", "share of all settings' importance")
     look.grid(axes, "x")
+    axes.set_ylim(min(0, len(most) - 5) - 0.6, len(most) - 0.4)  # no bar gets fat for want of company
     axes.set_yticks(places, [look.shorten(name, 24) for name, _ in most], fontsize=look.SMALL, **look.lettering())

@@ -11,7 +11,7 @@ from torch import nn
 
 from tagger import calibration, card, checkpoint, images, metrics, plots, schema, storage
 from tagger.calibration import Threshold
-from tagger.card import CardFacts, TagRow
+from tagger.card import CardFacts, TagFacts
 from tagger.engines import Float32Array
 from tagger.metrics import Evaluation
 from tagger.model_info import ModelInfo
@@ -185,22 +185,26 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
 
 
+_WORDS = {"train": "train", "val": "validation", "test": "test"}
+
+
 def _facts(out: str, command: str, learned: Learned, judged: Judged, drawn: dict[str, str]) -> CardFacts:
-    order = [judged.reported, *(split for split in judged.evaluations if split != judged.reported)]
-    evaluation = judged.evaluations[judged.reported]
+    after = judged.evaluations[judged.reported].calibration_error
+    errors = None if judged.error_before is None or after is None else (judged.error_before, after)
     return CardFacts(
         name=out.rstrip("/").rpartition("/")[2],
-        out=out,
         task=learned.config.task,
         architecture=learned.backbone.architecture,
         backbone=learned.config.backbone,
         method=learned.method,
-        headlines={split: headline(judged.evaluations[split]) for split in order},
-        images={name: int(learned.examples.split(name).sum()) for name in SPLITS},
-        tags=_tag_rows(learned, judged),
-        precision_target=learned.config.precision_target,
+        label_names=learned.examples.label_names,
+        images={word: int(learned.examples.split(name).sum()) for name, word in _WORDS.items()},
+        headlines={_WORDS[split]: headline(found) for split, found in judged.evaluations.items()},
+        tags=_tag_facts(learned, judged),
+        tags_measured_on=_WORDS[judged.reported],
+        calibration_error=errors,
         temperature=judged.temperature,
-        calibration_error=(judged.error_before, evaluation.calibration_error),
+        precision_target=learned.config.precision_target,
         warnings=[*learned.warnings, *too_few(judged.thresholds)],
         plots=drawn,
         command=command,
@@ -213,17 +217,15 @@ def _facts(out: str, command: str, learned: Learned, judged: Judged, drawn: dict
 
 
 def headline(evaluation: Evaluation) -> str:
-    """Return accuracy or mean average precision with its interval and number of images."""
+    """Return accuracy or mean average precision with its interval."""
     if evaluation.accuracy:
         low, high = evaluation.accuracy.interval
-        share, images = evaluation.accuracy.accuracy, evaluation.accuracy.images
-        return f"accuracy {share:.1%} ({low:.1%} to {high:.1%}) of {images:,} images"
+        return f"accuracy {evaluation.accuracy.accuracy:.1%} ({low:.1%} to {high:.1%})"
     between = ""
     if evaluation.mean_average_precision_interval:
         low, high = evaluation.mean_average_precision_interval
         between = f" ({low:.1%} to {high:.1%})"
-    share = evaluation.mean_average_precision or 0.0
-    return f"mean average precision {share:.1%}{between} over {evaluation.images:,} images"
+    return f"mean average precision {evaluation.mean_average_precision or 0.0:.1%}{between}"
 
 
 def too_few(thresholds: list[Threshold]) -> list[str]:
@@ -239,18 +241,20 @@ def too_few(thresholds: list[Threshold]) -> list[str]:
     return lines
 
 
-def _tag_rows(learned: Learned, judged: Judged) -> list[TagRow]:
+def _tag_facts(learned: Learned, judged: Judged) -> list[TagFacts]:
     counts = learned.examples.counts()
     return [
-        TagRow(
+        TagFacts(
             tag=found.tag,
-            images={split: counts[split][found.tag] for split in SPLITS},
+            train=counts["train"][found.tag],
+            validation=counts["val"][found.tag],
+            test=counts["test"][found.tag],
             precision=found.precision,
             recall=found.recall,
             average_precision=found.average_precision,
             threshold=learnt.threshold,
             status=learnt.status,
-            needed=learnt.needed,
+            needed=None if learnt.needed is None else learnt.images + learnt.needed,
         )
         for found, learnt in zip(judged.evaluations[judged.reported].tags, judged.thresholds, strict=True)
     ]
