@@ -131,7 +131,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing, size: tuple[int, int] 
     """
     height, width = preprocessing.size
     size = size or image.size
-    new_width, new_height = _resized(size, preprocessing)
+    new_width, new_height = resized(size, preprocessing)
     left, seen_width = _centre(new_width, width)
     top, seen_height = _centre(new_height, height)
     window = (left, top, left + seen_width, top + seen_height)
@@ -159,7 +159,27 @@ _RESAMPLING: dict[str, Image.Resampling] = {
 }
 
 
-def _resized(source: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
+    """Return the (width, height) of a baseline JPEG of 8 bits, grey or colour, upright; None for any other file.
+
+    Reads the headers alone (ITU-T T.81, annex B).
+    """
+    if content[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    while place + 9 < len(content) and content[place] == 0xFF:
+        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        body = content[place + 4 : place + 2 + length]
+        if (marker == 0xE1 and body.startswith(b"Exif")) or marker == 0xEE:
+            return None  # perhaps turned, or Adobe's CMYK
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            plain = marker == 0xC0 and body[0] == 8 and body[5] in (1, 3)
+            return (int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")) if plain else None
+        place += 2 + length
+    return None
+
+
+def resized(source: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Return the (width, height) that timm's transform would resize to; the rounding is torchvision's and timm's."""
     width, height = source
     target_h, target_w = (math.floor(side / preprocessing.crop_pct) for side in preprocessing.size)
@@ -206,7 +226,7 @@ def _scale(image: Image.Image, preparation: Preprocessing) -> int:
         return 1
     orientation = _orientation(image)
     upright = image.size[::-1] if orientation >= 5 else image.size
-    needed = _resized(upright, preparation)
+    needed = resized(upright, preparation)
     ratio = min(have // (SPARE * need) for have, need in zip(upright, needed, strict=True))
     scale = next((scale for scale in (8, 4, 2) if scale <= ratio), 1)
     whole = image.width % scale == image.height % scale == 0  # else turning would bring the last, partial pixel first

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MODEL
+from pictures import MODEL, photo
 
 from tagger import checkpoint, engines, images, machine, storage
 from tagger.engines import Choice, choice
@@ -235,6 +235,57 @@ def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) 
     again = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"))
     assert "int8" in again.name
     assert np.array_equal(made(pictures)[0], again(pictures)[0])
+
+
+def test_jpegs_decoded_on_the_device_give_the_rows_of_the_usual_way(tmp_path: Path, photos: Path) -> None:
+    from PIL import Image
+
+    from tagger.engines.jpegs import DeviceJpegs
+    from tagger.pipeline import LoadedModel, score_files
+
+    big = photo(1, (100, 75))
+    for name, mode in {"plain.jpg": "RGB", "grey.jpg": "L", "cmyk.jpg": "CMYK"}.items():
+        big.convert(mode).save(photos / name, quality=92)
+    big.save(photos / "late.jpg", quality=92, progressive=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    big.save(photos / "turned.jpg", exif=turned)
+    big.save(photos / "png.jpg", "PNG")
+    (photos / "cut.jpg").write_bytes((photos / "plain.jpg").read_bytes()[:1500])
+    info = checkpoint.describe(MODEL)
+    engine = engines.load(info, checkpoint.build, Choice("cpu", "eager"))
+    device = DeviceJpegs("cpu", info.preprocessing)
+    entries = [{"uri": str(path), "bytes": None} for path in sorted(photos.rglob("*.jpg"))]
+    found = {}
+    for jpegs in (None, device):
+        model = LoadedModel(info, engine, lambda scores, embedding: {"scores": scores}, jpegs)
+        rows = [row for each in score_files(entries, [model], 10**8) for _, row in each]
+        found[jpegs] = {Path(row["uri"]).name: row for row in rows}
+    taken = {Path(e["uri"]).name for e in entries if device.takes(Path(e["uri"]).read_bytes())}
+    assert {"plain.jpg", "grey.jpg", "cut.jpg", "0.jpg"} <= taken
+    assert not taken & {"cmyk.jpg", "late.jpg", "turned.jpg", "png.jpg"}
+    for name, row in found[None].items():
+        other = found[device][name]
+        assert {k: v for k, v in row.items() if k != "scores"} == {k: v for k, v in other.items() if k != "scores"}
+        if row["status"] == "ok":
+            assert np.abs(row["scores"] - other["scores"]).max() < 0.02
+    assert found[device]["cut.jpg"]["status"] == "corrupt"
+
+
+def test_the_devices_jpeg_decoder_is_not_chosen_where_it_fails_or_loses(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagger.engines import jpegs
+
+    prep = checkpoint.describe(MODEL).preprocessing
+    contents = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
+    assert jpegs.choose([b"no picture"], prep, "cpu") is None
+    assert jpegs.choose(contents, prep, "cuda") is None, "there is no GPU here"
+    seconds = iter([1.0, 2.0, 3.0, 1.0])
+    honest = jpegs._timed
+    monkeypatch.setattr(jpegs, "_timed", lambda work: (honest(work)[0], next(seconds)))
+    assert jpegs.choose(contents, prep, "cpu") is not None
+    assert jpegs.choose(contents, prep, "cpu") is None
 
 
 def test_engines_report_to_nobody() -> None:

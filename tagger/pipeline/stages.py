@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,18 @@ MAX_FILE_BYTES = 1 << 30
 _REMOTE_READS, _LOCAL_READS = 32, 4
 
 
+class Jpegs(Protocol):
+    """What engines.jpegs.DeviceJpegs is."""
+
+    def takes(self, content: bytes) -> tuple[int, int] | None:
+        """Return the (width, height) of a file that it can decode; None for any other."""
+        ...
+
+    def __call__(self, contents: Sequence[bytes]) -> list[images.UInt8Array]:
+        """Return (H, W, 3) uint8 per file; raises RuntimeError when one does not decode."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model of a run, ready to score."""
@@ -42,6 +54,8 @@ class LoadedModel:
     engine: Engine
     answer: Callable[[Float32Array, Float32Array], Row]
     """One image's scores (classes,) and embedding (D,) -> the columns they become."""
+    jpegs: Jpegs | None = None
+    """Decodes plain JPEGs many at a time on the engine's device; used when the model runs alone."""
 
 
 @dataclass
@@ -81,14 +95,17 @@ def score_files(
     meter.readers = readers_for([first["uri"]])
     everyone = (1 << len(models)) - 1
     preparations = [model.info.preprocessing for model in models]
+    jpegs = models[0].jpegs if len(models) == 1 else None
     size = max(model.engine.batch_size for model in models)
     callers, decoders = max(model.engine.concurrency for model in models), machine.cores()
     with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
         read = bounded_map(lambda entry: _read(entry, everyone), chain([first], stream), readers, 2 * meter.readers)
         decoded = bounded_map(
-            lambda item: _decode(item, preparations, max_pixels), read, decode_pool, size + 2 * decoders
+            lambda item: _decode(item, preparations, max_pixels, jpegs), read, decode_pool, size + 2 * decoders
         )
         batches = iter(lambda: list(islice(decoded, size)), [])
+        if jpegs:
+            batches = (_decode_together(batch, jpegs, preparations, max_pixels) for batch in batches)
         for batch in bounded_map(lambda batch: _infer(batch, models), batches, infer_pool, callers + 1):
             for item in batch:
                 _measure(item, meter)
@@ -146,9 +163,11 @@ def _read(entry: Row, everyone: int) -> Loaded:
     return item
 
 
-def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int) -> Loaded:
-    """Decode once, and fit once for all models that want the same."""
+def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int, jpegs: Jpegs | None = None) -> Loaded:
+    """Decode once, and fit once for all models that want the same; leave to `jpegs` what it takes."""
     if item.facts["status"] != "ok":
+        return item
+    if jpegs and (size := jpegs.takes(item.content)) and size[0] * size[1] <= max_pixels:
         return item
     started = time.thread_time()
     try:
@@ -162,6 +181,26 @@ def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int
     item.facts.update(width=facts.width, height=facts.height, format=facts.format)
     item.decode_seconds = time.thread_time() - started
     return item
+
+
+def _decode_together(
+    batch: list[Loaded], jpegs: Jpegs, preparations: Sequence[Preprocessing], max_pixels: int
+) -> list[Loaded]:
+    """Decode what was left for the device; when one file stops it, all of them go the usual way."""
+    left = [item for item in batch if item.content]
+    if not left:
+        return batch
+    try:
+        pictures = jpegs([item.content for item in left])
+        sizes = [jpegs.takes(item.content) or (0, 0) for item in left]
+    except RuntimeError:
+        for item in left:
+            _decode(item, preparations, max_pixels)
+        return batch
+    for item, picture, (width, height) in zip(left, pictures, sizes, strict=True):
+        item.facts.update(width=width, height=height, format="JPEG")
+        item.pixels, item.content = {0: picture}, b""
+    return batch
 
 
 def _infer(batch: list[Loaded], models: Sequence[LoadedModel]) -> list[Loaded]:

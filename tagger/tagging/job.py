@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -28,6 +28,9 @@ from tagger.tagging.selector import TagSelector
 from tagger.tagging.summary import ShardCounts, Summary, summarise
 
 log = logging.getLogger(__name__)
+
+JPEG_SAMPLE = 64
+"""Files on which a GPU's JPEG decoder is tried against the cores."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ class _ShardRun:
 
     def go(self, shards: list[int]) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
+        self._let_the_device_decode(shards[0])
         files = score_files(self._entries(shards), self.models, self.plan.config.max_pixels, self.meter)
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
@@ -184,6 +188,19 @@ class _ShardRun:
             if commit:
                 commit.result()
 
+    def _let_the_device_decode(self, shard: int) -> None:
+        """On CUDA, have the GPU decode JPEGs too where it wins on a sample of them."""
+        if len(self.models) > 1 or self.models[0].engine.shares_cores:
+            return
+        from tagger.engines import jpegs
+
+        model, sample = self.models[0], []
+        for uri in self.plan.shard(shard)["uri"].slice(0, JPEG_SAMPLE).to_pylist():
+            with contextlib.suppress(SourceError):  # its row will say why
+                sample.append(storage.read_bytes(uri))
+        found = jpegs.choose(sample, model.info.preprocessing, "cuda")
+        self.models = [replace(model, jpegs=found)]
+
     def counts(self, seconds: float) -> ShardCounts:
         """Return what all of it came to."""
         rates = [model.engine.images_per_second for model in self.models]
@@ -191,7 +208,7 @@ class _ShardRun:
         shares = any(model.engine.shares_cores for model in self.models)
         return ShardCounts(
             statuses=[dict(counter) for counter in self.statuses],
-            engines=[model.engine.name for model in self.models],
+            engines=[_engine_name(model) for model in self.models],
             files=self.files,
             parts=self.parts,
             seconds=seconds,
@@ -245,7 +262,7 @@ class _ShardRun:
             "model": target.name,
             "model_id": target.model_id,
             "settings_id": target.settings_id,
-            "engine": self.models[model].engine.name,
+            "engine": _engine_name(self.models[model]),
         }
 
     def _commit(self, index: int, rows: list[Row]) -> None:
@@ -254,6 +271,10 @@ class _ShardRun:
         table = table.sort_by([("uri", "ascending"), ("model", "ascending")])
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
         self.parts += 1
+
+
+def _engine_name(model: LoadedModel) -> str:
+    return model.engine.name + (", jpegs too" if model.jpegs else "")
 
 
 def _rotated(shards: list[int]) -> list[int]:
