@@ -204,3 +204,22 @@ def _wait_for_server(port: int, server: subprocess.Popen[Any]) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise AssertionError("the Prefect server did not answer in two minutes")
+
+
+def test_the_train_flow_writes_a_checkpoint_and_leaves_its_card(tmp_path: Path, timm_folder: Path) -> None:
+    from flows.train import train
+    from tagger import checkpoint
+    from tagger.training import TrainConfig
+
+    for number, name in enumerate(("left", "right")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for index in range(12):
+            photo(100 * number + index).save(tmp_path / "data" / name / f"{index}.png")
+    options = TrainConfig(backbone=f"local-dir:{timm_folder}", method="probe")
+    state = train(str(tmp_path / "data"), str(tmp_path / "made"), options, return_state=True)
+    assert state.is_completed()
+    assert checkpoint.describe(str(tmp_path / "made")).label_names == ("left", "right")
+    assert "left" in artifact("train")
+    again = train(str(tmp_path / "data"), str(tmp_path / "made"), options, return_state=True)
+    assert again.is_failed()
+    assert "not empty" in str(again.result(raise_on_failure=False))
