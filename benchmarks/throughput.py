@@ -3,10 +3,10 @@
     python -m benchmarks.throughput PHOTOS local-dir:FOLDER [--copies 4] [--rounds 3] [--only NAME ...]
 
 PHOTOS is a folder of images; files named <wnid>_<anything>, as ImageNet's are, are also checked against their class.
-`tagger benchmark agreement` runs first, unmeasured, so that int8 is calibrated and `auto` knows what agrees (not when only
-fp32 is asked for); all of it in a cache folder of its own. Prints a Markdown table: median seconds, images/s, ratio to timm, the rate after start-up
-and its share of the bound, peak memory, top-1 agreement with timm's answers, the largest difference of a top
-probability, and the share of files whose top tag is their class.
+`tagger benchmark agreement` runs first, unmeasured, so that int8 is calibrated and `auto` knows what agrees (not when
+only fp32 is asked for); all of it in a cache folder of its own. Prints a Markdown table: median seconds, images/s,
+ratio to timm, the rate after start-up and its share of the bound, peak memory, top-1 agreement with timm's answers, the
+largest difference of a top probability, and the share of files whose top tag is their class.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -145,6 +146,7 @@ def _fetch(hub_id: str) -> str:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every try; our error is one line
     with contextlib.suppress(LocalEntryNotFoundError):  # a copy here needs no network, and no waiting for it
         return storage.local_uri(hf_hub_download(hub_id, WEIGHTS, local_files_only=True))
     try:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -25,6 +24,7 @@ from tagger import checkpoint, training
 from tagger.errors import SourceError, UsageError
 from tagger.training import Reports, TrainConfig, learning
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Run
 from pictures import MODEL, photo
 from PIL import Image
 
@@ -18,6 +19,8 @@ from tagger.engines import Choice
 from tagger.errors import SourceError
 from tagger.pipeline import Ceilings
 from tagger.tagging import agreement, throughput
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture

@@ -110,9 +110,9 @@ class Lesson:
 
 def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     """Read the examples, leave out what does not decode, keep near-duplicates together, compute features."""
+    examples = read_examples(dataset, config.multilabel)
     published = checkpoint.describe(config.backbone)
     backbone = features.for_size(published, config.preprocessing(published.preprocessing))
-    examples = read_examples(dataset, config.multilabel)
     reports.say(f"{len(examples):,} labelled images, {len(examples.label_names):,} labels")
     examples, report = splitting.split(
         examples, config.seed, lambda done, total: reports.on_progress("copies", done, total)
