@@ -46,7 +46,7 @@ def test_training_gives_a_checkpoint_that_knows_its_classes_and_tags(shapes: Pat
     assert info.label_names == ("across", "down")
     assert info.metrics["test"]["accuracy"]["accuracy"] > 0.9
     card = (out / "README.md").read_text()
-    assert f"tagger train DATA --out {out}" in card
+    assert f"tagger train DATA --method scratch --out {out}" in card
     assert f"{info.metrics['test']['accuracy']['accuracy']:.2%}" in card
     tagger.tag(str(shapes / "test"), str(out), str(tmp_path / "results"))
     frame = tagger.read_results(str(tmp_path / "results"))
