@@ -205,7 +205,6 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.xfail(strict=False, reason="a training process now and then ends in SIGSEGV; not understood yet")
 @pytest.mark.slow
 def test_a_killed_training_resumes_and_ends_with_the_weights_of_one_that_was_not(
     coloured: Path, config: Any, tmp_path: Path
