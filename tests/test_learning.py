@@ -230,7 +230,6 @@ def test_a_killed_training_resumes_and_ends_with_the_weights_of_one_that_was_not
     assert same(tmp_path / "whole", out)
 
 
-@pytest.mark.xfail(strict=False, reason="now and then the interrupted process ends in SIGSEGV instead of exit 130")
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_state_and_one_line(coloured: Path, config: Any, tmp_path: Path) -> None:
     out = tmp_path / "stopped"

@@ -8,6 +8,7 @@ folder by model_id, so a second start needs neither torch nor timm.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import queue
@@ -52,7 +53,7 @@ class OpenVinoEngine:
         ov = _openvino()
         self.name = f"openvino {ov.__version__.partition('-')[0]} cpu {precision}"
         self.batch_size, self.concurrency, self.images_per_second = batch_size, machine.cores(), images_per_second
-        core = ov.Core()
+        core = _core()
         model = core.read_model(network)
         model.reshape([batch_size, *list(model.input(0).partial_shape)[1:]])
         options = {
@@ -117,8 +118,19 @@ def _openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def _core() -> Any:
+    """Return the one Core of this process.
+
+    The CPU plugin gives the thread that loads it a signal stack and frees it when the last network is gone, in
+    whatever thread that happens; the next signal to the first thread would then end the process in SIGSEGV. A Core
+    that stays keeps the plugin.
+    """
+    return _openvino().Core()
+
+
 def _check_processor(precision: str) -> None:
-    if precision == "bf16" and "BF16" not in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise CannotRun("this processor has no bf16 instructions")
 
 
@@ -179,7 +191,7 @@ def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) ->
         raise MissingExtra("--precision int8", "nncf", "int8") from error
     logging.getLogger("nncf").setLevel(logging.ERROR)
     pictures = [picture[None] for picture in calibration()]
-    network = _openvino().Core().read_model(folder / _NETWORKS["fp32"])
+    network = _core().read_model(folder / _NETWORKS["fp32"])
     with contextlib.redirect_stdout(sys.stderr):
         quantised = nncf.quantize(
             network, nncf.Dataset(pictures), preset=nncf.QuantizationPreset.MIXED, subset_size=len(pictures)
