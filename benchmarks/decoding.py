@@ -87,7 +87,7 @@ def _whole(content: bytes) -> images.UInt8Array:
 
 
 def _ours(content: bytes) -> images.UInt8Array:
-    return images.prepare(content, [WANTED])[0][WANTED]
+    return images.prepare_for(content, WANTED)
 
 
 def _enlarged(content: bytes) -> bytes:

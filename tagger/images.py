@@ -79,6 +79,11 @@ def prepare(
     return {preparation: fit(pictures[scale], preparation, size) for preparation, scale in scales.items()}, info
 
 
+def prepare_for(data: bytes, preparation: Preprocessing) -> UInt8Array:
+    """Decode one image and fit it as one model wants it: (H, W, 3) uint8. Raises ImageError."""
+    return prepare(data, [preparation])[0][preparation]
+
+
 def _decode(
     data: bytes, max_pixels: int, wanted: Callable[[Image.Image], set[int]]
 ) -> tuple[dict[int, Image.Image], ImageInfo]:

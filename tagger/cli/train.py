@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -98,8 +99,6 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a checkpoint on labelled images: the numbers of its card, or of new images."""
-    from dataclasses import asdict
-
     from tagger import training
 
     found = training.evaluate(model, dataset, split, device)
@@ -143,16 +142,12 @@ def tune(
 
 
 def _config(given: dict[str, Any]) -> TrainConfig:
-    from dataclasses import fields
-
     from tagger.training import TrainConfig
 
     return TrainConfig(**{field.name: given[field.name] for field in fields(TrainConfig) if field.name in given})
 
 
 def _train_from_scratch(given: dict[str, Any]) -> None:
-    from dataclasses import fields
-
     from tagger import training
 
     known = {field.name for field in fields(training.ScratchConfig)} & {"epochs", "batch_size", "image_size", "seed"}
@@ -192,8 +187,6 @@ def _epoch_line(entry: dict[str, Any]) -> str:
 
 
 def _print_evaluation(found: Evaluation) -> None:
-    from dataclasses import asdict
-
     names = ["tag", "images", "given", "precision", "recall", "average precision", "threshold"]
     rows = [
         [tag.tag, tag.images, tag.predicted, _share(tag.precision), _share(tag.recall), _share(tag.average_precision),

@@ -90,7 +90,7 @@ def choose(sample: Sequence[bytes], preparation: Preprocessing, device: str) -> 
 def on_cpu(content: bytes, preparation: Preprocessing) -> UInt8Array | None:
     """Return what the usual way makes of a file; None when it does not decode."""
     try:
-        return images.prepare(content, [preparation])[0][preparation]
+        return images.prepare_for(content, preparation)
     except ImageError:
         return None
 

@@ -179,7 +179,7 @@ def _timm_options(preprocessing: Preprocessing) -> dict[str, Any]:
 
 def _fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
     def fitted(content: bytes) -> UInt8Array:
-        return images.prepare(content, [info.preprocessing])[0][info.preprocessing]
+        return images.prepare_for(content, info.preprocessing)
 
     with ThreadPoolExecutor(machine.cores()) as pool:
         return np.stack(list(pool.map(fitted, contents)))

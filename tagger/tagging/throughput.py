@@ -124,7 +124,7 @@ def _read(uri: str) -> bytes | None:
 
 def _decode(content: bytes, info: ModelInfo) -> UInt8Array | None:
     try:
-        return images.prepare(content, [info.preprocessing])[0][info.preprocessing]
+        return images.prepare_for(content, info.preprocessing)
     except ImageError:
         return None
 

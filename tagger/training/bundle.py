@@ -15,9 +15,10 @@ from tagger.card import CardFacts, TagFacts
 from tagger.engines import Float32Array
 from tagger.metrics import Evaluation
 from tagger.model_info import ModelInfo
+from tagger.splits import NAMES
 from tagger.training import network
 from tagger.training.config import TrainConfig
-from tagger.training.examples import SPLITS, Examples
+from tagger.training.examples import Examples
 from tagger.training.probe import scores_of
 
 DATASET = "dataset.parquet"
@@ -27,8 +28,8 @@ _PACKAGES = ("tagger", "torch", "timm", "scikit-learn", "pillow")
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A trained network and everything that is known of how it came about."""
+class Outcome:
+    """The network that validated best."""
 
     net: nn.Module
     arguments: dict[str, Any]
@@ -39,6 +40,13 @@ class Learned:
     candidates: dict[str, float]
     """Method -> validation score"""
     curve: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came out of training and everything that is known of how it came about."""
+
+    outcome: Outcome
     examples: Examples
     config: TrainConfig
     backbone: ModelInfo
@@ -68,29 +76,29 @@ class Judged:
 
 def write(out: str, command: str, learned: Learned, judged: Judged) -> ModelInfo:
     """Draw, and write the checkpoint folder."""
-    names = learned.examples.label_names
-    config = network.timm_config(learned.net, learned.backbone, learned.arguments, names, learned.config)
+    names, outcome = learned.examples.label_names, learned.outcome
+    config = network.timm_config(outcome.net, learned.backbone, outcome.arguments, names, learned.config)
     pictures = draw(learned, judged)
     files = {f"plots/{name}.png": content for name, (_, content) in pictures.items()}
     files[DATASET] = schema.serialise(learned.examples.table, "manifest")
     text = card.card(
         _facts(out, command, learned, judged, {title: f"plots/{n}.png" for n, (title, _) in pictures.items()})
     )
-    net = learned.net.cpu().eval()
+    net = outcome.net.cpu().eval()
     return checkpoint.save(out, net, config, _tagger_json(learned, judged, command), text, files)
 
 
 def judge(learned: Learned) -> Judged:
     """Learn temperature and thresholds on validation; score validation and, once, the test split."""
     task, names, config = learned.config.task, learned.examples.label_names, learned.config
-    truth = {name: learned.examples.truth[learned.examples.split(name)] for name in learned.logits}
-    temperature = calibration.fit_temperature(learned.logits["val"], truth["val"], task)
-    scores = {name: scores_of(logits / temperature, task) for name, logits in learned.logits.items()}
+    truth = {name: learned.examples.truth[learned.examples.split(name)] for name in learned.outcome.logits}
+    temperature = calibration.fit_temperature(learned.outcome.logits["val"], truth["val"], task)
+    scores = {name: scores_of(logits / temperature, task) for name, logits in learned.outcome.logits.items()}
     thresholds = calibration.learn_thresholds(scores["val"], truth["val"], names, config.precision_target)
     limits = [each.threshold for each in thresholds]
     evaluations = {name: metrics.evaluate(scores[name], truth[name], task, names, limits) for name in scores}
     reported = "test" if "test" in scores else "val"
-    before = metrics.calibration_error(scores_of(learned.logits[reported], task), truth[reported], task)
+    before = metrics.calibration_error(scores_of(learned.outcome.logits[reported], task), truth[reported], task)
     return Judged(temperature, thresholds, scores, truth, evaluations, before)
 
 
@@ -99,7 +107,7 @@ def draw(learned: Learned, judged: Judged) -> dict[str, tuple[str, bytes]]:
     split, names, task = judged.reported, learned.examples.label_names, learned.config.task
     scores, truth = judged.scores[split], judged.truth[split]
     bins = metrics.reliability_bins(scores, truth, task)
-    raw = metrics.reliability_bins(scores_of(learned.logits[split], task), truth, task)
+    raw = metrics.reliability_bins(scores_of(learned.outcome.logits[split], task), truth, task)
     before = (raw.confidence, raw.right, raw.count)
     drawn = {
         "reliability": ("Reliability", plots.reliability(bins.confidence, bins.right, bins.count, before)),
@@ -112,9 +120,9 @@ def draw(learned: Learned, judged: Judged) -> dict[str, tuple[str, bytes]]:
         )
         if (grid := _mistakes(learned, judged)) is not None:
             drawn["mistakes"] = ("Most confident mistakes", grid)
-    if learned.curve:
+    if learned.outcome.curve:
         name = "accuracy" if task == "multiclass" else "mean average precision"
-        drawn["learning"] = ("Learning curves", plots.learning_curves(learned.curve, name))
+        drawn["learning"] = ("Learning curves", plots.learning_curves(learned.outcome.curve, name))
     return drawn
 
 
@@ -166,13 +174,13 @@ def _tagger_json(learned: Learned, judged: Judged, command: str) -> dict[str, An
         "metrics": {name: asdict(found) for name, found in judged.evaluations.items()},
         "training": {
             "command": command,
-            "method": learned.method,
-            "candidates": learned.candidates,
+            "method": learned.outcome.method,
+            "candidates": learned.outcome.candidates,
             "backbone": learned.config.backbone,
             "config": asdict(learned.config),
-            "images": {name: int(learned.examples.split(name).sum()) for name in SPLITS},
+            "images": {name: int(learned.examples.split(name).sum()) for name in NAMES},
             "fingerprint": learned.examples.data_fingerprint(),
-            "curve": learned.curve,
+            "curve": learned.outcome.curve,
             "warnings": list(learned.warnings),
             "seconds": round(learned.seconds, 1),
             "device": learned.device,
@@ -196,7 +204,7 @@ def _facts(out: str, command: str, learned: Learned, judged: Judged, drawn: dict
         task=learned.config.task,
         architecture=learned.backbone.architecture,
         backbone=learned.config.backbone,
-        method=learned.method,
+        method=learned.outcome.method,
         label_names=learned.examples.label_names,
         images={word: int(learned.examples.split(name).sum()) for name, word in _WORDS.items()},
         headlines={_WORDS[split]: headline(found) for split, found in judged.evaluations.items()},

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagger import ingesting
+from tagger import ingesting, splits
 from tagger.errors import SourceError, UsageError
 from tagger.model_info import fingerprint
 
-SPLITS = ("train", "val", "test")
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -52,7 +51,7 @@ class Examples:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return split -> label -> images."""
-        where = {name: self.split(name) for name in SPLITS}
+        where = {name: self.split(name) for name in splits.NAMES}
         return {
             name: {label: int(self.truth[rows, index].sum()) for index, label in enumerate(self.label_names)}
             for name, rows in where.items()
@@ -69,10 +68,10 @@ class Examples:
         table = self.table.filter(pa.array(rows))
         return replace(self, table=table, truth=self.truth[rows], notes=(*self.notes, note), image_ids=ids)
 
-    def with_splits(self, splits: list[str | None]) -> Examples:
+    def with_splits(self, assigned: list[str | None]) -> Examples:
         """Return the same images in these splits."""
         place = self.table.column_names.index("split")
-        return replace(self, table=self.table.set_column(place, "split", pa.array(splits, pa.string())))
+        return replace(self, table=self.table.set_column(place, "split", pa.array(assigned, pa.string())))
 
     def data_fingerprint(self) -> str:
         """Return a hash of which images have which labels in which split."""
@@ -101,14 +100,15 @@ def read_examples(dataset: str, multilabel: bool) -> Examples:
     notes = list(found.notes.lines())
     if unlabelled := len(found) - len(labelled):
         notes.append(f"{unlabelled:,} unlabelled images are not used")
-    return Examples(labelled, names, _truth(labelled, names), tuple(notes))
+    return Examples(labelled, names, truth_of(labelled, names), tuple(notes))
 
 
 def _only(counts: Counter[str]) -> str:
     return f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
 
 
-def _truth(table: pa.Table, names: tuple[str, ...]) -> Any:
+def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return (N, K): 1 where a row's labels have the name. Every label must be among the names."""
     index = {name: place for place, name in enumerate(names)}
     truth = np.zeros((len(table), len(names)), dtype=np.float32)
     for row, labels in enumerate(table["labels"].to_pylist()):

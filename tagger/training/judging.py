@@ -16,8 +16,9 @@ from tagger.images import MAX_PIXELS
 from tagger.metrics import Evaluation
 from tagger.model_info import ModelInfo
 from tagger.pipeline import LoadedModel, Row, score_files
+from tagger.splits import NAMES
 from tagger.training.bundle import DATASET
-from tagger.training.examples import SPLITS
+from tagger.training.examples import truth_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
     Images that the checkpoint was trained with are in the split they had then, whatever the dataset says. Raises
     UsageError for an unknown split or labels that the checkpoint never saw, SourceError when nothing is left.
     """
-    if split not in (*SPLITS, "all"):
-        raise UsageError(f"--split {split}: expected one of {', '.join(SPLITS)}, all")
+    if split not in (*NAMES, "all"):
+        raise UsageError(f"--split {split}: expected one of {', '.join(NAMES)}, all")
     info = checkpoint.describe(model)
     table = _with_splits(ingesting.read_labelled(dataset).table, model)
     table = table.filter(pc.is_valid(table["labels"]))
@@ -52,7 +53,7 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
         notes.append(f"{failed:,} images cannot be read or do not decode")
     if not have.any():
         raise SourceError(f"{dataset}: none of {len(table):,} images decodes")
-    truth = _truth(table, info)[have]
+    truth = truth_of(table, info.label_names)[have]
     thresholds = list(info.thresholds) if info.thresholds else None
     found = metrics.evaluate(scores[have], truth, info.task, info.label_names, thresholds)
     return Judgement(info, split, found, tuple(notes))
@@ -96,11 +97,3 @@ def _scores(info: ModelInfo, uris: list[str], device: str) -> tuple[Any, Any]:
     have = np.array([row["status"] == "ok" for row in rows], dtype=bool)
     nothing = np.zeros(len(info.label_names), dtype=np.float32)
     return np.stack([row.get("scores", nothing) for row in rows]), have
-
-
-def _truth(table: pa.Table, info: ModelInfo) -> Any:
-    index = {name: place for place, name in enumerate(info.label_names)}
-    truth = np.zeros((len(table), len(index)), dtype=np.float32)
-    for row, labels in enumerate(table["labels"].to_pylist()):
-        truth[row, [index[label] for label in labels]] = 1
-    return truth

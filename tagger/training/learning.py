@@ -19,10 +19,11 @@ from tagger.engines import Float32Array
 from tagger.errors import SourceError, UsageError
 from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo, Preprocessing
+from tagger.splits import NAMES
 from tagger.training import features, finetune, network, probe, splitting, state
-from tagger.training.bundle import Learned, judge, too_few, write
+from tagger.training.bundle import Learned, Outcome, judge, too_few, write
 from tagger.training.config import TrainConfig
-from tagger.training.examples import SPLITS, BoolArray, Examples, read_examples
+from tagger.training.examples import BoolArray, Examples, read_examples
 from tagger.training.loading import Pictures
 
 UNFINISHED = "_training.safetensors"
@@ -60,7 +61,7 @@ def train(
     lesson = prepare(dataset, config, reports)
     outcome = _learn(lesson, folder, reports)
     learned = Learned(
-        **vars(outcome),
+        outcome=outcome,
         examples=lesson.examples,
         config=config,
         backbone=lesson.backbone,
@@ -126,25 +127,13 @@ def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     )
     reports.say(f"features: {decoded:,} images decoded, {len(examples) - decoded:,} known from before")
     examples = examples.keep(have, "they do not decode")
-    rows = {name: examples.split(name) for name in SPLITS}
+    rows = {name: examples.split(name) for name in NAMES}
     _check_splits(dataset, rows)
     warnings = (*examples.notes, *report)
     for warning in warnings:
         reports.say(f"note: {warning}")
     device = "cuda" if config.device != "cpu" and machine.has_cuda() else "cpu"
     return Lesson(examples, computed[have], backbone, config, device, warnings, rows)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The network that validated best."""
-
-    net: nn.Module
-    arguments: dict[str, Any]
-    method: str
-    logits: dict[str, Float32Array]
-    candidates: dict[str, float]
-    curve: list[dict[str, Any]]
 
 
 def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
@@ -232,7 +221,7 @@ def _pixels(uris: list[str], preparation: Preprocessing) -> UInt8Array:
     """Return (N, H, W, 3) uint8 as the tagging pipeline would feed them."""
 
     def prepared(uri: str) -> UInt8Array:
-        return images.prepare(storage.read_bytes(uri), [preparation])[0][preparation]
+        return images.prepare_for(storage.read_bytes(uri), preparation)
 
     if not uris:
         return np.zeros((0, *preparation.size, 3), dtype=np.uint8)

@@ -76,14 +76,9 @@ def tune(
         study.optimize(_objective(lesson, reports), trials - done, timeout=limit)
     if not any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.trials):
         raise UsageError(f"{out}: no trial ended in time; give --timeout more minutes, and call again to go on")
-    best = config_of(config, study.best_params)
+    best = replace(config, **study.best_params)
     reports.say(f"best: {study.best_value:.1%} on validation with {study.best_params}")
     return _keep(study, dataset, out, folder, best, reports)
-
-
-def config_of(config: TrainConfig, found: dict[str, Any]) -> TrainConfig:
-    """Return the config with a trial's options in place."""
-    return replace(config, **found)
 
 
 def suggest(trial: Any) -> dict[str, Any]:
@@ -108,7 +103,7 @@ def _objective(lesson: Lesson, reports: Reports) -> Callable[[Any], float]:
     def objective(trial: Any) -> float:
         import optuna
 
-        config = config_of(lesson.config, suggest(trial))
+        config = replace(lesson.config, **suggest(trial))
         if config.method == "probe":
             reports.say(f"trial {trial.number}: probe {probed:.1%}")
             return probed
