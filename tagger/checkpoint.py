@@ -143,19 +143,22 @@ def _describe_published(name: str) -> ModelInfo:
 
 def _fetch(hub_id: str) -> str:
     """Return the local path of a hub repository's safetensors file, downloaded once into the hub's own cache."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every try; our error is one line
     with contextlib.suppress(LocalEntryNotFoundError):  # a copy here needs no network, and no waiting for it
         return storage.local_uri(hf_hub_download(hub_id, WEIGHTS, local_files_only=True))
     try:
-        return storage.local_uri(hf_hub_download(hub_id, WEIGHTS))
-    except LocalEntryNotFoundError as error:
+        with contextlib.suppress(HfHubHTTPError):  # an answer, even a bad one: the download deals with it
+            get_hf_file_metadata(hf_hub_url(hub_id, WEIGHTS))
+    except Exception as error:  # of whichever HTTP client the hub uses; the download would ask for half a minute
         raise ModelError(
             f"{hub_id}: the weights are not in the cache ({constants.HF_HUB_CACHE}) and the hub cannot be reached; "
             "go online once, or use local-dir:FOLDER"
         ) from error
+    try:
+        return storage.local_uri(hf_hub_download(hub_id, WEIGHTS))
     except EntryNotFoundError as error:
         raise ModelError(f"{hub_id}: publishes no {WEIGHTS}; weights are never loaded from a pickle") from error
     except (HfHubHTTPError, OSError) as error:

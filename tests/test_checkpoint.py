@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -141,12 +142,11 @@ def test_models_that_are_not_there_say_what_model_takes(timm_folder: Path) -> No
         checkpoint.describe("timm/resnet50.nonsense")
 
 
+@pytest.mark.parametrize("offline", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_a_hub_model_offline_without_weights_is_one_clear_error(
-    tmp_path: Path, run_tagger: Callable[..., Any], photos: Path
+    tmp_path: Path, run_tagger: Callable[..., Any], photos: Path, offline: dict[str, str]
 ) -> None:
-    import os
-
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    environment = os.environ | offline | {"HF_HOME": str(tmp_path / "hub")}
     arguments = ("predict", photos / "0.jpg", "--model", "timm/resnet18.a1_in1k")
     ran = run_tagger(*arguments, env=environment)
     assert ran.returncode == 1
@@ -159,8 +159,6 @@ def test_a_hub_model_in_the_cache_is_used_with_imagenet_names(
     tmp_path: Path, run_tagger: Callable[..., Any], photos: Path
 ) -> None:
     """The hub's cache layout, with a tiny network of random weights under a published name."""
-    import os
-
     torch.manual_seed(0)
     net = timm.create_model("test_resnet", pretrained=False)
     root = tmp_path / "hub" / "hub" / "models--timm--test_resnet.r160_in1k"
@@ -170,7 +168,7 @@ def test_a_hub_model_in_the_cache_is_used_with_imagenet_names(
     (root / "refs" / "main").write_text("0" * 40)
     safetensors.torch.save_file(net.state_dict(), snapshot / "model.safetensors")
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    arguments = ("predict", photos / "0.jpg", "--model", "timm/test_resnet.r160_in1k", "--engine", "torch", "--json")
+    arguments = ("predict", photos / "0.jpg", "--model", "timm/test_resnet.r160_in1k", "--engine", "eager", "--json")
     ran = run_tagger(*arguments, env=environment)
     assert ran.returncode == 0, ran.stderr
     (row,) = json.loads(ran.stdout)["images"]
