@@ -4,6 +4,9 @@ BIN    := $(VENV)/bin
 # uv installs the 6 GB environment from its cache in seconds; pip bootstraps it
 UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
+# every test that starts a process would compile PyTorch, timm and Prefect again: 10 s each
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-fast check format docs clean
 
 help:  ## show this
@@ -34,10 +37,10 @@ demo: $(VENV)/.demo  ## install, tag real photographs with the shipped checkpoin
 	tagger query .demo/results
 
 test: $(VENV)/.dev  ## install what tests need and run them all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/.dev  ## run the tests that take seconds
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 check: $(VENV)/.dev  ## formatting, lint, types
 	$(BIN)/ruff format --check .
