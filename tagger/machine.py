@@ -52,9 +52,9 @@ def processor() -> str:
     return " ".join([name, *(flag for flag in _FLAGS if flag in have)])
 
 
-def has_bf16() -> bool:
-    """Tell whether the processor computes in bf16; others only pretend to, many times slower."""
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor().split())
+def has_bf16(device: str = "cpu") -> bool:
+    """Tell whether the device computes in bf16, as every GPU does; other processors pretend to, many times slower."""
+    return device != "cpu" or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor().split())
 
 
 @functools.cache

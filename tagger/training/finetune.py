@@ -252,8 +252,7 @@ class Trainer:
                     module.eval()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        fast = self.task.device == "cuda" or machine.has_bf16()
-        return torch.autocast(self.task.device, torch.bfloat16, enabled=fast)
+        return torch.autocast(self.task.device, torch.bfloat16, enabled=machine.has_bf16(self.task.device))
 
     def _validate(self, net: nn.Module) -> tuple[float, float]:
         """Return log-loss, and accuracy or mean average precision."""

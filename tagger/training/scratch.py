@@ -2,7 +2,7 @@
 
 The recipe is airbench's (Jordan 2024, arXiv 2404.00498) in plain torch: SGD with Nesterov momentum and a triangular
 schedule, label smoothing, every image mirrored every other epoch, random shifts, and a slow copy of the weights that
-the fast ones are pulled back to. The same code runs on CPU and CUDA, in bf16 autocast.
+the fast ones are pulled back to. The same code runs on CPU and CUDA, in bf16 autocast where the processor has bf16.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tagger import machine
 from tagger.datasets import LabelledImages
 from tagger.models.speedrun import Speedrun
 
@@ -97,10 +98,11 @@ def predict_scores(net: nn.Module, data: LabelledImages, device: str = "cpu", ba
 
 
 def _normalise(data: LabelledImages, device: str) -> Tensor:
-    """Return the images as normalised (N, 3, H, W) on the device, in half the bytes of fp32."""
+    """Return the images as normalised (N, 3, H, W) on the device."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (data.mean, data.std))
     uint8 = torch.from_numpy(data.images).permute(0, 3, 1, 2)
-    chunks = [((chunk.float() / 255 - mean) / std).to(device, torch.bfloat16) for chunk in uint8.split(5000)]
+    kept = torch.bfloat16 if machine.has_bf16(device) else torch.float32
+    chunks = [((chunk.float() / 255 - mean) / std).to(device, kept) for chunk in uint8.split(5000)]
     return torch.cat(chunks).contiguous(memory_format=torch.channels_last)
 
 
@@ -148,7 +150,7 @@ def _shift(batch: Tensor, by: int) -> Tensor:
 
 
 def _step(net: Speedrun, optimizer: torch.optim.SGD, x: Tensor, y: Tensor, smoothing: float) -> tuple[float, int]:
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=machine.has_bf16(x.device.type)):
         logits = net(x).float()
     loss = functional.cross_entropy(logits, y, label_smoothing=smoothing)
     optimizer.zero_grad(set_to_none=True)
