@@ -29,6 +29,8 @@ import pandas as pd
 import tagger
 from benchmarks import machine
 from tagger import checkpoint
+from tagger.machine import cores
+from tagger.plots import look
 
 PEER = "timm loop"
 CONTENDERS = {
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--plot", type=Path, help="PNG to write")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -67,8 +70,11 @@ def main() -> None:
         names = [each for each in arguments.only if _tag(each, source, model, folder, 0)]  # unmeasured: fills caches
         seconds, summaries = measure(names, source, model, folder, arguments.rounds)
         files = sum(path.is_file() for path in source.rglob("*"))
+        rows = figures(seconds, summaries, files, folder, model)
         print(f"{files:,} files, medians of {arguments.rounds}, {machine.describe()}\n")
-        print(table(seconds, summaries, files, folder, model))
+        print(table(rows, summaries))
+        if arguments.plot:
+            arguments.plot.write_bytes(draw(rows, f"{Path(model).name}, {files:,} photographs, {cores()} CPU cores"))
 
 
 def random_model(model: str, folder: Path) -> str:
@@ -107,32 +113,69 @@ def measure(names: Sequence[str], source: Path, model: str, folder: Path, rounds
     return seconds, summaries
 
 
-def table(seconds: Seconds, summaries: Summaries, files: int, folder: Path, model: str) -> str:
-    """Return the Markdown table of all contenders."""
+def figures(seconds: Seconds, summaries: Summaries, files: int, folder: Path, model: str) -> list[dict[str, str]]:
+    """Return one row per contender: column title -> figure as it is printed."""
     expected = peer_answers(folder / "timm.parquet", checkpoint.describe(model).label_names)
-    titles = ("seconds", "images/s", "× timm", "after start-up", "of the bound", "GB", "top-1 agreement",
-              "largest difference", "right class")  # fmt: skip
-    lines = [f"| | {' | '.join(titles)} |", "|---|" + "--:|" * len(titles)]
+    rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
-        speed = [f"{median:.1f}", f"{files / median:.1f}", f"{statistics.median(seconds[PEER]) / median:.2f}"]
+        row = {"": name, "seconds": f"{median:.1f}", "images/s": f"{files / median:.1f}"}
+        row["× timm"] = f"{statistics.median(seconds[PEER]) / median:.2f}"
         if name == PEER:
-            lines.append(f"| {name} | {' | '.join([*speed, *[''] * 5, _right_class(expected)])} |")
+            rows.append({**row, **dict.fromkeys(_OWN, ""), "right class": _right_class(expected)})
             continue
-        both = expected.join(our_answers(_out(folder, name, 1)).add_suffix("_ours"))
-        agreement = (both["tag"] == both["tag_ours"]).mean()
-        difference = (both["score"] - both["score_ours"]).abs().max()
-        quality = [f"{agreement:.2%}", f"{difference:.1e}", _right_class(our_answers(_out(folder, name, 1)))]
-        lines.append(f"| {name} | {' | '.join([*speed, *_own_figures(summaries[name]), *quality])} |")
+        ours = our_answers(_out(folder, name, 1))
+        rows.append({**row, **_own_figures(summaries[name]), **_quality(expected, ours)})
+    return rows
+
+
+def table(rows: Sequence[dict[str, str]], summaries: Summaries) -> str:
+    """Return the Markdown table of all contenders, and which engine each ran on."""
+    lines = [f"| {' | '.join(rows[0])} |", "|---|" + "--:|" * (len(rows[0]) - 1)]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
     engines = {name: said[0]["models"][0]["engine"] for name, said in summaries.items()}
     return "\n".join([*lines, "", *(f"- {name}: {engine}" for name, engine in engines.items())])
 
 
-def _own_figures(said: list[dict[str, Any]]) -> list[str]:
+def draw(rows: Sequence[dict[str, str]], title: str) -> bytes:
+    """Draw images/s of whole processes as bars, each with its ratio to timm and its agreement."""
+    drawn = look.figure(8.4, 0.9 + 0.45 * len(rows))
+    axes = drawn.subplots()
+    look.dress(axes, title, "images per second, start-up included")
+    look.grid(axes, "x")
+    rates = [float(row["images/s"]) for row in rows]
+    colours = [look.GREY if row[""] == PEER else look.COLOURS[0] for row in rows]
+    axes.barh(range(len(rows)), rates, color=colours, height=0.6)
+    for place, (row, rate) in enumerate(zip(rows, rates, strict=True)):
+        agrees = f", {row['top-1 agreement']} of its tags" if row["top-1 agreement"] else ""
+        axes.text(rate, place, f"  {rate:.0f}  ({row['× timm']}×{agrees})", va="center", fontsize=look.BODY)
+    axes.set_yticks(range(len(rows)), [row[""] for row in rows], fontsize=look.BODY)
+    axes.set_xlim(0, 1.5 * max(rates))
+    axes.invert_yaxis()
+    return look.png(drawn)
+
+
+_OWN = ("after start-up", "of the bound", "GB", "top-1 agreement", "largest difference")
+
+
+def _own_figures(said: list[dict[str, Any]]) -> dict[str, str]:
     """Return rate after start-up, share of the bound and memory, as the runs printed them."""
     steady = statistics.median(each["steady_images_per_second"] or 0 for each in said)
     share = statistics.median(each["share_of_bound"] or 0 for each in said)
-    return [f"{steady:.1f}", f"{share:.0%}", f"{max(each['peak_memory'] for each in said) / 1e9:.2f}"]
+    memory = max(each["peak_memory"] for each in said) / 1e9
+    return dict(zip(_OWN, (f"{steady:.1f}", f"{share:.0%}", f"{memory:.2f}"), strict=False))
+
+
+def _quality(expected: pd.DataFrame, ours: pd.DataFrame) -> dict[str, str]:
+    """Return how far our answers are those of the peer."""
+    both = expected.join(ours.add_suffix("_ours"))
+    agreement = (both["tag"] == both["tag_ours"]).mean()
+    difference = (both["score"] - both["score_ours"]).abs().max()
+    return {
+        "top-1 agreement": f"{agreement:.2%}",
+        "largest difference": f"{difference:.1e}",
+        "right class": _right_class(ours),
+    }
 
 
 def peer_answers(out: Path, names: tuple[str, ...]) -> pd.DataFrame:
