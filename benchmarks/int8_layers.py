@@ -1,0 +1,119 @@
+"""Which layers int8 hurts: top-1 agreement with fp32 as parts of a network are quantised, one part at a time.
+
+    python -m benchmarks.int8_layers PHOTOS local-dir:FOLDER [--calibrate 100]
+
+Quantises only one part (stem, each stage, head, classifier), then everything but the parts that hurt most, the worst
+first, and prints Markdown tables: agreement with OpenVINO's own fp32 on all photographs, and images/s of the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import nncf
+import numpy as np
+import openvino
+
+from benchmarks import machine
+from tagger import checkpoint, engines, images, storage
+from tagger.engines.openvino import OpenVinoEngine
+from tagger.engines.probe import rate
+
+PART = re.compile(r"net\.([a-z_]+(?:\.\d+)?)")
+ENOUGH = 0.995
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--calibrate", type=int, default=100)
+    arguments = parser.parse_args()
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    info = checkpoint.describe(arguments.model)
+    engines.load(
+        info, checkpoint.build, engines.Choice("cpu", "openvino", "fp32")
+    )  # converts the network where the cache lacks it
+    network = storage.cache_folder() / "openvino" / info.model_id / "model.xml"
+    pictures = _pictures(arguments.photos, info.preprocessing)
+    with TemporaryDirectory() as folder:
+        judge = Judge(network, pictures, arguments.calibrate, Path(folder))
+        print(f"{len(pictures)} photographs, {machine.describe()}\n")
+        print("| in int8 | top-1 agreement | images/s |\n|---|--:|--:|")
+        alone = {part: judge.row(f"only {part}", judge.others(part))[0] for part in judge.parts}
+        judge.row("everything", [])
+        spared: list[str] = []
+        for part in sorted(alone, key=lambda name: alone[name]):
+            spared.append(part)
+            if judge.row(f"all but {', '.join(spared)}", judge.layers(spared))[0] >= ENOUGH:
+                break
+        print(f"| nothing (fp32) | | {judge.rate(network):.0f} |")
+
+
+class Judge:
+    """Quantises a network in part, and compares its answers with those of the whole fp32 one."""
+
+    def __init__(self, network: Path, pictures: images.UInt8Array, calibrate: int, folder: Path) -> None:
+        self.network, self.pictures, self.folder = network, pictures, folder
+        self.calibration = pictures[:: max(1, len(pictures) // calibrate)][:calibrate]
+        self.answers = self._answers(network)
+        model = openvino.Core().read_model(network)
+        self.by_part: dict[str, list[str]] = {}
+        for node in model.get_ordered_ops():
+            found = PART.search(node.get_friendly_name())
+            if found and node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
+                self.by_part.setdefault(found[1], []).append(node.get_friendly_name())
+        self.parts = list(self.by_part)
+
+    def layers(self, parts: Sequence[str]) -> list[str]:
+        """Return the names of the layers of some parts."""
+        return [name for part in parts for name in self.by_part[part]]
+
+    def others(self, part: str) -> list[str]:
+        """Return the names of the layers of all other parts."""
+        return self.layers([each for each in self.parts if each != part])
+
+    def row(self, title: str, kept: list[str]) -> tuple[float, float]:
+        """Quantise all but the layers that are kept, print agreement and rate, and return them."""
+        quantised: Any = nncf.quantize(
+            openvino.Core().read_model(self.network),
+            nncf.Dataset([picture[None] for picture in self.calibration]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(self.calibration),
+            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
+        )
+        path = self.folder / "int8.xml"
+        openvino.save_model(quantised, path, compress_to_fp16=False)
+        agreement, fast = float((self._answers(path) == self.answers).mean()), self.rate(path)
+        print(f"| {title} | {agreement:.1%} | {fast:.0f} |", flush=True)
+        return agreement, fast
+
+    def rate(self, network: Path) -> float:
+        """Return images/s of the network on all cores."""
+        return rate(self._engine(network), self.pictures[:64], seconds=2.0)
+
+    def _answers(self, network: Path) -> np.ndarray[Any, Any]:
+        engine = self._engine(network)
+        with ThreadPoolExecutor(engine.concurrency) as pool:
+            chunks = np.array_split(self.pictures, max(1, len(self.pictures) // 50))
+            return np.concatenate([scores.argmax(1) for scores, _ in pool.map(engine, chunks)])
+
+    def _engine(self, network: Path) -> OpenVinoEngine:
+        return OpenVinoEngine(network, "int8", 4)
+
+
+def _pictures(folder: Path, preparation: Any) -> images.UInt8Array:
+    found = storage.find_images(str(folder.resolve()))
+    return np.stack([images.prepare_for(storage.read_bytes(entry.uri), preparation) for entry in found])
+
+
+if __name__ == "__main__":
+    main()
