@@ -1,10 +1,11 @@
 """Decoders side by side, one core: bytes to pixels, and to the 224x224 that a network wants.
 
-    python -m benchmarks.decoding PHOTOS [--limit 300] [--large 40]
+    python -m benchmarks.decoding PHOTOS [--limit 300] [--large 40] [--model local-dir:FOLDER]
 
 Alternates the decoders over the same photographs, five times, and prints medians of images/s. Then the same for
 12-megapixel JPEGs (the photographs enlarged to 4000x3000): a whole decode and resize by Pillow against tagger, which
-lets libjpeg shrink them, with the mean difference of the pixels. simplejpeg is measured where it is installed.
+lets libjpeg shrink them, with the mean difference of the pixels and, with `--model`, how many of the large pictures get
+the same best tag both ways. simplejpeg is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from PIL import Image
 
 from benchmarks import machine
-from tagger import images
+from tagger import checkpoint, engines, images
 from tagger.model_info import Preprocessing
 
 WANTED = Preprocessing()
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--large", type=int, default=40)
+    parser.add_argument("--model")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     paths = sorted(path for path in arguments.photos.rglob("*") if path.is_file())
@@ -46,11 +48,17 @@ def main() -> None:
         print(f"| {name} | {rate:.0f} |")
     large = [_enlarged(content) for content in contents[: arguments.large]]
     found = rates({"Pillow, whole": _whole, "tagger": _ours}, large)
-    difference = np.mean([np.abs(_whole(c).astype(int) - _ours(c).astype(int)).mean() for c in large])
+    whole, ours = np.stack([_whole(content) for content in large]), np.stack([_ours(content) for content in large])
+    difference = np.abs(whole.astype(int) - ours.astype(int)).mean()
     print(f"\n| {len(large)} JPEGs of 12 megapixels | images/s |\n|---|--:|")
     for name, rate in found.items():
         print(f"| {name} | {rate:.1f} |")
     print(f"\nratio {found['tagger'] / found['Pillow, whole']:.2f}; mean difference {difference:.2f} of 255")
+    if arguments.model:
+        info = checkpoint.describe(arguments.model)
+        engine = engines.load(info, checkpoint.build, engines.Choice("cpu", "eager", "fp32"))
+        same = engine(whole)[0].argmax(1) == engine(ours)[0].argmax(1)
+        print(f"same best tag: {same.sum()} of {len(same)}")
 
 
 def rates(decoders: dict[str, Callable[[bytes], Any]], contents: Sequence[bytes]) -> dict[str, float]:

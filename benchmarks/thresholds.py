@@ -1,8 +1,9 @@
 """Do learnt thresholds keep their promise on images they have not seen?
 
-    python -m benchmarks.thresholds [FILE.npz] [--task multiclass] [--targets 0.8 0.9 0.95] [--shuffles 20] [--seed 0]
+    python -m benchmarks.thresholds [FROM] [--task multiclass] [--targets 0.8 0.9 0.95] [--shuffles 20] [--seed 0]
 
-FILE holds `logits` (N, K) and `truth` (N, K) of labelled images that the network was not trained on. They are shuffled
+FROM is a checkpoint that `tagger train` wrote, whose validation and test images are taken together, or a .npz file with
+`logits` (N, K) and `truth` (N, K) of labelled images that the network was not trained on. They are shuffled
 and halved many times: temperature and thresholds are learnt on one half, precision is measured on the other. Counted
 are the (tag, shuffle) pairs whose threshold has the status ok and gives at least one tag in the test half; a pair is
 satisfied when its precision there, sampling noise included, is at least the target. Recall given up is against
@@ -17,9 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from scipy import special
 
-from tagger import calibration, metrics
+from tagger import calibration, checkpoint, ingesting, metrics
+from tagger.training.bundle import DATASET
+from tagger.training.examples import truth_of
+from tagger.training.judging import scores_of
 
 Array = npt.NDArray[np.float32]
 
@@ -38,23 +43,36 @@ class Pair:
 def main() -> None:
     """Print how often precision on test reaches its target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?")
+    parser.add_argument("data", nargs="?", metavar="FROM")
     parser.add_argument("--task", default="multiclass", choices=("multiclass", "multilabel"))
     parser.add_argument("--targets", type=float, nargs="+", default=[0.8, 0.9, 0.95])
     parser.add_argument("--shuffles", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    logits, truth = read(given.file) if given.file else synthetic(given.seed, given.task)
-    print(f"{len(logits)} images of {given.file or 'synthetic data'}, {logits.shape[1]} tags, {given.task}; ", end="")
+    logits, truth = read(given.data) if given.data else synthetic(given.seed, given.task)
+    print(f"{len(logits)} images of {given.data or 'synthetic data'}, {logits.shape[1]} tags, {given.task}; ", end="")
     print(f"{given.shuffles} shuffles, seed {given.seed}\n\n{HEAD}")
     for target in given.targets:
         print(row(target, shuffle(logits, truth, given.task, target, given.shuffles, given.seed)))
 
 
 def read(path: str) -> tuple[Array, Array]:
-    """Return logits and truth of a .npz file."""
+    """Return logits and truth of a .npz file, or of the images that a checkpoint did not learn from."""
+    if not path.endswith(".npz"):
+        return held_out(path)
     with np.load(path, allow_pickle=False) as arrays:
         return arrays["logits"].astype(np.float32), arrays["truth"].astype(np.float32)
+
+
+def held_out(model: str) -> tuple[Array, Array]:
+    """Return logits, but for a constant, and truth of a checkpoint's validation and test images."""
+    info = checkpoint.describe(model)
+    table = ingesting.read_labelled(f"{model}/{DATASET}").table
+    table = table.filter(pc.not_equal(table["split"], "train"))
+    scores, have = scores_of(info, table["uri"].to_pylist(), "cpu")
+    log_scores = np.log(np.clip(scores, 1e-7, 1))
+    logits = log_scores if info.task == "multiclass" else log_scores - np.log(np.clip(1 - scores, 1e-7, 1))
+    return logits[have], truth_of(table, info.label_names)[have]
 
 
 def synthetic(

@@ -72,6 +72,18 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def keep_freed_memory() -> None:
+    """Let large blocks that are freed stay with this process, to be used again: for training, on Linux.
+
+    The activations of every step would otherwise be mapped, and cleared by the kernel, anew: a third of the time of a
+    MobileNet's step. The options are glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (mallopt(3)).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(-3, 2**30)
+        mallopt(-1, 2**31 - 1)
+
+
 def peak_memory() -> int:
     """Return the most bytes this process ever held in memory; 0 where the system does not say."""
     try:

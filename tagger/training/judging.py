@@ -48,7 +48,7 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
     table, notes = _known_labels(table, info, dataset)
     if not len(table):
         raise SourceError(f"{dataset}: no labelled image is in the {split} split; choose another --split, or `all`")
-    scores, have = _scores(info, table["uri"].to_pylist(), device)
+    scores, have = scores_of(info, table["uri"].to_pylist(), device)
     if failed := int((~have).sum()):
         notes.append(f"{failed:,} images cannot be read or do not decode")
     if not have.any():
@@ -88,8 +88,8 @@ def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Ta
     return table.filter(pa.array(kept)), [left_out]
 
 
-def _scores(info: ModelInfo, uris: list[str], device: str) -> tuple[Any, Any]:
-    """Return scores (N, K), and which images have them (N,)."""
+def scores_of(info: ModelInfo, uris: list[str], device: str = "auto") -> tuple[Any, Any]:
+    """Score images through the tagging pipeline; return scores (N, K), and which images have them (N,)."""
     engine = engines.load(info, checkpoint.build, Choice(device))
     model = LoadedModel(info, engine, lambda scores, embedding: {"scores": scores})
     entries: list[Row] = [{"uri": uri, "bytes": None} for uri in uris]

@@ -55,6 +55,7 @@ def train(
     """
     config, reports = config or TrainConfig(), reports or Reports()
     torch.set_num_threads(machine.cores())
+    machine.keep_freed_memory()
     folder = storage.absolute(out)
     _check_out(out, folder, resume, beside)
     started = time.perf_counter()

@@ -60,6 +60,7 @@ def train_from_scratch(
 ) -> Speedrun:
     """Train a Speedrun net and return it in eval mode on the CPU; deterministic for a seed on one CPU."""
     torch.manual_seed(config.seed)
+    machine.keep_freed_memory()
     images = _normalise(train, device)
     labels = torch.from_numpy(train.labels).to(device)
     net = Speedrun(num_classes)

@@ -1,0 +1,108 @@
+"""Several tags at once: one multilabel probe against independent probes of a single tag.
+
+    python -m benchmarks.mosaics FLOWERS local-dir:FOLDER [--mosaics 1500] [--seed 0]
+
+FLOWERS holds one folder of photographs per class. Mosaics of 2x2 photographs are made of them, their labels the classes
+in them; every photograph belongs to one split, and so do all mosaics it is in. `tagger train --multilabel` learns all
+labels together; then, for every label, another checkpoint learns that label alone. Prints a Markdown table of average
+precision on the test mosaics, with the interval of the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+import tagger
+from benchmarks import machine
+from tagger.training import TrainConfig
+
+SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
+SIDE = 112
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("flowers", type=Path)
+    parser.add_argument("backbone")
+    parser.add_argument("--mosaics", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = make(given.flowers, folder / "mosaics", given.mosaics, given.seed)
+        names = sorted({label for _, labels, _ in rows for label in labels})
+        together = learn(folder, "together", rows, given.backbone)
+        alone = {label: learn(folder, label, _only(rows, label), given.backbone) for label in names}
+    print(f"{len(rows):,} mosaics, {together['images']} of them test, seed {given.seed}, {machine.describe()}\n")
+    print("| average precision on test | one multilabel probe | a probe of its own |\n|---|--:|--:|")
+    ours = {tag["tag"]: tag["average_precision"] for tag in together["tags"]}
+    own = {label: found["tags"][0]["average_precision"] for label, found in alone.items()}
+    for label in names:
+        print(f"| {label} | {ours[label]:.3f} | {own[label]:.3f} |")
+    low, high = together["mean_average_precision_interval"]
+    mean = together["mean_average_precision"]
+    print(f"| mean | {mean:.3f} ({low:.3f} to {high:.3f}) | {np.mean(list(own.values())):.3f} |")
+
+
+Rows = list[tuple[str, list[str], str]]
+"""(file, labels, split)"""
+
+
+def make(classes: Path, folder: Path, count: int, seed: int) -> Rows:
+    """Write mosaics as JPEG, and return what is in each."""
+    rng = np.random.default_rng(seed)
+    files = sorted(path for path in classes.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    order = rng.permutation(len(files))
+    rows: Rows = []
+    start = 0
+    for split, share in SHARES.items():
+        stop = start + int(share * len(files))
+        part = [files[index] for index in order[start:stop]]
+        start = stop
+        (folder / split).mkdir(parents=True)
+        for number in range(int(share * count)):
+            chosen = [part[index] for index in rng.choice(len(part), 4, replace=False)]
+            chosen = [chosen[0] if rng.random() < 0.4 else path for path in chosen]  # fewer labels than four at times
+            mosaic(chosen).save(folder / split / f"{number}.jpg", quality=92)
+            rows.append((f"{split}/{number}.jpg", sorted({path.parent.name for path in chosen}), split))
+    return rows
+
+
+def mosaic(paths: Sequence[Path]) -> Image.Image:
+    """Return four photographs, each cut to a square, two by two."""
+    sheet = Image.new("RGB", (2 * SIDE, 2 * SIDE))
+    for place, path in enumerate(paths):
+        with Image.open(path) as picture:
+            square = ImageOps.fit(picture.convert("RGB"), (SIDE, SIDE))
+        sheet.paste(square, (SIDE * (place % 2), SIDE * (place // 2)))
+    return sheet
+
+
+def learn(folder: Path, name: str, rows: Rows, backbone: str) -> dict[str, Any]:
+    """Write the labels, train a multilabel probe, and return its numbers on the test mosaics."""
+    labels, dataset = folder / f"{name}.csv", folder / f"{name}.parquet"
+    with labels.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "labels", "split"])
+        writer.writerows([path, "|".join(tags), split] for path, tags, split in rows)
+    tagger.ingest(str(folder / "mosaics"), str(dataset), labels=str(labels), label_delimiter="|")
+    config = TrainConfig(backbone=backbone, method="probe", multilabel=True)
+    info = tagger.train(str(dataset), str(folder / f"checkpoint-{name}"), config)
+    return dict(info.metrics["test"])
+
+
+def _only(rows: Rows, label: str) -> Rows:
+    return [(path, [label] if label in labels else [], split) for path, labels, split in rows]
+
+
+if __name__ == "__main__":
+    main()
