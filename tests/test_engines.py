@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MODEL, photo
+from pictures import MODEL, ROOT, photo
 
 from tagger import checkpoint, engines, images, machine, storage
 from tagger.engines import Choice, choice
@@ -311,3 +311,31 @@ def test_a_containers_quota_counts(tmp_path: Path) -> None:
         (tmp_path / "cpu.max").write_text(content)
         assert machine._quota(str(tmp_path / "cpu.max")) == expected
     assert machine._quota(str(tmp_path / "absent")) == sys.maxsize
+
+
+FIRST_CALLS = """
+import os, sys, threading
+import numpy as np
+from tagger import checkpoint, engines
+
+sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+engine = engines.load(checkpoint.describe(sys.argv[1]), checkpoint.build, engines.Choice("cpu", "openvino", "fp32"))
+together = threading.Barrier(8)
+
+def call():
+    together.wait()
+    engine(np.zeros((4, 32, 32, 3), np.uint8))
+
+threads = [threading.Thread(target=call, daemon=True) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(20)
+os._exit(any(thread.is_alive() for thread in threads))
+"""
+
+
+def test_threads_that_are_first_to_use_openvino_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """Without its lock four processes in ten hung here; a nightly run hung once in some hundreds."""
+    for _ in range(6):
+        subprocess.run([sys.executable, "-c", FIRST_CALLS, MODEL], check=True, timeout=60, cwd=ROOT)

@@ -15,6 +15,7 @@ import queue
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,10 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _NETWORKS = {"fp32": "model.xml", "bf16": "model.xml", "int8": "int8.xml"}
 _PROBED = "agreement.json"
+_FIRST_CALL = threading.Lock()
+"""Held while a network is called for the first time. OpenVINO's binding fills its tables of number types on first use,
+and lets go of Python's lock meanwhile: of two threads that come first together, each would wait for what the other
+holds, for ever."""
 
 
 class CannotRun(ModelError):
@@ -66,6 +71,8 @@ class OpenVinoEngine:
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.concurrency):
             self._idle.put(compiled.create_infer_request())
+        with _FIRST_CALL:
+            self._score(np.zeros((1, *list(model.input(0).shape)[1:]), dtype=np.uint8))
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """Score any number of images."""
