@@ -48,7 +48,32 @@ RESULTS = pa.schema(
 PLAN = pa.schema([*KEY, ("wanted", pa.int64())])
 """`wanted` has bit i set when model i of the run is to tag the file."""
 
-SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": PLAN}
+BENCHMARK = pa.schema(
+    [
+        ("model", pa.string()),
+        ("title", pa.string()),
+        ("seed", pa.int64()),
+        ("accuracy", pa.float64()),
+        ("accuracy_low", pa.float64()),
+        ("accuracy_high", pa.float64()),
+        ("log_loss", pa.float64()),
+        ("calibration_error", pa.float64()),
+        ("parameters", pa.int64()),
+        ("flops", pa.int64()),
+        ("epochs", pa.int64()),
+        ("train_seconds", pa.float64()),
+        ("train_images_per_second", pa.float64()),
+        ("infer_one_core", pa.float64()),
+        ("infer_all_cores", pa.float64()),
+        ("memory_bytes", pa.int64()),
+        ("device", pa.string()),
+        ("versions", pa.list_(pa.string())),
+        ("note", pa.string()),
+    ]
+)
+"""One row per model and seed of a ladder; accuracies are of the test images, `flops` of one image, forward."""
+
+SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": PLAN, "benchmark": BENCHMARK}
 
 STATUSES = ("ok", "corrupt", "unsupported", "unreadable", "too_large", "failed")
 

@@ -27,10 +27,12 @@ LEVELS = {
         "calibration",
         "plots",
         "card",
+        "report",
     },
-    3: {"pipeline", "ingesting", "exporting"},
+    3: {"pipeline", "ingesting", "exporting", "report"},
     4: {"training", "tagging"},
-    5: {"cli"},
+    5: {"ladder"},
+    6: {"cli"},
 }
 LEVEL_OF = {room: level for level, rooms in LEVELS.items() for room in rooms}
 

@@ -1,17 +1,85 @@
-"""`benchmark`: what this machine can do."""
+"""`benchmark`: what models reach on the same images, and what this machine can do."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+import sys
+from typing import Annotated, Any
 
 import typer
 
-from tagger.cli.app import STYLE, app
-from tagger.cli.options import BatchSize, Device, Engine, Json, Model, Precision
+from tagger.cli.app import STYLE, Commands, app
+from tagger.cli.options import BatchSize, Device, Engine, Json, Model, Precision, Quiet
 from tagger.cli.printing import print_json, print_table, say
 
-benchmark = typer.Typer(no_args_is_help=True, help="Measure this machine: how fast, and how exactly.", **STYLE)
+
+class Benchmarks(Commands):
+    """Take `benchmark DATASET` for `benchmark ladder DATASET`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that was named; what is no command is a dataset."""
+        known = args and (args[0] in self.commands or args[0].startswith("-"))
+        return super().resolve_command(ctx, args if known else ["ladder", *args])
+
+
+HELP = "Compare models on the same images (`benchmark cifar10`, `benchmark DATASET`), or measure this machine."
+benchmark = typer.Typer(cls=Benchmarks, no_args_is_help=True, help=HELP, **STYLE)
 app.add_typer(benchmark, name="benchmark")
+
+
+@benchmark.command(epilog="Example: tagger benchmark cifar10 --models knn,linear,speedrun --budget 5m --out report")
+def ladder(
+    dataset: Annotated[str, typer.Argument(help="cifar10, or a manifest with labels or a folder of labelled images.")],
+    out: Annotated[str, typer.Option(help="Folder for the report and every model; called again, it goes on.")],
+    models: Annotated[
+        str, typer.Option(help="knn, linear, mlp, convnet, resnet20 to resnet110, speedrun, probe, finetune, ...")
+    ] = "knn,linear,mlp,convnet,resnet20,speedrun,probe,finetune",
+    budget: Annotated[str, typer.Option(help="Time on two CPU cores for all models, as 10m or 90s; or full.")] = "10m",
+    seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 1,
+    data: Annotated[str | None, typer.Option(help="Where CIFAR-10 is: archive or folder; else downloaded.")] = None,
+    preparation: Annotated[
+        str | None,
+        typer.Option(
+            help="none, scale, mean, standardise, single-mean, pixel-mean or mean-file:PATH (CNTK's XML); by default "
+            "as each recipe says."
+        ),
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Side in pixels for nets from scratch.")] = 32,
+    backbone: Annotated[
+        str, typer.Option(help="For probe and finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
+    ] = "timm/mobilenetv3_large_100.ra_in1k",
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Climb from nearest neighbours to fine-tuning on the same images, and report what each step pays."""
+    from tagger.ladder import Climb, LadderConfig, climb
+
+    names = tuple(name.strip() for name in models.split(",") if name.strip())
+    config = LadderConfig(names, budget, seeds, preparation, image_size, backbone, device)
+    silent = quiet or as_json
+    rows = climb(Climb(dataset, out, config, data), _typed(), (lambda line: None) if silent else say)
+    if as_json:
+        print_json({"out": out, "models": rows})
+    elif not quiet:
+        print_table(_COLUMNS, [_ladder_row(row) for row in rows])
+        typer.echo(f"report: {out}/report.html")
+
+
+_COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "cut"]
+
+
+def _ladder_row(row: dict[str, Any]) -> list[Any]:
+    low, high = row["interval"]
+    return [
+        row["model"], row["seed"], f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['train_seconds']:.0f}",
+        f"{row['infer_all_cores']:,.0f}", f"{row['parameters']:,}", row["note"],
+    ]  # fmt: skip
+
+
+def _typed() -> str:
+    """Return the command line as it was typed."""
+    return shlex.join(["tagger", *sys.argv[1:]])
 
 
 @benchmark.command(epilog="Example: tagger benchmark throughput --model timm/resnet50.a1_in1k --source ~/photos")

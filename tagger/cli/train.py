@@ -15,7 +15,7 @@ from tagger.cli.printing import headline, print_json, print_table, say, step_pro
 
 if TYPE_CHECKING:
     from tagger.metrics import Evaluation
-    from tagger.training import EpochReport, Reports, TrainConfig
+    from tagger.training import Epoch, Reports, TrainConfig
 
 Dataset = Annotated[str, typer.Argument(help="Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
 Out = Annotated[str, typer.Option(help="Checkpoint folder to write; new or empty.")]
@@ -154,9 +154,9 @@ def _train_from_scratch(given: dict[str, Any]) -> None:
     config = training.ScratchConfig(**{name: given[name] for name in known if name in given})
     silent = given["quiet"] or given["as_json"]
 
-    def on_epoch(report: EpochReport) -> None:
+    def on_epoch(report: Epoch) -> None:
         if not silent:
-            shown = f"loss {report.loss:.3f}  training accuracy {report.accuracy:.1%}  {report.seconds:.0f} s"
+            shown = f"loss {report.train_loss:.3f}  training accuracy {report.train_score:.1%}  {report.seconds:.0f} s"
             say(f"epoch {report.epoch}/{config.epochs}  {shown}")
 
     info = training.train_folder(given["dataset"], given["out"], config, given["device"], on_epoch)

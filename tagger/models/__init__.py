@@ -6,15 +6,31 @@ from typing import Any
 
 from torch import nn
 
+from tagger.errors import ModelError
 from tagger.models import backbone
+from tagger.models.convnet import ConvNet
+from tagger.models.knn import Knn
+from tagger.models.linear import Linear
+from tagger.models.mlp import Mlp
+from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
 
-FAMILIES = {"tagger_speedrun": Speedrun}
+FAMILIES: dict[str, type[nn.Module]] = {
+    "tagger_knn": Knn,
+    "tagger_linear": Linear,
+    "tagger_mlp": Mlp,
+    "tagger_convnet": ConvNet,
+    "tagger_resnet": ResNet,
+    "tagger_speedrun": Speedrun,
+}
 """Architectures of our own, by the name in a checkpoint's config.json; every other name is timm's."""
 
 
 def build(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
-    """Create a network with random weights; raises ModelError when nobody has the architecture."""
+    """Create a network with random weights; raises ModelError when nobody has the architecture, or not like that."""
     if family := FAMILIES.get(architecture):
-        return family(num_classes=num_classes, **model_args)
+        try:
+            return family(num_classes=num_classes, **model_args)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{architecture}: cannot be built with {model_args} ({error})") from error
     return backbone.create(architecture, num_classes, model_args)

@@ -5,7 +5,34 @@ Nothing here touches matplotlib's global state, so it is safe beside a notebook'
 
 from __future__ import annotations
 
+from tagger.plots.ladder import (
+    FILTERS,
+    accuracy_against_cost,
+    curves,
+    filters,
+    k_curve,
+    neighbours,
+    per_class,
+    reliabilities,
+    templates,
+)
 from tagger.plots.predictions import confusion_matrix, mistakes, precision_recall, reliability
 from tagger.plots.runs import learning_curves, trials
 
-__all__ = ["confusion_matrix", "learning_curves", "mistakes", "precision_recall", "reliability", "trials"]
+__all__ = [
+    "FILTERS",
+    "accuracy_against_cost",
+    "confusion_matrix",
+    "curves",
+    "filters",
+    "k_curve",
+    "learning_curves",
+    "mistakes",
+    "neighbours",
+    "per_class",
+    "precision_recall",
+    "reliabilities",
+    "reliability",
+    "templates",
+    "trials",
+]

@@ -7,6 +7,7 @@ from tagger.storage.files import (
     open_input,
     read_bytes,
     remove,
+    remove_folder,
     rename,
     write_atomic,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "read_bytes",
     "redact",
     "remove",
+    "remove_folder",
     "rename",
     "resolve",
     "write_atomic",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -160,6 +161,16 @@ def rename(uri: str, new_uri: str) -> None:
             fs.mv(path, filesystem(new_uri)[1])
         else:
             os.replace(local_path(uri), local_path(new_uri))
+
+
+def remove_folder(uri: str) -> None:
+    """Delete a folder and all that is in it; one that is already gone is fine."""
+    with named_errors(uri), contextlib.suppress(FileNotFoundError):
+        if is_remote(uri):
+            fs, path = filesystem(uri)
+            fs.rm(path, recursive=True)
+        else:
+            shutil.rmtree(local_path(uri))
 
 
 def remove(uri: str) -> None:

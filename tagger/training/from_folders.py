@@ -1,140 +1,78 @@
-"""From a folder of labelled images to a checkpoint folder."""
+"""From a folder of labelled images to a checkpoint of the speed-run net."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib import metadata
-from typing import Any
+import shlex
+from dataclasses import dataclass, replace
 
-import torch
+import numpy as np
 
-from tagger import checkpoint, datasets, metrics, storage
-from tagger.datasets import LabelledImages
+from tagger import datasets, machine, metrics, storage
 from tagger.errors import UsageError
 from tagger.model_info import ModelInfo
-from tagger.models.speedrun import Speedrun
-from tagger.training.scratch import EpochReport, ScratchConfig, predict_scores, train_from_scratch
+from tagger.training import own
+from tagger.training.fitting import OnEpoch, Recipe, logits_of
+
+SPEEDRUN = Recipe(
+    epochs=10,
+    batch_size=512,
+    lr=0.75,
+    schedule="triangle",
+    momentum="0.85",
+    nesterov=True,
+    weight_decay=0.002 / 1.5,
+    norm_rate=64.0,
+    label_smoothing=0.2,
+    mirror="alternate",
+    shift=2,
+    fill="reflect",
+    learnt_until=(("whiten.bias", 3),),
+    average=True,
+)
+"""airbench's recipe (Jordan 2024, arXiv 2404.00498); its rates are for batches of 1,024, here scaled with the batch."""
+
+
+@dataclass(frozen=True)
+class ScratchConfig:
+    """What a user may decide about a net from scratch."""
+
+    image_size: int = 32
+    epochs: int = SPEEDRUN.epochs
+    batch_size: int = SPEEDRUN.batch_size
+    seed: int = 0
+
+    def recipe(self) -> Recipe:
+        """Return the recipe with these epochs and this batch; raises UsageError."""
+        if self.image_size < 16:
+            raise UsageError(f"--image-size must be at least 16, got {self.image_size}")
+        rate = SPEEDRUN.lr * self.batch_size / SPEEDRUN.batch_size
+        return replace(SPEEDRUN, epochs=self.epochs, batch_size=self.batch_size, lr=rate)
 
 
 def train_folder(
-    data: str,
-    out: str,
-    config: ScratchConfig,
-    device: str = "auto",
-    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    data: str, out: str, config: ScratchConfig, device: str = "auto", on_epoch: OnEpoch = lambda report: None
 ) -> ModelInfo:
     """Train on `data/train/<class>/`, report on `data/test/<class>/`, save a checkpoint folder; return what is in it.
 
     The test split is read once, after training. Raises UsageError or SourceError before anything is trained.
     """
-    if min(config.epochs, config.batch_size) < 1 or config.image_size < 16:
-        raise UsageError("--epochs and --batch-size must be at least 1, --image-size at least 16")
+    recipe = config.recipe()
     if storage.names_in(storage.absolute(out)):
         raise UsageError(f"--out {out}: exists and is not empty; choose a new folder for the checkpoint")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = ("cuda" if machine.has_cuda() else "cpu") if device == "auto" else device
     size = (config.image_size, config.image_size)
     train = datasets.read_class_folders(storage.join(data, "train"), size)
     test = datasets.read_class_folders(storage.join(data, "test"), size, train.label_names)
-    curve: list[EpochReport] = []
-
-    def report(epoch: EpochReport) -> None:
-        curve.append(epoch)
-        on_epoch(epoch)
-
-    net = train_from_scratch(train, len(train.label_names), config, device, report)
-    scores = predict_scores(net, test).numpy()
-    result = metrics.accuracy(scores, test.labels)
-    run = ScratchRun(config, device, train, test, curve, result)
-    return checkpoint.save(out, net, run.timm_config(net), run.bundle(), run.card(out, net))
+    preparation = datasets.prepare("standardise", train.images)
+    fitted = own.train_net("tagger_speedrun", {}, train, None, preparation, recipe, config.seed, device, on_epoch)
+    scores = own.scores_of(logits_of(fitted.net, own.pixels(test, fitted.preparation, "cpu").images))
+    truth = np.eye(len(train.label_names), dtype=np.float32)[test.labels]
+    judged = metrics.evaluate(scores, truth, "multiclass", train.label_names, None)
+    return own.save(out, fitted, train, judged, _command(out, config))
 
 
-@dataclass(frozen=True)
-class ScratchRun:
-    """What a finished training leaves for the checkpoint folder."""
-
-    config: ScratchConfig
-    device: str
-    train: LabelledImages
-    test: LabelledImages
-    curve: list[EpochReport]
-    result: metrics.Accuracy
-
-    def timm_config(self, net: Speedrun) -> dict[str, Any]:
-        """Return config.json in timm's format."""
-        side = self.config.image_size
-        return {
-            "architecture": "tagger_speedrun",
-            "num_classes": len(self.train.label_names),
-            "num_features": net.num_features,
-            "model_args": {},
-            "label_names": list(self.train.label_names),
-            "pretrained_cfg": {
-                "input_size": [3, side, side],
-                "interpolation": "bicubic",
-                "crop_pct": 1.0,
-                "crop_mode": "center",
-                "mean": list(self.train.mean),
-                "std": list(self.train.std),
-                "num_classes": len(self.train.label_names),
-            },
-        }
-
-    def bundle(self) -> dict[str, Any]:
-        """Return tagger.json."""
-        packages = ("tagger", "torch", "timm")
-        return {
-            "task": "multiclass",
-            "label_names": list(self.train.label_names),
-            "metrics": {"test": {"images": self.result.images, "accuracy": asdict(self.result)}},
-            "training": {
-                "config": asdict(self.config),
-                "images": len(self.train.labels),
-                "fingerprint": self.train.fingerprint(),
-                "seconds": round(sum(epoch.seconds for epoch in self.curve)),
-                "device": self.device,
-                "versions": {name: metadata.version(name) for name in packages},
-            },
-        }
-
-    def card(self, out: str, net: Speedrun) -> str:
-        """Return the model card as Markdown."""
-        low, high = self.result.interval
-        curve = (f"| {r.epoch} | {r.loss:.3f} | {r.accuracy:.1%} | {r.seconds:.0f} |" for r in self.curve)
-        return _CARD.format(
-            name=out.rstrip("/").rpartition("/")[2],
-            out=out,
-            config=self.config,
-            parameters=sum(parameter.numel() for parameter in net.parameters()),
-            images=len(self.train.labels),
-            labels=", ".join(self.train.label_names),
-            test=self.result,
-            low=low,
-            high=high,
-            seconds=sum(epoch.seconds for epoch in self.curve),
-            device=self.device,
-            curve="\n".join(curve),
-        )
-
-
-_CARD = """# {name}
-
-A convolutional net of {parameters:,} parameters (`tagger/models/speedrun.py`), trained from scratch on
-{images:,} images of {config.image_size}x{config.image_size} pixels: {labels}.
-
-**Test accuracy {test.accuracy:.2%}** (95% interval {low:.2%} to {high:.2%}) on {test.images:,} images never used in
-training, one seed, without test-time augmentation.
-
-Made in {seconds:.0f} s on {device} by
-
-    tagger train DATA --method scratch --out {out} --image-size {config.image_size} \\
-        --epochs {config.epochs} --batch-size {config.batch_size} --seed {config.seed}
-
-where DATA holds `train/<class>/` and `test/<class>/`.
-
-| epoch | loss | accuracy on augmented training images | seconds |
-|---|---|---|---|
-{curve}
-
-The weights are under the licence of this project. Scores are softmax probabilities, not calibrated.
-"""
+def _command(out: str, config: ScratchConfig) -> str:
+    options = ["--image-size", config.image_size, "--epochs", config.epochs, "--batch-size", config.batch_size]
+    return shlex.join(
+        ["tagger", "train", "DATA", "--method", "scratch", "--out", out, *map(str, options), "--seed", str(config.seed)]
+    )

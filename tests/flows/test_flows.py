@@ -223,3 +223,24 @@ def test_the_train_flow_writes_a_checkpoint_and_leaves_its_card(tmp_path: Path, 
     again = train(str(tmp_path / "data"), str(tmp_path / "made"), options, return_state=True)
     assert again.is_failed()
     assert "not empty" in str(again.result(raise_on_failure=False))
+
+
+def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: Path) -> None:
+    from flows.benchmark import benchmark
+    from tagger.ladder import LadderConfig
+
+    for split, count in (("train", 12), ("test", 6)):
+        for number, name in enumerate(("left", "right")):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(count):
+                photo(100 * number + 10 * (split == "test") + index).save(
+                    tmp_path / "data" / split / name / f"{index}.png"
+                )
+    options = LadderConfig(("linear", "mlp"), "2s", seeds=2)
+    state = benchmark(str(tmp_path / "data"), str(tmp_path / "report"), options, return_state=True)
+    assert state.is_completed()
+    assert "4 models; best" in state.message
+    assert (tmp_path / "report" / "report.html").exists()
+    assert "data:image/png;base64," in artifact("benchmark")
+    again = benchmark(str(tmp_path / "data"), str(tmp_path / "report"), options, return_state=True)
+    assert len(again.result()) == 4

@@ -1,10 +1,10 @@
-"""Images and labels in memory, for training."""
+"""Images of one size with one label each, and the class folders they come from."""
 
 from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -15,7 +15,6 @@ from tagger.errors import ImageError, SourceError
 from tagger.model_info import Preprocessing
 
 Int64Array = npt.NDArray[np.int64]
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,13 @@ class LabelledImages:
     labels: Int64Array
     """(N,) indices into label_names"""
     label_names: tuple[str, ...]
-    mean: tuple[float, ...] = CIFAR10_MEAN
-    std: tuple[float, ...] = CIFAR10_STD
+
+    def some(self, count: int, seed: int) -> LabelledImages:
+        """Return so many of them, drawn by seed, in their order; all of them when there are no more."""
+        if count >= len(self.labels):
+            return self
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self.labels))[:count])
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
 
     def fingerprint(self) -> str:
         """Return a hash of pixels, labels and names."""

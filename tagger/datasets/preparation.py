@@ -1,0 +1,160 @@
+"""What is subtracted from pixels, and what they are divided by, before a network sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from xml.parsers import expat
+
+import numpy as np
+import numpy.typing as npt
+
+from tagger import storage
+from tagger.errors import SourceError, UsageError
+from tagger.images import UInt8Array
+
+Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
+Three = tuple[float, float, float]
+
+_MEAN_FILE = "mean-file:"
+_BLOCK = 5000
+"""Images whose float copies are in memory at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """A network's input is (pixels / 255 - mean) / std - offset.
+
+    `mean` and `std`, one per channel, are what timm's pretrained_cfg carries; the offset belongs to the network.
+    """
+
+    name: str
+    mean: Three = (0.0, 0.0, 0.0)
+    std: Three = (1.0, 1.0, 1.0)
+    offset: Float32Array | None = None
+    """(3, H, W)"""
+
+    def apply(self, pixels: UInt8Array) -> Float32Array:
+        """Return uint8 images (N, H, W, 3) as a network gets them: (N, 3, H, W) float32."""
+        mean, std = (
+            np.float32(255) * np.array(each, dtype=np.float32).reshape(3, 1, 1) for each in (self.mean, self.std)
+        )
+        prepared: Float32Array = (pixels.transpose(0, 3, 1, 2).astype(np.float32) - mean) / std
+        return prepared if self.offset is None else prepared - self.offset
+
+
+def prepare(name: str, train: UInt8Array) -> Preparation:
+    """Compute a preparation from the pixels of the training split alone, (N, H, W, 3) uint8.
+
+    All but `none` scale to [0, 1]. Raises UsageError for an unknown name, SourceError for a mean file that does not
+    fit; see NAMES.
+    """
+    if name.startswith(_MEAN_FILE):
+        uri = storage.absolute_file(name.removeprefix(_MEAN_FILE))
+        return Preparation(name, offset=read_mean_file(uri, (train.shape[1], train.shape[2])))
+    if name not in _COMPUTED:
+        raise UsageError(f"preparation {name!r} is not known; choose one of {', '.join(NAMES)}")
+    if not len(train):
+        raise UsageError(f"preparation {name!r} needs training images, and there are none")
+    return _COMPUTED[name](train)
+
+
+def _standardise(train: UInt8Array) -> Preparation:
+    mean, square = _moments(train)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    # a channel that never varies is centred only: dividing by its zero would give no numbers at all
+    return Preparation("standardise", _three(mean), _three(np.where(std > 0, std, 1)))
+
+
+def _single_mean(train: UInt8Array) -> Preparation:
+    return Preparation("single-mean", _three(np.full(3, _moments(train)[0].mean())))
+
+
+def _pixel_mean(train: UInt8Array) -> Preparation:
+    total = sum((block.sum(axis=0, dtype=np.float64) for block in _blocks(train)), np.zeros(train.shape[1:]))
+    return Preparation("pixel-mean", offset=(total / len(train) / 255).transpose(2, 0, 1).astype(np.float32))
+
+
+_COMPUTED: dict[str, Callable[[UInt8Array], Preparation]] = {
+    "none": lambda train: Preparation("none", std=(1 / 255, 1 / 255, 1 / 255)),
+    "scale": lambda train: Preparation("scale"),
+    "mean": lambda train: Preparation("mean", _three(_moments(train)[0])),
+    "standardise": _standardise,
+    "single-mean": _single_mean,
+    "pixel-mean": _pixel_mean,
+}
+NAMES = (*_COMPUTED, f"{_MEAN_FILE}PATH")
+"""none: 0 to 255; scale: 0 to 1; mean and standardise: per channel; single-mean: one value; pixel-mean: an image."""
+
+
+def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
+    """Read CNTK's mean file, an OpenCV XML, as (3, H, W) float32 in [0, 1]; `size` is (height, width) of the images.
+
+    The numbers are taken as planes of rows, red first, 0 to 255, which is how CNTK's CIFAR-10 script writes them.
+    CNTK's own reader takes the same numbers as interleaved pixels, subtracts them from a blue-green-red image, and
+    does nothing at all when the sizes differ; to repeat a result of it, train with another preparation.
+    Raises SourceError for another size and for what is not such a file.
+    """
+    fields = _Fields(uri).read()
+    try:
+        channels, height, width = (int(fields[key]) for key in ("Channel", "Row", "Col"))
+        values = np.array(fields["data"].split(), dtype=np.float64)
+    except (KeyError, ValueError) as error:
+        raise SourceError(f"{uri}: is not a CNTK mean file ({error}); it holds Channel, Row, Col and data") from error
+    if (channels, height, width) != (3, *size):
+        raise SourceError(
+            f"{uri}: holds the mean of {channels}x{height}x{width} images (channels, height, width), "
+            f"but the training images are 3x{size[0]}x{size[1]}; compute one for them, or choose pixel-mean"
+        )
+    if len(values) != channels * height * width or not np.isfinite(values).all():
+        raise SourceError(
+            f"{uri}: {len(values)} numbers for {channels}x{height}x{width} pixels, or some are not finite"
+        )
+    return (values.reshape(channels, height, width) / 255).astype(np.float32)
+
+
+class _Fields:
+    """The text of the elements in a small XML document."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.text, self.open = uri, dict[str, str](), list[str]()
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = lambda name, attributes: self.open.append(name)
+        self.parser.EndElementHandler = lambda name: self.open.pop()
+        self.parser.CharacterDataHandler = self.add
+        self.parser.StartDoctypeDeclHandler = self.refuse
+        self.parser.EntityDeclHandler = self.refuse
+
+    def read(self) -> dict[str, str]:
+        """Parse the document; raises SourceError for broken XML, and for a DTD or entities, which no mean file has."""
+        try:
+            self.parser.Parse(storage.read_bytes(self.uri), True)
+        except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two: its encoding
+            raise SourceError(f"{self.uri}: not valid XML ({error})") from error
+        return self.text
+
+    def add(self, data: str) -> None:
+        """Keep text under the name of the element it is in."""
+        self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
+
+    def refuse(self, *declaration: object) -> None:
+        """Stop at a DTD or an entity: they can make a small file fill the memory or read others."""
+        raise SourceError(f"{self.uri}: declares a DTD or entities, which no mean file has; it was not read")
+
+
+def _moments(train: UInt8Array) -> tuple[Float64Array, Float64Array]:
+    """Return the mean and the mean square of each channel, of pixels in [0, 1]: (3,) each."""
+    counts = np.stack([np.bincount(train[..., channel].ravel(), minlength=256) for channel in range(3)])
+    levels = np.arange(256) / 255
+    return counts @ levels / counts[0].sum(), counts @ levels**2 / counts[0].sum()
+
+
+def _blocks(train: UInt8Array) -> list[UInt8Array]:
+    return [train[start : start + _BLOCK] for start in range(0, len(train), _BLOCK)]
+
+
+def _three(values: Float64Array) -> Three:
+    red, green, blue = map(float, values)
+    return red, green, blue

@@ -1,0 +1,237 @@
+"""Train what is missing of a ladder, model by model and seed by seed, and write its report.
+
+REPORT/models/<model>-<seed>/ is a checkpoint folder like any other. Its tagger.json is written last and says from what
+the model came, so a folder that says the right thing is done: after a kill, the same command does only what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from tagger import checkpoint, machine, metrics, schema, storage
+from tagger.engines import Float32Array
+from tagger.errors import UsageError
+from tagger.ladder import data as ladder_data
+from tagger.ladder import measuring, pages
+from tagger.ladder.config import TRANSFER, LadderConfig
+from tagger.ladder.data import LadderData, Say
+from tagger.ladder.recipes import STEPS
+from tagger.ladder.rungs import fit_rung
+from tagger.ladder.transfer import TITLES, fit_transfer
+from tagger.model_info import fingerprint
+from tagger.training import own
+from tagger.training.fitting import logits_of
+
+SCORES = "scores.npy"
+_VERSION = 1
+"""Raise it when the same options give another model."""
+_PACKAGES = ("tagger", "torch", "timm")
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What is to be trained, and where it goes."""
+
+    dataset: str
+    """cifar10, or a manifest or folder of labelled images."""
+    out: str
+    config: LadderConfig = field(default_factory=LadderConfig)
+    data: str | None = None
+    """Where CIFAR-10 is; None: it is downloaded."""
+
+    @property
+    def pairs(self) -> list[tuple[str, int]]:
+        """Return every model and seed, one seed of all models first; what has no chance in it has one seed."""
+        seeds = range(self.config.seeds)
+        return [(model, seed) for seed in seeds for model in self.config.models if not (seed and model == "knn")]
+
+    def folder(self, model: str, seed: int) -> str:
+        """Return the checkpoint folder of one of them."""
+        return storage.join(storage.absolute(self.out), f"models/{model}-{seed}")
+
+
+def plan(climb: Climb, say: Say = lambda line: None) -> list[tuple[str, int]]:
+    """Return the models and seeds that are missing; raises UsageError for an --out that holds something else."""
+    known = {"models", "results.parquet", "report.md", "report.html", "plots"}
+    if foreign := [name for name in storage.names_in(storage.absolute(climb.out)) or [] if name not in known]:
+        raise UsageError(f"--out {climb.out}: holds {', '.join(foreign[:3])}; choose a new folder, or one of a report")
+    missing = [pair for pair in climb.pairs if not _facts(climb, *pair)]
+    if done := len(climb.pairs) - len(missing):
+        say(f"{done} of {len(climb.pairs)} models are there from before, {len(missing)} to train")
+    return missing
+
+
+def run_one(climb: Climb, model: str, seed: int, say: Say = lambda line: None) -> dict[str, Any]:
+    """Train one model with one seed, judge it on the test images, and write its checkpoint folder."""
+    found, folder = _data(climb, say), climb.folder(model, seed)
+    storage.remove_folder(folder)  # what a killed run, or other options, left
+    watched = measuring.Memory("cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu")
+    torch.set_num_threads(machine.cores())
+    with watched.watch():
+        made = _transfer(climb, found, model, seed, say) if model in TRANSFER else _own(climb, found, model, seed, say)
+    facts, scores = made
+    truth = _truth(found)
+    judged = metrics.evaluate(scores, truth, "multiclass", found.train.label_names, None)
+    facts |= _quality(judged) | {"memory_bytes": watched.most, "device": watched.device}
+    facts |= {"versions": {name: metadata.version(name) for name in _PACKAGES}, "key": _key(climb, found, model, seed)}
+    bundle_uri = storage.join(folder, checkpoint.BUNDLE)
+    bundle = json.loads(storage.read_bytes(bundle_uri))
+    storage.write_atomic(storage.join(folder, SCORES), _npy(scores))
+    storage.write_atomic(bundle_uri, json.dumps(bundle | {"ladder": facts}, indent=2).encode())
+    say(f"{model} (seed {seed}): {judged.accuracy.accuracy if judged.accuracy else 0:.2%} of the test images")
+    return facts
+
+
+def finish(climb: Climb, command: str = "", say: Say = lambda line: None) -> list[dict[str, Any]]:
+    """Write results.parquet, report.md and report.html of all that is there; return the rows."""
+    found = _data(climb, say)
+    rows = [facts for pair in climb.pairs if (facts := _facts(climb, *pair))]
+    scores = [_scores(climb, row) for row in rows]
+    out = storage.absolute(climb.out)
+    table = schema.from_rows([_row(facts) for facts in rows], "benchmark")
+    storage.write_atomic(storage.join(out, "results.parquet"), schema.serialise(table, "benchmark"))
+    folders = {row["model"]: climb.folder(row["model"], row["seed"]) for row in reversed(rows)}
+    pages.write(out, found, rows, scores, folders, command)
+    return rows
+
+
+def climb(todo: Climb, command: str = "", say: Say = lambda line: None) -> list[dict[str, Any]]:
+    """Train what is missing and write the report; return a row per model and seed."""
+    for model, seed in plan(todo, say):
+        run_one(todo, model, seed, say)
+    return finish(todo, command, say)
+
+
+def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
+    """Train a net of ours and save it."""
+    device = "cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu"
+    rung = fit_rung(model, data, climb.config, seed, device, say)
+    fitted = rung.fitted
+    images = own.pixels(data.test, fitted.preparation, "cpu").images
+    scores = own.scores_of(logits_of(fitted.net, images))
+    judged = metrics.evaluate(scores, _truth(data), "multiclass", fitted.label_names, None)
+    own.save(
+        climb.folder(model, seed), fitted, rung.train, judged, f"tagger benchmark {climb.dataset} --models {model}"
+    )
+    one_core, all_cores = measuring.rates(fitted.net, images)
+    learning = sum(epoch.seconds for epoch in fitted.curve)
+    facts = {
+        "model": model,
+        "seed": seed,
+        "title": "k nearest neighbours" if model == "knn" else STEPS[model].title,
+        "parameters": sum(parameter.numel() for parameter in fitted.net.parameters()),
+        "flops": measuring.flops(fitted.net, images[:1]),
+        "train_seconds": fitted.seconds,
+        "train_images_per_second": len(rung.train.labels) * len(fitted.curve) / learning if learning else None,
+        "epochs": len(fitted.curve) or None,
+        "infer_one_core": one_core,
+        "infer_all_cores": all_cores,
+        "note": rung.note,
+        "curve": [_point(asdict(epoch)) for epoch in fitted.curve],
+        **rung.facts,
+    }
+    return facts, scores
+
+
+def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
+    """Train a backbone's head, or all of it."""
+    started = time.perf_counter()
+    made = fit_transfer(model, data, climb.config, seed, climb.folder(model, seed), say)
+    seconds = time.perf_counter() - started
+    net = checkpoint.build(made.info)
+    side = made.info.preprocessing.size[0]
+    images = torch.zeros(64, 3, side, side)
+    one_core, all_cores = measuring.rates(net, images)
+    curve = json.loads(storage.read_bytes(storage.join(climb.folder(model, seed), checkpoint.BUNDLE)))
+    facts = {
+        "model": model,
+        "seed": seed,
+        "title": f"{TITLES[model]} {made.info.architecture}",
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "flops": measuring.flops(net, images[:1]),
+        "train_seconds": seconds,
+        "train_images_per_second": None,
+        "epochs": len(curve["training"]["curve"]) or None,
+        "infer_one_core": one_core,
+        "infer_all_cores": all_cores,
+        "note": made.note,
+        "curve": curve["training"]["curve"],
+    }
+    return facts, made.scores
+
+
+def _point(epoch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in epoch.items() if value is not None}
+
+
+def _quality(judged: metrics.Evaluation) -> dict[str, Any]:
+    found = judged.accuracy
+    return {
+        "accuracy": found.accuracy if found else None,
+        "interval": list(found.interval) if found else [None, None],
+        "log_loss": judged.log_loss,
+        "calibration_error": judged.calibration_error,
+    }
+
+
+def _row(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a run as a row of results.parquet."""
+    low, high = facts["interval"]
+    versions = [f"{name} {version}" for name, version in facts["versions"].items()]
+    return facts | {"accuracy_low": low, "accuracy_high": high, "versions": versions}
+
+
+def _truth(data: LadderData) -> Float32Array:
+    truth: Float32Array = np.eye(len(data.train.label_names), dtype=np.float32)[data.test.labels]
+    return truth
+
+
+_kept: dict[tuple[str, str | None, int], LadderData] = {}
+"""The images that were read last: every model learns from the same."""
+
+
+def _data(climb: Climb, say: Say = lambda line: None) -> LadderData:
+    where = (climb.dataset, climb.data, climb.config.image_size)
+    if where not in _kept:
+        _kept.clear()
+        _kept[where] = ladder_data.read(*where, say)
+    return _kept[where]
+
+
+def _key(climb: Climb, data: LadderData, model: str, seed: int) -> str:
+    config = climb.config
+    decisive: Sequence[Any] = [
+        _VERSION, data.data_id, model, seed, config.minutes(model), config.preparation, config.image_size,
+        config.backbone if model in TRANSFER else None,
+    ]  # fmt: skip
+    return fingerprint(decisive)
+
+
+def _facts(climb: Climb, model: str, seed: int) -> dict[str, Any] | None:
+    """Return what is known of a model that is done, with these options; None otherwise."""
+    uri = storage.join(climb.folder(model, seed), checkpoint.BUNDLE)
+    if not storage.exists(uri):
+        return None
+    facts: dict[str, Any] = json.loads(storage.read_bytes(uri)).get("ladder") or {}
+    return facts if facts.get("key") == _key(climb, _data(climb), model, seed) else None
+
+
+def _scores(climb: Climb, facts: dict[str, Any]) -> Float32Array:
+    content = storage.read_bytes(storage.join(climb.folder(facts["model"], facts["seed"]), SCORES))
+    scores: Float32Array = np.load(io.BytesIO(content), allow_pickle=False)
+    return scores
+
+
+def _npy(array: Float32Array) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    return sink.getvalue()

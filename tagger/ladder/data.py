@@ -1,0 +1,159 @@
+"""The images of a ladder, in memory: CIFAR-10, or a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tagger import images, machine, storage
+from tagger.datasets import LabelledImages, cifar10
+from tagger.errors import SourceError
+from tagger.model_info import Preprocessing, fingerprint
+from tagger.training import splitting
+from tagger.training.examples import Examples, read_examples
+
+CIFAR10 = "cifar10"
+HELD_OUT = 10
+"""One in so many training images of CIFAR-10 is held out where something is to be chosen."""
+LOSSY = "the images are a JPEG copy: strong nets are a few points below published numbers, which are of the original"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images as files: what `tagger train` takes, and where the test images are, in their order."""
+
+    dataset: str
+    test: list[str]
+
+
+@dataclass(frozen=True)
+class LadderData:
+    """Training and test images; some of the training images are validation where something is to be chosen."""
+
+    name: str
+    note: str
+    """What must stand beside every number."""
+    train: LabelledImages
+    held_out: npt.NDArray[np.bool_]
+    """(N,) which of the training images."""
+    test: LabelledImages
+    files: Callable[[], Files]
+    """Return the same images as files, for the rungs that learn from those."""
+
+    @cached_property
+    def learning(self) -> LabelledImages:
+        """Return the training images without those held out."""
+        return _rows(self.train, ~self.held_out)
+
+    @cached_property
+    def validation(self) -> LabelledImages:
+        """Return the training images that are held out."""
+        return _rows(self.train, self.held_out)
+
+    @cached_property
+    def data_id(self) -> str:
+        """Return a hash of all pixels, labels and names."""
+        return fingerprint([self.train.fingerprint(), self.test.fingerprint(), self.held_out.tolist()])
+
+    def describe(self) -> str:
+        """Return in words what there is."""
+        counts = f"{len(self.train.labels):,} training images ({int(self.held_out.sum()):,} of them held out where "
+        return f"{self.name}: {counts}something is chosen), {len(self.test.labels):,} test images"
+
+
+def read(dataset: str, data: str | None, image_size: int, say: Say) -> LadderData:
+    """Read CIFAR-10 (`data` says where it is) or a manifest or folder of labelled images.
+
+    Raises SourceError when a class is missing in a split.
+    """
+    found = _cifar10(data, say) if dataset == CIFAR10 else _own(dataset, image_size, say)
+    names = found.train.label_names
+    for split, part in (("training", found.learning), ("test", found.test)):
+        if missing := sorted(set(range(len(names))) - set(part.labels.tolist())):
+            shown = ", ".join(names[index] for index in missing[:5])
+            raise SourceError(f"{dataset}: no {split} image of {shown}; add some, or leave the label out")
+    return found
+
+
+def _rows(data: LabelledImages, rows: npt.NDArray[np.bool_]) -> LabelledImages:
+    return replace(data, images=data.images[rows], labels=data.labels[rows])
+
+
+def _cifar10(data: str | None, say: Say) -> LadderData:
+    train, test = cifar10.read(data, say)
+    place = np.zeros(len(train.labels), dtype=int)  # of an image among those of its class
+    for label in range(len(train.label_names)):
+        rows = train.labels == label
+        place[rows] = np.arange(rows.sum())
+    lossy = data is not None and "jpeg" in data.lower()
+    return LadderData(
+        name="CIFAR-10",
+        note=LOSSY if lossy else "",
+        train=train,
+        held_out=place % HELD_OUT == HELD_OUT - 1,
+        test=test,
+        files=lambda: _as_files(train, test, data),
+    )
+
+
+def _as_files(train: LabelledImages, test: LabelledImages, data: str | None) -> Files:
+    """Write CIFAR-10 as class folders of PNG files into the cache, once; a folder that has them is taken as it is."""
+    if data and {"train", "test"} <= set(storage.names_in(storage.absolute(data)) or []):
+        entries = storage.find_images(storage.join(storage.absolute(data), "test"))
+        return Files(data, sorted((entry.uri for entry in entries), key=lambda uri: uri.rsplit("/", 2)[1:]))
+    folder = storage.cache_folder() / "cifar10" / train.fingerprint()
+    done = folder / "_done"
+    written = {split: _paths(folder / split, part) for split, part in (("train", train), ("test", test))}
+    if not done.exists():
+        _write_pictures(written["train"], train)
+        _write_pictures(written["test"], test)
+        done.touch()
+    return Files(str(folder), [storage.local_uri(str(path)) for path in written["test"]])
+
+
+def _paths(folder: Path, part: LabelledImages) -> list[Path]:
+    return [folder / part.label_names[label] / f"{index:05d}.png" for index, label in enumerate(part.labels.tolist())]
+
+
+def _write_pictures(paths: list[Path], part: LabelledImages) -> None:
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        list(pool.map(lambda path, pixels: Image.fromarray(pixels).save(path, compress_level=1), paths, part.images))
+
+
+def _own(dataset: str, side: int, say: Say) -> LadderData:
+    examples, report = splitting.split(read_examples(dataset, multilabel=False), seed=0)
+    for line in (*examples.notes, *report):
+        say(f"note: {line}")
+    examples = examples.keep(np.asarray(examples.truth.any(axis=1)), "they have none of the labels")
+    parts = {name: examples.split(name) for name in ("train", "val", "test")}
+    if not parts["test"].any():
+        raise SourceError(f"{dataset}: no image is in the test split; label some more")
+    everything = _decoded(examples, side)
+    learning = parts["train"] | parts["val"]
+    return LadderData(
+        name=dataset.rstrip("/").rpartition("/")[2],
+        note="",
+        train=_rows(everything, learning),
+        held_out=parts["val"][learning],
+        test=_rows(everything, parts["test"]),
+        files=lambda: Files(dataset, list(np.array(examples.uris, dtype=object)[parts["test"]])),
+    )
+
+
+def _decoded(examples: Examples, side: int) -> LabelledImages:
+    whole = Preprocessing(size=(side, side), crop_pct=1.0)
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        pixels = list(pool.map(lambda uri: images.prepare_for(storage.read_bytes(uri), whole), examples.uris))
+    labels = examples.truth.argmax(axis=1).astype(np.int64)
+    return LabelledImages(np.stack(pixels), labels, examples.label_names)

@@ -1,0 +1,167 @@
+"""The report of a ladder: what pictures need is taken from the checkpoints, then written as Markdown and HTML."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tagger import checkpoint, machine, report, storage
+from tagger.engines import Float32Array
+from tagger.ladder.data import CIFAR10, LadderData
+from tagger.ladder.published import PUBLISHED
+from tagger.models.convnet import ConvNet
+from tagger.models.knn import Knn, nearest
+from tagger.models.linear import Linear
+from tagger.models.mlp import Mlp
+from tagger.models.resnet import ResNet
+from tagger.models.speedrun import Speedrun
+from tagger.report.facts import Array, UInt8Array
+
+PLOTS = "plots"
+SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
+SHOWN_MISTAKES, SHOWN_FILTERS = 24, 64
+VARIANTS = {
+    "mlp": ("Sigmoid or ReLU", {"mlp-sigmoid": "sigmoid", "mlp": "ReLU, batch norm"}),
+    "linear": (
+        "Three losses",
+        {"linear": "cross-entropy", "linear-sigmoid": "sigmoid, a class at a time", "linear-squared": "squared error"},
+    ),
+}
+"""Rung -> title, and variants of it that are compared."""
+
+
+def write(
+    out: str,
+    data: LadderData,
+    rows: Sequence[Mapping[str, Any]],
+    scores: Sequence[Float32Array],
+    folders: Mapping[str, str],
+    command: str,
+) -> None:
+    """Write report.md with its plots, and report.html; `folders` has a checkpoint of every model."""
+    facts = gather(data, rows, scores, folders, command)
+    for name, content in report.plot_files(facts):
+        storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
+    storage.write_atomic(storage.join(out, "report.md"), report.markdown(facts, PLOTS).encode())
+    storage.write_atomic(storage.join(out, "report.html"), report.html(facts).encode())
+
+
+def gather(
+    data: LadderData,
+    rows: Sequence[Mapping[str, Any]],
+    scores: Sequence[Float32Array],
+    folders: Mapping[str, str],
+    command: str,
+) -> report.Ladder:
+    """Return everything that the report says."""
+    runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
+    nets = {model: checkpoint.build(checkpoint.describe(folder)) for model, folder in folders.items()}
+    of_model = {row["model"]: each for row, each in zip(rows, scores, strict=True)}
+    filters = {model: looks for model, net in nets.items() if (looks := _filters(net)) is not None}
+    linear = nets.get("linear")
+    return report.Ladder(
+        dataset=data.name,
+        runs=runs,
+        label_names=data.train.label_names,
+        truth=data.test.labels,
+        note=data.note,
+        published=PUBLISHED if data.name.lower().replace("-", "") == CIFAR10 else (),
+        neighbours=_neighbours(nets["knn"], data, of_model["knn"]) if "knn" in nets else None,
+        k_curve=next((_curves(row["k_curve"]) for row in rows if row.get("k_curve")), {}),
+        templates=_last(linear.templates()) if isinstance(linear, Linear) else None,
+        filters=filters,
+        mistakes={model: _mistakes(data, each) for model, each in of_model.items()},
+        comparisons=[found for model in VARIANTS if (found := _comparison(model, runs))],
+        command=command,
+        machine=f"{machine.cores()} cores of {machine.processor()}",
+        data=data.describe(),
+    )
+
+
+def _run(row: Mapping[str, Any], scores: Float32Array) -> report.Run:
+    known = {name: row[name] for name in report.Run.__dataclass_fields__ if name in row}
+    return report.Run(**known | {"interval": tuple(row["interval"]), "scores": scores})
+
+
+def _curves(kept: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
+    """Return metric -> k -> accuracy; JSON knows no numbers as keys."""
+    return {metric: {int(k): value for k, value in curve.items()} for metric, curve in kept.items()}
+
+
+def _last(images: torch.Tensor) -> Array:
+    """Return (N, C, H, W) as (N, H, W, C)."""
+    return np.asarray(images.detach().permute(0, 2, 3, 1))
+
+
+def _filters(net: nn.Module) -> Array | None:
+    """Return what the first layer looks for, (n, h, w, 3); None for a net whose first layer is no image."""
+    if isinstance(net, Mlp):
+        first = net.hidden[0]
+        assert isinstance(first, nn.Linear)
+        found = first.weight.unflatten(1, (3, net.input_size, net.input_size))
+    elif isinstance(net, ConvNet):
+        found = net.blocks[0].weight
+    elif isinstance(net, ResNet):
+        found = net.conv.weight
+    elif isinstance(net, Speedrun):
+        found = net.whiten.weight
+    else:
+        return None
+    strongest = found.flatten(1).norm(dim=1).argsort(descending=True)[:SHOWN_FILTERS]
+    return _last(found[strongest])
+
+
+def _neighbours(net: nn.Module, data: LadderData, scores: Float32Array) -> report.Neighbours | None:
+    """Return test images, right and wrong ones, with the training images that voted for them."""
+    if not isinstance(net, Knn):
+        return None
+    truth, said = data.test.labels, scores.argmax(axis=1)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(truth))
+    right, wrong = order[(said == truth)[order]], order[(said != truth)[order]]
+    shown = np.concatenate((right[:SHOWN_RIGHT], wrong[:SHOWN_WRONG]))
+    queries = torch.from_numpy(data.test.images[shown]).permute(0, 3, 1, 2).flatten(1)
+    count = min(NEIGHBOURS, len(net.examples))
+    distances, indices = (np.asarray(each) for each in nearest(queries, net.examples, count, net.metric))
+    return report.Neighbours(
+        queries=data.test.images[shown],
+        labels=truth[shown],
+        predicted=said[shown],
+        images=data.train.images[indices],
+        neighbour_labels=data.train.labels[indices],
+        distances=distances,
+        metric=net.metric,
+    )
+
+
+def _mistakes(data: LadderData, scores: Float32Array) -> report.Mistakes:
+    """Return what the model is surest about and wrong."""
+    truth, said, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
+    wrong = np.flatnonzero(said != truth)
+    surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
+    captions = [f"{names[said[row]]} {scores[row].max():.2f} - {names[truth[row]]}" for row in surest]
+    pictures: list[UInt8Array] = list(data.test.images[surest])
+    return report.Mistakes(pictures, captions)
+
+
+def _comparison(model: str, runs: Sequence[report.Run]) -> report.Comparison | None:
+    """Return the variants of a rung side by side; None with fewer than two."""
+    title, variants = VARIANTS[model]
+    first = {run.model: run for run in reversed(runs)}
+    rows = [(words, first[name].accuracy, first[name].note) for name, words in variants.items() if name in first]
+    return report.Comparison(title, rows, model) if len(rows) > 1 else None
+
+
+def markdown(out: str) -> str:
+    """Return a written report.md with its pictures inside it."""
+    folder = storage.absolute(out)
+    text = storage.read_bytes(storage.join(folder, "report.md")).decode()
+    for name in storage.names_in(storage.join(folder, PLOTS)) or []:
+        png = base64.b64encode(storage.read_bytes(storage.join(folder, f"{PLOTS}/{name}"))).decode()
+        text = text.replace(f"({PLOTS}/{name})", f"(data:image/png;base64,{png})")
+    return text

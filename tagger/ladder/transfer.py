@@ -1,0 +1,85 @@
+"""The rungs that stand on a pretrained backbone: the probe and fine-tuning, as `tagger train` does them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tagger import ingesting, schema, storage
+from tagger.engines import Float32Array
+from tagger.ladder.config import LadderConfig
+from tagger.ladder.data import Files, LadderData, Say
+from tagger.model_info import ModelInfo
+from tagger.training import Reports, TrainConfig, train
+from tagger.training.judging import scores_of
+
+TITLES = {"probe": "Linear probe", "finetune": "Fine-tuned"}
+_PER_MINUTE = {"probe": 10_000, "finetune": 1_500}
+"""Training images that two CPU cores see in a minute, of 96 pixels, test images aside."""
+_SIDE = 96
+"""Pixels within a budget, where the images are smaller than the backbone wants them."""
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """A checkpoint that `tagger train` wrote, and its scores (N, K) of the test images."""
+
+    info: ModelInfo
+    scores: Float32Array
+    images: int
+    """Training images."""
+    note: str
+
+
+def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, out: str, say: Say) -> Transferred:
+    """Train on the files of the ladder; within a budget on some of them."""
+    files = data.files()
+    minutes = config.minutes(name)
+    count = None if minutes is None else int(_PER_MINUTE[name] * minutes)
+    dataset, images, note = _dataset(files, data, count, storage.join(out, "_dataset.parquet"))
+    small = minutes is not None and data.train.images.shape[1] < _SIDE
+    options = TrainConfig(
+        backbone=config.backbone,
+        method=name,
+        epochs=2 if count else 10,
+        image_size=_SIDE if small else None,
+        seed=seed,
+        device=config.device,
+    )
+    if small:
+        note = f"{note}, at {_SIDE} pixels".removeprefix(", ")
+    reports = Reports(say=lambda line: say(f"{name} (seed {seed}): {line}"))
+    info = train(dataset, out, options, reports=reports, beside=["_dataset.parquet"])
+    storage.remove(storage.join(storage.absolute(out), "_dataset.parquet"))
+    scores, _ = scores_of(info, files.test, config.device)
+    order = [info.label_names.index(label) for label in data.train.label_names]
+    return Transferred(info, scores[:, order], images, note)
+
+
+def _dataset(files: Files, data: LadderData, count: int | None, out: str) -> tuple[str, int, str]:
+    """Return what to train on, how many training images it has, and what was left out."""
+    everything = len(data.train.labels)
+    if count is None or count >= everything:
+        return files.dataset, everything, ""
+    table = ingesting.read_labelled(files.dataset).table
+    split = table["split"]
+    if split.null_count == len(split):
+        return files.dataset, everything, ""  # splits are yet to be made, of all images
+    kept = _some(table, count)
+    storage.write_atomic(storage.absolute(out), schema.serialise(kept, "manifest"))
+    return out, count, f"{count:,} of {everything:,} training images"
+
+
+def _some(table: pa.Table, count: int) -> pa.Table:
+    """Return every n-th training image of each class, and all the others."""
+    labels = np.array([row[0] if row else "" for row in table["labels"].to_pylist()])
+    learning = pc.is_in(table["split"], pa.array(["train", "val"])).to_numpy(zero_copy_only=False)
+    step = learning.sum() / count
+    chosen = ~learning
+    for label in np.unique(labels):
+        rows = np.flatnonzero(learning & (labels == label))
+        chosen[rows[np.unique((np.arange(0, len(rows), step)).astype(int))]] = True
+    return table.filter(pa.array(chosen))

@@ -1,0 +1,79 @@
+"""CNTK's ConvNet_CIFAR10: four convolutions and three dense layers, 1,195,594 parameters.
+
+Source: microsoft/CNTK, Examples/Image/Classification/ConvNet/Python, ConvNet_CIFAR10.py, ConvNet_CIFAR10_DataAug.py and
+ConvNetLRN_CIFAR10_DataAug.py, whose logs give the number of parameters.
+
+Layers: twice (convolution 3x3 to 64 channels, ReLU, again, maximum over 3x3 in steps of 2), each with zero padding that
+keeps 32 -> 16 -> 8; then dense 256, ReLU, dropout 0.5; dense 128, ReLU, dropout 0.5; dense 10. With LRN, local
+response normalisation (Krizhevsky et al. 2012) stands before each maximum: k 1, alpha 0.001, beta 0.75, 4 channels to
+each side. Weights start Glorot-uniform, biases zero.
+
+The published recipe, in the units of `torch.optim.SGD`. CNTK's rates are per image: times the 64 images of a minibatch
+they are rates for the mean loss. Its momentum is a time constant T in images, exp(-64 / T) per minibatch, of unit gain:
+the step is a weighted mean of gradients, which is `dampening=momentum`. Its L2 weight is per image as well, so it is
+`weight_decay` as it stands, on biases too. Cross-entropy; minibatches of 64, drawn anew each epoch.
+
+    weight_decay=0.002, batch_size=64, and per epoch (dampening as momentum):
+
+    without augmentation, 30 epochs, around 18% error:
+        epochs  1-10  lr 0.1    momentum 0
+        epochs 11-20  lr 0.03   momentum 0
+        epochs 21-30  lr 0.01   momentum 0.9
+    input: (pixels - 128) / 256, so mean 128/255 and std 256/255 per channel
+
+    with augmentation, 80 epochs, around 14% error, with LRN 13.8%:
+        epochs  1-20  lr 0.1    momentum 0
+        epochs 21-40  lr 0.03   momentum 0.8988  (exp(-64/600))
+        epochs 41-60  lr 0.01   momentum 0.9481  (exp(-64/1200), from here on)
+        epochs 61-70  lr 0.003
+        epochs 71-80  lr 0.001
+    input: (pixels - mean image) / 256, so std 256/255 per channel and the mean image times 255/256 as offset
+    augmentation: pad by 4 pixels of the value 128, crop 32x32 anywhere, mirror every other image by chance;
+    the test images are neither padded nor cropped
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from tagger.models.small import SmallNet
+
+WIDTH, DENSE = 64, (256, 128)
+
+
+class ConvNet(SmallNet):
+    """The net; the embedding is its last dense layer."""
+
+    def __init__(
+        self, num_classes: int = 10, input_size: int = 32, offset: bool = False, lrn: bool = False, dropout: float = 0.5
+    ) -> None:
+        super().__init__(num_classes, DENSE[1], input_size, offset)
+        self.blocks = nn.Sequential(*_block(3, lrn), *_block(WIDTH, lrn))
+        side = -(-input_size // 4)
+        sizes = (WIDTH * side**2, *DENSE)
+        dense = ((nn.Linear(i, o), nn.ReLU(), nn.Dropout(dropout)) for i, o in pairwise(sizes))
+        self.dense = nn.Sequential(*(module for layer in dense for module in layer))
+        self.head = nn.Linear(DENSE[1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map (N, 3, S, S) to the last feature map (N, 64, S / 4, S / 4)."""
+        features: Tensor = self.blocks(self.without_offset(x))
+        return features
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map the feature map to the last dense layer (N, 128) or to logits (N, num_classes)."""
+        dense: Tensor = self.dense(x.flatten(1))
+        return dense if pre_logits else self.head(dense)
+
+
+def _block(channels_in: int, lrn: bool) -> list[nn.Module]:
+    both = [(channels_in, WIDTH), (WIDTH, WIDTH)]
+    layers = [module for i, o in both for module in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU())]
+    normalise = [nn.LocalResponseNorm(2 * 4 + 1, alpha=0.001, beta=0.75, k=1.0)] if lrn else []
+    return [*layers, *normalise, nn.MaxPool2d(3, stride=2, padding=1)]

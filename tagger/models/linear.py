@@ -1,0 +1,31 @@
+"""The linear classifier: scores W x + b, one template per class."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tagger.models.small import SmallNet
+
+
+class Linear(SmallNet):
+    """One row of weights per class, zero at first: the losses are convex, so that start is as good as any."""
+
+    def __init__(self, num_classes: int = 10, input_size: int = 32, offset: bool = False) -> None:
+        super().__init__(num_classes, 3 * input_size**2, input_size, offset)
+        self.head = nn.Linear(self.num_features, num_classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map (N, 3, S, S) to its values in a row (N, 3 S S)."""
+        return self.without_offset(x).flatten(1)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return (N, 3 S S) values as they are or (N, num_classes) logits."""
+        logits: Tensor = x if pre_logits else self.head(x)
+        return logits
+
+    def templates(self) -> Tensor:
+        """Return the weights as images (num_classes, 3, S, S): what each class looks for."""
+        templates: Tensor = self.head.weight.detach().unflatten(1, (3, self.input_size, self.input_size))
+        return templates

@@ -1,0 +1,46 @@
+"""What the nets for small images share: timm's protocol, and an image that is subtracted first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tagger.errors import UsageError
+
+
+class SmallNet(nn.Module):
+    """A net for normalised images (N, 3, S, S), S being `input_size`.
+
+    With `offset`, a buffer (3, S, S) is subtracted first, zeros until it is set: the mean image of the pixel-mean
+    preparation, which no pretrained_cfg can carry.
+    """
+
+    offset: Tensor | None
+
+    def __init__(self, num_classes: int, num_features: int, input_size: int, offset: bool) -> None:
+        super().__init__()
+        self.num_classes, self.num_features, self.input_size = num_classes, num_features, input_size
+        self.register_buffer("offset", torch.zeros(3, input_size, input_size) if offset else None)
+
+    def set_offset(self, value: Tensor) -> None:
+        """Subtract this (3, S, S) from now on; raises UsageError when the net takes none of that shape."""
+        if self.offset is None or self.offset.shape != value.shape:
+            own = None if self.offset is None else tuple(self.offset.shape)
+            raise UsageError(f"an offset of {tuple(value.shape)} for a net whose offset is {own}; build it to fit")
+        self.offset.copy_(value)
+
+    def without_offset(self, x: Tensor) -> Tensor:
+        """Return x minus the offset, if there is one."""
+        return x if self.offset is None else x - self.offset
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map normalised images (N, 3, S, S) to what the head takes."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map features to embeddings (N, num_features) or logits (N, num_classes)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map normalised images (N, 3, S, S) to logits (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))

@@ -1,0 +1,8 @@
+"""The report of a ladder of models: facts in, Markdown and one self-contained HTML page out."""
+
+from __future__ import annotations
+
+from tagger.report.facts import Comparison, Ladder, Mistakes, Neighbours, Published, Run
+from tagger.report.page import html, markdown, plot_files
+
+__all__ = ["Comparison", "Ladder", "Mistakes", "Neighbours", "Published", "Run", "html", "markdown", "plot_files"]

@@ -1,0 +1,80 @@
+"""A real browser opens the report: nothing is fetched, nothing is missing, nothing runs off the side."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ladders import ladder
+
+from tagger.report import html
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+LONG = ["<script>alert(1)</script>", "Lopadotemachoselachogaleokranioleipsanodrimhypotrimmato" * 3, "🐸 frog"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start a headless Chromium, the machine's or Playwright's own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install tagger[browser]")
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        found = next(filter(None, map(shutil.which, BROWSERS)), own)
+        if not Path(found).exists():
+            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
+        started = driver.chromium.launch(executable_path=found)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with every kind of picture and names that do not fit a line."""
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    made = ladder(models=("knn", "linear", "mlp", "speedrun"), names=LONG, dataset=LONG[1], machine=LONG[1])
+    file.write_text(html(made), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report_opens_whole_and_quietly(browser: Any, page: Path, width: int, scheme: str) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said: list[str] = []
+    fetched: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("requestfailed", lambda request: said.append(f"failed: {request.url[:80]}"))
+    tab.on("request", lambda request: fetched.append(request.url[:80]))
+    tab.goto(page.as_uri())
+    widths = tab.evaluate("Array.from(document.images, image => image.complete && image.naturalWidth)")
+    overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    tab.close()
+    assert said == []
+    assert [url for url in fetched if not url.startswith("data:")] == [page.as_uri()[:80]]
+    assert len(widths) >= 14
+    assert all(widths)
+    assert overflow <= 0
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_the_contents_lead_to_their_sections(browser: Any, page: Path) -> None:
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(page.as_uri())
+    tab.get_by_role("link", name="How this was made").click()
+    assert tab.url.endswith("#making")
+    assert tab.get_by_role("heading", name="How this was made").is_visible()
+    tab.close()
+
+
+def test_the_report_prints_on_pages_of_paper(browser: Any, page: Path) -> None:
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    printed = tab.pdf(format="A4")
+    tab.close()
+    assert printed.startswith(b"%PDF")
+    assert printed.count(b"/Type /Page\n") >= 4

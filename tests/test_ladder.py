@@ -1,0 +1,154 @@
+"""The ladder trains every model on the same images, goes on after a kill, and its models tag."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import tagger
+from tagger import checkpoint
+from tagger.errors import SourceError, UsageError
+from tagger.ladder import Climb, LadderConfig, climb, plan
+
+OWN = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun")
+
+
+def write_stripes(folder: Path, count: int, seed: int = 0) -> None:
+    """Three classes a net can tell apart: stripes across, stripes down, and none."""
+    rng = np.random.default_rng(seed)
+    for label in ("across", "down", "plain"):
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            wave = 128 + 90 * np.sin(np.arange(32) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))
+            picture = {
+                "across": np.tile(wave[:, None], 32),
+                "down": np.tile(wave, (32, 1)),
+                "plain": np.full((32, 32), 128.0),
+            }
+            noisy = picture[label][..., None] + rng.normal(0, 30, (32, 32, 3))
+            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / label / f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stripes") / "data"
+    write_stripes(folder / "train", 60)
+    write_stripes(folder / "test", 20, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def climbed(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    climb(Climb(str(stripes), str(out), LadderConfig(OWN, "12s")))
+    return out
+
+
+def test_every_model_has_a_row_with_its_numbers(climbed: Path) -> None:
+    frame = pd.read_parquet(climbed / "results.parquet")
+    assert list(frame["model"]) == list(OWN)
+    assert frame["accuracy"].between(0.3, 1).all()
+    assert frame.set_index("model").loc["speedrun", "accuracy"] > 0.9
+    for column in ("parameters", "flops", "infer_one_core", "infer_all_cores", "memory_bytes", "train_seconds"):
+        assert (frame[column].fillna(0)[frame["model"] != "knn"] > 0).all(), column
+    assert (frame["accuracy_low"] <= frame["accuracy"]).all()
+    assert (frame["accuracy"] <= frame["accuracy_high"] + 1e-9).all()
+
+
+@pytest.mark.parametrize("model", OWN)
+def test_every_rung_is_a_checkpoint_that_tags(climbed: Path, stripes: Path, tmp_path: Path, model: str) -> None:
+    folder = climbed / "models" / f"{model}-0"
+    tagger.tag(str(stripes / "test"), str(folder), str(tmp_path / "results"))
+    frame = tagger.read_results(str(tmp_path / "results"))
+    right = frame["top_tag"] == frame["uri"].str.split("/").str[-2]
+    said = json.loads((folder / "tagger.json").read_text())["ladder"]["accuracy"]
+    assert right.mean() == pytest.approx(said, abs=0.04)
+    assert checkpoint.describe(str(folder)).label_names == ("across", "down", "plain")
+
+
+def test_the_report_shows_every_model_and_its_pictures(climbed: Path) -> None:
+    page, text = (climbed / "report.html").read_text(), (climbed / "report.md").read_text()
+    for title in ("k nearest neighbours", "Linear, softmax", "MLP, ReLU", "CNTK ConvNet_CIFAR10", "ResNet-20"):
+        assert title in page
+        assert title in text.replace("\\_", "_")
+    assert page.count("data:image/png;base64,") > 10
+    assert "http-equiv" not in page.lower() or "<script" not in page
+
+
+def test_the_same_seed_gives_the_same_scores(stripes: Path, tmp_path: Path, climbed: Path) -> None:
+    again, some = tmp_path / "again", ("linear", "mlp", "speedrun")
+    climb(Climb(str(stripes), str(again), LadderConfig(some, "6s")))
+    for model in some:
+        first, second = (np.load(folder / "models" / f"{model}-0" / "scores.npy") for folder in (climbed, again))
+        assert np.array_equal(first, second), model
+
+
+def test_what_is_done_stays_and_other_options_train_again(stripes: Path, climbed: Path) -> None:
+    said: list[str] = []
+    assert plan(Climb(str(stripes), str(climbed), LadderConfig(OWN, "12s")), said.append) == []
+    assert said == ["6 of 6 models are there from before, 0 to train"]
+    more = Climb(str(stripes), str(climbed), LadderConfig(OWN, "12s", seeds=2))
+    assert ("linear", 0) in plan(more)  # twice as many share the budget: fewer epochs each
+    assert ("knn", 1) not in plan(more)
+
+
+def test_a_killed_benchmark_trains_only_what_is_missing(stripes: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tagger.cli", "benchmark", str(stripes), "--out", str(tmp_path / "report")]
+    command += ["--models", "linear,mlp,speedrun", "--budget", "12s"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "report" / "models" / "linear-0" / "scores.npy").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    assert len(pd.read_parquet(tmp_path / "report" / "results.parquet")) == 3
+
+
+def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="choose among knn, linear"):
+        LadderConfig(("resnet19",))
+    with pytest.raises(UsageError, match="a time such as 10m or 90s, or full"):
+        LadderConfig(budget="soon")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes").touch()
+    with pytest.raises(UsageError, match="holds notes"):
+        plan(Climb(str(stripes), str(tmp_path / "foreign"), LadderConfig(("linear",))))
+    with pytest.raises(UsageError, match="preparation 'grey' is not known"):
+        climb(Climb(str(stripes), str(tmp_path / "a"), LadderConfig(("linear",), preparation="grey")))
+    write_stripes(tmp_path / "lacking" / "train", 10)
+    write_stripes(tmp_path / "lacking" / "test", 10)
+    for path in (tmp_path / "lacking" / "test" / "plain").iterdir():
+        path.unlink()
+    with pytest.raises(SourceError, match="no test image of plain"):
+        climb(Climb(str(tmp_path / "lacking"), str(tmp_path / "b"), LadderConfig(("linear",))))
+
+
+def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: Path, tmp_path: Path) -> None:
+    config = LadderConfig(("probe", "finetune"), "12s", backbone=f"local-dir:{timm_folder}")
+    rows = climb(Climb(str(stripes), str(tmp_path / "report"), config))
+    assert [row["model"] for row in rows] == ["probe", "finetune"]
+    assert all(row["accuracy"] > 0.4 for row in rows)
+
+
+def test_the_command_prints_one_json_object(stripes: Path, tmp_path: Path, run_tagger: Callable[..., Any]) -> None:
+    options = ("--models", "linear", "--out", tmp_path / "report", "--budget", "12s", "--json")
+    ran = run_tagger("benchmark", stripes, *options)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["models"][0]["model"] == "linear"
+    unknown = run_tagger("benchmark", stripes, "--models", "cnn", "--out", tmp_path / "other")
+    assert unknown.returncode == 1
+    assert "choose among knn" in unknown.stderr

@@ -1,0 +1,185 @@
+"""Plots that compare models open at a readable size, whatever the names and however little is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
+from pictures import photo
+from test_plots import awkward, ink, opened
+
+from tagger import plots
+from tagger.plots import ladder, look
+
+pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a squeezed layout, an empty mean
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 20])
+def test_accuracy_against_cost_opens_for_any_number_of_models(size: int) -> None:
+    accuracy = np.linspace(0.3, 0.9, size)
+    intervals = np.stack([accuracy - 0.02, accuracy + 0.02], axis=1)
+    costs = {"seconds": np.logspace(0, 3, size), "FLOPs": np.logspace(4, 9, size)}
+    image = opened(plots.accuracy_against_cost(awkward(size), accuracy, intervals, costs, 0.1))
+    assert 1000 <= image.width <= 1400
+    assert 450 <= image.height <= 700
+
+
+def test_an_unknown_cost_leaves_its_panel_out_and_a_free_model_stands_at_the_edge() -> None:
+    accuracy, intervals = np.array([0.3, 0.5, NAN]), np.full((3, 2), NAN)
+    both = {"seconds": np.array([0.0, 10, 20]), "FLOPs": np.array([1e6, NAN, 1e7])}
+    wide = opened(plots.accuracy_against_cost(["a", "b", "c"], accuracy, intervals, both))
+    one = opened(plots.accuracy_against_cost(["a", "b", "c"], accuracy, intervals, {**both, "FLOPs": np.full(3, NAN)}))
+    assert one.width * 1.6 < wide.width
+
+
+def test_labels_of_close_points_do_not_overlap() -> None:
+    figure = look.figure(5.1, 4.6)
+    axes = figure.subplots()
+    x, y = np.array([100, 105, 110, 103, 200.0]), np.array([0.80, 0.802, 0.798, 0.81, 0.9])
+    names = [f"a model with a name {k}" for k in range(5)]
+    ladder._cost_points(axes, x, y, np.stack([y - 0.01, y + 0.01], axis=1))
+    canvas = FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    ladder._label_points(axes, canvas, names, x, y, np.full((5, 2), NAN), [])
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in axes.texts]
+    assert len(boxes) == 5
+    for index, one in enumerate(boxes):
+        assert all(Bbox.intersection(one, other) is None for other in boxes[index + 1 :])
+
+
+def test_the_frontier_holds_what_nothing_as_cheap_beats() -> None:
+    assert ladder._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1])) == [1, 0, 3]
+    assert ladder._frontier(np.array([5, 5]), np.array([0.4, 0.5])) == [1]
+
+
+@pytest.mark.parametrize("size", [1, 8, 20])
+def test_curves_of_several_models_share_their_panels(size: int) -> None:
+    models = {
+        f"{name}{k}": [{"epoch": e, "val_score": 1 - 1 / (e + k), "seconds": 2.5} for e in range(1, 3 + k)]
+        for k, name in enumerate(awkward(size))
+    }
+    assert 900 <= opened(plots.curves(models)).width <= 1500
+
+
+def test_curves_without_times_have_one_panel_and_gaps_stay_gaps() -> None:
+    timed = {"a": [{"epoch": 1, "val_score": 0.5, "seconds": 3}, {"epoch": 2, "val_score": 0.6, "seconds": 3}]}
+    untimed = {"a": [{"val_score": 0.5}, {"val_score": None}, {"val_score": NAN}], "lost": [{"epoch": 1}], "none": []}
+    assert opened(plots.curves(untimed)).width < opened(plots.curves(timed)).width / 1.3
+
+
+def test_the_choice_of_k_marks_the_best_and_leaves_gaps_out() -> None:
+    lines = {"l1": {1: 0.36, 3: 0.37, 1000: NAN}, "l2": dict.fromkeys(range(1, 60), 0.3), "$x$": {1: NAN}}
+    assert 550 <= opened(plots.k_curve(lines)).width <= 900
+    opened(plots.k_curve({"l1": {1: 0.3}}))
+
+
+def test_named_ks_stand_apart() -> None:
+    assert ladder._apart([1, 3, 5, 10]) == [1, 3, 5, 10]
+    assert ladder._apart([7]) == [7]
+    assert len(ladder._apart(list(range(1, 200)))) <= 15
+
+
+@pytest.mark.parametrize(("models", "classes"), [(1, 1), (2, 2), (8, 10), (8, 20), (3, 200)])
+def test_accuracy_per_class_opens_for_any_number_of_classes(models: int, classes: int) -> None:
+    shares = np.random.default_rng(0).random((models, classes))
+    shares[0, 0] = NAN
+    image = opened(plots.per_class(shares, awkward(models), awkward(classes)))
+    assert 150 <= image.height <= 800
+    assert image.width <= 1500
+
+
+def test_a_better_class_is_darker() -> None:
+    image = np.asarray(opened(plots.per_class(np.array([[0.0, 1.0]]), ["m"], ["a", "b"]))).astype(int)
+    blue = (image[..., 2] > 90) & (image[..., 0] < 20)
+    assert blue[:, image.shape[1] // 2 :].sum() > 500
+    assert blue[:, : image.shape[1] // 3].sum() < 50
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    return [np.asarray(photo(seed, ((32, 32), (48, 20), (10, 40))[seed % 3])) for seed in range(count)]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 10), (30, 20)])
+def test_neighbours_stand_beside_their_query(rows: int, columns: int) -> None:
+    images = [pictures(columns)] * rows
+    labels, right = [awkward(columns)] * rows, [[k % 2 == 0 for k in range(columns)]] * rows
+    distances = [[10.0**k for k in range(columns)]] * rows
+    image = opened(plots.neighbours(pictures(rows), awkward(rows), images, labels, right, distances))
+    assert image.width <= 1300
+    assert image.height <= 190 * min(rows, ladder.QUERIES) + 60
+
+
+def test_a_right_neighbour_is_framed_in_another_colour_than_a_wrong_one() -> None:
+    def green(right: bool) -> int:
+        drawn = plots.neighbours(
+            [np.zeros((9, 9, 3), np.uint8)],
+            ["cat"],
+            [[np.full((9, 9, 3), 255, np.uint8)]],
+            [["cat"]],
+            [[right]],
+            [[1.0]],
+        )
+        image = np.asarray(opened(drawn)).astype(int)
+        return int((np.abs(image - (0, 158, 115)).max(axis=2) < 30).sum())
+
+    assert green(True) > 10 * green(False)
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 200])
+def test_templates_of_any_number_of_classes_open(size: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(size, 8, 8, 3))
+    image = opened(plots.templates(weights, awkward(size)))
+    assert image.width <= 1250
+    opened(plots.templates(weights[..., 0], awkward(size)))
+
+
+def test_each_template_is_scaled_to_its_own_range() -> None:
+    pattern = np.arange(64.0).reshape(8, 8)
+    assert np.allclose(ladder._scaled(pattern), ladder._scaled(1e-6 * pattern - 3))
+    assert (ladder._scaled(np.full((2, 2), 7.0)) == 0.5).all()
+    assert ladder._scaled(np.array([[NAN, 1], [2, 3]]))[0, 0] == 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 3, 3), (6, 5, 5), (64, 5, 5, 3), (512, 32, 32, 3)])
+def test_filters_of_any_number_stand_in_a_grid(shape: tuple[int, ...]) -> None:
+    weights = np.random.default_rng(0).normal(size=shape)
+    weights.flat[0] = NAN
+    assert opened(plots.filters(weights)).width <= 1200
+
+
+def test_reliabilities_stand_side_by_side() -> None:
+    one = (np.linspace(0.1, 0.9, 5), np.array([0.1, 0.3, NAN, 0.7, 0.9]))
+    empty = (np.array([NAN]), np.array([NAN]))
+    few = opened(plots.reliabilities({"a": one, "none": empty}))
+    many = opened(plots.reliabilities({f"{name}{k}": one for k, name in enumerate(awkward(9))}))
+    assert few.width < many.width <= 1400
+    assert few.height * 2 < many.height
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be \(1, 2\)"):
+        plots.per_class(np.zeros((2, 2)), ["m"], ["a", "b"])
+    with pytest.raises(ValueError, match="2 templates but 1 names"):
+        plots.templates(np.zeros((2, 4, 4, 3)), ["a"])
+    with pytest.raises(ValueError, match="equally many"):
+        plots.neighbours(pictures(1), [], [], [], [], [])
+
+
+def test_nothing_to_show_is_said_not_raised() -> None:
+    none = np.array([])
+    empty = [
+        plots.accuracy_against_cost([], none, none, {"seconds": none}),
+        plots.accuracy_against_cost(["a"], np.array([0.5]), np.array([[NAN, NAN]]), {}),
+        plots.curves({"a": [{"epoch": 1}]}),
+        plots.k_curve({}),
+        plots.per_class(np.zeros((0, 0)), [], []),
+        plots.neighbours([], [], [], [], [], []),
+        plots.templates(np.zeros((0, 4, 4, 3)), []),
+        plots.filters(np.zeros((0, 4, 4, 3))),
+        plots.reliabilities({}),
+    ]
+    assert all(opened(png).width < 700 and ink(png) > 300 for png in empty)

@@ -1,0 +1,265 @@
+"""The report says what was measured, whatever the names, the number of models, seeds and classes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from ladders import ladder
+from PIL import Image
+
+from tagger.report import Comparison, Ladder, Published, Run, html, markdown, plot_files, wording
+from tagger.report.contents import answer
+
+HOSTILE = ["<script>alert(1)</script>", "two\nlines | \"quoted\" & 'so'", "🐸 жаба 猫 " + "long" * 40, "{{ 7 * 7 }}"]
+VOID = {"meta", "link", "img", "br"}
+BARE = {"neighbours": None, "k_curve": {}, "templates": None, "filters": {}, "mistakes": {}, "comparisons": ()}
+
+
+class Page(HTMLParser):
+    """What stands in a page; fails on an element that is not closed or closed twice."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def pictures(page: Page) -> list[Image.Image]:
+    """Decode every picture of the page."""
+    found = []
+    for image in page.all("img"):
+        head, _, body = (image["src"] or "").partition(",")
+        assert head == "data:image/png;base64"
+        assert (image["alt"] or "").strip()
+        found.append(Image.open(io.BytesIO(base64.b64decode(body, validate=True))))
+        found[-1].load()
+        assert (str(found[-1].width), str(found[-1].height)) == (image["width"], image["height"])
+    return found
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Return the cells of the Markdown tables; fails on rows of unlike length."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in block.strip().splitlines()]
+        assert {len(row) for row in rows} == {len(rows[0])}
+        assert all(re.fullmatch(r" (:--|--:) ", cell) for cell in rows[1])
+        found.append([[cell.strip() for cell in row] for row in (rows[0], *rows[2:])])
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole() -> Page:
+    return Page(html(ladder(seeds=2)))
+
+
+def test_the_page_shows_every_picture_in_the_order_of_the_climb(whole: Page) -> None:
+    alts = " ".join(image["alt"] or "" for image in whole.all("img"))
+    order = [
+        *(
+            "against training time",
+            "after each epoch",
+            "on each of 3 classes",
+            "Share that is right",
+            "nearest training",
+        ),
+        *("weights of 3 classes", "filters of MLP", "filters of CNTK ConvNet", "surest about and wrong"),
+    ]
+    assert [alts.index(words) for words in order] == sorted(alts.index(words) for words in order)
+    assert alts.count("Confusion matrix") == 5
+    assert len(pictures(whole)) == 19
+
+
+def test_every_entry_of_the_contents_leads_to_a_heading(whole: Page) -> None:
+    sections_of_page = [section["id"] for section in whole.all("section")]
+    assert [(link["href"] or "")[1:] for link in whole.all("a")] == sections_of_page
+    assert len(set(sections_of_page)) == len(sections_of_page) == 11
+
+
+def test_the_page_needs_nothing_but_itself(whole: Page) -> None:
+    assert not whole.all("script")
+    sources = [value for _, attributes in whole.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert all((value or "").startswith(("data:", "#")) for value in sources)
+
+
+def test_the_page_says_what_markdown_says(whole: Page) -> None:
+    for text in (whole.text, markdown(ladder(seeds=2))):
+        for words in (
+            *("A JPEG copy.", "mean over 2 seeds", "30 epochs were cut to 3.", "tagger benchmark cifar10 --out report"),
+            *("ResNet-110", "93.6%", "sigmoid", "48.0%", "torch 2.9"),
+        ):
+            assert words in text
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_the_table_stands_beside_published_numbers(seeds: int) -> None:
+    header, *rows = tables(markdown(ladder(seeds=seeds)))[0]
+    assert ("spread" in header) == (seeds > 1)
+    published = {row[0].strip("*"): row[header.index("published")] for row in rows}
+    assert {name for name, share in published.items() if not share} == {
+        "Nearest neighbours",
+        "Linear",
+        "MLP",
+        "Speed run",
+    }
+    assert (published["CNTK ConvNet"], published["ResNet-110"]) == ("82.0%", "93.6%")
+    assert [row[0] for row in rows if row[0].startswith("**")] == ["**Speed run**"]
+
+
+def test_several_seeds_give_mean_and_sample_deviation() -> None:
+    runs = [
+        Run("mlp", seed, accuracy=share, interval=(share - 0.01, share + 0.01)) for seed, share in enumerate((0.5, 0.6))
+    ]
+    text = markdown(Ladder("mine", runs, ["a", "b"]))
+    assert "mlp is right on 55.0% of the test images (95% interval 54.0–56.0%; mean of 2 seeds, ± 7.07 points)." in text
+    assert [row[0] for row in tables(text)[1]] == ["model", "mlp", "mlp"]
+
+
+def runs(*figures: tuple[str, float, float, float]) -> Ladder:
+    made = [
+        Run(name, accuracy=accuracy, interval=(accuracy - 0.01, accuracy + 0.01), train_seconds=seconds, flops=flops)
+        for name, accuracy, seconds, flops in figures
+    ]
+    return Ladder("mine", made, ["a", "b"])
+
+
+def test_the_answer_says_what_the_last_step_cost() -> None:
+    said = answer(runs(("linear", 0.4, 10, 1e6), ("slow", 0.39, 30, 1e8), ("cnn", 0.8, 130, 5e7)))
+    assert (
+        "The last step up, from linear, brought 40.0 points for 2 min 0 s more training (3.0 s a point, 50 times"
+        in said
+    )
+    assert "chance" not in said
+
+
+def test_the_answer_doubts_a_step_within_the_intervals() -> None:
+    assert "the step may be chance" in answer(runs(("linear", 0.400, 10, 1e6), ("cnn", 0.405, 130, 5e7)))
+
+
+def test_the_answer_says_when_no_bigger_model_pays() -> None:
+    assert "no bigger model pays" in answer(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
+    assert "linear is as good and quicker" in answer(runs(("cnn", 0.8, 130, 5e7), ("linear", 0.8, 10, 1e6)))
+
+
+def test_hostile_names_stand_there_as_text() -> None:
+    made = ladder(
+        models=("linear", "speedrun"), names=[*HOSTILE, "cat"], dataset=HOSTILE[3], note=HOSTILE[1], command=HOSTILE[0]
+    )
+    titled = replace(
+        made, runs=[replace(run, title=HOSTILE[k % 4], device=HOSTILE[0]) for k, run in enumerate(made.runs)]
+    )
+    page = Page(html(titled))
+    assert not page.all("script")
+    assert HOSTILE[0] in page.text
+    assert HOSTILE[3] in page.text
+    pictures(page)
+    assert [len(table) for table in tables(markdown(titled))] == [5, 3, 3]  # the names break no row
+    prose = re.sub(r"(?m)^    .*$", "", markdown(titled))  # without what was typed, which is code
+    assert "<script" not in prose.replace("\\<script", "")
+
+
+@pytest.mark.parametrize(("classes", "seeds"), [(2, 1), (2, 3), (200, 2)])
+def test_few_and_many_classes(classes: int, seeds: int) -> None:
+    made = ladder(models=("linear",), seeds=seeds, names=[f"class {k}" for k in range(classes)], **BARE)
+    page = Page(html(made))
+    assert all(100 < picture.width < 1400 for picture in pictures(page))
+    assert ("finds hardest" in page.text) == (classes == 200)
+
+
+def test_one_rung_with_nothing_but_an_accuracy_has_no_empty_section() -> None:
+    bare = Ladder("mine", [Run("linear", accuracy=0.5)], ["a", "b"])
+    page = Page(html(bare))
+    assert [section["id"] for section in page.all("section")] == ["accuracy", "rung-1", "making"]
+    assert not page.all("img")
+    assert tables(markdown(bare)) == [[["model", "test accuracy"], ["**linear**", "**50.0%**"]]]
+
+
+def test_no_run_at_all_is_said() -> None:
+    assert "No model has been judged yet." in Page(html(Ladder("mine", [], []))).text
+    assert markdown(Ladder("mine", [], [])).count("#") == 1
+
+
+def test_figures_that_are_not_known_are_dashes() -> None:
+    nan = float("nan")
+    lost = Run("mlp", accuracy=nan, interval=(nan, nan), log_loss=nan, train_seconds=nan, flops=None, epochs=nan,
+               parameters=nan, curve=[{"epoch": 1, "val_score": nan, "train_loss": None}])  # fmt: skip
+    made = ladder(models=("linear", "speedrun"))
+    text = markdown(replace(made, runs=[*made.runs, lost], published=[Published("mlp", nan)]))
+    assert "nan" not in re.sub(r"!\[.*", "", text).lower()
+    row = next(row for row in tables(text)[0] if row[0] == "mlp")
+    assert set(row[1:]) <= {"–", ""}
+
+
+def test_scores_that_are_not_finite_are_not_drawn() -> None:
+    made = ladder(models=("linear", "mlp"))
+    scores = np.array(made.runs[1].scores)
+    scores[3] = np.nan
+    page = Page(html(replace(made, runs=[made.runs[0], replace(made.runs[1], scores=scores)])))
+    assert [image["alt"] for image in page.all("img") if "Confusion" in (image["alt"] or "")] == [
+        "Confusion matrix of Linear: label in the row, tag in the column"
+    ]
+
+
+def test_scores_that_do_not_fit_the_truth_are_refused() -> None:
+    made = ladder(models=("linear",))
+    wrong = replace(made.runs[0], scores=np.zeros((7, 3)))
+    with pytest.raises(ValueError, match=r"scores of linear, seed 0: \(7, 3\), must be \(300, 3\)"):
+        html(replace(made, runs=[wrong]))
+
+
+def test_a_comparison_of_no_known_rung_is_not_lost() -> None:
+    made = ladder(models=("linear",), comparisons=[Comparison("losses", [("softmax", 0.4, ""), ("sigmoid", 0.39, "")])])
+    assert "losses" in markdown(made)
+
+
+def test_markdown_shows_the_files_of_the_plots() -> None:
+    made = ladder(models=("linear", "mlp"))
+    linked = re.findall(r"!\[.*?\]\(plots/(.*?)\)", markdown(made, "plots"))
+    files = dict(plot_files(made))
+    assert linked == list(files)
+    assert all(png.startswith(b"\x89PNG") for png in files.values())
+    assert "![" not in markdown(made)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (wording.duration(0), "0 s"),
+        (wording.duration(119.6), "2 min 0 s"),
+        (wording.duration(140), "2 min 20 s"),
+        (wording.duration(12_000), "3 h 20 min"),
+        (wording.quantity(1_160_000), "1.16 million"),
+        (wording.quantity(30_730), "30,730"),
+        (wording.size(1.24e9), "1.2 GB"),
+        (wording.rate(0.25), "0.25"),
+        (wording.percent(float("nan")), "–"),
+        (wording.interval((0.881, 0.894)), "88.1–89.4%"),
+        (wording.listed(["a", "b", "c"]), "a, b and c"),
+    ],
+)
+def test_numbers_are_written_as_people_read_them(said: str, expected: str) -> None:
+    assert said == expected
