@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -18,6 +19,14 @@ from pictures import SHARED, photo
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep converted networks of the tests apart from the user's."""
     os.environ["TAGGER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> None:
+    """Let our loggers speak: the migrations of Prefect's test server silence all that exist already."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("tagger") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture
