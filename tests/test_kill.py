@@ -62,7 +62,7 @@ def test_runs_killed_at_random_moments_end_with_the_uninterrupted_table(tmp_path
 def test_500_photographs_survive_20_kills(shared: Path, real_photos: Path, tmp_path: Path) -> None:
     model = f"local-dir:{shared}/backbones/mobilenetv2_100.imagenet"
     run(real_photos, tmp_path / "whole", model=model, batch_size=32)
-    most = kill_and_rerun(real_photos, tmp_path / "killed", model, 20, kills=20, longest=8.0)
+    most = kill_and_rerun(real_photos, tmp_path / "killed", model, 20, kills=20, longest=6.0)
     assert most > 0, "no run got far enough to commit anything before it was killed"
     assert_same_table(tmp_path / "killed", tmp_path / "whole")
     assert run(real_photos, tmp_path / "killed", model=model).tagged == 0

@@ -27,7 +27,6 @@ LEVELS = {
         "calibration",
         "plots",
         "card",
-        "report",
     },
     3: {"pipeline", "ingesting", "exporting", "report"},
     4: {"training", "tagging"},

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,8 +173,7 @@ def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
     with torch.inference_mode():
         expected = reference(torch.from_numpy(probe))[0].numpy()
     with _aside(folder) as aside:
-        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's advice is not for our users
+        with _quiet():
             converted = ov.convert_model(reference, example_input=torch.from_numpy(probe[:2]))
         converted.reshape([-1, *info.preprocessing.size, 3])
         _save(converted, aside, _NETWORKS["fp32"])
@@ -207,6 +206,20 @@ def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) ->
         _save(quantised, aside, _NETWORKS["int8"])
         for file in sorted(aside.iterdir()):  # .bin, .sizes, .xml
             file.replace(folder / file.name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's words off standard output, and its level off the root logger where it fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's advice is not for our users
+            yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
 
 
 @contextlib.contextmanager
