@@ -74,6 +74,8 @@ def _cost_points(axes: Axes, cost: Floats, accuracy: Floats, intervals: Floats) 
             zorder=3,
         )
     axes.margins(0.12, 0.1)
+    if np.nanmin(placed) == np.nanmax(placed):  # no range to widen: Matplotlib would warn
+        axes.set_xlim(np.nanmin(placed) / 3, np.nanmax(placed) * 3)
     _log_ticks(axes)
 
 
