@@ -60,6 +60,8 @@ def _cost_points(axes: Axes, cost: Floats, accuracy: Floats, intervals: Floats) 
     look.grid(axes)
     axes.set_xscale("log")
     placed, frontier = _on_log_axis(cost), _frontier(cost, accuracy)
+    if np.nanmin(placed) == np.nanmax(placed):  # no range that margins could widen
+        axes.set_xlim(np.nanmin(placed) / 3, np.nanmax(placed) * 3)
     axes.step(placed[frontier], accuracy[frontier], where="post", color=look.GREY, linewidth=1, zorder=1)
     for index in np.flatnonzero(np.isfinite(placed + accuracy)):
         best = index in frontier
@@ -74,8 +76,6 @@ def _cost_points(axes: Axes, cost: Floats, accuracy: Floats, intervals: Floats) 
             zorder=3,
         )
     axes.margins(0.12, 0.1)
-    if np.nanmin(placed) == np.nanmax(placed):  # no range to widen: Matplotlib would warn
-        axes.set_xlim(np.nanmin(placed) / 3, np.nanmax(placed) * 3)
     _log_ticks(axes)
 
 
