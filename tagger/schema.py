@@ -56,6 +56,7 @@ BENCHMARK = pa.schema(
         ("accuracy", pa.float64()),
         ("accuracy_low", pa.float64()),
         ("accuracy_high", pa.float64()),
+        ("accuracy_tta", pa.float64()),
         ("log_loss", pa.float64()),
         ("calibration_error", pa.float64()),
         ("parameters", pa.int64()),
@@ -71,7 +72,10 @@ BENCHMARK = pa.schema(
         ("note", pa.string()),
     ]
 )
-"""One row per model and seed of a ladder; accuracies are of the test images, `flops` of one image, forward."""
+"""One row per model and seed of a ladder; accuracies are of the test images, `flops` of one image, forward.
+
+`accuracy_tta`, of nets that learn from mirrored and shifted images: the mean over six such views of each test image.
+"""
 
 SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": PLAN, "benchmark": BENCHMARK}
 

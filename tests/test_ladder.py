@@ -63,6 +63,8 @@ def test_every_model_has_a_row_with_its_numbers(climbed: Path) -> None:
     for column in ("parameters", "flops", "infer_one_core", "infer_all_cores", "memory_bytes", "train_seconds"):
         assert (frame[column].fillna(0)[frame["model"] != "knn"] > 0).all(), column
     assert (frame["accuracy_low"] <= frame["accuracy"]).all()
+    varied = frame["model"].isin(["convnet-aug", "convnet-lrn", "resnet20", "speedrun"])
+    assert (frame["accuracy_tta"].notna() == varied).all(), "only nets that learn from shifted images are shown them"
     assert (frame["accuracy"] <= frame["accuracy_high"] + 1e-9).all()
 
 

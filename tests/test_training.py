@@ -15,7 +15,7 @@ from tagger import checkpoint
 from tagger.errors import SourceError, UsageError
 from tagger.metrics import wilson_interval
 from tagger.models.speedrun import Speedrun
-from tagger.training import ScratchConfig, train_folder
+from tagger.training import ScratchConfig, fitting, train_folder
 
 CONFIG = ScratchConfig(epochs=3, batch_size=32)
 
@@ -48,10 +48,26 @@ def test_training_gives_a_checkpoint_that_knows_its_classes_and_tags(shapes: Pat
     card = (out / "README.md").read_text()
     assert f"tagger train DATA --method scratch --out {out}" in card
     assert f"{info.metrics['test']['accuracy']['accuracy']:.2%}" in card
+    assert f"{info.metrics['test_accuracy_tta']:.2%} with it" in card
     tagger.tag(str(shapes / "test"), str(out), str(tmp_path / "results"))
     frame = tagger.read_results(str(tmp_path / "results"))
     right = frame["top_tag"] == frame["uri"].str.split("/").str[-2]
     assert right.mean() == pytest.approx(info.metrics["test"]["accuracy"]["accuracy"], abs=0.02)
+
+
+def test_test_time_augmentation_is_the_mean_over_shifted_and_mirrored_views() -> None:
+    image = torch.randn(1, 3, 6, 6)
+
+    class Corner(torch.nn.Module):
+        """Says what is in the second row and column, so that every view says something else."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :, 1, 1]
+
+    at = {place: image[:, :, place[0], place[1]] for place in ((1, 1), (1, 4), (0, 0), (0, 5), (2, 2), (2, 3))}
+    expected = (at[1, 1] + at[1, 4]) / 4 + (at[0, 0] + at[0, 5] + at[2, 2] + at[2, 3]) / 8
+    torch.testing.assert_close(fitting.logits_of(Corner(), image, tta=True), expected)
+    torch.testing.assert_close(fitting.logits_of(Corner(), image), at[1, 1])
 
 
 def test_the_same_seed_gives_the_same_net_and_another_seed_another(shapes: Path, tmp_path: Path) -> None:

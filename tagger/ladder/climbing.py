@@ -29,7 +29,6 @@ from tagger.ladder.rungs import fit_rung
 from tagger.ladder.transfer import TITLES, fit_transfer
 from tagger.model_info import fingerprint
 from tagger.training import own
-from tagger.training.fitting import logits_of
 
 SCORES = "scores.npy"
 _VERSION = 1
@@ -116,18 +115,18 @@ def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tup
     device = "cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu"
     rung = fit_rung(model, data, climb.config, seed, device, say)
     fitted = rung.fitted
-    images = own.pixels(data.test, fitted.preparation, "cpu").images
-    scores = own.scores_of(logits_of(fitted.net, images))
-    judged = metrics.evaluate(scores, _truth(data), "multiclass", fitted.label_names, None)
+    judged = own.judge(fitted, data.test)
     own.save(
         climb.folder(model, seed), fitted, rung.train, judged, f"tagger benchmark {climb.dataset} --models {model}"
     )
+    images = own.pixels(data.test.some(measuring.BATCH, 0), fitted.preparation, "cpu").images
     one_core, all_cores = measuring.rates(fitted.net, images)
     learning = sum(epoch.seconds for epoch in fitted.curve)
     facts = {
         "model": model,
         "seed": seed,
         "title": "k nearest neighbours" if model == "knn" else STEPS[model].title,
+        "accuracy_tta": judged.accuracy_tta,
         "parameters": sum(parameter.numel() for parameter in fitted.net.parameters()),
         "flops": measuring.flops(fitted.net, images[:1]),
         "train_seconds": fitted.seconds,
@@ -139,7 +138,7 @@ def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tup
         "curve": [_point(asdict(epoch)) for epoch in fitted.curve],
         **rung.facts,
     }
-    return facts, scores
+    return facts, judged.scores
 
 
 def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
@@ -156,6 +155,7 @@ def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -
         "model": model,
         "seed": seed,
         "title": f"{TITLES[model]} {made.info.architecture}",
+        "accuracy_tta": None,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "flops": measuring.flops(net, images[:1]),
         "train_seconds": seconds,

@@ -16,7 +16,8 @@ from tagger import machine
 from tagger.models.knn import Knn
 
 _SECONDS = 0.5
-_BATCH = 256
+BATCH = 256
+"""Images that are enough to time a net on."""
 
 
 def flops(net: nn.Module, image: Tensor) -> int:
@@ -35,7 +36,7 @@ def rates(net: nn.Module, images: Tensor) -> tuple[float, float]:
         found = []
         for count in (1, machine.cores()):
             torch.set_num_threads(count)
-            found.append(_rate(net, images[:_BATCH]))
+            found.append(_rate(net, images[:BATCH]))
         return found[0], found[1]
     finally:
         torch.set_num_threads(threads)

@@ -13,6 +13,8 @@ from tagger.training.fitting import Recipe
 from tagger.training.from_folders import SPEEDRUN
 
 CIFAR_IMAGES = 50_000
+WITHOUT_BF16 = 0.3
+"""Speed of a processor that has no bf16 instructions, as a share of one that has them."""
 LEAST = 1000
 """Training images that the smallest budget leaves."""
 
@@ -26,7 +28,7 @@ class Step:
     recipe: Recipe
     """At full budget."""
     per_minute: float
-    """Epochs of CIFAR-10's 50,000 images that two CPU cores do in a minute."""
+    """Epochs of CIFAR-10's 50,000 images that two CPU cores with bf16 do in a minute."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """model_args"""
     preparation: str = "pixel-mean"
@@ -38,15 +40,15 @@ class Step:
         """Tell whether validation images are kept out of training, to stop early."""
         return self.recipe.patience is not None
 
-    def within(self, minutes: float | None, images: int) -> tuple[Recipe, int]:
+    def within(self, minutes: float | None, images: int, bf16: bool = True) -> tuple[Recipe, int]:
         """Return the recipe and the number of training images, cut to what so many minutes allow; None: all of it.
 
-        Both are decided by this table, not by a clock, so that the same seed gives the same net again, on any machine.
-        Less than one epoch is one epoch of fewer images.
+        Both are decided by this table, not by a clock, so that the same seed gives the same net again. Less than one
+        epoch is one epoch of fewer images.
         """
         if minutes is None:
             return self.recipe, images
-        seen = int(minutes * self.per_minute * CIFAR_IMAGES)
+        seen = int(minutes * self.per_minute * (1 if bf16 else WITHOUT_BF16) * CIFAR_IMAGES)
         epochs = min(self.recipe.epochs, max(1, seen // max(images, 1)))
         return replace(self.recipe, epochs=epochs), min(images, max(seen, LEAST))
 
@@ -68,22 +70,22 @@ _RESNET = Recipe(
 _RELU = {"depth": 3, "width": 1024, "activation": "relu", "batch_norm": True, "dropout": 0.2}
 
 STEPS: dict[str, Step] = {
-    "linear": Step("Linear, softmax", "linear", _LINEAR, 40, weight=0.3),
-    "linear-sigmoid": Step("Linear, sigmoid loss", "linear", replace(_LINEAR, loss="sigmoid"), 40, weight=0.3),
+    "linear": Step("Linear, softmax", "linear", _LINEAR, 120, weight=0.3),
+    "linear-sigmoid": Step("Linear, sigmoid loss", "linear", replace(_LINEAR, loss="sigmoid"), 120, weight=0.3),
     "linear-squared": Step(
-        "Linear, squared error", "linear", replace(_LINEAR, loss="squared", lr=5e-4), 40, weight=0.3
+        "Linear, squared error", "linear", replace(_LINEAR, loss="squared", lr=5e-4), 120, weight=0.3
     ),
     "mlp-sigmoid": Step(
-        "MLP, sigmoid", "mlp", _MLP_SIGMOID, 4, _RELU | {"activation": "sigmoid", "batch_norm": False}, weight=0.8
+        "MLP, sigmoid", "mlp", _MLP_SIGMOID, 7, _RELU | {"activation": "sigmoid", "batch_norm": False}, weight=0.8
     ),
-    "mlp": Step("MLP, ReLU", "mlp", _MLP, 4, _RELU, weight=0.8),
-    "convnet": Step("CNTK ConvNet_CIFAR10", "convnet", _CONVNET, 0.25, weight=2),
-    "convnet-aug": Step("CNTK ConvNet_CIFAR10_DataAug", "convnet", _CONVNET_AUGMENTED, 0.25, weight=2),
+    "mlp": Step("MLP, ReLU", "mlp", _MLP, 7, _RELU, weight=0.8),
+    "convnet": Step("CNTK ConvNet_CIFAR10", "convnet", _CONVNET, 1.3, weight=2),
+    "convnet-aug": Step("CNTK ConvNet_CIFAR10_DataAug", "convnet", _CONVNET_AUGMENTED, 1.3, weight=2),
     "convnet-lrn": Step(
-        "CNTK ConvNet_CIFAR10_DataAug + LRN", "convnet", _CONVNET_AUGMENTED, 0.2, {"lrn": True}, weight=2
+        "CNTK ConvNet_CIFAR10_DataAug + LRN", "convnet", _CONVNET_AUGMENTED, 0.3, {"lrn": True}, weight=2
     ),
     **{
-        f"resnet{depth}": Step(f"ResNet-{depth}", "resnet", _RESNET, 0.4 * 20 / depth, {"depth": depth}, weight=2)
+        f"resnet{depth}": Step(f"ResNet-{depth}", "resnet", _RESNET, 1.2 * 20 / depth, {"depth": depth}, weight=2)
         for depth in (20, 32, 44, 56, 110)
     },
     "speedrun": Step("Speed-run net", "speedrun", SPEEDRUN, 1.0, preparation="standardise", weight=2.5),

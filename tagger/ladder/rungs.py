@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tagger import datasets
+from tagger import datasets, machine
 from tagger.datasets import LabelledImages, Preparation
 from tagger.errors import UsageError
 from tagger.ladder.config import LadderConfig
@@ -46,7 +46,7 @@ def fit_rung(name: str, data: LadderData, config: LadderConfig, seed: int, devic
     step = STEPS[name]
     preparation = _preparation(step, data, config)
     everything, val = (data.learning, data.validation) if step.holds_out else (data.train, None)
-    recipe, count = step.within(config.minutes(name), len(everything.labels))
+    recipe, count = step.within(config.minutes(name), len(everything.labels), machine.has_bf16(device))
     train = everything.some(count, seed)
     fitted = own.train_net(
         architecture=f"tagger_{step.family}",

@@ -135,7 +135,7 @@ def _accuracy(ladder: Ladder) -> Iterator[Block]:
     others = [each for each in ladder.published if each.model not in {rung.model for rung in rungs}]
     published = [[each for each in ladder.published if each.model == rung.model] for rung in rungs]
     seeds = {len(rung.runs) for rung in rungs}
-    blank = [""] * len(others)
+    blank, tta = [""] * len(others), any(rung.values("accuracy_tta") for rung in rungs)
     yield table(
         (
             ("model", "l", [rung.title for rung in rungs] + [each.model for each in others]),
@@ -143,6 +143,7 @@ def _accuracy(ladder: Ladder) -> Iterator[Block]:
             ("test accuracy", "r", [percent(rung.mean("accuracy")) for rung in rungs] + blank),
             ("spread", "r", [spread(rung.spread) for rung in rungs] + blank),
             ("95% interval", "r", [interval(rung.interval) for rung in rungs] + blank),
+            ("with TTA", "r", [percent(rung.mean("accuracy_tta")) for rung in rungs] + blank if tta else []),
             ("published", "r", [_share_of(each) for each in (*published, *([other] for other in others))]),
             ("where", "l", [_where(each) for each in (*published, *([other] for other in others))]),
             ("log-loss", "r", [decimal(rung.mean("log_loss")) for rung in rungs] + blank),
@@ -157,7 +158,9 @@ def _accuracy_caption(ladder: Ladder, seeds: set[int]) -> str:
     over = f"{min(seeds)} seeds" if len(seeds) == 1 else "seeds"
     mean = f"Accuracy is the mean over {over}, spread their sample standard deviation in points."
     sure = "The interval is Wilson's: what drawing other test images would change."
-    return " ".join(filter(None, (_sentence(ladder.note), mean if max(seeds) > 1 else "", sure)))
+    tta = "TTA, test-time augmentation, is the mean over an image mirrored and shifted by a pixel: six looks at each."
+    told = any(rung.values("accuracy_tta") for rung in ladder.rungs)
+    return " ".join(filter(None, (_sentence(ladder.note), mean if max(seeds) > 1 else "", sure, tta if told else "")))
 
 
 def _share_of(published: list[Published]) -> str:

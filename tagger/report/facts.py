@@ -35,6 +35,8 @@ class Run:
     """Share of test images that are right, 0 to 1, like everything that is a share."""
     interval: tuple[Number, Number] = (None, None)
     """95% of the accuracy."""
+    accuracy_tta: Number = None
+    """With test-time augmentation; everything else is without."""
     log_loss: Number = None
     calibration_error: Number = None
     parameters: Number = None

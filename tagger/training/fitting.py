@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,6 +73,11 @@ class Recipe:
             raise UsageError(f"epochs and batch size must be at least 1, got {self.epochs} and {self.batch_size}")
         self.rate(0.0)
         self.momentum_at(0.0)
+
+    @property
+    def varied(self) -> bool:
+        """Tell whether mirrored and shifted images are as good to the net as the originals."""
+        return self.mirror != "none" and self.shift > 0
 
     def rate(self, done: float) -> float:
         """Return the factor on the learning rate when this share of the training is done."""
@@ -229,10 +235,20 @@ class _Fitting:
 
 
 @torch.inference_mode()
-def logits_of(net: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """Return logits (N, classes) in fp32, without test-time augmentation."""
+def logits_of(net: nn.Module, images: Tensor, batch_size: int = 1000, tta: bool = False) -> Tensor:
+    """Return logits (N, classes) in fp32; with test-time augmentation, means over six views of each image."""
     net.eval()
-    return torch.cat([net(chunk.float()).float().cpu() for chunk in images.split(batch_size)])
+    judge = partial(_over_views, net) if tta else net
+    return torch.cat([judge(chunk.float()).float().cpu() for chunk in images.split(batch_size)])
+
+
+def _over_views(net: nn.Module, images: Tensor) -> Tensor:
+    """Average over an image and it shifted by a pixel to two corners, each mirrored too (airbench's views)."""
+    height, width = images.shape[-2:]
+    padded = functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifts = [padded[..., :height, :width], padded[..., 2:, 2:]]
+    whole, *moved = (net(view) + net(view.flip(-1)) for view in (images, *shifts))
+    return whole / 4 + (moved[0] + moved[1]) / 8
 
 
 def shifted(batch: Tensor, by: int, fill: str = "constant") -> Tensor:

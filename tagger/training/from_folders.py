@@ -5,13 +5,11 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from tagger import datasets, machine, metrics, storage
+from tagger import datasets, machine, storage
 from tagger.errors import UsageError
 from tagger.model_info import ModelInfo
 from tagger.training import own
-from tagger.training.fitting import OnEpoch, Recipe, logits_of
+from tagger.training.fitting import OnEpoch, Recipe
 
 SPEEDRUN = Recipe(
     epochs=10,
@@ -65,10 +63,7 @@ def train_folder(
     test = datasets.read_class_folders(storage.join(data, "test"), size, train.label_names)
     preparation = datasets.prepare("standardise", train.images)
     fitted = own.train_net("tagger_speedrun", {}, train, None, preparation, recipe, config.seed, device, on_epoch)
-    scores = own.scores_of(logits_of(fitted.net, own.pixels(test, fitted.preparation, "cpu").images))
-    truth = np.eye(len(train.label_names), dtype=np.float32)[test.labels]
-    judged = metrics.evaluate(scores, truth, "multiclass", train.label_names, None)
-    return own.save(out, fitted, train, judged, _command(out, config))
+    return own.save(out, fitted, train, own.judge(fitted, test), _command(out, config))
 
 
 def _command(out: str, config: ScratchConfig) -> str:

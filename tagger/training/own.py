@@ -8,17 +8,18 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from tagger import checkpoint, machine, models
+from tagger import checkpoint, machine, metrics, models
 from tagger.datasets import LabelledImages, Preparation
 from tagger.engines import Float32Array
 from tagger.metrics import Evaluation
 from tagger.model_info import ModelInfo
 from tagger.models.small import SmallNet
 from tagger.models.speedrun import Speedrun
-from tagger.training.fitting import Epoch, OnEpoch, Pixels, Recipe, fit
+from tagger.training.fitting import Epoch, OnEpoch, Pixels, Recipe, fit, logits_of
 
 _PACKAGES = ("tagger", "torch", "timm")
 
@@ -41,6 +42,19 @@ class Fitted:
     curve: list[Epoch]
     seconds: float
     device: str
+    varied: bool = False
+    """Learnt from mirrored and shifted images, so that test-time augmentation helps."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A net on the test images."""
+
+    scores: Float32Array
+    """(N, K)"""
+    evaluation: Evaluation
+    accuracy_tta: float | None
+    """With test-time augmentation, where that helps; the rest is without."""
 
 
 def train_net(
@@ -79,7 +93,21 @@ def train_net(
         curve=curve,
         seconds=time.perf_counter() - started,
         device=device,
+        varied=recipe.varied,
     )
+
+
+def judge(fitted: Fitted, test: LabelledImages) -> Judged:
+    """Score the test images on the CPU in fp32, as `tagger tag` would."""
+    images = pixels(test, fitted.preparation, "cpu").images
+    logits = logits_of(fitted.net, images)
+    scores: Float32Array = logits.softmax(1).numpy()
+    truth = np.eye(len(fitted.label_names), dtype=np.float32)[test.labels]
+    evaluation = metrics.evaluate(scores, truth, "multiclass", fitted.label_names, None)
+    if not fitted.varied:
+        return Judged(scores, evaluation, None)
+    said = logits_of(fitted.net, images, tta=True).argmax(1).numpy()
+    return Judged(scores, evaluation, float((said == test.labels).mean()))
 
 
 def pixels(data: LabelledImages, preparation: Preparation, device: str, dtype: torch.dtype = torch.float32) -> Pixels:
@@ -93,17 +121,11 @@ def pixels(data: LabelledImages, preparation: Preparation, device: str, dtype: t
     return Pixels(images, torch.from_numpy(data.labels).to(device))
 
 
-def scores_of(logits: torch.Tensor) -> Float32Array:
-    """Return softmax scores (N, K)."""
-    scores: Float32Array = logits.softmax(1).numpy()
-    return scores
-
-
 def save(
     out: str,
     fitted: Fitted,
     train: LabelledImages,
-    test: Evaluation,
+    test: Judged,
     command: str,
     bundle: Mapping[str, Any] | None = None,
     others: Mapping[str, bytes] | None = None,
@@ -112,7 +134,7 @@ def save(
     described = {
         "task": "multiclass",
         "label_names": list(fitted.label_names),
-        "metrics": {"test": asdict(test)},
+        "metrics": {"test": asdict(test.evaluation), "test_accuracy_tta": test.accuracy_tta},
         "training": {
             "recipe": fitted.recipe,
             "preparation": fitted.preparation.name,
@@ -149,9 +171,9 @@ def _timm_config(fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def _card(out: str, fitted: Fitted, train: LabelledImages, test: Evaluation, command: str) -> str:
+def _card(out: str, fitted: Fitted, train: LabelledImages, test: Judged, command: str) -> str:
     """Return the model card as Markdown."""
-    found = test.accuracy
+    found = test.evaluation.accuracy
     low, high = found.interval if found else (0.0, 1.0)
     return _CARD.format(
         name=out.rstrip("/").rpartition("/")[2],
@@ -163,7 +185,8 @@ def _card(out: str, fitted: Fitted, train: LabelledImages, test: Evaluation, com
         accuracy=found.accuracy if found else 0.0,
         low=low,
         high=high,
-        test_images=test.images,
+        test_images=test.evaluation.images,
+        tta="" if test.accuracy_tta is None else f"; {test.accuracy_tta:.2%} with it (mirrored, shifted by a pixel)",
         seconds=fitted.seconds,
         device=fitted.device,
         command=command,
@@ -183,7 +206,7 @@ A net of {parameters:,} parameters (`tagger/models/{family}.py`), trained from s
 {images:,} images of {side}x{side} pixels: {labels}.
 
 **Test accuracy {accuracy:.2%}** (95% interval {low:.2%} to {high:.2%}) on {test_images:,} images never used in
-training, one seed, without test-time augmentation.
+training, one seed, without test-time augmentation{tta}.
 
 Made in {seconds:.0f} s on {device} by
 

@@ -1,0 +1,48 @@
+"""k nearest neighbours on pixels: test accuracy for each k and metric, and what the exact comparison takes.
+
+    python -m benchmarks.neighbours DATA [--metrics l2 cosine l1] [--k 1 3 5 10]
+
+DATA is CIFAR-10's archive, its unpacked folder, or class folders `train/<class>` and `test/<class>`. All test images are
+compared with all training images. Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from benchmarks import machine
+from tagger.datasets import LabelledImages
+from tagger.ladder import data as ladder_data
+from tagger.models.knn import nearest, votes
+
+
+def main() -> None:
+    """Parse, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--metrics", nargs="*", default=["l2", "cosine", "l1"])
+    parser.add_argument("--k", nargs="*", type=int, default=[1, 3, 5, 10])
+    arguments = parser.parse_args()
+    found = ladder_data.read(ladder_data.CIFAR10, arguments.data, 32, lambda line: None)
+    (queries, truth), (examples, labels) = _rows(found.test), _rows(found.train)
+    print(f"{machine.describe()}\n{found.describe()}\n")
+    print("| metric | seconds | " + " | ".join(f"k = {k}" for k in arguments.k) + " |")
+    print("|---|--:|" + "--:|" * len(arguments.k))
+    for metric in arguments.metrics:
+        started = time.perf_counter()
+        _, indices = nearest(queries, examples, max(arguments.k), metric)
+        seconds = time.perf_counter() - started
+        shares = [votes(labels[indices], k, len(found.train.label_names)) for k in arguments.k]
+        right = [float((share.argmax(1) == truth).float().mean()) for share in shares]
+        print(f"| {metric} | {seconds:.0f} | " + " | ".join(f"{share:.2%}" for share in right) + " |", flush=True)
+
+
+def _rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(data.images).permute(0, 3, 1, 2).flatten(1), torch.from_numpy(data.labels)
+
+
+if __name__ == "__main__":
+    main()
