@@ -2,8 +2,8 @@
 
     python -m benchmarks.neighbours DATA [--metrics l2 cosine l1] [--k 1 3 5 10]
 
-DATA is CIFAR-10's archive, its unpacked folder, or class folders `train/<class>` and `test/<class>`. All test images are
-compared with all training images. Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
+DATA is CIFAR-10's archive, its unpacked folder, or class folders `train/<class>` and `test/<class>`. All test images
+are compared with all training images. Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
 """
 
 from __future__ import annotations

@@ -108,6 +108,11 @@ def test_class_folders_and_their_archive_are_the_same_in_the_order_of_names(tmp_
     assert train.labels.tolist() == sorted(train.labels.tolist())
     assert np.array_equal(train.images[2], np.asarray(photo(100, (32, 32))))
     assert same(train, read_class_folders(str(root / "train"), (32, 32)))
+    assert not train.lossy
+    picture = root / "train" / "frog" / "0000.png"
+    photo(1, (32, 32)).save(picture.with_suffix(".jpg"))
+    picture.unlink()
+    assert cifar10.read(str(root))[0].lossy
 
 
 class Evil:

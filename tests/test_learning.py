@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -424,6 +426,17 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_the_best(coloured: Path, conf
     best = max(trial["value"] for trial in found.trials if trial["state"] == "complete")
     about = json.loads((out / "tagger.json").read_text())["training"]
     assert max(about["candidates"].values()) >= best - 1e-9
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_the_commands_defaults_are_the_librarys(command: str) -> None:
+    import tagger.cli.train as commands
+
+    parameters = inspect.signature(getattr(commands, command)).parameters
+    shared = [field for field in dataclasses.fields(TrainConfig) if field.name in parameters]
+    assert len(shared) >= 8
+    for field in shared:
+        assert parameters[field.name].default in (None, field.default), field.name
 
 
 def test_train_and_evaluate_from_the_command_line(

@@ -16,6 +16,10 @@ import boto3
 import pytest
 from pictures import MODEL, photo
 
+from tagger import storage
+from tagger.errors import SourceNotFound
+from tagger.storage import objects, stores
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -208,3 +212,39 @@ def test_images_behind_http_are_tagged_and_signatures_stay_out_of_the_table(
     shown = run_tagger("query", tmp_path / "out", "SELECT uri FROM images ORDER BY uri", "--format", "csv").stdout
     assert f"{server}/{bucket}/photos/0.jpg" in shown
     assert "Signature" not in shown
+
+
+AWKWARD = (
+    "plain/a.jpg", "with space.jpg", "a+b=c&d.jpg", "50%25 off.jpg", "größe/ñ.jpg", "#1.jpg", "two//slashes.jpg",
+)  # fmt: skip
+
+
+def test_objects_are_read_alike_with_and_without_obstore(
+    bucket: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{bucket}/"
+    fs, _ = stores.filesystem(url)
+    for key in AWKWARD:
+        fs.pipe_file(f"{bucket}/{key}", key.encode())
+    reads: list[str] = []
+    honest = fs.cat_file
+
+    def counted(path: str) -> Any:
+        reads.append(path)
+        return honest(path)
+
+    monkeypatch.setattr(fs, "cat_file", counted)
+    assert [storage.read_bytes(url + key).decode() for key in AWKWARD] == list(AWKWARD)
+    assert reads == [f"{bucket}/two//slashes.jpg"], "what obstore cannot name, s3fs reads"
+    reads.clear()
+    with pytest.raises(SourceNotFound, match=r"none\.jpg: not found"):
+        storage.read_bytes(url + "none.jpg")
+    assert reads == [f"{bucket}/none.jpg"], "s3fs says what is wrong"
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    objects._open.cache_clear()
+    reads.clear()
+    assert [storage.read_bytes(url + key).decode() for key in AWKWARD] == list(AWKWARD)
+    assert len(reads) == len(AWKWARD)
+    objects._open.cache_clear()

@@ -189,7 +189,8 @@ def _decode(split: str, pictures: Sequence[_Picture], say: Callable[[str], None]
             if done % 20 == 0:
                 say(f"{split}: {done * _CHUNK:,} of {len(pictures):,} images decoded")
     labels = np.array([LABEL_NAMES.index(picture.label) for picture in pictures], dtype=np.int64)
-    return LabelledImages(pixels, labels, LABEL_NAMES)
+    lossy = any(picture.name.lower().endswith((".jpg", ".jpeg")) for picture in pictures)
+    return LabelledImages(pixels, labels, LABEL_NAMES, lossy)
 
 
 def _pixels(name: str, content: bytes) -> images.UInt8Array:

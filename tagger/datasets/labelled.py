@@ -26,6 +26,8 @@ class LabelledImages:
     labels: Int64Array
     """(N,) indices into label_names"""
     label_names: tuple[str, ...]
+    lossy: bool = False
+    """Pixels went through JPEG, so that strong nets see less than the original had."""
 
     def some(self, count: int, seed: int) -> LabelledImages:
         """Return so many of them, drawn by seed, in their order; all of them when there are no more."""

@@ -94,10 +94,9 @@ def _cifar10(data: str | None, say: Say) -> LadderData:
     for label in range(len(train.label_names)):
         rows = train.labels == label
         place[rows] = np.arange(rows.sum())
-    lossy = data is not None and "jpeg" in data.lower()
     return LadderData(
         name="CIFAR-10",
-        note=LOSSY if lossy else "",
+        note=LOSSY if train.lossy or test.lossy else "",
         train=train,
         held_out=place % HELD_OUT == HELD_OUT - 1,
         test=test,

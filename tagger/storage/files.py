@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.storage import objects
 from tagger.storage.stores import EXTRAS, filesystem, named_errors
 from tagger.storage.uris import is_remote, local_path, redact
 
@@ -28,7 +29,8 @@ def read_bytes(uri: str, attempts: int = 3) -> bytes:
         try:
             with named_errors(uri):
                 fs, path = filesystem(uri)
-                content: bytes = fs.cat_file(path)
+                quick = objects.read(fs, path) if "s3" in fs.protocol else None
+                content: bytes = fs.cat_file(path) if quick is None else quick
                 return content
         except (SourceNotFound, AccessDenied):
             raise

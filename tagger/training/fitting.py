@@ -248,7 +248,8 @@ def _over_views(net: nn.Module, images: Tensor) -> Tensor:
     padded = functional.pad(images, (1, 1, 1, 1), mode="reflect")
     shifts = [padded[..., :height, :width], padded[..., 2:, 2:]]
     whole, *moved = (net(view) + net(view.flip(-1)) for view in (images, *shifts))
-    return whole / 4 + (moved[0] + moved[1]) / 8
+    mean: Tensor = whole / 4 + (moved[0] + moved[1]) / 8
+    return mean
 
 
 def shifted(batch: Tensor, by: int, fill: str = "constant") -> Tensor:
