@@ -68,7 +68,7 @@ class Judge:
         model = openvino.Core().read_model(network)
         self.by_part: dict[str, list[str]] = {}
         for node in model.get_ordered_ops():
-            found = PART.search(node.get_friendly_name())
+            found = PART.search(_module(node))
             if found and node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
                 self.by_part.setdefault(found[1], []).append(node.get_friendly_name())
         self.parts = list(self.by_part)
@@ -108,6 +108,12 @@ class Judge:
 
     def _engine(self, network: Path) -> OpenVinoEngine:
         return OpenVinoEngine(network, "int8", 4)
+
+
+def _module(node: Any) -> str:
+    """Return the name of a layer, or of what reads it: one that took in its batch norm has lost its own."""
+    readers = [found.get_node().get_friendly_name() for found in node.output(0).get_target_inputs()]
+    return " ".join([node.get_friendly_name(), *readers[:1]])
 
 
 def _pictures(folder: Path, preparation: Any) -> images.UInt8Array:
