@@ -27,6 +27,8 @@ from tagger.engines.openvino import OpenVinoEngine
 from tagger.engines.probe import rate
 
 PART = re.compile(r"net\.([a-z_]+(?:\.\d+)?)")
+QUANTISED = ("Convolution", "GroupConvolution", "MatMul", "Add", "ReduceMean", "AvgPool")
+"""What NNCF gives int8 inputs; a sum that was left out would be quantised when its convolutions are not."""
 ENOUGH = 0.995
 
 
@@ -69,7 +71,7 @@ class Judge:
         self.by_part: dict[str, list[str]] = {}
         for node in model.get_ordered_ops():
             found = PART.search(_module(node))
-            if found and node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
+            if found and node.get_type_name() in QUANTISED:
                 self.by_part.setdefault(found[1], []).append(node.get_friendly_name())
         self.parts = list(self.by_part)
 

@@ -32,6 +32,8 @@ MAX_FILE_BYTES = 1 << 30
 """A larger file is not read: it would take the memory of a thousand photographs."""
 
 _REMOTE_READS, _LOCAL_READS = 32, 4
+_AHEAD = 64
+"""Images that wait before each stage, at least: while a part file is written, the others go on."""
 
 
 class Jpegs(Protocol):
@@ -100,13 +102,13 @@ def score_files(
     callers, decoders = max(model.engine.concurrency for model in models), machine.cores()
     with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
         read = bounded_map(lambda entry: _read(entry, everyone), chain([first], stream), readers, 2 * meter.readers)
-        decoded = bounded_map(
-            lambda item: _decode(item, preparations, max_pixels, jpegs), read, decode_pool, size + 2 * decoders
-        )
+        ahead = max(size + 2 * decoders, _AHEAD)
+        decoded = bounded_map(lambda item: _decode(item, preparations, max_pixels, jpegs), read, decode_pool, ahead)
         batches = iter(lambda: list(islice(decoded, size)), [])
         if jpegs:
             batches = (_decode_together(batch, jpegs, preparations, max_pixels) for batch in batches)
-        for batch in bounded_map(lambda batch: _infer(batch, models), batches, infer_pool, callers + 1):
+        ahead = callers + max(1, _AHEAD // size)
+        for batch in bounded_map(lambda batch: _infer(batch, models), batches, infer_pool, ahead):
             for item in batch:
                 _measure(item, meter)
                 yield item.rows()
