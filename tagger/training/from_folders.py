@@ -12,7 +12,7 @@ from tagger.training import own
 from tagger.training.fitting import OnEpoch, Recipe
 
 SPEEDRUN = Recipe(
-    epochs=10,
+    epochs=14,
     batch_size=512,
     lr=0.75,
     schedule="triangle",
@@ -27,7 +27,10 @@ SPEEDRUN = Recipe(
     learnt_until=(("whiten.bias", 3),),
     average=True,
 )
-"""airbench's recipe (Jordan 2024, arXiv 2404.00498); its rates are for batches of 1,024, here scaled with the batch."""
+"""airbench's recipe (Jordan 2024, arXiv 2404.00498); its rates are for batches of 1,024, here scaled with the batch.
+
+14 epochs of CIFAR-10 are 0.345 PFLOP for this net, airbench94's own are 0.36.
+"""
 
 
 @dataclass(frozen=True)
