@@ -156,8 +156,8 @@ def _calibration(facts: CardFacts) -> str:
         sentences.append(f"Expected calibration error: {before:.3f} before calibration, {after:.3f} after.")
     if facts.precision_target is not None:
         sentences.append(
-            "Each tag's threshold is the one with the most recall at a precision of at least "
-            f"{facts.precision_target:g} on the validation split."
+            "A tag's threshold is, of those tried, the one with the most recall among those that the validation split "
+            f"shows, with 95% confidence, to have a precision of at least {facts.precision_target:g}."
         )
     return " ".join(sentences)
 
@@ -181,7 +181,9 @@ def _tag_table(facts: CardFacts) -> str:
 def _tag_row(row: TagFacts) -> tuple[str, ...]:
     counts = (_count(count) for count in (row.train, row.validation, row.test))
     shares = (_share(share) for share in (row.precision, row.recall, row.average_precision, row.threshold))
-    short = f": {row.validation:,} of {row.needed:,} validation images" if row.needed and row.status != "ok" else ""
+    short = (
+        f": {row.validation:,} of {row.needed:,} validation images" if row.needed and row.status == "too few" else ""
+    )
     return (_text(row.tag), *counts, *shares, row.status + short)
 
 

@@ -32,7 +32,10 @@ def describe(model: str) -> ModelInfo:
     if model.startswith("timm/"):
         return _describe_published(model.removeprefix("timm/"))
     if model.startswith("local-dir:"):
-        return _describe_folder(storage.absolute(model.removeprefix("local-dir:")), {})
+        folder = storage.absolute(model.removeprefix("local-dir:"))
+        if not storage.exists(folder):
+            raise ModelError(f"{model}: no such folder; local-dir: takes one with config.json and model.safetensors")
+        return _describe_folder(folder, {})
     folder = storage.absolute(model)
     if not storage.exists(folder):
         raise ModelError(

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -109,8 +110,9 @@ def test_evaluate_reproduces_the_numbers_of_the_card(coloured: Path, config: Any
         assert found.log_loss == pytest.approx(stored["log_loss"], abs=1e-3)
         for tag, kept in zip(found.tags, stored["tags"], strict=True):
             assert (tag.precision, tag.recall, tag.images) == (kept["precision"], kept["recall"], kept["images"])
-    everything = training.evaluate(out, str(coloured), "all").evaluation
-    assert everything.images == 72
+    everything = training.evaluate(out, str(coloured), "all")
+    assert everything.evaluation.images == 72
+    assert re.fullmatch(r"\d+ of 72 images were there when it was trained, which flatters it", everything.notes[-1])
 
 
 def test_a_second_run_decodes_nothing_and_makes_the_same_checkpoint(
@@ -294,7 +296,7 @@ def test_out_of_memory_in_training_halves_the_piece_and_goes_on(
 def test_every_option_trains(coloured: Path, config: Any, tmp_path: Path, options: dict[str, Any]) -> None:
     info = training.train(str(coloured), str(tmp_path / "made"), config(method="finetune", **options))
     candidates = json.loads((tmp_path / "made" / "tagger.json").read_text())["training"]["candidates"]
-    assert candidates["finetune"] >= candidates["probe"]
+    assert info.metrics["val"]["accuracy"]["accuracy"] == pytest.approx(max(candidates.values()))
     if "fit" in options:
         assert info.preprocessing.crop_mode == {"letterbox": "border", "squash": "squash"}[options["fit"]]
     if "image_size" in options:
@@ -405,6 +407,23 @@ def test_a_hub_backbone_without_weights_names_the_cache_and_local_dir(
         training.train(str(coloured), str(tmp_path / "made"), config(backbone="timm/resnet18.a1_in1k"))
 
 
+def test_fine_tuning_that_does_not_beat_the_probe_leaves_a_probe(
+    coloured: Path, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagger.training import finetune
+
+    scores = iter((0.9, 0.1, 0.2))
+    monkeypatch.setattr(finetune.Trainer, "_validate", lambda self, net: (9.0, next(scores)))
+    said: list[str] = []
+    out = tmp_path / "made"
+    training.train(str(coloured), str(out), config(method="finetune", epochs=2), reports=Reports(say=said.append))
+    assert any("the probe is better and is kept" in line for line in said)
+    about = json.loads((out / "tagger.json").read_text())["training"]
+    assert about["method"] == "probe"
+    assert len(about["curve"]) == 2
+    assert "A linear classifier on the frozen features" in (out / "README.md").read_text()
+
+
 def test_a_folder_that_holds_something_is_not_written_into(coloured: Path, config: Any, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
@@ -426,6 +445,13 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_the_best(coloured: Path, conf
     best = max(trial["value"] for trial in found.trials if trial["state"] == "complete")
     about = json.loads((out / "tagger.json").read_text())["training"]
     assert max(about["candidates"].values()) >= best - 1e-9
+    assert found.trials[0]["method"] == "probe"
+    assert {trial["method"] for trial in found.trials[1:]} == {"finetune"}
+    again = training.tune(str(coloured), str(out), config(method="auto"), trials=3)
+    assert (again.trials, again.info.model_id) == (found.trials, found.info.model_id)
+    more = training.tune(str(coloured), str(out), config(method="auto"), trials=4)
+    assert more.trials[:3] == found.trials
+    assert len(more.trials) == 4
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])

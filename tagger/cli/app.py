@@ -23,7 +23,10 @@ class Commands(typer.core.TyperGroup):
             typer.echo(f"tagger: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            typer.echo("tagger: interrupted; what was committed stays, the same command does the rest", err=True)
+            typer.echo(
+                "tagger: interrupted; what is written stays, the same command does the rest (`train`: with --resume)",
+                err=True,
+            )
             raise typer.Exit(EXIT_INTERRUPTED) from error
 
 

@@ -53,7 +53,9 @@ def train(
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9,
     weight_decay: Annotated[float, typer.Option(help="L2, as the optimizer means it.")] = 0.05,
     l1: Annotated[float, typer.Option(help="Penalty on absolute weights.")] = 0.0,
-    layer_decay: Annotated[float, typer.Option(help="Rate of each block, as a share of the one behind it; 1: the same.")] = 1.0,
+    layer_decay: Annotated[
+        float, typer.Option(help="Rate of each block, as a share of the one behind it; 1: the same.")
+    ] = 1.0,
     dropout: Annotated[float, typer.Option(help="Before the head.")] = 0.0,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Share of a label given to the others.")] = 0.1,
@@ -199,9 +201,10 @@ def _print_evaluation(found: Evaluation) -> None:
 
 
 def _trial_row(trial: dict[str, Any]) -> list[Any]:
+    from tagger.training.tuning import words
+
     options = {name: value for name, value in trial.items() if name not in ("number", "state", "value")}
-    shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in options.items())
-    return [trial["number"], trial["state"], _share(trial["value"]), shown]
+    return [trial["number"], trial["state"], _share(trial["value"]), words(options)]
 
 
 def _share(value: float | None) -> str:

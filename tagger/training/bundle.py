@@ -165,7 +165,8 @@ def _tagger_json(learned: Learned, judged: Judged, command: str) -> dict[str, An
         "thresholds": {each.tag: each.threshold for each in judged.thresholds},
         "calibration": {
             "temperature": judged.temperature,
-            "split": judged.reported,
+            "fitted_on": "val",
+            "measured_on": judged.reported,
             "error_before": judged.error_before,
             "error_after": evaluation.calibration_error,
             "precision_target": learned.config.precision_target,

@@ -41,13 +41,17 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
     if split not in (*NAMES, "all"):
         raise UsageError(f"--split {split}: expected one of {', '.join(NAMES)}, all")
     info = checkpoint.describe(model)
-    table = _with_splits(ingesting.read_labelled(dataset).table, model)
+    known = _splits_of(model)
+    table = _with_splits(ingesting.read_labelled(dataset).table, known)
     table = table.filter(pc.is_valid(table["labels"]))
-    if split != "all":
-        table = table.filter(pc.fill_null(pc.equal(table["split"], split), False))
+    if not len(table):
+        raise SourceError(f"{dataset}: no image has a label; `tagger ingest SOURCE --labels FILE` gives them some")
     table, notes = _known_labels(table, info, dataset)
+    table = table.filter(pc.fill_null(pc.equal(table["split"], split), False)) if split != "all" else table
     if not len(table):
         raise SourceError(f"{dataset}: no labelled image is in the {split} split; choose another --split, or `all`")
+    if seen := sum(known.get(uri) in ("train", "val") for uri in table["uri"].to_pylist()):
+        notes.append(f"{seen:,} of {len(table):,} images were there when it was trained, which flatters it")
     scores, have = scores_of(info, table["uri"].to_pylist(), device)
     if failed := int((~have).sum()):
         notes.append(f"{failed:,} images cannot be read or do not decode")
@@ -59,15 +63,19 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
     return Judgement(info, split, found, tuple(notes))
 
 
-def _with_splits(table: pa.Table, model: str) -> pa.Table:
-    """Put every image that the checkpoint was trained with into the split it had then: none is tested on by mistake."""
+def _splits_of(model: str) -> dict[str, str]:
+    """Return the split that every image had which a checkpoint was trained with; {} for one that does not say."""
     trained_on = storage.join(storage.absolute(model), DATASET)
     if model.startswith(("timm/", "local-dir:")) or not storage.exists(trained_on):
-        return table
+        return {}
     known = manifest.read_source(trained_on).table
-    splits = dict(zip(known["uri"].to_pylist(), known["split"].to_pylist(), strict=True))
+    return dict(zip(known["uri"].to_pylist(), known["split"].to_pylist(), strict=True))
+
+
+def _with_splits(table: pa.Table, known: dict[str, str]) -> pa.Table:
+    """Put every image that the checkpoint was trained with into the split it had then: none is tested on by mistake."""
     given = zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True)
-    column = pa.array([splits.get(uri, split) for uri, split in given], pa.string())
+    column = pa.array([known.get(uri, split) for uri, split in given], pa.string())
     return table.set_column(table.column_names.index("split"), "split", column)
 
 

@@ -156,10 +156,12 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
     if started_from_probe:
         network.set_head(tuned, head)
     progress, logits = fine_tune_lesson(tuned, lesson, storage.join(folder, UNFINISHED), reports.on_epoch)
-    scores = outcome.candidates | {"finetune": progress.best_score}
-    reports.say(f"fine-tuned: {_score_name(config)} {progress.best_score:.1%}, best after epoch {progress.best_epoch}")
-    if config.method == "auto" and progress.best_score <= probed:
+    tried = progress.tried_score
+    scores = outcome.candidates | {"finetune": tried}
+    if started_from_probe and not progress.best_epoch:
+        reports.say(f"fine-tuned: {_score_name(config)} {tried:.1%} at most; the probe is better and is kept")
         return replace(outcome, candidates=scores, curve=progress.curve)
+    reports.say(f"fine-tuned: {_score_name(config)} {tried:.1%}, best after epoch {progress.best_epoch}")
     return Outcome(tuned, arguments, "finetune", logits, scores, progress.curve)
 
 

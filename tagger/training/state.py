@@ -31,6 +31,11 @@ class Progress:
     curve: list[dict[str, Any]] = field(default_factory=list)
     """One entry per epoch: epoch, train_loss, val_loss, val_score, lr, seconds."""
 
+    @property
+    def tried_score(self) -> float:
+        """Return the best validation score of an epoch; the probe that it began with is none."""
+        return max((entry["val_score"] for entry in self.curve), default=float("nan"))
+
 
 def save(
     uri: str,

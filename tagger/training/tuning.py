@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tagger import plots, storage
+from tagger import checkpoint, plots, storage
 from tagger.errors import MissingExtra, UsageError
 from tagger.model_info import ModelInfo
 from tagger.training import finetune, network, probe
 from tagger.training.config import TrainConfig
-from tagger.training.learning import Lesson, Reports, fine_tune_lesson, prepare, train
+from tagger.training.learning import UNFINISHED, Lesson, Reports, fine_tune_lesson, prepare, train
 
 STUDY = "_tuning.db"
 """SQLite file in the checkpoint's folder; the same command goes on with it."""
@@ -57,7 +57,9 @@ def tune(
     folder = storage.absolute(out)
     if storage.is_remote(folder):
         raise UsageError(f"--out {out}: a study is a local file; tune into a local folder")
-    if foreign := [name for name in storage.names_in(folder) or [] if not name.startswith("_tuning")]:
+    there = storage.names_in(folder) or []
+    if there and STUDY not in there:
+        foreign = [name for name in there if not name.startswith("_tuning")]
         raise UsageError(f"--out {out}: exists and is not empty ({', '.join(foreign[:3])}); choose a new folder")
     os.makedirs(storage.local_path(folder), exist_ok=True)
     lesson = prepare(dataset, replace(config, method="auto"), reports)
@@ -76,14 +78,17 @@ def tune(
         study.optimize(_objective(lesson, reports), trials - done, timeout=limit)
     if not any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.trials):
         raise UsageError(f"{out}: no trial ended in time; give --timeout more minutes, and call again to go on")
-    best = replace(config, **study.best_params)
-    reports.say(f"best: {study.best_value:.1%} on validation with {study.best_params}")
-    return _keep(study, dataset, out, folder, best, reports)
+    chosen = options_of(study.best_trial)
+    reports.say(f"best: {study.best_value:.1%} on validation with {words(chosen)}")
+    if done >= trials and checkpoint.CARD in there:
+        reports.say(f"{done} trials had ended before; --trials {done + 10} would try ten more")
+        return Tuned(checkpoint.describe(out), _rows(study), chosen)
+    return _keep(study, dataset, out, folder, replace(config, **chosen), reports)
 
 
 def suggest(trial: Any) -> dict[str, Any]:
-    """Return the options of one trial; what only fine-tuning knows is asked only there."""
-    if trial.suggest_categorical("method", ["finetune", "probe"]) == "probe":
+    """Return the options of one trial: the first is the probe, all others fine-tune."""
+    if trial.number == 0:
         return {"method": "probe"}
     return {
         "method": "finetune",
@@ -103,7 +108,8 @@ def _objective(lesson: Lesson, reports: Reports) -> Callable[[Any], float]:
     def objective(trial: Any) -> float:
         import optuna
 
-        config = replace(lesson.config, **suggest(trial))
+        options = suggest(trial)
+        config = replace(lesson.config, **options)
         if config.method == "probe":
             reports.say(f"trial {trial.number}: probe {probed:.1%}")
             return probed
@@ -119,16 +125,35 @@ def _objective(lesson: Lesson, reports: Reports) -> Callable[[Any], float]:
         with tempfile.TemporaryDirectory() as folder:
             state_uri = storage.local_uri(str(Path(folder) / "state.safetensors"))
             progress, _ = fine_tune_lesson(net, replace(lesson, config=config), state_uri, on_epoch, judge_test=False)
-        reports.say(f"trial {trial.number}: {progress.best_score:.1%} with {trial.params}")
-        return progress.best_score
+        reports.say(f"trial {trial.number}: {progress.tried_score:.1%} with {words(options)}")
+        return progress.tried_score
 
     return objective
 
 
+def options_of(trial: Any) -> dict[str, Any]:
+    """Return the options that a trial of a study had."""
+    return {"method": "finetune" if trial.number else "probe", **trial.params}
+
+
+def words(options: dict[str, Any]) -> str:
+    """Return options as people read them: lr 0.0012, augment none."""
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in options.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _rows(study: Any) -> list[dict[str, Any]]:
+    return [
+        {"number": trial.number, "state": trial.state.name.lower(), "value": trial.value, **options_of(trial)}
+        for trial in study.trials
+    ]
+
+
 def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, reports: Reports) -> Tuned:
     """Train with the best options, and leave the trials with the checkpoint."""
-    info = train(dataset, out, best, reports=reports, beside=(STUDY,))
-    trials = [{"number": t.number, "state": t.state.name.lower(), "value": t.value, **t.params} for t in study.trials]
+    storage.remove(storage.join(folder, UNFINISHED))  # of a search that was killed while it trained the best
+    info = train(dataset, out, best, reports=reports, beside=storage.names_in(folder) or ())
+    trials = _rows(study)
     values = [trial["value"] if trial["state"] == "complete" else None for trial in trials]
     bests = [max([v for v in values[: i + 1] if v is not None], default=None) for i in range(len(values))]
     drawn = plots.trials(values, bests, [trial["state"] for trial in trials], _importances(study))
@@ -136,7 +161,7 @@ def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, re
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(trials), sink)
     storage.write_atomic(storage.join(folder, "trials.parquet"), sink.getvalue().to_pybytes())
-    return Tuned(info, trials, study.best_params)
+    return Tuned(info, trials, options_of(study.best_trial))
 
 
 def _importances(study: Any) -> dict[str, float] | None:
