@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,8 +94,8 @@ def learn(folder: Path, name: str, rows: Rows, backbone: str) -> dict[str, Any]:
     with labels.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "labels", "split"])
-        writer.writerows([path, "|".join(tags), split] for path, tags, split in rows)
-    tagger.ingest(str(folder / "mosaics"), str(dataset), labels=str(labels), label_delimiter="|")
+        writer.writerows([path, json.dumps(tags), split] for path, tags, split in rows)  # []: known to have none
+    tagger.ingest(str(folder / "mosaics"), str(dataset), labels=str(labels))
     config = TrainConfig(backbone=backbone, method="probe", multilabel=True)
     info = tagger.train(str(dataset), str(folder / f"checkpoint-{name}"), config)
     return dict(info.metrics["test"])

@@ -252,7 +252,7 @@ class Trainer:
                     module.eval()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.task.device, torch.bfloat16, enabled=machine.has_bf16(self.task.device))
+        return torch.autocast(self.task.device, torch.bfloat16, enabled=self.task.device != "cpu")
 
     def _validate(self, net: nn.Module) -> tuple[float, float]:
         """Return log-loss, and accuracy or mean average precision."""

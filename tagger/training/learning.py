@@ -130,7 +130,9 @@ def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     examples = examples.keep(have, "they do not decode")
     rows = {name: examples.split(name) for name in NAMES}
     _check_splits(dataset, rows)
-    warnings = (*examples.notes, *report)
+    counts, *found = report
+    reports.say(counts)
+    warnings = (*examples.notes, *found)
     for warning in warnings:
         reports.say(f"note: {warning}")
     device = "cuda" if config.device != "cpu" and machine.has_cuda() else "cpu"
