@@ -190,7 +190,7 @@ def test_ctrl_c_keeps_what_is_committed_and_exits_with_130(many: Path, tmp_path:
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr.count("\n") == 1, stderr
-    assert "what was committed stays" in stderr
+    assert "what is written stays" in stderr
     kept = len(tagger.read_results(str(out)))
     assert 20 <= kept < 400
     assert not list(out.glob("_tmp*"))

@@ -53,9 +53,7 @@ def train(
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9,
     weight_decay: Annotated[float, typer.Option(help="L2, as the optimizer means it.")] = 0.05,
     l1: Annotated[float, typer.Option(help="Penalty on absolute weights.")] = 0.0,
-    layer_decay: Annotated[
-        float, typer.Option(help="Rate of each block, as a share of the one behind it; 1: the same.")
-    ] = 1.0,
+    layer_decay: Annotated[float, typer.Option(help="Rate of a block, as a share of the next one's.")] = 1.0,
     dropout: Annotated[float, typer.Option(help="Before the head.")] = 0.0,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0,
     label_smoothing: Annotated[float, typer.Option(help="Share of a label given to the others.")] = 0.1,
