@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import time
 
-import torch
-
 from benchmarks import machine
-from tagger.datasets import LabelledImages
 from tagger.ladder import data as ladder_data
+from tagger.ladder.rungs import pixel_rows
 from tagger.models.knn import nearest, votes
 
 
@@ -27,7 +25,7 @@ def main() -> None:
     parser.add_argument("--k", nargs="*", type=int, default=[1, 3, 5, 10])
     arguments = parser.parse_args()
     found = ladder_data.read(ladder_data.CIFAR10, arguments.data, 32, lambda line: None)
-    (queries, truth), (examples, labels) = _rows(found.test), _rows(found.train)
+    (queries, truth), (examples, labels) = pixel_rows(found.test), pixel_rows(found.train)
     print(f"{machine.describe()}\n{found.describe()}\n")
     print("| metric | seconds | " + " | ".join(f"k = {k}" for k in arguments.k) + " |")
     print("|---|--:|" + "--:|" * len(arguments.k))
@@ -38,10 +36,6 @@ def main() -> None:
         shares = [votes(labels[indices], k, len(found.train.label_names)) for k in arguments.k]
         right = [float((share.argmax(1) == truth).float().mean()) for share in shares]
         print(f"| {metric} | {seconds:.0f} | " + " | ".join(f"{share:.2%}" for share in right) + " |", flush=True)
-
-
-def _rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(data.images).permute(0, 3, 1, 2).flatten(1), torch.from_numpy(data.labels)
 
 
 if __name__ == "__main__":

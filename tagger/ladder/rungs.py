@@ -132,8 +132,8 @@ def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[dict[
     chosen = data.validation
     quick = config.minutes("knn") is not None and len(data.train.labels) > _QUICK_QUERIES
     count = min(_QUICK_QUERIES, len(chosen.labels)) if quick else len(chosen.labels)
-    queries, labels = _rows(chosen)
-    examples, known = _rows(data.learning)
+    queries, labels = pixel_rows(chosen)
+    examples, known = pixel_rows(data.learning)
     ks = [k for k in KS if k <= len(known)]
     if not ks:
         raise UsageError("knn: there are no training images to compare with")
@@ -146,7 +146,7 @@ def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[dict[
     return curves, note
 
 
-def _rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
+def pixel_rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
     """Return pixels (N, D) uint8, in the order of `Knn`, and labels (N,)."""
     return torch.from_numpy(data.images).permute(0, 3, 1, 2).flatten(1), torch.from_numpy(data.labels)
 
