@@ -266,6 +266,19 @@ def test_a_loss_that_is_not_a_number_stops_with_the_best_weights_so_far(
     assert all(np.isfinite(values).all() for values in weights(tmp_path / "made").values())
 
 
+def test_a_loss_that_is_never_a_number_leaves_the_probe_and_valid_json(
+    coloured: Path, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tagger.training import finetune
+
+    honest = finetune.Trainer._loss
+    monkeypatch.setattr(finetune.Trainer, "_loss", lambda self, *given: honest(self, *given) * float("nan"))
+    training.train(str(coloured), str(tmp_path / "made"), config(method="finetune", epochs=4))
+    text = (tmp_path / "made" / "tagger.json").read_text()
+    about = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))["training"]
+    assert (about["method"], about["candidates"]["finetune"]) == ("probe", 0.0)
+
+
 def test_out_of_memory_in_training_halves_the_piece_and_goes_on(
     coloured: Path, config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

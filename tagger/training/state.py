@@ -33,8 +33,8 @@ class Progress:
 
     @property
     def tried_score(self) -> float:
-        """Return the best validation score of an epoch; the probe that it began with is none."""
-        return max((entry["val_score"] for entry in self.curve), default=float("nan"))
+        """Return the best validation score of an epoch, 0 when none was finished; the probe it began with is none."""
+        return max((entry["val_score"] for entry in self.curve), default=0.0)
 
 
 def save(
