@@ -153,7 +153,11 @@ def _calibration(facts: CardFacts) -> str:
         sentences.append(f"Logits are divided by a temperature of {facts.temperature:.3g}.")
     if facts.calibration_error is not None:
         before, after = facts.calibration_error
-        sentences.append(f"Expected calibration error: {before:.3f} before calibration, {after:.3f} after.")
+        worse = ", no better: it was learnt on the validation split" if after >= before else ""
+        sentences.append(
+            f"Expected calibration error on the {facts.tags_measured_on} split: {before:.3f} before calibration, "
+            f"{after:.3f} after{worse}."
+        )
     if facts.precision_target is not None:
         sentences.append(
             "A tag's threshold is, of those tried, the one with the most recall among those that the validation split "
@@ -174,8 +178,13 @@ def _tag_table(facts: CardFacts) -> str:
             "`tagger.json`."
         )
     header = ("tag", "train", "validation", "test", "precision", "recall", "average precision", "threshold", "status")
-    measured = f"Precision, recall and average precision are those of the {facts.tags_measured_on} split."
-    return f"{measured}\n\n{_table(header, 'lrrrrrrrl', map(_tag_row, rows))}{note}"
+    measured = (
+        f"Precision, recall and average precision are those of the {facts.tags_measured_on} split. A tag counts as "
+        "given where its score reaches its threshold"
+    )
+    if facts.task == "multiclass":
+        measured += "; accuracy counts the best tag whatever its score, and so may be well above recall"
+    return f"{measured}.\n\n{_table(header, 'lrrrrrrrl', map(_tag_row, rows))}{note}"
 
 
 def _tag_row(row: TagFacts) -> tuple[str, ...]:

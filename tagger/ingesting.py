@@ -90,8 +90,8 @@ def ingest(
 
     `labels` is a label file or a folder of them; without it label files in the root of the source, else class folders,
     are taken when there are any. `label_format` is auto, none or a name in tagger.labels.FORMATS; `label_delimiter`
-    separates the labels of a cell; `label_names` is a file of class names by id. Raises SourceError, TableError or
-    UsageError.
+    separates the labels of a cell; `label_names` is a file of class names by id. Raises SourceError, also where
+    `labels` has none of the images, TableError or UsageError.
     """
     out_uri = storage.absolute(out)
     if not out_uri.endswith(".parquet"):
@@ -99,6 +99,12 @@ def ingest(
     if storage.exists(out_uri):
         _refuse_foreign(out_uri)
     ingested = read_labelled(source, labels, label_format, label_delimiter, label_names, on_found)
+    if labels and ingested.labels and not ingested.labels.matched_rows:
+        why = "; ".join(ingested.notes.lines()) or "it has no rows"
+        raise SourceError(
+            f"--labels {storage.redact(labels)}: no image of {storage.redact(source)} is in it ({why}); "
+            "nothing was written"
+        )
     storage.write_atomic(out_uri, schema.serialise(ingested.table, "manifest"))
     return ingested
 

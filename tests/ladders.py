@@ -61,7 +61,7 @@ def ladder(
         "k_curve": {"l1": {1: 0.36, 3: 0.37, 10: 0.33}, "l2": {1: 0.33, 3: 0.31, 10: float("nan")}},
         "templates": rng.normal(size=(len(names), 8, 8, 3)),
         "filters": {"mlp": rng.normal(size=(70, 8, 8, 3)), "convnet": rng.normal(size=(6, 3, 3))},
-        "mistakes": {"speedrun": Mistakes(list(pictures[:3]), [f"{names[0]} 0.99 - is {names[1]}"] * 3)},
+        "mistakes": {"speedrun": Mistakes(list(pictures[:3]), [f"{names[0]} 0.99\nis {names[1]}"] * 3)},
         "comparisons": [Comparison("activation", [("ReLU", 0.57, "as above"), ("sigmoid", 0.48, "same seed")], "mlp")],
         "command": "tagger benchmark cifar10 --out report",
         "machine": "2 cores",

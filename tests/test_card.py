@@ -54,6 +54,13 @@ def test_the_card_opens_with_the_test_result() -> None:
     )
 
 
+def test_the_card_says_what_its_numbers_count() -> None:
+    assert "accuracy counts the best tag whatever its score" in card(replace(FACTS, task="multiclass"))
+    assert "whatever its score" not in card(FACTS)
+    assert "no better: it was learnt on the validation split" in card(replace(FACTS, calibration_error=(0.02, 0.03)))
+    assert "no better" not in card(FACTS)
+
+
 def test_without_a_test_split_the_headline_is_the_validation_result() -> None:
     text = card(replace(FACTS, headlines={"validation": "accuracy 91%"}, task="multiclass", method="finetune"))
     assert "fine-tuned from `timm/mobilenetv2_100.ra_in1k`, that gives each image one of 3 tags" in text

@@ -166,10 +166,10 @@ def test_a_name_alone_that_fits_one_file_is_taken_and_said(tmp_path: Path) -> No
 
 
 def test_a_file_of_another_split_is_another_file(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["val/cat/1.jpg"])
-    (tmp_path / "l.csv").write_text("path,label\ntrain/cat/1.jpg,cat\n")
+    source = pictures(tmp_path / "s", ["val/cat/1.jpg", "val/cat/2.jpg"])
+    (tmp_path / "l.csv").write_text("path,label\ntrain/cat/1.jpg,cat\nval/cat/2.jpg,cat\n")
     found = ingest(source, str(tmp_path / "l.csv"))
-    assert found.table["labels"].to_pylist() == [None]
+    assert found.table["labels"].to_pylist() == [None, ["cat"]]
     assert "rows that name a file not in the source: 1 (train/cat/1.jpg)" in found.text()
 
 
@@ -222,10 +222,13 @@ def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> Non
     source = pictures(tmp_path / "s", ["1.jpg"])
     (tmp_path / "l.csv").write_text("width,height\n1,2\n")
     (tmp_path / "names.txt").write_text("\n")
+    (tmp_path / "other.csv").write_text("path,label\nelse.jpg,cat\n")
     out = ("--out", tmp_path / "m.parquet")
     for options, message in (
         (["--labels", tmp_path / "l.csv"], "no label format takes it, with columns width, height. Known: azure"),
         (["--labels", tmp_path / "none.csv"], "none.csv: not found"),
+        (["--labels", tmp_path / "other.csv"], "other.csv: no image of"),
+        (["--labels", tmp_path / "other.csv"], "rows that name a file not in the source: 1 (else.jpg)); nothing was"),
         (["--labels", tmp_path / "l.csv", "--label-format", "single"], "--label-format single: expected auto, none"),
         (["--labels", tmp_path / "l.csv", "--label-format", "coco"], "l.csv: not valid JSON"),
         (["--label-names", tmp_path / "names.txt"], "no class names in it"),

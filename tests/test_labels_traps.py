@@ -15,7 +15,7 @@ import pytest
 from label_files import pictures
 
 import tagger
-from tagger.errors import TableError, UsageError
+from tagger.errors import SourceError, TableError, UsageError
 from tagger.ingesting import Ingested
 
 
@@ -264,9 +264,9 @@ def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) 
         {"data": {"image": f"/data/upload/1/{prefix}-1.jpg"}, "annotations": [{"result": label_files.choices([label])}]}
         for prefix, label in (("ad2a7904", "cat"), ("bbbb7904", "dog"))
     ]
-    found = ingest(source, tmp_path / "l.json", tasks)
-    assert by_name(found) == {}
-    assert "rows whose name could mean several files, not guessed: 2 (" in said(found)
+    with pytest.raises(SourceError) as raised:  # nothing is left that has a label
+        ingest(source, tmp_path / "l.json", tasks)
+    assert "rows whose name could mean several files, not guessed: 2 (" in str(raised.value)
 
 
 def test_cvat_subsets_tell_files_of_one_name_apart(tmp_path: Path) -> None:

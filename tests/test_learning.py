@@ -332,8 +332,20 @@ def test_images_that_do_not_decode_are_left_out_and_said(coloured: Path, config:
     (coloured / "red" / "empty.jpg").write_bytes(b"")
     lines, reports = heard()
     training.train(str(coloured), str(tmp_path / "made"), config(), reports=reports)
-    assert any("2 images left out" in line and "broken.jpg" in line for line in lines)
-    assert "2 images left out" in (tmp_path / "made" / "README.md").read_text()
+    assert any("left out: 2 of " in line and "broken.jpg" in line for line in lines)
+    assert "left out: 2 of " in (tmp_path / "made" / "README.md").read_text()
+
+
+def test_names_that_differ_in_case_alone_are_said_when_a_manifest_is_trained_on(
+    coloured: Path, config: Any, tmp_path: Path
+) -> None:
+    paths = sorted(coloured.glob("*/*.png"))
+    rows = [f"{path.relative_to(coloured)},{'Red' if path.stem == '3' else path.parent.name}" for path in paths]
+    (tmp_path / "l.csv").write_text("path,label\n" + "\n".join(rows))
+    tagger.ingest(str(coloured), str(tmp_path / "m.parquet"), str(tmp_path / "l.csv"))
+    lines, reports = heard()
+    training.train(str(tmp_path / "m.parquet"), str(tmp_path / "made"), config(), reports=reports)
+    assert any("'Red' / 'red'" in line for line in lines)
 
 
 def test_near_duplicates_stay_in_one_split(coloured: Path, config: Any, tmp_path: Path) -> None:
@@ -454,6 +466,7 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_the_best(coloured: Path, conf
     assert len(found.trials) == 3
     assert (out / "plots" / "trials.png").exists()
     assert (out / "trials.parquet").exists()
+    assert "options chosen by tagger tune in" in (out / "README.md").read_text()
     assert checkpoint.describe(str(out)).model_id == found.info.model_id
     best = max(trial["value"] for trial in found.trials if trial["state"] == "complete")
     about = json.loads((out / "tagger.json").read_text())["training"]

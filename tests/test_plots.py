@@ -128,7 +128,7 @@ def test_a_tag_without_average_precision_or_threshold_still_has_its_curve() -> N
 def test_mistakes_of_any_shape_stand_in_a_grid(size: int, columns: int) -> None:
     shapes = [(64, 48), (48, 64), (300, 20), (1, 1), (900, 700)]
     pictures = [np.asarray(photo(i, shapes[i % 5])) for i in range(size)]
-    captions = [f"{name} 0.99 - is {name}" for name in awkward(size)]
+    captions = [f"{name} 0.99\nis {name}\n{name}.jpg" for name in awkward(size)]
     image = opened(plots.mistakes(pictures, captions, columns))
     across = min(columns, size, plots.predictions.PICTURES)
     assert 110 * across <= image.width <= 260 * across + 60

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,7 +15,7 @@ Models = Annotated[
         help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER; repeat it to tag with several at once."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 Engine = Annotated[
     str, typer.Option(help="auto, openvino, torch (compiled) or eager; auto takes the fastest that agrees with eager.")
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,9 +21,14 @@ Dataset = Annotated[str, typer.Argument(help="Manifest with labels (`tagger inge
 Out = Annotated[str, typer.Option(help="Checkpoint folder to write; new or empty.")]
 Backbone = Annotated[str, typer.Option(help="timm/NAME, or local-dir:FOLDER in timm's layout.")]
 Multilabel = Annotated[bool, typer.Option("--multilabel", help="An image may have several labels, or none.")]
-ImageSize = Annotated[int | None, typer.Option(help="Side in pixels; by default the backbone's.")]
-Fit = Annotated[str, typer.Option(help="crop the centre, letterbox the whole picture, or squash it.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images; by default 18 (scratch: 14).")]
+ImageSize = Annotated[int | None, typer.Option(min=16, help="Side in pixels; by default the backbone's.")]
+Fit = Annotated[
+    Literal["crop", "letterbox", "squash"],
+    typer.Option(help="Crop the centre, letterbox the whole picture, or squash it."),
+]
+Epochs = Annotated[
+    int | None, typer.Option(min=1, help="Passes over the training images; by default 18 (scratch: 14).")
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same CPU: the same checkpoint.")]
 Target = Annotated[float, typer.Option(help="Precision that every tag's threshold is to reach.")]
 
@@ -34,7 +39,7 @@ def train(
     out: Out,
     backbone: Backbone = "timm/mobilenetv3_large_100.ra_in1k",
     method: Annotated[
-        str,
+        Literal["auto", "probe", "finetune", "scratch"],
         typer.Option(
             help="probe (a linear head on frozen features, seconds), finetune (the whole network), auto (both when "
             "time allows, the better is kept), or scratch (a small net of our own from nothing)."
@@ -44,9 +49,11 @@ def train(
     image_size: ImageSize = None,
     fit: Fit = "crop",
     epochs: Epochs = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step; by default 32 (scratch: 512).")] = None,
-    accumulate: Annotated[int, typer.Option(help="Batches per optimizer step.")] = 1,
-    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per step; by default 32 (scratch: 512).")
+    ] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
+    optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="How weights are changed.")] = "adamw",
     lr: Annotated[float, typer.Option(help="Peak learning rate of the head.")] = 1e-3,
     schedule: Annotated[str, typer.Option(help="cosine, or rates with epochs each: 0.01x10,0.001x5.")] = "cosine",
     warmup_epochs: Annotated[float, typer.Option(help="Epochs in which a cosine's rate rises.")] = 1.0,
@@ -63,7 +70,7 @@ def train(
     cutmix: Annotated[float, typer.Option(help="Strength; 0: none.")] = 0.0,
     ema: Annotated[float, typer.Option(help="Decay of an average of the weights; 0: none.")] = 0.99,
     clip: Annotated[float, typer.Option(help="Largest gradient norm; 0: any.")] = 1.0,
-    patience: Annotated[int, typer.Option(help="Epochs without better validation before it stops.")] = 10,
+    patience: Annotated[int, typer.Option(min=1, help="Epochs without better validation before it stops.")] = 10,
     freeze_norms: Annotated[bool, typer.Option("--freeze-norms", help="Keep batch-norm statistics.")] = False,
     class_weights: Annotated[bool, typer.Option("--class-weights", help="Rare labels count more.")] = False,
     precision_target: Target = 0.9,
@@ -94,7 +101,7 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")],
     dataset: Dataset,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    split: Annotated[Literal["train", "val", "test", "all"], typer.Option(help="Which images.")] = "test",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -114,7 +121,7 @@ def evaluate(
 def tune(
     dataset: Dataset,
     out: Out,
-    trials: Annotated[int, typer.Option(help="Trials in all, those of earlier calls included.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
     timeout: Annotated[float | None, typer.Option(help="Minutes after which no trial begins.")] = None,
     backbone: Backbone = "timm/mobilenetv3_large_100.ra_in1k",
     multilabel: Multilabel = False,

@@ -19,6 +19,7 @@ _CLASHING = 4
 
 _MANY = 50
 MISSING = "rows that name a file not in the source"
+TWINS = "class names that differ only in case or spaces, kept apart"
 SEVERAL = "rows whose name could mean several files, not guessed"
 
 
@@ -62,6 +63,14 @@ def join(
         else:
             board.put(found.rows[0], found.closeness, record)
     return board.settle()
+
+
+def twins(names: Iterable[str]) -> list[str]:
+    """Return `'Bee' / 'bee'` for every group of names that differ only in case or spaces: often a slip."""
+    alike = defaultdict(list)
+    for name in names:
+        alike["".join(name.casefold().split())].append(name)
+    return [" / ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
 
 
 class _Board:
@@ -174,12 +183,7 @@ class _Board:
 
     def _warn_of_classes(self, classes: Counter[str], images: int) -> None:
         """Note names that differ only in case or spaces, and a column that hardly repeats: text rather than labels."""
-        twins = defaultdict(list)
-        for name in classes:
-            twins["".join(name.casefold().split())].append(name)
-        for names in twins.values():
-            if len(names) > 1:
-                shown = " / ".join(map(repr, sorted(names)))
-                self.notes.add("class names that differ only in case or spaces, kept apart", shown)
+        for names in twins(classes):
+            self.notes.add(TWINS, names)
         if len(classes) > max(_MANY, images / 2):
             self.notes.add("classes, nearly one per image (are these labels?)", min(classes), len(classes))

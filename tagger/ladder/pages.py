@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def gather(
         label_names=data.train.label_names,
         truth=data.test.labels,
         note=data.note,
-        published=PUBLISHED if data.name.lower().replace("-", "") == CIFAR10 else (),
+        published=_published(data, of_model),
         neighbours=_neighbours(nets["knn"], data, of_model["knn"]) if "knn" in nets else None,
         k_curve=next((_curves(row["k_curve"]) for row in rows if row.get("k_curve")), {}),
         templates=_last(linear.templates()) if isinstance(linear, Linear) else None,
@@ -86,6 +86,12 @@ def gather(
 def _run(row: Mapping[str, Any], scores: Float32Array) -> report.Run:
     known = {name: row[name] for name in report.Run.__dataclass_fields__ if name in row}
     return report.Run(**known | {"interval": tuple(row["interval"]), "scores": scores})
+
+
+def _published(data: LadderData, models: Collection[str]) -> list[report.Published]:
+    """Return what others report of these models; of images that only the user has, nobody reports anything."""
+    same = data.name.lower().replace("-", "") == CIFAR10
+    return [each for each in PUBLISHED if same and each.model in models]
 
 
 def _curves(kept: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
@@ -144,7 +150,7 @@ def _mistakes(data: LadderData, scores: Float32Array) -> report.Mistakes:
     truth, said, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
     wrong = np.flatnonzero(said != truth)
     surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
-    captions = [f"{names[said[row]]} {scores[row].max():.2f} - {names[truth[row]]}" for row in surest]
+    captions = [f"{names[said[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
     pictures: list[UInt8Array] = list(data.test.images[surest])
     return report.Mistakes(pictures, captions)
 

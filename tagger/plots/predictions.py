@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import islice, product
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from PIL import Image
 
+from tagger import metrics
 from tagger.plots import look
 
 Array = npt.NDArray[Any]
@@ -83,8 +83,9 @@ def _write_cells(axes: Axes, counts: Array, shares: Array) -> None:
 def reliability(confidence: Array, accuracy: Array, weight: Array, before: Bins | None = None) -> bytes:
     """Draw the reliability diagram of bins (B,), their weights below, the expected calibration error in the title.
 
-    `weight` counts the images of a bin; empty bins are left out. `before` is the same three arrays without
-    calibration. The error is the weighted mean of |accuracy - confidence| (Naeini et al. 2015).
+    `weight` counts the images of a bin, from which come the bars, Wilson's 95%; empty bins are left out. `before` is
+    the same three arrays without calibration. The error is the weighted mean of |accuracy - confidence| (Naeini et al.
+    2015).
     """
     after = _filled(confidence, accuracy, weight)
     if not after[2].size:
@@ -98,6 +99,8 @@ def reliability(confidence: Array, accuracy: Array, weight: Array, before: Bins 
         title += f" (before {_calibration_error(raw):.3f})"
         handles += upper.plot(raw[0], raw[1], "s:", color=look.COLOURS[1], markersize=4, linewidth=1.4)
         named.append("before calibration")
+    low, high = np.transpose([metrics.wilson_interval(round(a * n), round(n)) for _, a, n in zip(*after, strict=True)])
+    upper.vlines(after[0], low, high, color=look.COLOURS[0], alpha=0.45, linewidth=1.4)
     handles += upper.plot(after[0], after[1], "o-", color=look.COLOURS[0], markersize=5, linewidth=1.8)
     named.append("this model" if before is None else "after calibration")
     look.dress(upper, title[0].upper() + title[1:], "", "share that is right")
@@ -169,8 +172,9 @@ def _steps(recall: Array) -> Any:
 
 
 def mistakes(pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], columns: int = 6) -> bytes:
-    """Draw pictures (H, W, 3) uint8 in a grid with their captions, each in its own shape; no more than the first 60.
+    """Draw pictures (H, W, 3) uint8 in a grid, each in its own shape; no more than the first 60.
 
+    A caption has a line or several, each cut to what fits.
     Raises ValueError when there are not as many captions as pictures.
     """
     if len(pictures) != len(captions):
@@ -180,21 +184,20 @@ def mistakes(pictures: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str],
     shown = list(zip(pictures, captions, strict=True))[:PICTURES]
     columns = max(1, min(columns, len(shown)))
     rows = -(-len(shown) // columns)
-    figure = look.figure(1.75 * columns + 0.1, 2.15 * rows + 0.1)
+    lines = max(len(caption.splitlines()) for _, caption in shown)
+    figure = look.figure(1.75 * columns + 0.1, (1.8 + 0.18 * lines) * rows + 0.1)
     cells = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (picture, caption) in zip(cells, shown, strict=False):
         small = Image.fromarray(picture)
         small.thumbnail((_THUMBNAIL, _THUMBNAIL))
         axes.imshow(np.asarray(small), aspect="equal", interpolation="antialiased")
-        axes.set_title(_two_lines(caption), fontsize=look.SMALL, color=look.INK, **look.lettering())
+        axes.set_title(
+            "\n".join(look.shorten(line, 24) for line in caption.splitlines()),
+            fontsize=look.SMALL,
+            color=look.INK,
+            **look.lettering(),
+        )
         axes.set_anchor("N")
     for axes in figure.axes:
         axes.set_axis_off()
     return look.png(figure)
-
-
-def _two_lines(caption: str) -> str:
-    said, dash, true = look.clean(caption).partition(" - ")
-    if dash:
-        return f"{look.shorten(said, 24)}\n{look.shorten(true, 24)}"
-    return "\n".join(textwrap.wrap(said, 24, max_lines=2, placeholder="…"))

@@ -76,6 +76,7 @@ def _numbered(ladder: Ladder) -> Iterator[tuple[int, Rung]]:
 
 def _sentence(text: str) -> str:
     line = one_line(text)
+    line = line[:1].upper() + line[1:]
     return line if not line or line[-1] in ".!?" else line + "."
 
 
@@ -120,7 +121,7 @@ def _last_step(ladder: Ladder, best: Rung) -> str:
 
 def _flops_ratio(before: Rung, best: Rung) -> str:
     small, large = before.mean("flops"), best.mean("flops")
-    return f", {large / small:.2g} times the FLOPs per image" if small and large else ""
+    return f", {rate(large / small)} times the FLOPs per image" if small and large else ""
 
 
 def _doubt(before: Rung, best: Rung) -> str:

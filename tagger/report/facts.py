@@ -134,7 +134,7 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """Test images (H, W, 3) uint8 that a model is surest about and wrong, with captions `said 0.99 - is that`."""
+    """Test images (H, W, 3) uint8 that a model is surest about and wrong; captions have a line each for both labels."""
 
     images: Sequence[UInt8Array]
     captions: Sequence[str]

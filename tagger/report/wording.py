@@ -43,7 +43,7 @@ def quantity(value: Number) -> str:
 
 
 def rate(value: Number) -> str:
-    """Return images/s with no more digits than a measurement has."""
+    """Return images/s, or a ratio, with no more digits than a measurement has."""
     if value is None or not known([value]):
         return UNKNOWN
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -24,6 +24,8 @@ from tagger.training.probe import scores_of
 DATASET = "dataset.parquet"
 """The images it learnt from, with labels and splits: `tagger evaluate` finds the same test split again."""
 MISTAKES = 24
+_SHOWN = 10
+"""Tags that a warning names."""
 _PACKAGES = ("tagger", "torch", "timm", "scikit-learn", "pillow")
 
 
@@ -153,7 +155,8 @@ def _mistakes(learned: Learned, judged: Judged) -> bytes | None:
         picture.thumbnail((160, 160))
         pictures.append(np.asarray(picture))
         is_really = names[truth[row].argmax()] if truth[row].any() else "none of them"
-        captions.append(f"{names[scores[row].argmax()]} {scores[row].max():.2f}\nis {is_really}")
+        name = storage.redact(uris[row]).rpartition("/")[2]
+        captions.append(f"{names[scores[row].argmax()]} {scores[row].max():.2f}\nis {is_really}\n{name}")
     return plots.mistakes(pictures, captions)
 
 
@@ -242,12 +245,17 @@ def too_few(thresholds: list[Threshold]) -> list[str]:
     lines = []
     few = [each for each in thresholds if each.status == "too few"]
     if few:
-        shown = ", ".join(f"{each.tag} ({each.needed or 'some'})" for each in few[:10])
-        lines.append(f"{len(few):,} tags have too few validation examples for a threshold; missing: {shown}")
+        missing = [f"{each.tag} ({each.needed or 'some'} more)" for each in few]
+        lines.append(f"tags with too few validation examples for a threshold: {_shown(missing)}")
     missed = [each.tag for each in thresholds if each.status == "not reached"]
     if missed:
-        lines.append(f"{len(missed):,} tags do not reach the precision asked for: {', '.join(missed[:10])}")
+        lines.append(f"tags that do not reach the precision asked for: {_shown(missed)}")
     return lines
+
+
+def _shown(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _tag_facts(learned: Learned, judged: Judged) -> list[TagFacts]:

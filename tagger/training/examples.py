@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from tagger import ingesting, splits
 from tagger.errors import SourceError, UsageError
+from tagger.labels.joining import TWINS, twins
 from tagger.model_info import fingerprint
 
 BoolArray = npt.NDArray[np.bool_]
@@ -63,7 +64,7 @@ class Examples:
         if not gone:
             return self
         shown = [uri for uri, kept in zip(self.uris, rows, strict=True) if not kept][:3]
-        note = f"{gone:,} images left out: {why} (such as {', '.join(shown)})"
+        note = f"left out: {gone:,} of {len(self):,} images, {why} (such as {', '.join(shown)})"
         ids = tuple(each for each, kept in zip(self.image_ids, rows, strict=False) if kept)
         table = self.table.filter(pa.array(rows))
         return replace(self, table=table, truth=self.truth[rows], notes=(*self.notes, note), image_ids=ids)
@@ -95,11 +96,12 @@ def read_examples(dataset: str, multilabel: bool) -> Examples:
     if len(counts) < 2 and not (multilabel and counts):
         raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart")
     if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
-        raise UsageError(f"{dataset}: {several:,} images have more than one label; add --multilabel")
+        raise UsageError(f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel")
     names = tuple(sorted(counts))
-    notes = list(found.notes.lines())
+    alike = twins(names) if found.labels is None else []  # else they are among the notes
+    notes = [*found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
     if unlabelled := len(found) - len(labelled):
-        notes.append(f"{unlabelled:,} unlabelled images are not used")
+        notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
     return Examples(labelled, names, truth_of(labelled, names), tuple(notes))
 
 

@@ -92,7 +92,9 @@ def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Ta
             f"{dataset}: its labels ({', '.join(unknown[:5])}) are none of {info.name}'s "
             f"({', '.join(info.label_names[:5])})"
         )
-    left_out = f"{len(kept) - sum(kept):,} images have labels that {info.name} never saw: {', '.join(unknown[:5])}"
+    left_out = (
+        f"left out: {len(kept) - sum(kept):,} images, with labels that {info.name} never saw: {', '.join(unknown[:5])}"
+    )
     return table.filter(pa.array(kept)), [left_out]
 
 

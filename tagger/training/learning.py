@@ -46,12 +46,13 @@ def train(
     resume: bool = False,
     reports: Reports | None = None,
     beside: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> ModelInfo:
     """Learn the labels of a manifest or folder and write a checkpoint folder; return what it holds.
 
     Validation chooses (strength, method, epoch, temperature, thresholds); the test split is scored once, at the end.
     With `resume` a run that was killed while fine-tuning goes on after its last whole epoch. `beside` names files that
-    may already be in the folder. Raises TaggerError.
+    may already be in the folder; `notes` are said in the card. Raises TaggerError.
     """
     config, reports = config or TrainConfig(), reports or Reports()
     torch.set_num_threads(machine.cores())
@@ -68,7 +69,7 @@ def train(
         backbone=lesson.backbone,
         device=lesson.device,
         seconds=time.perf_counter() - started,
-        warnings=lesson.warnings,
+        warnings=(*lesson.warnings, *notes),
     )
     judged = judge(learned)
     for line in too_few(judged.thresholds):

@@ -152,8 +152,12 @@ def _rows(study: Any) -> list[dict[str, Any]]:
 def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, reports: Reports) -> Tuned:
     """Train with the best options, and leave the trials with the checkpoint."""
     storage.remove(storage.join(folder, UNFINISHED))  # of a search that was killed while it trained the best
-    info = train(dataset, out, best, reports=reports, beside=storage.names_in(folder) or ())
     trials = _rows(study)
+    note = (
+        f"options chosen by tagger tune in {len(trials)} trials (trials.parquet, plots/trials.png) on the validation "
+        "split, whose numbers are flattered by it"
+    )
+    info = train(dataset, out, best, reports=reports, beside=storage.names_in(folder) or (), notes=[note])
     values = [trial["value"] if trial["state"] == "complete" else None for trial in trials]
     bests = [max([v for v in values[: i + 1] if v is not None], default=None) for i in range(len(values))]
     drawn = plots.trials(values, bests, [trial["state"] for trial in trials], _importances(study))
