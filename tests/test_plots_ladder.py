@@ -10,7 +10,7 @@ from pictures import photo
 from test_plots import awkward, ink, opened
 
 from tagger import plots
-from tagger.plots import ladder, look
+from tagger.plots import cost, inside, ladder, look
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a squeezed layout, an empty mean
 
@@ -40,11 +40,11 @@ def test_labels_of_close_points_do_not_overlap() -> None:
     axes = figure.subplots()
     x, y = np.array([100, 105, 110, 103, 200.0]), np.array([0.80, 0.802, 0.798, 0.81, 0.9])
     names = [f"a model with a name {k}" for k in range(5)]
-    ladder._cost_points(axes, x, y, np.stack([y - 0.01, y + 0.01], axis=1))
+    cost._cost_points(axes, x, y, np.stack([y - 0.01, y + 0.01], axis=1))
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    ladder._label_points(axes, canvas, names, x, y, np.full((5, 2), NAN), [])
+    cost._label_points(axes, canvas, names, x, y, np.full((5, 2), NAN), [])
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in axes.texts]
     assert len(boxes) == 5
     for index, one in enumerate(boxes):
@@ -52,8 +52,8 @@ def test_labels_of_close_points_do_not_overlap() -> None:
 
 
 def test_the_frontier_holds_what_nothing_as_cheap_beats() -> None:
-    assert ladder._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1])) == [1, 0, 3]
-    assert ladder._frontier(np.array([5, 5]), np.array([0.4, 0.5])) == [1]
+    assert cost._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1])) == [1, 0, 3]
+    assert cost._frontier(np.array([5, 5]), np.array([0.4, 0.5])) == [1]
 
 
 @pytest.mark.parametrize("size", [1, 8, 20])
@@ -110,7 +110,7 @@ def test_neighbours_stand_beside_their_query(rows: int, columns: int) -> None:
     distances = [[10.0**k for k in range(columns)]] * rows
     image = opened(plots.neighbours(pictures(rows), awkward(rows), images, labels, right, distances))
     assert image.width <= 1300
-    assert image.height <= 190 * min(rows, ladder.QUERIES) + 60
+    assert image.height <= 190 * min(rows, inside.QUERIES) + 60
 
 
 def test_a_right_neighbour_is_framed_in_another_colour_than_a_wrong_one() -> None:
@@ -139,9 +139,9 @@ def test_templates_of_any_number_of_classes_open(size: int) -> None:
 
 def test_each_template_is_scaled_to_its_own_range() -> None:
     pattern = np.arange(64.0).reshape(8, 8)
-    assert np.allclose(ladder._scaled(pattern), ladder._scaled(1e-6 * pattern - 3))
-    assert (ladder._scaled(np.full((2, 2), 7.0)) == 0.5).all()
-    assert ladder._scaled(np.array([[NAN, 1], [2, 3]]))[0, 0] == 0.5
+    assert np.allclose(inside._scaled(pattern), inside._scaled(1e-6 * pattern - 3))
+    assert (inside._scaled(np.full((2, 2), 7.0)) == 0.5).all()
+    assert inside._scaled(np.array([[NAN, 1], [2, 3]]))[0, 0] == 0.5
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 3), (6, 5, 5), (64, 5, 5, 3), (512, 32, 32, 3)])

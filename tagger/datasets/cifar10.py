@@ -115,7 +115,9 @@ def _members(place: str) -> Iterator[tuple[str, bytes]]:
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(f"{place}: the archive is truncated or damaged ({error}); fetch it again") from error
+        raise SourceError(
+            f"{place}: the archive is truncated or damaged ({str(error).partition(': - ')[0]}); fetch it again"
+        ) from error
 
 
 def _read_if_there(uri: str) -> bytes | None:

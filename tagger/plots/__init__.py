@@ -5,17 +5,9 @@ Nothing here touches matplotlib's global state, so it is safe beside a notebook'
 
 from __future__ import annotations
 
-from tagger.plots.ladder import (
-    FILTERS,
-    accuracy_against_cost,
-    curves,
-    filters,
-    k_curve,
-    neighbours,
-    per_class,
-    reliabilities,
-    templates,
-)
+from tagger.plots.cost import accuracy_against_cost
+from tagger.plots.inside import FILTERS, filters, neighbours, templates
+from tagger.plots.ladder import curves, k_curve, per_class, reliabilities
 from tagger.plots.predictions import confusion_matrix, mistakes, precision_recall, reliability
 from tagger.plots.runs import learning_curves, trials
 

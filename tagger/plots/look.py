@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 DPI = 120
 INK, GREY, PALE = "#222222", "#8c8c8c", "#e4e4e4"
@@ -101,6 +102,27 @@ def legend_below(axes: Axes, handles: list[Any], names: list[str]) -> None:
 def lettering() -> dict[str, Any]:
     """Return the text properties for words from outside: a $ is a dollar, and every installed script is drawn."""
     return {"parse_math": False, "fontfamily": list(_fonts())}
+
+
+def log_ticks(axes: Axes) -> None:
+    """Name 1, 2, 5, 10 … on a short log axis, powers of ten on a long one."""
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 800 else (1,), numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def percent(axes: Axes) -> None:
+    """Name the marks of the y axis as percentages."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+
+
+def short_number(value: float) -> str:
+    """Return a number as people write it on an axis: 0.5, 20, 3k, 40M, 2G, 5T."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def clean(text: str) -> str:
