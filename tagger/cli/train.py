@@ -29,6 +29,14 @@ Fit = Annotated[
 Epochs = Annotated[
     int | None, typer.Option(min=1, help="Passes over the training images; by default 18 (scratch: 14).")
 ]
+Batch = Annotated[int | None, typer.Option(min=1, help="Images per step; by default 32 (scratch: 512).")]
+Method = Annotated[
+    Literal["auto", "probe", "finetune", "scratch"],
+    typer.Option(
+        help="probe (a linear head on frozen features, seconds), finetune (the whole network), auto (both when "
+        "time allows, the better is kept), or scratch (a small net of our own from nothing)."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same CPU: the same checkpoint.")]
 Target = Annotated[float, typer.Option(help="Precision that every tag's threshold is to reach.")]
 
@@ -38,20 +46,12 @@ def train(
     dataset: Dataset,
     out: Out,
     backbone: Backbone = "timm/mobilenetv3_large_100.ra_in1k",
-    method: Annotated[
-        Literal["auto", "probe", "finetune", "scratch"],
-        typer.Option(
-            help="probe (a linear head on frozen features, seconds), finetune (the whole network), auto (both when "
-            "time allows, the better is kept), or scratch (a small net of our own from nothing)."
-        ),
-    ] = "auto",
+    method: Method = "auto",
     multilabel: Multilabel = False,
     image_size: ImageSize = None,
     fit: Fit = "crop",
     epochs: Epochs = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per step; by default 32 (scratch: 512).")
-    ] = None,
+    batch_size: Batch = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
     optimizer: Annotated[Literal["adamw", "sgd"], typer.Option(help="How weights are changed.")] = "adamw",
     lr: Annotated[float, typer.Option(help="Peak learning rate of the head.")] = 1e-3,
