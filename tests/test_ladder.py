@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 import tagger
 from tagger import checkpoint
 from tagger.errors import SourceError, UsageError
-from tagger.ladder import Climb, LadderConfig, climb, plan
+from tagger.ladder import Climb, LadderConfig, climb, plan, transfer
 
 OWN = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun")
 
@@ -147,6 +149,15 @@ def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: P
     rows = climb(Climb(str(stripes), str(tmp_path / "report"), config))
     assert [row["model"] for row in rows] == ["probe", "finetune"]
     assert all(row["accuracy"] > 0.4 for row in rows)
+
+
+@pytest.mark.parametrize("count", [3, 857, 6_703, 49_999])
+def test_part_of_the_images_is_drawn_evenly_whatever_the_number(count: int) -> None:
+    rows = [{"labels": [str(index % 10)], "split": "train"} for index in range(50_000)]
+    kept = transfer._some(pa.Table.from_pylist([*rows, {"labels": ["0"], "split": "test"}]), count)
+    per_class = Counter(row["labels"][0] for row in kept.to_pylist() if row["split"] == "train")
+    assert set(per_class.values()) == {-(-count // 10)}
+    assert kept["split"].to_pylist().count("test") == 1
 
 
 def test_the_command_prints_one_json_object(stripes: Path, tmp_path: Path, run_tagger: Callable[..., Any]) -> None:

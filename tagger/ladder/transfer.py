@@ -14,6 +14,7 @@ from tagger.ladder.config import LadderConfig
 from tagger.ladder.data import Files, LadderData, Say
 from tagger.model_info import ModelInfo
 from tagger.training import Reports, TrainConfig, train
+from tagger.training.examples import BoolArray
 from tagger.training.judging import scores_of
 
 TITLES = {"probe": "Linear probe", "finetune": "Fine-tuned"}
@@ -70,16 +71,23 @@ def _dataset(files: Files, data: LadderData, count: int | None, out: str) -> tup
         return files.dataset, everything, ""  # splits are yet to be made, of all images
     kept = _some(table, count)
     storage.write_atomic(storage.absolute(out), schema.serialise(kept, "manifest"))
+    count = int(_learning(kept).sum())
     return out, count, f"{count:,} of {everything:,} training images"
 
 
 def _some(table: pa.Table, count: int) -> pa.Table:
-    """Return every n-th training image of each class, and all the others."""
+    """Return about so many training images, evenly from each class, and all the others."""
     labels = np.array([row[0] if row else "" for row in table["labels"].to_pylist()])
-    learning = pc.is_in(table["split"], pa.array(["train", "val"])).to_numpy(zero_copy_only=False)
-    step = learning.sum() / count
+    learning = _learning(table)
     chosen = ~learning
     for label in np.unique(labels):
         rows = np.flatnonzero(learning & (labels == label))
-        chosen[rows[np.unique((np.arange(0, len(rows), step)).astype(int))]] = True
+        wanted = -(-len(rows) * count // int(learning.sum()))
+        chosen[rows[np.arange(wanted) * len(rows) // wanted]] = True
     return table.filter(pa.array(chosen))
+
+
+def _learning(table: pa.Table) -> BoolArray:
+    """Return which images are not for testing."""
+    found: BoolArray = pc.is_in(table["split"], pa.array(["train", "val"])).to_numpy(zero_copy_only=False)
+    return found
