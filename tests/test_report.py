@@ -109,7 +109,7 @@ def test_the_page_needs_nothing_but_itself(whole: Page) -> None:
 def test_the_page_says_what_markdown_says(whole: Page) -> None:
     for text in (whole.text, markdown(ladder(seeds=2))):
         for words in (
-            *("A JPEG copy.", "mean over 2 seeds", "30 epochs were cut to 3.", "tagger benchmark cifar10 --out report"),
+            *("A JPEG copy.", "mean over 2 seeds", "Cut: 3 of 30 epochs.", "tagger benchmark cifar10 --out report"),
             *("ResNet-110", "93.6%", "sigmoid", "48.0%", "torch 2.9"),
         ):
             assert words in text

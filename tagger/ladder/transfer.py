@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagger import ingesting, schema, storage
+from tagger import checkpoint, ingesting, schema, storage
 from tagger.engines import Float32Array
 from tagger.ladder.config import LadderConfig
 from tagger.ladder.data import Files, LadderData, Say
@@ -55,9 +56,17 @@ def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, o
     reports = Reports(say=lambda line: say(f"{name} (seed {seed}): {line}"))
     info = train(dataset, out, options, reports=reports, beside=["_dataset.parquet"])
     storage.remove(storage.join(storage.absolute(out), "_dataset.parquet"))
+    if name == "finetune" and _method(out) == "probe":
+        note = f"{note}, no better than its probe, which is kept".removeprefix(", ")
     scores, _ = scores_of(info, files.test, config.device)
     order = [info.label_names.index(label) for label in data.train.label_names]
     return Transferred(info, scores[:, order], images, note)
+
+
+def _method(out: str) -> str:
+    """Return what validated best in a checkpoint folder."""
+    bundle = json.loads(storage.read_bytes(storage.join(storage.absolute(out), checkpoint.BUNDLE)))
+    return str(bundle["training"]["method"])
 
 
 def _dataset(files: Files, data: LadderData, count: int | None, out: str) -> tuple[str, int, str]:

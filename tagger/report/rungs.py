@@ -60,7 +60,7 @@ def _introduction(rung: Rung) -> Iterator[Block]:
         f"{count(epochs)} epoch{'s' * (epochs != 1)}" if epochs else "",
     ]
     result = ", ".join(filter(None, told))
-    notes = dict.fromkeys(one_line(run.note) for run in rung.runs if run.note.strip())
+    notes = dict.fromkeys(f"Cut: {one_line(run.note)}." for run in rung.runs if run.note.strip())
     yield from (Text(words) for words in (about, result and f"{result}.", *notes) if words)
 
 
@@ -147,7 +147,7 @@ def comparisons(ladder: Ladder, models: Collection[str]) -> Iterator[Block]:
 
 def _curve(rung: Rung, anchor: str) -> Iterator[Block]:
     curve = rung.shown.curve
-    if len(curve) > 1 and known(row.get("train_loss") for row in curve):
+    if len(curve) > 2 and known(row.get("train_loss") for row in curve):
         alt = f"Loss and validation score of {_of(rung)} after each epoch"
         yield Figure(f"{anchor}-curve", alt, partial(plots.learning_curves, curve), f"Epoch by epoch: {_of(rung)}.")
 
