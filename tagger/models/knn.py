@@ -184,11 +184,26 @@ def _size(values: Tensor, metric: str) -> Tensor:
 def _float32_distances(ours: Tensor, theirs: Tensor, metric: str) -> Tensor:
     """Return distances (M, N), squared for l2, of rows made ready."""
     if metric == "l1":
-        return torch.cdist(ours, theirs, p=1.0)
+        return _manhattan(ours, theirs)
     if metric == "cosine":
         return 1 - ours @ theirs.T
     squares = ours.square().sum(dim=1, keepdim=True) + theirs.square().sum(dim=1)
     return squares.addmm_(ours, theirs.T, alpha=-2)
+
+
+def _manhattan(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return L1 distances (M, N); on a CPU block by block in its caches, which `torch.cdist` leaves."""
+    if ours.device.type != "cpu":
+        return torch.cdist(ours, theirs, p=1.0)
+    distances = ours.new_empty((len(ours), len(theirs)))
+    rows = max(1, _VALUES // ours.shape[1])
+    for start in range(0, len(theirs), rows):
+        block = theirs[start : start + rows]
+        difference = torch.empty_like(block)
+        for query, row in zip(ours, distances, strict=True):
+            torch.sub(block, query, out=difference).abs_()
+            torch.sum(difference, dim=1, out=row[start : start + rows])
+    return distances
 
 
 def _exact_distances(queries: Tensor, examples: Tensor, candidates: Tensor, metric: str) -> Tensor:
