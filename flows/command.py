@@ -4,12 +4,21 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from prefect import Flow
 from prefect.client.schemas import State
 
 from tagger.errors import TaggerError
+
+
+def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of `python -m flows.<verb>`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m flows.{verb}",
+        description=description,
+        epilog=f"The options are those of the command: `tagger {verb} --help` explains them.",
+    )
 
 
 def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
@@ -22,9 +31,7 @@ def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
     if state.is_completed():
         print(state.message or "done")
         sys.exit(0)
-    error = state.result(raise_on_failure=False)
-    print(f"tagger: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(error.exit_code if isinstance(error, TaggerError) else 1)
+    _fail(state.result(raise_on_failure=False))
 
 
 def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> Callable[[argparse.Namespace], Any]:
@@ -33,7 +40,25 @@ def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> Callable[
         option, default = f"--{field.name.replace('_', '-')}", None if field.default is MISSING else field.default
         if isinstance(default, bool):
             parser.add_argument(option, action="store_true")
+        elif isinstance(default, tuple):
+            parser.add_argument(option, type=_words, default=default, help=f"default: {','.join(default)}")
         else:
             kind = next((kind for kind in (float, int) if kind.__name__ in str(field.type)), str)
             parser.add_argument(option, type=kind, default=default, help=f"default: {default}")
-    return lambda parsed: config(**{field.name: getattr(parsed, field.name) for field in fields(config)})
+
+    def build(parsed: argparse.Namespace) -> Any:
+        try:
+            return config(**{field.name: getattr(parsed, field.name) for field in fields(config)})
+        except TaggerError as error:
+            _fail(error)
+
+    return build
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _fail(error: Any) -> NoReturn:
+    print(f"tagger: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(error.exit_code if isinstance(error, TaggerError) else 1)

@@ -1,6 +1,5 @@
 """List a source into a manifest, as a Prefect flow: `python -m flows.ingest SOURCE --out manifest.parquet`."""
 
-import argparse
 from typing import Any
 
 from prefect import flow, task
@@ -42,7 +41,7 @@ def ingest(
 
 def main() -> None:
     """Parse the command line and run the flow."""
-    parser = argparse.ArgumentParser(prog="python -m flows.ingest", description=ingest.__doc__)
+    parser = command.parser("ingest", ingest.__doc__)
     parser.add_argument("source", help="folder, file, glob, URL or list of URLs")
     parser.add_argument("--out", required=True, help="manifest to write, NAME.parquet")
     parser.add_argument("--labels", help="label file or folder of them")

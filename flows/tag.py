@@ -4,7 +4,6 @@ Few coarse tasks whatever the size: one plan, at most 16 ranges of shards, one r
 done, so a retried task, a rerun after a kill, and tomorrow's run each do only what is missing.
 """
 
-import argparse
 from typing import Any
 
 from prefect import flow, task
@@ -68,7 +67,7 @@ def tag(source: str, model: str | list[str], out: str, options: TagConfig = DEFA
 
 def main() -> None:
     """Parse the command line and run the flow."""
-    parser = argparse.ArgumentParser(prog="python -m flows.tag", description=tag.__doc__)
+    parser = command.parser("tag", tag.__doc__)
     parser.add_argument("source", help="folder, file, glob, URL, list of URLs or manifest")
     parser.add_argument(
         "--model",

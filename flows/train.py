@@ -1,6 +1,5 @@
 """Learn labels, as a Prefect flow: `python -m flows.train DATASET --out checkpoints/NAME`."""
 
-import argparse
 from typing import Any
 
 from prefect import flow, task
@@ -42,7 +41,7 @@ def train(dataset: str, out: str, options: TrainConfig = DEFAULTS, resume: bool 
 
 def main() -> None:
     """Parse the command line and run the flow."""
-    parser = argparse.ArgumentParser(prog="python -m flows.train", description=train.__doc__)
+    parser = command.parser("train", train.__doc__)
     parser.add_argument("dataset", help="manifest with labels, or a folder of labelled images")
     parser.add_argument("--out", required=True, help="checkpoint folder to write")
     parser.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")

@@ -20,7 +20,7 @@ from PIL import Image
 
 import tagger
 from tagger import checkpoint
-from tagger.errors import SourceError, UsageError
+from tagger.errors import SourceError, TaggerError, UsageError
 from tagger.ladder import Climb, LadderConfig, climb, plan, transfer
 
 OWN = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun")
@@ -128,7 +128,7 @@ def test_a_killed_benchmark_trains_only_what_is_missing(stripes: Path, tmp_path:
 def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="choose among knn, linear"):
         LadderConfig(("resnet19",))
-    with pytest.raises(UsageError, match="a time such as 10m or 90s, or full"):
+    with pytest.raises(UsageError, match="a time above 0 such as 10m or 90s, or full"):
         LadderConfig(budget="soon")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes").touch()
@@ -142,6 +142,42 @@ def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) 
         path.unlink()
     with pytest.raises(SourceError, match="no test image of plain"):
         climb(Climb(str(tmp_path / "lacking"), str(tmp_path / "b"), LadderConfig(("linear",))))
+
+
+def test_what_would_stop_a_model_later_stops_before_anything_is_trained(stripes: Path, tmp_path: Path) -> None:
+    for config, message in (
+        (LadderConfig(("knn",), preparation="grey"), "preparation 'grey' is not known"),
+        (LadderConfig(("knn",), preparation="mean-file:none.xml"), "mean-file:none.xml: no such file"),
+        (LadderConfig(("knn", "probe"), backbone="local-dir:/no/where"), r"--backbone .*no such.*leave probe out"),
+    ):
+        with pytest.raises(TaggerError, match=message):
+            plan(Climb(str(stripes), str(tmp_path / "out"), config))
+    with pytest.raises(UsageError, match="says where CIFAR-10 is"):
+        Climb(str(stripes), str(tmp_path / "out"), data="somewhere")
+    with pytest.raises(UsageError, match="linear: named more than once"):
+        LadderConfig(("linear", "knn", "linear"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_path: Path) -> None:
+    todo = Climb(str(stripes), str(tmp_path / "report"), LadderConfig(("knn", "linear"), "12s"))
+    first = climb(todo)
+    folder = tmp_path / "report" / "models"
+    for name, file in (("knn-0", "tagger.json"), ("linear-0", "scores.npy"), ("linear-0", "model.safetensors")):
+        content = (folder / name / file).read_bytes()
+        (folder / name / file).write_bytes(content[:50])
+        lines: list[str] = []
+        again = climb(todo, lines.append)
+        assert [row["accuracy"] for row in again] == [row["accuracy"] for row in first]
+        assert any("damaged" in line and name.removesuffix("-0") in line for line in lines), lines
+    fewer = climb(Climb(todo.dataset, todo.out, LadderConfig(("linear",), "12s")), lines.append)
+    assert [row["model"] for row in fewer] == ["linear"]
+    assert any("has other options" in line for line in lines)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"plots/{path.name}" in text for path in (tmp_path / "report" / "plots").iterdir())
+    assert f"tagger benchmark {stripes} --out {todo.out} --models linear --budget 12s" in text
+    card = (folder / "linear-0" / "README.md").read_text()
+    assert f"tagger benchmark {stripes} --out {todo.out} --models linear --budget 12s" in card
 
 
 def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +35,7 @@ def ladder(
         str, typer.Option(help="knn, linear, mlp, convnet, resnet20 to resnet110, speedrun, probe, finetune, ...")
     ] = "knn,linear,mlp,convnet,resnet20,speedrun,probe,finetune",
     budget: Annotated[str, typer.Option(help="Time on two CPU cores for all models, as 10m or 90s; or full.")] = "10m",
-    seeds: Annotated[int, typer.Option(help="Trainings of each model.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
     data: Annotated[str | None, typer.Option(help="Where CIFAR-10 is: archive or folder; else downloaded.")] = None,
     preparation: Annotated[
         str | None,
@@ -46,7 +44,7 @@ def ladder(
             "as each recipe says."
         ),
     ] = None,
-    image_size: Annotated[int, typer.Option(help="Side in pixels for nets from scratch.")] = 32,
+    image_size: Annotated[int, typer.Option(min=16, help="Side in pixels for nets from scratch.")] = 32,
     backbone: Annotated[
         str, typer.Option(help="For probe and finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
     ] = "timm/mobilenetv3_large_100.ra_in1k",
@@ -60,7 +58,7 @@ def ladder(
     names = tuple(name.strip() for name in models.split(",") if name.strip())
     config = LadderConfig(names, budget, seeds, preparation, image_size, backbone, device)
     silent = quiet or as_json
-    rows = climb(Climb(dataset, out, config, data), _typed(), (lambda line: None) if silent else say)
+    rows = climb(Climb(dataset, out, config, data), (lambda line: None) if silent else say)
     if as_json:
         print_json({"out": out, "models": rows})
     elif not quiet:
@@ -77,11 +75,6 @@ def _ladder_row(row: dict[str, Any]) -> list[Any]:
         row["model"], row["seed"], f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['train_seconds']:.0f}",
         f"{row['infer_all_cores']:,.0f}", f"{row['parameters']:,}", row["note"],
     ]  # fmt: skip
-
-
-def _typed() -> str:
-    """Return the command line as it was typed."""
-    return shlex.join(["tagger", *sys.argv[1:]])
 
 
 @benchmark.command(epilog="Example: tagger benchmark throughput --model timm/resnet50.a1_in1k --source ~/photos")

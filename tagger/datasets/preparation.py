@@ -52,6 +52,8 @@ def prepare(name: str, train: UInt8Array) -> Preparation:
     """
     if name.startswith(_MEAN_FILE):
         uri = storage.absolute_file(name.removeprefix(_MEAN_FILE))
+        if not storage.exists(uri):
+            raise SourceError(f"--preparation {name}: no such file")
         return Preparation(name, offset=read_mean_file(uri, (train.shape[1], train.shape[2])))
     if name not in _COMPUTED:
         raise UsageError(f"preparation {name!r} is not known; choose one of {', '.join(NAMES)}")

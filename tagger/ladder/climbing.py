@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
 
-from tagger import checkpoint, machine, metrics, schema, storage
+from tagger import checkpoint, datasets, machine, metrics, schema, storage
 from tagger.engines import Float32Array
-from tagger.errors import UsageError
+from tagger.errors import TaggerError, UsageError
 from tagger.ladder import data as ladder_data
 from tagger.ladder import measuring, pages
 from tagger.ladder.config import TRANSFER, LadderConfig
-from tagger.ladder.data import LadderData, Say
+from tagger.ladder.data import CIFAR10, LadderData, Say
 from tagger.ladder.recipes import STEPS
 from tagger.ladder.rungs import fit_rung
-from tagger.ladder.transfer import TITLES, fit_transfer
+from tagger.ladder.transfer import fit_transfer
 from tagger.model_info import fingerprint
 from tagger.training import own
 
@@ -47,6 +48,23 @@ class Climb:
     data: str | None = None
     """Where CIFAR-10 is; None: it is downloaded."""
 
+    def __post_init__(self) -> None:
+        if self.data and self.dataset != CIFAR10:
+            raise UsageError(
+                f"--data {self.data}: says where CIFAR-10 is; {self.dataset} is itself what is learnt from"
+            )
+
+    @property
+    def command(self) -> str:
+        """Return the command that makes the same report."""
+        given = [(name, value) for name, value in (("out", self.out), ("data", self.data)) if value]
+        for option in fields(self.config):
+            value = getattr(self.config, option.name)
+            if value != option.default:
+                given.append((option.name, ",".join(value) if isinstance(value, tuple) else str(value)))
+        options = [word for name, value in given for word in (f"--{name.replace('_', '-')}", value)]
+        return shlex.join(["tagger", "benchmark", self.dataset, *options])
+
     @property
     def pairs(self) -> list[tuple[str, int]]:
         """Return every model and seed, one seed of all models first; what has no chance in it has one seed."""
@@ -59,11 +77,15 @@ class Climb:
 
 
 def plan(climb: Climb, say: Say = lambda line: None) -> list[tuple[str, int]]:
-    """Return the models and seeds that are missing; raises UsageError for an --out that holds something else."""
+    """Return the models and seeds that are missing, once it is sure that all of them can be trained.
+
+    Raises UsageError for an --out that holds something else, or an option that cannot be right.
+    """
     known = {"models", "results.parquet", "report.md", "report.html", "plots"}
     if foreign := [name for name in storage.names_in(storage.absolute(climb.out)) or [] if name not in known]:
         raise UsageError(f"--out {climb.out}: holds {', '.join(foreign[:3])}; choose a new folder, or one of a report")
-    missing = [pair for pair in climb.pairs if not _facts(climb, *pair)]
+    missing = [pair for pair in climb.pairs if not _is_whole(climb, *pair, say)]
+    _check_options(climb, missing, say)
     if done := len(climb.pairs) - len(missing):
         say(f"{done} of {len(climb.pairs)} models are there from before, {len(missing)} to train")
     return missing
@@ -90,7 +112,7 @@ def run_one(climb: Climb, model: str, seed: int, say: Say = lambda line: None) -
     return facts
 
 
-def finish(climb: Climb, command: str = "", say: Say = lambda line: None) -> list[dict[str, Any]]:
+def finish(climb: Climb, say: Say = lambda line: None) -> list[dict[str, Any]]:
     """Write results.parquet, report.md and report.html of all that is there; return the rows."""
     found = _data(climb, say)
     rows = [facts for pair in climb.pairs if (facts := _facts(climb, *pair))]
@@ -99,15 +121,15 @@ def finish(climb: Climb, command: str = "", say: Say = lambda line: None) -> lis
     table = schema.from_rows([_row(facts) for facts in rows], "benchmark")
     storage.write_atomic(storage.join(out, "results.parquet"), schema.serialise(table, "benchmark"))
     folders = {row["model"]: climb.folder(row["model"], row["seed"]) for row in reversed(rows)}
-    pages.write(out, found, rows, scores, folders, command)
+    pages.write(out, found, rows, scores, folders, climb.command)
     return rows
 
 
-def climb(todo: Climb, command: str = "", say: Say = lambda line: None) -> list[dict[str, Any]]:
+def climb(todo: Climb, say: Say = lambda line: None) -> list[dict[str, Any]]:
     """Train what is missing and write the report; return a row per model and seed."""
     for model, seed in plan(todo, say):
         run_one(todo, model, seed, say)
-    return finish(todo, command, say)
+    return finish(todo, say)
 
 
 def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
@@ -116,9 +138,7 @@ def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tup
     rung = fit_rung(model, data, climb.config, seed, device, say)
     fitted = rung.fitted
     judged = own.judge(fitted, data.test)
-    own.save(
-        climb.folder(model, seed), fitted, rung.train, judged, f"tagger benchmark {climb.dataset} --models {model}"
-    )
+    own.save(climb.folder(model, seed), fitted, rung.train, judged, climb.command)
     images = own.pixels(data.test.some(measuring.BATCH, 0), fitted.preparation, "cpu").images
     one_core, all_cores = measuring.rates(fitted.net, images)
     learning = sum(epoch.seconds for epoch in fitted.curve)
@@ -150,21 +170,20 @@ def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -
     side = made.info.preprocessing.size[0]
     images = torch.zeros(64, 3, side, side)
     one_core, all_cores = measuring.rates(net, images)
-    curve = json.loads(storage.read_bytes(storage.join(climb.folder(model, seed), checkpoint.BUNDLE)))
     facts = {
         "model": model,
         "seed": seed,
-        "title": f"{TITLES[model]} {made.info.architecture}",
+        "title": made.title,
         "accuracy_tta": None,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "flops": measuring.flops(net, images[:1]),
         "train_seconds": seconds,
         "train_images_per_second": None,
-        "epochs": len(curve["training"]["curve"]) or None,
+        "epochs": len(made.curve) or None,
         "infer_one_core": one_core,
         "infer_all_cores": all_cores,
         "note": made.note,
-        "curve": curve["training"]["curve"],
+        "curve": made.curve,
     }
     return facts, made.scores
 
@@ -221,8 +240,41 @@ def _facts(climb: Climb, model: str, seed: int) -> dict[str, Any] | None:
     uri = storage.join(climb.folder(model, seed), checkpoint.BUNDLE)
     if not storage.exists(uri):
         return None
-    facts: dict[str, Any] = json.loads(storage.read_bytes(uri)).get("ladder") or {}
+    try:
+        facts: dict[str, Any] = json.loads(storage.read_bytes(uri)).get("ladder") or {}
+    except ValueError:
+        return None
     return facts if facts.get("key") == _key(climb, _data(climb), model, seed) else None
+
+
+def _is_whole(climb: Climb, model: str, seed: int, say: Say) -> bool:
+    """Tell whether a model is done, with these options, and all of it can be read."""
+    folder = climb.folder(model, seed)
+    if not storage.exists(storage.join(folder, checkpoint.BUNDLE)):
+        return False
+    facts = _facts(climb, model, seed)
+    if facts is None:
+        say(f"{model} (seed {seed}): what is there has other options, or is damaged; it is replaced")
+        return False
+    try:
+        checkpoint.build(checkpoint.describe(folder))
+        _scores(climb, facts)
+    except (TaggerError, ValueError) as error:
+        say(f"{model} (seed {seed}): trained again, what is there is damaged ({error})")
+        return False
+    return True
+
+
+def _check_options(climb: Climb, missing: Sequence[tuple[str, int]], say: Say) -> None:
+    """Find out before anything is trained what would stop a model later."""
+    config = climb.config
+    if config.preparation:
+        datasets.prepare(config.preparation, _data(climb, say).train.images[:1])
+    if transferred := [model for model, _ in missing if model in TRANSFER]:
+        try:
+            checkpoint.build(checkpoint.describe(config.backbone))
+        except TaggerError as error:
+            raise UsageError(f"--backbone {error} (or leave {', '.join(transferred)} out of --models)") from error
 
 
 def _scores(climb: Climb, facts: dict[str, Any]) -> Float32Array:

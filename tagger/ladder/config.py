@@ -34,10 +34,12 @@ class LadderConfig:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.models if name not in KNOWN]:
             raise UsageError(f"--models {','.join(unknown)}: not known; choose among {', '.join(KNOWN)}")
+        if twice := [name for name in dict.fromkeys(self.models) if self.models.count(name) > 1]:
+            raise UsageError(f"--models {','.join(twice)}: named more than once; --seeds trains a model several times")
         if not self.models:
             raise UsageError(f"--models: name at least one of {', '.join(KNOWN)}")
         if self.budget != FULL and not re.fullmatch(r"[1-9]\d*[ms]", self.budget):
-            raise UsageError(f"--budget {self.budget}: expected a time such as 10m or 90s, or full")
+            raise UsageError(f"--budget {self.budget}: expected a time above 0 such as 10m or 90s, or full")
         if self.seeds < 1:
             raise UsageError(f"--seeds must be at least 1, got {self.seeds}")
         if self.image_size < 16:

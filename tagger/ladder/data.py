@@ -22,6 +22,8 @@ from tagger.training.examples import Examples, read_examples
 CIFAR10 = "cifar10"
 HELD_OUT = 10
 """One in so many training images of CIFAR-10 is held out where something is to be chosen."""
+ALL = {"training": 50_000, "test": 10_000}
+"""Images of CIFAR-10."""
 LOSSY = "the images are a JPEG copy: strong nets are a few points below published numbers, which are of the original"
 
 Say = Callable[[str], None]
@@ -48,6 +50,8 @@ class LadderData:
     test: LabelledImages
     files: Callable[[], Files]
     """Return the same images as files, for the rungs that learn from those."""
+    left_out: tuple[str, ...] = ()
+    """What is not among them, and why."""
 
     @cached_property
     def learning(self) -> LabelledImages:
@@ -67,7 +71,8 @@ class LadderData:
     def describe(self) -> str:
         """Return in words what there is."""
         counts = f"{len(self.train.labels):,} training images ({int(self.held_out.sum()):,} of them held out where "
-        return f"{self.name}: {counts}something is chosen), {len(self.test.labels):,} test images"
+        found = f"{self.name}: {counts}something is chosen), {len(self.test.labels):,} test images"
+        return "; ".join((found, *self.left_out))
 
 
 def read(dataset: str, data: str | None, image_size: int, say: Say) -> LadderData:
@@ -96,12 +101,19 @@ def _cifar10(data: str | None, say: Say) -> LadderData:
         place[rows] = np.arange(rows.sum())
     return LadderData(
         name="CIFAR-10",
-        note=LOSSY if train.lossy or test.lossy else "",
+        note="; ".join(filter(None, (_part(train, test), LOSSY if train.lossy or test.lossy else ""))),
         train=train,
         held_out=place % HELD_OUT == HELD_OUT - 1,
         test=test,
         files=lambda: _as_files(train, test, data),
     )
+
+
+def _part(train: LabelledImages, test: LabelledImages) -> str:
+    """Say when there is not all of CIFAR-10."""
+    counts = [(len(part.labels), ALL[split], split) for split, part in (("training", train), ("test", test))]
+    lacking = [f"{count:,} of {all_images:,} {split}" for count, all_images, split in counts if count != all_images]
+    return f"only {' and '.join(lacking)} images, which nothing published is of" if lacking else ""
 
 
 def _as_files(train: LabelledImages, test: LabelledImages, data: str | None) -> Files:
@@ -147,6 +159,7 @@ def _own(dataset: str, side: int, say: Say) -> LadderData:
         held_out=parts["val"][learning],
         test=_rows(everything, parts["test"]),
         files=lambda: Files(dataset, list(np.array(examples.uris, dtype=object)[parts["test"]])),
+        left_out=examples.notes,
     )
 
 

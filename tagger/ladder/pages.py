@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from tagger import checkpoint, machine, report, storage
 from tagger.engines import Float32Array
-from tagger.ladder.data import CIFAR10, LadderData
+from tagger.ladder.data import ALL, CIFAR10, LadderData
 from tagger.ladder.published import PUBLISHED
 from tagger.models.convnet import ConvNet
 from tagger.models.knn import Knn, nearest
@@ -24,7 +25,7 @@ from tagger.report.facts import Array, UInt8Array
 
 PLOTS = "plots"
 SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
-SHOWN_MISTAKES, SHOWN_FILTERS = 24, 64
+SHOWN_MISTAKES = 24
 VARIANTS = {
     "mlp": ("Sigmoid or ReLU", {"mlp-sigmoid": "sigmoid", "mlp": "ReLU, batch norm"}),
     "linear": (
@@ -45,7 +46,10 @@ def write(
 ) -> None:
     """Write report.md with its plots, and report.html; `folders` has a checkpoint of every model."""
     facts = gather(data, rows, scores, folders, command)
-    for name, content in report.plot_files(facts):
+    drawn = dict(report.plot_files(facts))
+    for name in set(storage.names_in(storage.join(out, PLOTS)) or ()) - set(drawn):
+        storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # of models that are no longer in the report
+    for name, content in drawn.items():
         storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
     storage.write_atomic(storage.join(out, "report.md"), report.markdown(facts, PLOTS).encode())
     storage.write_atomic(storage.join(out, "report.html"), report.html(facts).encode())
@@ -90,7 +94,7 @@ def _run(row: Mapping[str, Any], scores: Float32Array) -> report.Run:
 
 def _published(data: LadderData, models: Collection[str]) -> list[report.Published]:
     """Return what others report of these models; of images that only the user has, nobody reports anything."""
-    same = data.name.lower().replace("-", "") == CIFAR10
+    same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train.labels) == ALL["training"]
     return [each for each in PUBLISHED if same and each.model in models]
 
 
@@ -118,7 +122,7 @@ def _filters(net: nn.Module) -> Array | None:
         found = net.whiten.weight
     else:
         return None
-    strongest = found.flatten(1).norm(dim=1).argsort(descending=True)[:SHOWN_FILTERS]
+    strongest = found.flatten(1).norm(dim=1).argsort(descending=True)
     return _last(found[strongest])
 
 
@@ -164,10 +168,11 @@ def _comparison(model: str, runs: Sequence[report.Run]) -> report.Comparison | N
 
 
 def markdown(out: str) -> str:
-    """Return a written report.md with its pictures inside it."""
+    """Return a written report.md with its first picture inside it and no other: all would be megabytes."""
     folder = storage.absolute(out)
     text = storage.read_bytes(storage.join(folder, "report.md")).decode()
-    for name in storage.names_in(storage.join(folder, PLOTS)) or []:
-        png = base64.b64encode(storage.read_bytes(storage.join(folder, f"{PLOTS}/{name}"))).decode()
-        text = text.replace(f"({PLOTS}/{name})", f"(data:image/png;base64,{png})")
-    return text
+    pictures = re.compile(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", re.MULTILINE)
+    if first := pictures.search(text):
+        png = base64.b64encode(storage.read_bytes(storage.join(folder, first[2]))).decode()
+        text = text.replace(first[0], f"{first[1]}(data:image/png;base64,{png})")
+    return pictures.sub("", text)

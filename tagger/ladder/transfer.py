@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from tagger.training import Reports, TrainConfig, train
 from tagger.training.examples import BoolArray
 from tagger.training.judging import scores_of
 
-TITLES = {"probe": "Linear probe", "finetune": "Fine-tuned"}
+_TITLES = {"probe": "Linear probe", "finetune": "Fine-tuned"}
 _PER_MINUTE = {"probe": 10_000, "finetune": 1_500}
 """Training images that two CPU cores see in a minute, of 96 pixels, test images aside."""
 _SIDE = 96
@@ -31,8 +32,9 @@ class Transferred:
 
     info: ModelInfo
     scores: Float32Array
-    images: int
-    """Training images."""
+    title: str
+    curve: list[dict[str, Any]]
+    """Of what is kept: a probe has none."""
     note: str
 
 
@@ -41,7 +43,7 @@ def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, o
     files = data.files()
     minutes = config.minutes(name)
     count = None if minutes is None else int(_PER_MINUTE[name] * minutes)
-    dataset, images, note = _dataset(files, data, count, storage.join(out, "_dataset.parquet"))
+    dataset, note = _dataset(files, data, count, storage.join(out, "_dataset.parquet"))
     small = minutes is not None and data.train.images.shape[1] < _SIDE
     options = TrainConfig(
         backbone=config.backbone,
@@ -56,32 +58,33 @@ def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, o
     reports = Reports(say=lambda line: say(f"{name} (seed {seed}): {line}"))
     info = train(dataset, out, options, reports=reports, beside=["_dataset.parquet"])
     storage.remove(storage.join(storage.absolute(out), "_dataset.parquet"))
-    if name == "finetune" and _method(out) == "probe":
-        note = f"{note}, no better than its probe, which is kept".removeprefix(", ")
+    trained = _trained(out)
+    title, curve = f"{_TITLES[name]} {info.architecture}", trained["curve"]
+    if name == "finetune" and trained["method"] == "probe":
+        title, curve = f"{_TITLES['probe']} {info.architecture} (fine-tuning was no better)", []
     scores, _ = scores_of(info, files.test, config.device)
     order = [info.label_names.index(label) for label in data.train.label_names]
-    return Transferred(info, scores[:, order], images, note)
+    return Transferred(info, scores[:, order], title, curve, note)
 
 
-def _method(out: str) -> str:
-    """Return what validated best in a checkpoint folder."""
+def _trained(out: str) -> dict[str, Any]:
+    """Return what a checkpoint folder says of its training."""
     bundle = json.loads(storage.read_bytes(storage.join(storage.absolute(out), checkpoint.BUNDLE)))
-    return str(bundle["training"]["method"])
+    return dict(bundle["training"])
 
 
-def _dataset(files: Files, data: LadderData, count: int | None, out: str) -> tuple[str, int, str]:
-    """Return what to train on, how many training images it has, and what was left out."""
+def _dataset(files: Files, data: LadderData, count: int | None, out: str) -> tuple[str, str]:
+    """Return what to train on, and what was left out."""
     everything = len(data.train.labels)
     if count is None or count >= everything:
-        return files.dataset, everything, ""
+        return files.dataset, ""
     table = ingesting.read_labelled(files.dataset).table
     split = table["split"]
     if split.null_count == len(split):
-        return files.dataset, everything, ""  # splits are yet to be made, of all images
+        return files.dataset, ""  # splits are yet to be made, of all images
     kept = _some(table, count)
     storage.write_atomic(storage.absolute(out), schema.serialise(kept, "manifest"))
-    count = int(_learning(kept).sum())
-    return out, count, f"{count:,} of {everything:,} training images"
+    return out, f"{int(_learning(kept).sum()):,} of {everything:,} training images"
 
 
 def _some(table: pa.Table, count: int) -> pa.Table:

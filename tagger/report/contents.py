@@ -116,7 +116,7 @@ def _last_step(ladder: Ladder, best: Rung) -> str:
     flops = _flops_ratio(before, best)
     paid = f"{duration(cost - before_cost)} more training ({duration((cost - before_cost) / points)} a point{flops})"
     step = f"The last step up, from {one_line(before.title)}, brought {points:.1f} points for {paid}"
-    return step + (f"; {doubt}." if (doubt := _doubt(before, best)) else ".")
+    return step + (f"; {doubt}." if (doubt := _doubt(ladder, before, best)) else ".")
 
 
 def _flops_ratio(before: Rung, best: Rung) -> str:
@@ -124,9 +124,9 @@ def _flops_ratio(before: Rung, best: Rung) -> str:
     return f", {rate(large / small)} times the FLOPs per image" if small and large else ""
 
 
-def _doubt(before: Rung, best: Rung) -> str:
-    low, high = best.interval, before.interval
-    return "their intervals overlap, so the step may be chance" if low and high and low[0] <= high[1] else ""
+def _doubt(ladder: Ladder, before: Rung, best: Rung) -> str:
+    chance = judging.differ_by_chance(ladder, before, best)
+    return f"it may be chance (McNemar's test: p = {chance:.2f})" if chance is not None and chance > 0.05 else ""
 
 
 def _accuracy(ladder: Ladder) -> Iterator[Block]:
@@ -272,7 +272,7 @@ def _hardest(ladder: Ladder, judged: list[Rung], shares: Array) -> Iterator[Bloc
 
 
 def _reliability(ladder: Ladder, judged: list[Rung]) -> Iterator[Block]:
-    if not judged:
+    if not judged or ladder.truth is None or len(ladder.truth) < 2 * judging.IMAGES_PER_POINT:
         return
     bins = {_label(rung): judging.reliability(ladder, rung) for rung in judged}
     yield Text(
@@ -283,7 +283,7 @@ def _reliability(ladder: Ladder, judged: list[Rung]) -> Iterator[Block]:
         "reliability",
         f"Share that is right against score for {listed(list(bins))}",
         partial(plots.reliabilities, {name: (each.confidence, each.right) for name, each in bins.items()}),
-        "Every point stands for equally many test images.",
+        "Every point stands for about as many test images; equal scores stay together.",
     )
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 from tagger import metrics
 from tagger.report.facts import Array, Ladder, Rung
+
+IMAGES_PER_POINT = 25
+"""Fewer do not tell a score of 0.8 from one of 0.6."""
 
 
 def judged(ladder: Ladder) -> list[Rung]:
@@ -40,7 +44,22 @@ def per_class(ladder: Ladder, rung: Rung) -> Array:
 
 def reliability(ladder: Ladder, rung: Rung) -> metrics.Reliability:
     """Return the bins of the shown run."""
-    return metrics.reliability_bins(np.asarray(rung.shown.scores), one_hot(ladder), "multiclass")
+    bins = min(15, len(np.asarray(ladder.truth)) // IMAGES_PER_POINT)
+    return metrics.reliability_bins(np.asarray(rung.shown.scores), one_hot(ladder), "multiclass", bins)
+
+
+def differ_by_chance(ladder: Ladder, one: Rung, other: Rung) -> float | None:
+    """Return how probable so large a difference of two models is on these images when neither is better.
+
+    McNemar's exact test of the shown runs, two-sided; None without scores. Source: McNemar 1947.
+    """
+    if ladder.truth is None or one.shown.scores is None or other.shown.scores is None:
+        return None
+    first, second = (np.asarray(rung.shown.scores).argmax(axis=1) == ladder.truth for rung in (one, other))
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    if not only_first + only_second:
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
 def confusion(ladder: Ladder, rung: Rung) -> Array:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from functools import partial
 
+import numpy as np
+
 from tagger import plots
 from tagger.report import judging
 from tagger.report.blocks import Block, Figure, Section, Text, table
@@ -36,6 +38,7 @@ def rung_section(ladder: Ladder, rung: Rung, number: int, judged: bool) -> Secti
     anchor = f"rung-{number}"
     blocks = [
         *_introduction(rung),
+        *_no_better_than_guessing(ladder, rung),
         *_neighbours(ladder, rung, anchor),
         *_templates(ladder, rung, anchor),
         *_filters(ladder, rung, anchor),
@@ -62,6 +65,16 @@ def _introduction(rung: Rung) -> Iterator[Block]:
     result = ", ".join(filter(None, told))
     notes = dict.fromkeys(f"Cut: {one_line(run.note)}." for run in rung.runs if run.note.strip())
     yield from (Text(words) for words in (about, result and f"{result}.", *notes) if words)
+
+
+def _no_better_than_guessing(ladder: Ladder, rung: Rung) -> Iterator[Block]:
+    if ladder.truth is None or not len(ladder.truth) or not rung.interval:
+        return
+    images = np.bincount(ladder.truth)
+    share = images.max() / len(ladder.truth)
+    if rung.interval[0] <= share:
+        name = one_line(ladder.label_names[int(images.argmax())])
+        yield Text(f"Not shown to be better than calling every image {name}, which is right on {percent(share)}.")
 
 
 def _of(rung: Rung) -> str:

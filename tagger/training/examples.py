@@ -89,8 +89,8 @@ def read_examples(dataset: str, multilabel: bool) -> Examples:
     labelled = found.table.filter(pc.is_valid(labels))
     if not len(labelled):
         raise SourceError(
-            f"{dataset}: none of {len(found):,} images has a label; give labels with "
-            f"`tagger ingest {dataset} --labels FILE --out dataset.parquet` and train on that"
+            f"{dataset}: none of {len(found):,} images has a label; put them into two class folders or more, or "
+            f"give labels with `tagger ingest {dataset} --labels FILE --out dataset.parquet` and train on that"
         )
     counts = Counter(label for row in labelled["labels"].to_pylist() for label in row)
     if len(counts) < 2 and not (multilabel and counts):

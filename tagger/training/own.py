@@ -172,7 +172,9 @@ def _timm_config(fitted: Fitted) -> dict[str, Any]:
 
 
 def _card(out: str, fitted: Fitted, train: LabelledImages, test: Judged, command: str) -> str:
-    """Return the model card as Markdown."""
+    """Return the model card as Markdown; what is not learnt in epochs has no table of them."""
+    rows = "\n".join(map(_curve_row, fitted.curve))
+    voting = fitted.architecture == "tagger_knn"
     found = test.evaluation.accuracy
     low, high = found.interval if found else (0.0, 1.0)
     return _CARD.format(
@@ -191,7 +193,8 @@ def _card(out: str, fitted: Fitted, train: LabelledImages, test: Judged, command
         device=fitted.device,
         command=command,
         recipe="\n".join(f"| {name} | {value} |" for name, value in fitted.recipe.items()),
-        curve="\n".join(map(_curve_row, fitted.curve)),
+        curve=f"{_CURVE}\n{rows}\n\n" if rows else "",
+        scores="shares of the neighbours' votes" if voting else "softmax probabilities, not calibrated",
     )
 
 
@@ -216,9 +219,8 @@ Made in {seconds:.0f} s on {device} by
 |---|---|
 {recipe}
 
-| epoch | loss | accuracy while learning | on held-out images | seconds |
-|---|---|---|---|---|
-{curve}
-
-The weights are under the licence of this project. Scores are softmax probabilities, not calibrated.
+{curve}The weights are under the licence of this project. Scores are {scores}.
 """
+
+_CURVE = """| epoch | loss | accuracy while learning | on held-out images | seconds |
+|---|---|---|---|---|"""
