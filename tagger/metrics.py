@@ -229,11 +229,16 @@ def calibration_error(scores: Array, truth: Array, task: str, bins: int = 15) ->
     return float(np.average(distance, weights=reliability.count))
 
 
+LEAST_IN_BIN = 10
+"""Of fewer scores the share that is right says little."""
+
+
 def reliability_bins(scores: Array, truth: Array, task: str, bins: int = 15) -> Reliability:
     """Return score against share right: multiclass of the best tag of labelled images, multilabel of all cells.
 
     Bins hold equally many scores (Nixon et al. 2019): most scores lie near 0 or 1, where bins of equal width would put
-    nearly all of them in one bin and leave noise in the others. Equal scores share a bin, so there may be fewer bins.
+    nearly all of them in one bin and leave noise in the others. There are fewer bins where they would hold fewer than
+    LEAST_IN_BIN, and where scores are equal, which share one.
     """
     scores, truth = checked(scores, truth, task)
     if task == "multiclass":
@@ -243,6 +248,7 @@ def reliability_bins(scores: Array, truth: Array, task: str, bins: int = 15) -> 
         confidence, right = scores.ravel().astype(np.float64), truth.ravel()
     if not len(confidence):
         return Reliability(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64))
+    bins = max(1, min(bins, len(confidence) // LEAST_IN_BIN))
     inner = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)[1:-1]))
     bin_of = np.searchsorted(inner, confidence, side="right")
     count = np.bincount(bin_of)

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from tagger import plots
+from tagger.metrics import LEAST_IN_BIN
 from tagger.report import judging
 from tagger.report.blocks import Block, Bullets, Figure, Listing, Section, Text, table
 from tagger.report.facts import Array, Ladder, Number, Published, Rung, known
@@ -272,7 +273,7 @@ def _hardest(ladder: Ladder, judged: list[Rung], shares: Array) -> Iterator[Bloc
 
 
 def _reliability(ladder: Ladder, judged: list[Rung]) -> Iterator[Block]:
-    if not judged or ladder.truth is None or len(ladder.truth) < 2 * judging.IMAGES_PER_POINT:
+    if not judged or ladder.truth is None or len(ladder.truth) < 2 * LEAST_IN_BIN:
         return
     bins = {_label(rung): judging.reliability(ladder, rung) for rung in judged}
     yield Text(

@@ -8,9 +8,6 @@ from scipy import stats
 from tagger import metrics
 from tagger.report.facts import Array, Ladder, Rung
 
-IMAGES_PER_POINT = 25
-"""Fewer do not tell a score of 0.8 from one of 0.6."""
-
 
 def judged(ladder: Ladder) -> list[Rung]:
     """Return the rungs whose shown run has scores for every test image, finite ones.
@@ -44,8 +41,7 @@ def per_class(ladder: Ladder, rung: Rung) -> Array:
 
 def reliability(ladder: Ladder, rung: Rung) -> metrics.Reliability:
     """Return the bins of the shown run."""
-    bins = min(15, len(np.asarray(ladder.truth)) // IMAGES_PER_POINT)
-    return metrics.reliability_bins(np.asarray(rung.shown.scores), one_hot(ladder), "multiclass", bins)
+    return metrics.reliability_bins(np.asarray(rung.shown.scores), one_hot(ladder), "multiclass")
 
 
 def differ_by_chance(ladder: Ladder, one: Rung, other: Rung) -> float | None:
