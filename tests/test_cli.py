@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -31,10 +32,11 @@ def test_every_command_has_help_an_example_and_documentation(run_tagger: Run, co
     ran = run_tagger(*command.split(), "--help")
     assert ran.returncode == 0
     assert f"Example: tagger {command}" in ran.stdout
-    described = ran.stdout.partition("Example:")[0]
-    for line in described.splitlines():
+    described = ran.stdout.partition("Example:")[0].splitlines()
+    for line, below in itertools.pairwise([*described, ""]):
         if re.match(r"  (-\w, )?--|  [a-z]+ <", line):
-            assert len(line.split("  ")) > 2 or "[required]" in line, f"no help: {line}"
+            helped = len(line.split("  ")) > 2 or re.match(r" {20,}\S", below)  # a long option has its help below it
+            assert helped or "[required]" in line, f"no help: {line}"
 
 
 def test_the_version_is_the_package_s(run_tagger: Run) -> None:

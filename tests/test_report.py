@@ -156,8 +156,20 @@ def test_the_answer_says_what_the_last_step_cost() -> None:
     assert "chance" not in said
 
 
-def test_the_answer_doubts_a_step_within_the_intervals() -> None:
-    assert "the step may be chance" in answer(runs(("linear", 0.400, 10, 1e6), ("cnn", 0.405, 130, 5e7)))
+def test_the_answer_doubts_a_step_that_the_same_images_do_not_show() -> None:
+    truth = np.zeros(200, dtype=int)
+
+    def compared(gained: int, lost: int) -> str:
+        """Say of 200 images, 100 of them right for both models, what differs on the others."""
+        right = np.repeat([[1, 1], [0, 1], [1, 0], [0, 0]], [100, gained, lost, 100 - gained - lost], axis=0)
+        made = [
+            Run(name, accuracy=hits.mean(), train_seconds=seconds, scores=np.stack([hits, 1 - hits], axis=1))
+            for name, hits, seconds in (("linear", right[:, 0], 10), ("cnn", right[:, 1], 130))
+        ]
+        return answer(Ladder("mine", made, ["a", "b"], truth))
+
+    assert "it may be chance (McNemar's test: p = 0.50)." in compared(30, 24)
+    assert "chance" not in compared(8, 0)  # p = 0.008, though each accuracy alone is good to seven points
 
 
 def test_the_answer_says_when_no_bigger_model_pays() -> None:
