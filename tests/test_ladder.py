@@ -159,6 +159,11 @@ def test_what_would_stop_a_model_later_stops_before_anything_is_trained(stripes:
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_of_a_report_holds_no_password() -> None:
+    todo = Climb("https://me:secret@host/m.parquet?token=abc", "s3://key:pw@bucket/r", LadderConfig(("knn",), seeds=2))
+    assert todo.command == "tagger benchmark https://host/m.parquet --out s3://bucket/r --models knn --seeds 2"
+
+
 def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_path: Path) -> None:
     todo = Climb(str(stripes), str(tmp_path / "report"), LadderConfig(("knn", "linear"), "12s"))
     first = climb(todo)

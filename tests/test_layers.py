@@ -27,6 +27,7 @@ LEVELS = {
         "calibration",
         "plots",
         "card",
+        "commands",
     },
     3: {"pipeline", "ingesting", "exporting", "report"},
     4: {"training", "tagging"},

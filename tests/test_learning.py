@@ -24,8 +24,9 @@ from safetensors.numpy import load_file
 
 import tagger
 from tagger import checkpoint, training
+from tagger.commands import command
 from tagger.errors import SourceError, UsageError
-from tagger.training import Reports, TrainConfig, learning
+from tagger.training import Reports, TrainConfig
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
@@ -64,7 +65,7 @@ def config(timm_folder: Path) -> Callable[..., TrainConfig]:
 
 
 def arguments(config: TrainConfig) -> list[str]:
-    return learning.command_line("DATA", "OUT", config).split()[5:]
+    return command("train", "DATA", config, out="OUT").split()[5:]
 
 
 def heard() -> tuple[list[str], Reports]:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
 
-from tagger import checkpoint, datasets, machine, metrics, schema, storage
+from tagger import checkpoint, commands, datasets, machine, metrics, schema, storage
 from tagger.engines import Float32Array
 from tagger.errors import TaggerError, UsageError
 from tagger.ladder import data as ladder_data
@@ -57,13 +56,7 @@ class Climb:
     @property
     def command(self) -> str:
         """Return the command that makes the same report."""
-        given = [(name, value) for name, value in (("out", self.out), ("data", self.data)) if value]
-        for option in fields(self.config):
-            value = getattr(self.config, option.name)
-            if value != option.default:
-                given.append((option.name, ",".join(value) if isinstance(value, tuple) else str(value)))
-        options = [word for name, value in given for word in (f"--{name.replace('_', '-')}", value)]
-        return shlex.join(["tagger", "benchmark", self.dataset, *options])
+        return commands.command("benchmark", self.dataset, self.config, out=self.out, data=self.data)
 
     @property
     def pairs(self) -> list[tuple[str, int]]:

@@ -126,7 +126,7 @@ def _flops_ratio(before: Rung, best: Rung) -> str:
 
 
 def _doubt(ladder: Ladder, before: Rung, best: Rung) -> str:
-    chance = judging.differ_by_chance(ladder, before, best)
+    chance = judging.probability_by_chance(ladder, before, best)
     return f"it may be chance (McNemar's test: p = {chance:.2f})" if chance is not None and chance > 0.05 else ""
 
 

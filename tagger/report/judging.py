@@ -44,7 +44,7 @@ def reliability(ladder: Ladder, rung: Rung) -> metrics.Reliability:
     return metrics.reliability_bins(np.asarray(rung.shown.scores), one_hot(ladder), "multiclass")
 
 
-def differ_by_chance(ladder: Ladder, one: Rung, other: Rung) -> float | None:
+def probability_by_chance(ladder: Ladder, one: Rung, other: Rung) -> float | None:
     """Return how probable so large a difference of two models is on these images when neither is better.
 
     McNemar's exact test of the shown runs, two-sided; None without scores. Source: McNemar 1947.

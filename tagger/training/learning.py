@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from tagger import checkpoint, images, machine, storage
+from tagger.commands import command
 from tagger.engines import Float32Array
 from tagger.errors import SourceError, UsageError
 from tagger.images import UInt8Array
@@ -74,20 +74,9 @@ def train(
     judged = judge(learned)
     for line in too_few(judged.thresholds):
         reports.say(f"note: {line}")
-    info = write(out, command_line(dataset, out, config), learned, judged)
+    info = write(out, command("train", dataset, config, out=out), learned, judged)
     storage.remove(storage.join(folder, UNFINISHED))
     return info
-
-
-def command_line(dataset: str, out: str, config: TrainConfig) -> str:
-    """Return the command that makes the same checkpoint."""
-    options = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value != field.default:
-            option = f"--{field.name.replace('_', '-')}"
-            options += [option] if value is True else [option, str(value)]
-    return shlex.join(["tagger", "train", dataset, "--out", out, *options])
 
 
 @dataclass(frozen=True)
