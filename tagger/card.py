@@ -47,7 +47,7 @@ class CardFacts:
     backbone: str
     """The weights training started from; empty when there were none."""
     method: str
-    """probe | finetune"""
+    """probe | finetune | knn"""
     label_names: Sequence[str]
     images: Mapping[str, int]
     """Split -> images."""
@@ -106,6 +106,9 @@ def _how(facts: CardFacts) -> str:
     name, start = _code(facts.architecture), _code(facts.backbone)
     if facts.method == "probe":
         return f"A linear classifier on the frozen features of {start or name}"
+    if facts.method == "knn":
+        count, k = facts.images.get("train", 0), facts.config.get("k")
+        return f"A vote of the {k} nearest of {count:,} labelled images, by the frozen features of {start or name},"
     if facts.method == "finetune":
         return f"The network {name}, fine-tuned from {start}," if start else f"The network {name}, fine-tuned,"
     return f"The network {name}"
@@ -118,11 +121,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _usage(facts: CardFacts) -> str:
-    return f"""In the folder that holds {_code(facts.name + "/")}:
+    tagging = f"""In the folder that holds {_code(facts.name + "/")}:
 
-    tagger tag PHOTOS --model {shlex.quote(facts.name)} --out results
+    tagger tag PHOTOS --model {shlex.quote(facts.name)} --out results"""
+    return tagging if facts.method == "knn" else f"{tagging}\n\n{_with_timm(facts)}"
 
-The network alone, with timm:
+
+def _with_timm(facts: CardFacts) -> str:
+    return f"""The network alone, with timm:
 
 ```python
 import timm

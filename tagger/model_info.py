@@ -44,6 +44,11 @@ class ModelInfo:
     published: str | None = None
     """timm's name, when the weights come from the hub and need timm's own conversion"""
 
+    @property
+    def eager_only(self) -> bool:
+        """Tell whether converted graphs cannot give its scores: neighbours are ranked in float64."""
+        return self.architecture in ("tagger_knn", "tagger_feature_knn")
+
 
 def fingerprint(value: Any) -> str:
     """Return a short hash of JSON-able data, the same on every machine."""

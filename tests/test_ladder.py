@@ -186,10 +186,24 @@ def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_pa
 
 
 def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: Path, tmp_path: Path) -> None:
-    config = LadderConfig(("probe", "finetune"), "12s", backbone=f"local-dir:{timm_folder}")
+    config = LadderConfig(("knn-features", "probe", "finetune"), "12s", backbone=f"local-dir:{timm_folder}")
     rows = climb(Climb(str(stripes), str(tmp_path / "report"), config))
-    assert [row["model"] for row in rows] == ["probe", "finetune"]
+    assert [row["model"] for row in rows] == ["knn-features", "probe", "finetune"]
     assert all(row["accuracy"] > 0.4 for row in rows)
+
+
+def test_no_seed_learns_from_the_images_that_all_are_judged_on(timm_folder: Path, tmp_path: Path) -> None:
+    write_stripes(tmp_path / "unsplit", 40)
+    out = tmp_path / "report"
+    backbone = f"local-dir:{timm_folder}"
+    climb(Climb(str(tmp_path / "unsplit"), str(out), LadderConfig(("probe",), "12s", 2, backbone=backbone)))
+    tested = []
+    for seed in (0, 1):
+        table = pd.read_parquet(out / "models" / f"probe-{seed}" / "dataset.parquet")
+        tested.append(set(table["uri"][table["split"] == "test"]))
+    assert tested[0] == tested[1] != set()
+    frame = pd.read_parquet(out / "results.parquet")
+    assert frame["seed"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("count", [3, 857, 6_703, 49_999])

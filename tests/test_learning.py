@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
@@ -26,6 +27,7 @@ import tagger
 from tagger import checkpoint, training
 from tagger.commands import command
 from tagger.errors import SourceError, UsageError
+from tagger.tagging import TagConfig
 from tagger.training import Reports, TrainConfig
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -98,6 +100,35 @@ def test_a_probe_becomes_a_checkpoint_that_tags_and_that_timm_loads(
     frame = tagger.read_results(str(tmp_path / "results"))
     right = (frame["uri"].str.split("/").str[-2] == frame["top_tag"]).mean()
     assert right > 0.8
+
+
+def test_neighbours_by_features_are_those_a_brute_force_search_finds(
+    coloured: Path, config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, data = str(tmp_path / "made"), str(coloured)
+    info = training.train(data, out, config(method="knn"))
+    chosen = info.model_args
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert f"A vote of the {chosen['k']} nearest of {chosen['examples']} labelled images, by the frozen feat" in card
+    assert "timm.create_model" not in card  # timm has no such network
+    found = training.evaluate(out, data, "test").evaluation.accuracy
+    assert found is not None
+    assert found.accuracy == info.metrics["test"]["accuracy"]["accuracy"] > 0.8
+
+    tagger.tag(data, out, str(tmp_path / "results"), TagConfig(embeddings=True))
+    assert "OpenVINO" not in caplog.text
+    rows = tagger.read_results(str(tmp_path / "results"))
+    table = pq.read_table(tmp_path / "made" / "dataset.parquet").to_pandas().set_index("uri")
+    split, label = (rows["uri"].map(table[column]) for column in ("split", "labels"))
+    features = np.stack(rows["embedding"].to_list()).astype(np.float64)
+    if chosen["metric"] == "cosine":
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+    known, asked = features[split == "train"], features[split == "test"]
+    nearest = ((asked[:, None] - known[None]) ** 2).sum(axis=2).argsort(axis=1, kind="stable")[:, : chosen["k"]]
+    names = label[split == "train"].str[0].to_numpy()[nearest]
+    votes = np.stack([(names == name).sum(axis=1) for name in info.label_names], axis=1)
+    given = rows["top_tag"][split == "test"].map(info.label_names.index).to_numpy()
+    assert (votes[np.arange(len(votes)), given] == votes.max(axis=1)).all()
 
 
 def test_evaluate_reproduces_the_numbers_of_the_card(coloured: Path, config: Any, tmp_path: Path) -> None:
@@ -416,7 +447,8 @@ def test_a_checkpoint_asked_for_labels_it_never_saw_says_which(coloured: Path, c
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"method": "magic"}, "magic"), ({"schedule": "fast"}, "0.01x10"), ({"precision_target": 1.5}, "1.5"),
-     ({"epochs": 0}, "at least 1"), ({"lr": 0.0}, "above 0"), ({"dropout": 1.0}, "under 1"), ({"image_size": 8}, "16")],
+     ({"epochs": 0}, "at least 1"), ({"lr": 0.0}, "above 0"), ({"dropout": 1.0}, "under 1"), ({"image_size": 8}, "16"),
+     ({"method": "knn", "multilabel": True}, "one label")],
 )  # fmt: skip
 def test_options_that_cannot_be_right_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):

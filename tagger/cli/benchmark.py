@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import mean, stdev
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +33,10 @@ def ladder(
     dataset: Annotated[str, typer.Argument(help="cifar10, or a manifest with labels or a folder of labelled images.")],
     out: Annotated[str, typer.Option(help="Folder for the report and every model; called again, it goes on.")],
     models: Annotated[
-        str, typer.Option(help="knn, linear, mlp, convnet, resnet20 to resnet110, speedrun, probe, finetune, ...")
+        str,
+        typer.Option(
+            help="knn, linear, mlp, convnet, resnet20 to resnet110, speedrun, knn-features, probe, finetune, ..."
+        ),
     ] = "knn,linear,mlp,convnet,resnet20,speedrun,probe,finetune",
     budget: Annotated[str, typer.Option(help="Time on two CPU cores for all models, as 10m or 90s; or full.")] = "10m",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
@@ -46,7 +50,7 @@ def ladder(
     ] = None,
     image_size: Annotated[int, typer.Option(min=16, help="Side in pixels for nets from scratch.")] = 32,
     backbone: Annotated[
-        str, typer.Option(help="For probe and finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
+        str, typer.Option(help="For knn-features, probe, finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
     ] = "timm/mobilenetv3_large_100.ra_in1k",
     device: Device = "auto",
     as_json: Json = False,
@@ -62,11 +66,21 @@ def ladder(
     if as_json:
         print_json({"out": out, "models": rows})
     elif not quiet:
-        print_table(_COLUMNS, [_ladder_row(row) for row in rows])
+        print_table(_COLUMNS, [*map(_ladder_row, rows), *_means(rows)])
         typer.echo(f"report: {out}/report.html")
 
 
 _COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "cut"]
+
+
+def _means(rows: list[dict[str, Any]]) -> list[list[Any]]:
+    """Return a line for every model that was trained with several seeds."""
+    accuracies = {row["model"]: [each["accuracy"] for each in rows if each["model"] == row["model"]] for row in rows}
+    return [
+        [model, "mean", f"{mean(found):.2%}", f"spread {100 * stdev(found):.2f}", "", "", "", ""]
+        for model, found in accuracies.items()
+        if len(found) > 1
+    ]
 
 
 def _ladder_row(row: dict[str, Any]) -> list[Any]:

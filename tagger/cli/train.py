@@ -31,10 +31,11 @@ Epochs = Annotated[
 ]
 Batch = Annotated[int | None, typer.Option(min=1, help="Images per step; by default 32 (scratch: 512).")]
 Method = Annotated[
-    Literal["auto", "probe", "finetune", "scratch"],
+    Literal["auto", "probe", "finetune", "knn", "scratch"],
     typer.Option(
         help="probe (a linear head on frozen features, seconds), finetune (the whole network), auto (both when "
-        "time allows, the better is kept), or scratch (a small net of our own from nothing)."
+        "time allows, the better is kept), knn (the nearest labelled images by frozen features vote), or scratch (a "
+        "small net of our own from nothing)."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same CPU: the same checkpoint.")]

@@ -69,6 +69,8 @@ def load(
     Raises UsageError for what is not there, ModelError for a model that does not load.
     """
     wanted = wanted or Choice()
+    if info.eager_only and wanted.engine == "auto":
+        wanted = replace(wanted, engine="eager")
     records = info.agreement.get(machine.processor(), {})
     choice = choose(wanted, records, wanted.device != "cpu" and machine.has_cuda())
     if choice.engine != "openvino":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tagger.errors import UsageError
 from tagger.ladder.recipes import STEPS
 
-TRANSFER = ("probe", "finetune")
+TRANSFER = ("knn-features", "probe", "finetune")
 KNOWN = ("knn", *STEPS, *TRANSFER)
 """Every rung, from the simplest up."""
 DEFAULT_MODELS = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun", "probe", "finetune")
@@ -28,7 +28,7 @@ class LadderConfig:
     image_size: int = 32
     """Side in pixels for nets from scratch."""
     backbone: str = "timm/mobilenetv3_large_100.ra_in1k"
-    """For probe and fine-tuning."""
+    """For neighbours by features, probe and fine-tuning."""
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
 from tagger import images, machine, storage
@@ -35,6 +36,8 @@ class Files:
 
     dataset: str
     test: list[str]
+    table: pa.Table | None = None
+    """The dataset with its splits where they are ours: every seed is judged on the same test images."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def _own(dataset: str, side: int, say: Say) -> LadderData:
         train=_rows(everything, learning),
         held_out=parts["val"][learning],
         test=_rows(everything, parts["test"]),
-        files=lambda: Files(dataset, list(np.array(examples.uris, dtype=object)[parts["test"]])),
+        files=lambda: Files(dataset, list(np.array(examples.uris, dtype=object)[parts["test"]]), examples.table),
         left_out=examples.notes,
     )
 

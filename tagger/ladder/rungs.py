@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +14,13 @@ from tagger.errors import UsageError
 from tagger.ladder.config import LadderConfig
 from tagger.ladder.data import LadderData, Say
 from tagger.ladder.recipes import STEPS, Step
-from tagger.models.knn import Knn, nearest, votes
-from tagger.training import own
+from tagger.models.knn import Knn
+from tagger.training import neighbours, own
 from tagger.training.fitting import Epoch, OnEpoch
 from tagger.training.own import Fitted
 
-KS = (1, 3, 5, 7, 10, 15, 20)
-METRICS = ("l2", "cosine", "l1")
-_QUICK_METRICS, _QUICK_QUERIES = METRICS[:2], 1000
-"""What is tried within a budget, and on how many held-out images; l1 is no matrix product and takes minutes."""
+_QUICK_QUERIES = 1000
+"""Held-out images that k is chosen on within a budget."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,7 @@ def _fit_knn(data: LadderData, config: LadderConfig, seed: int, say: Say) -> Run
     started = time.perf_counter()
     preparation = datasets.prepare("none", data.train.images)
     curves, note = _knn_curves(data, config, say)
-    best = max(curves, key=lambda metric: max(curves[metric].values()))
-    k = max(curves[best], key=lambda each: curves[best][each])
+    best, k = neighbours.best(curves)
     side = data.train.images.shape[1]
     arguments = {"examples": len(data.train.labels), "k": k, "metric": best, "dtype": "uint8", "input_size": side}
     net = Knn(len(data.train.label_names), **arguments)
@@ -127,21 +123,18 @@ def _fit_knn(data: LadderData, config: LadderConfig, seed: int, say: Say) -> Run
     return Rung(fitted, data.train, note, {"k_curve": curves})
 
 
-def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[dict[str, dict[int, float]], str]:
+def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[neighbours.Curves, str]:
     """Return metric -> k -> accuracy on the held-out images, and what was left out."""
-    chosen = data.validation
     quick = config.minutes("knn") is not None and len(data.train.labels) > _QUICK_QUERIES
-    count = min(_QUICK_QUERIES, len(chosen.labels)) if quick else len(chosen.labels)
-    queries, labels = pixel_rows(chosen)
-    examples, known = pixel_rows(data.learning)
-    ks = [k for k in KS if k <= len(known)]
-    if not ks:
-        raise UsageError("knn: there are no training images to compare with")
-    curves: dict[str, dict[int, float]] = {}
-    for metric in _QUICK_METRICS if quick else METRICS:
-        _, indices = nearest(queries[:count], examples, max(ks), metric, _progress(f"knn {metric}", say))
-        shares = {k: votes(known[indices], k, len(chosen.label_names)) for k in ks}
-        curves[metric] = {k: float((share.argmax(1) == labels[:count]).float().mean()) for k, share in shares.items()}
+    queries, labels = pixel_rows(data.validation)
+    count = min(_QUICK_QUERIES, len(labels)) if quick else len(labels)
+    curves = neighbours.accuracies(
+        (queries[:count], labels[:count]),
+        pixel_rows(data.learning),
+        len(data.train.label_names),
+        neighbours.FEATURE_METRICS if quick else neighbours.METRICS,
+        lambda done, total: say(f"knn: {done:,} of {total:,} images compared"),
+    )
     note = f"l1 not tried; k and metric chosen on {count:,} of {len(labels):,} held-out images" if quick else ""
     return curves, note
 
@@ -149,7 +142,3 @@ def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[dict[
 def pixel_rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
     """Return pixels (N, D) uint8, in the order of `Knn`, and labels (N,)."""
     return torch.from_numpy(data.images).permute(0, 3, 1, 2).flatten(1), torch.from_numpy(data.labels)
-
-
-def _progress(what: str, say: Say) -> Callable[[int, int], None]:
-    return lambda done, total: say(f"{what}: {done:,} of {total:,} images compared")

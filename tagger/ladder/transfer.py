@@ -1,4 +1,4 @@
-"""The rungs that stand on a pretrained backbone: the probe and fine-tuning, as `tagger train` does them."""
+"""The rungs that stand on a pretrained backbone: neighbours, probe and fine-tuning, as `tagger train` does them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from tagger.training import Reports, TrainConfig, train
 from tagger.training.examples import BoolArray
 from tagger.training.judging import scores_of
 
-_TITLES = {"probe": "Linear probe", "finetune": "Fine-tuned"}
-_PER_MINUTE = {"probe": 10_000, "finetune": 1_500}
+_TITLES = {"knn-features": "k-NN, features of", "probe": "Linear probe", "finetune": "Fine-tuned"}
+_METHODS = {"knn-features": "knn", "probe": "probe", "finetune": "finetune"}
+_PER_MINUTE = {"knn-features": 10_000, "probe": 10_000, "finetune": 1_500}
 """Training images that two CPU cores see in a minute, of 96 pixels, test images aside."""
 _SIDE = 96
 """Pixels within a budget, where the images are smaller than the backbone wants them."""
@@ -34,7 +35,7 @@ class Transferred:
     scores: Float32Array
     title: str
     curve: list[dict[str, Any]]
-    """Of what is kept: a probe has none."""
+    """Of what is kept: only fine-tuning has one."""
     note: str
 
 
@@ -47,7 +48,7 @@ def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, o
     small = minutes is not None and data.train.images.shape[1] < _SIDE
     options = TrainConfig(
         backbone=config.backbone,
-        method=name,
+        method=_METHODS[name],
         epochs=2 if count else 10,
         image_size=_SIDE if small else None,
         seed=seed,
@@ -58,10 +59,10 @@ def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, o
     reports = Reports(say=lambda line: say(f"{name} (seed {seed}): {line}"))
     info = train(dataset, out, options, reports=reports, beside=["_dataset.parquet"])
     storage.remove(storage.join(storage.absolute(out), "_dataset.parquet"))
-    trained = _trained(out)
-    title, curve = f"{_TITLES[name]} {info.architecture}", trained["curve"]
+    trained, architecture = _trained(out), checkpoint.describe(config.backbone).architecture
+    title, curve = f"{_TITLES[name]} {architecture}", trained["curve"]
     if name == "finetune" and trained["method"] == "probe":
-        title, curve = f"{_TITLES['probe']} {info.architecture} (fine-tuning was no better)", []
+        title, curve = f"{_TITLES['probe']} {architecture} (fine-tuning was no better)", []
     scores, _ = scores_of(info, files.test, config.device)
     order = [info.label_names.index(label) for label in data.train.label_names]
     return Transferred(info, scores[:, order], title, curve, note)
@@ -76,15 +77,13 @@ def _trained(out: str) -> dict[str, Any]:
 def _dataset(files: Files, data: LadderData, count: int | None, out: str) -> tuple[str, str]:
     """Return what to train on, and what was left out."""
     everything = len(data.train.labels)
-    if count is None or count >= everything:
+    part = count is not None and count < everything
+    if not part and files.table is None:
         return files.dataset, ""
-    table = ingesting.read_labelled(files.dataset).table
-    split = table["split"]
-    if split.null_count == len(split):
-        return files.dataset, ""  # splits are yet to be made, of all images
-    kept = _some(table, count)
+    table = ingesting.read_labelled(files.dataset).table if files.table is None else files.table
+    kept = _some(table, count) if count is not None and part else table
     storage.write_atomic(storage.absolute(out), schema.serialise(kept, "manifest"))
-    return out, f"{int(_learning(kept).sum()):,} of {everything:,} training images"
+    return out, f"{int(_learning(kept).sum()):,} of {everything:,} training images" if part else ""
 
 
 def _some(table: pa.Table, count: int) -> pa.Table:

@@ -9,6 +9,7 @@ from torch import nn
 from tagger.errors import ModelError
 from tagger.models import backbone
 from tagger.models.convnet import ConvNet
+from tagger.models.feature_knn import FeatureKnn
 from tagger.models.knn import Knn
 from tagger.models.linear import Linear
 from tagger.models.mlp import Mlp
@@ -17,6 +18,7 @@ from tagger.models.speedrun import Speedrun
 
 FAMILIES: dict[str, type[nn.Module]] = {
     "tagger_knn": Knn,
+    "tagger_feature_knn": FeatureKnn,
     "tagger_linear": Linear,
     "tagger_mlp": Mlp,
     "tagger_convnet": ConvNet,

@@ -122,7 +122,8 @@ def _last_step(ladder: Ladder, best: Rung) -> str:
 
 def _flops_ratio(before: Rung, best: Rung) -> str:
     small, large = before.mean("flops"), best.mean("flops")
-    return f", {rate(large / small)} times the FLOPs per image" if small and large else ""
+    ratio = rate(large / small) if small and large else "1"
+    return f", {ratio} times the FLOPs per image" if ratio != "1" else ""
 
 
 def _doubt(ladder: Ladder, before: Rung, best: Rung) -> str:
@@ -232,14 +233,16 @@ def _column(rungs: list[Rung], name: str) -> Array:
 
 
 def _learning(ladder: Ladder) -> Iterator[Block]:
-    curves = {_label(rung): rung.shown.curve for rung in ladder.rungs}
+    curves = {_label(rung): rung.shown.curve for rung in ladder.rungs if rung.shown.curve}
     scored = {name: curve for name, curve in curves.items() if known(row.get("val_score") for row in curve)}
+    others = [name for name in curves if name not in scored]
+    without = f" Not shown, for they learn from all training images: {listed(others)}." if others else ""
     if scored:
         yield Figure(
             "learning",
             f"Validation accuracy of {listed(list(scored))} after each epoch",
             partial(plots.curves, scored),
-            "Accuracy on validation images, which training does not see, after each epoch.",
+            f"Accuracy on validation images, which training does not see, after each epoch.{without}",
         )
 
 

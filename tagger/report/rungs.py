@@ -14,6 +14,8 @@ from tagger.report.facts import Ladder, Neighbours, Rung, known
 from tagger.report.wording import count, duration, interval, one_line, percent, quantity
 
 ABOUT = {
+    "knn-features": "A network trained on millions of other photographs turns each image into features; the label is "
+    "what most of the k nearest training images have, near in those features. Nothing is learnt.",
     "knn": "Nothing is learnt. A test image gets the label that most of its k nearest training images have, near "
     "meaning little difference from pixel to pixel. Neighbours share colours and composition more than content.",
     "linear": "One weight per class, pixel and colour; the score of a class is the sum of the weighted pixels. The "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -34,14 +34,17 @@ class Outcome:
     """The network that validated best."""
 
     net: nn.Module
+    architecture: str
     arguments: dict[str, Any]
-    """timm's model_args"""
+    """model_args"""
     method: str
     logits: dict[str, Float32Array]
     """val, and test where there is one: (N, K) before the temperature"""
     candidates: dict[str, float]
     """Method -> validation score"""
-    curve: list[dict[str, Any]]
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """What validation chose beside the weights."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ class Judged:
 def write(out: str, command: str, learned: Learned, judged: Judged) -> ModelInfo:
     """Draw, and write the checkpoint folder."""
     names, outcome = learned.examples.label_names, learned.outcome
-    config = network.timm_config(outcome.net, learned.backbone, outcome.arguments, names, learned.config)
+    config = network.timm_config(
+        outcome.net, outcome.architecture, learned.backbone, outcome.arguments, names, learned.config
+    )
     pictures = draw(learned, judged)
     files = {f"plots/{name}.png": content for name, (_, content) in pictures.items()}
     files[DATASET] = schema.serialise(learned.examples.table, "manifest")
@@ -180,6 +185,7 @@ def _tagger_json(learned: Learned, judged: Judged, command: str) -> dict[str, An
             "command": command,
             "method": learned.outcome.method,
             "candidates": learned.outcome.candidates,
+            "chosen": learned.outcome.chosen,
             "backbone": learned.config.backbone,
             "config": asdict(learned.config),
             "images": {name: int(learned.examples.split(name).sum()) for name in NAMES},
@@ -220,7 +226,7 @@ def _facts(out: str, command: str, learned: Learned, judged: Judged, drawn: dict
         warnings=[*learned.warnings, *too_few(judged.thresholds)],
         plots=drawn,
         command=command,
-        config=asdict(learned.config),
+        config=asdict(learned.config) | learned.outcome.chosen,
         fingerprint=learned.examples.data_fingerprint(),
         seconds=learned.seconds,
         device=learned.device,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from tagger.errors import UsageError
 from tagger.model_info import Preprocessing
 
-METHODS = ("auto", "probe", "finetune")
+METHODS = ("auto", "probe", "finetune", "knn")
 FITS = {"crop": "center", "letterbox": "border", "squash": "squash"}
 """--fit -> timm's crop_mode."""
 OPTIMIZERS = ("adamw", "sgd")
@@ -19,7 +19,8 @@ class TrainConfig:
 
     backbone: str = "timm/mobilenetv3_large_100.ra_in1k"
     method: str = "auto"
-    """probe: a linear head on frozen features; finetune: the whole network; auto: both when time allows, the better."""
+    """probe: a linear head on frozen features; finetune: the whole network; auto: both when time allows, the better;
+    knn: the nearest labelled images by frozen features vote."""
     multilabel: bool = False
     image_size: int | None = None
     """Side in pixels; None: the backbone's own."""
@@ -82,6 +83,8 @@ class TrainConfig:
             raise UsageError(f"--precision-target must be between 0 and 1, got {self.precision_target}")
         if self.image_size is not None and self.image_size < 16:
             raise UsageError(f"--image-size must be at least 16, got {self.image_size}")
+        if self.method == "knn" and self.multilabel:
+            raise UsageError("--method knn gives each image one label: leave --multilabel away, or use --method probe")
         if self.lr <= 0:
             raise UsageError(f"--lr must be above 0, got {self.lr}")
         self.rates()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tagger.errors import SourceError, UsageError
 from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo, Preprocessing
 from tagger.splits import NAMES
-from tagger.training import features, finetune, network, probe, splitting, state
+from tagger.training import features, finetune, neighbours, network, probe, splitting, state
 from tagger.training.bundle import Learned, Outcome, judge, too_few, write
 from tagger.training.config import TrainConfig
 from tagger.training.examples import BoolArray, Examples, read_examples
@@ -130,8 +131,10 @@ def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
 
 
 def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
-    """Fit the probe, fine-tune when asked for or worth it, and keep what validates better."""
-    config = lesson.config
+    """Fit the probe, fine-tune when asked for or worth it, and keep what validates better; or remember neighbours."""
+    config, architecture = lesson.config, lesson.backbone.architecture
+    if config.method == "knn":
+        return _remember(lesson, reports)
     head = probe.fit(*lesson.part("train"), *lesson.part("val"), config)
     val_features, val_truth = lesson.part("val")
     probed = finetune.score_of(probe.scores_of(head(val_features), config.task), val_truth, config.task)
@@ -141,7 +144,7 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
     if not started_from_probe and config.method != "finetune":
         raise UsageError(f"--backbone {config.backbone}: its head is not one linear layer; use --method finetune")
     logits = {name: head(lesson.features[rows]) for name, rows in lesson.rows.items() if name != "train" and rows.any()}
-    outcome = Outcome(net, arguments, "probe", logits, {"probe": probed}, [])
+    outcome = Outcome(net, architecture, arguments, "probe", logits, {"probe": probed})
     if config.method == "probe" or (config.method == "auto" and not _worth_while(net, lesson, reports)):
         return outcome
     tuned, _ = network.with_head(lesson.backbone, len(lesson.examples.label_names), config)
@@ -154,7 +157,21 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
         reports.say(f"fine-tuned: {_score_name(config)} {tried:.1%} at most; the probe is better and is kept")
         return replace(outcome, candidates=scores, curve=progress.curve)
     reports.say(f"fine-tuned: {_score_name(config)} {tried:.1%}, best after epoch {progress.best_epoch}")
-    return Outcome(tuned, arguments, "finetune", logits, scores, progress.curve)
+    return Outcome(tuned, architecture, arguments, "finetune", logits, scores, progress.curve)
+
+
+def _remember(lesson: Lesson, reports: Reports) -> Outcome:
+    """Let the nearest labelled images vote."""
+    found = neighbours.fit(*lesson.part("train"), *lesson.part("val"), partial(reports.on_progress, "neighbours"))
+    chosen = {"k": found.k, "metric": found.metric}
+    reports.say(f"knn: k = {found.k}, {found.metric}; accuracy {found.accuracy:.1%} on the validation images")
+    net, arguments = network.with_neighbours(lesson.backbone, found, len(lesson.examples.label_names), lesson.config)
+    logits = {
+        name: net.neighbours.forward_head(torch.from_numpy(lesson.features[rows])).numpy()
+        for name, rows in lesson.rows.items()
+        if name != "train" and rows.any()
+    }
+    return Outcome(net, "tagger_feature_knn", arguments, "knn", logits, {"knn": found.accuracy}, chosen=chosen)
 
 
 def fine_tune_lesson(

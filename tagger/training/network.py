@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from tagger import checkpoint, models
 from tagger.errors import ModelError, UsageError
 from tagger.model_info import ModelInfo
+from tagger.models.feature_knn import FeatureKnn
 from tagger.training.config import TrainConfig
+from tagger.training.neighbours import Neighbours
 from tagger.training.probe import Probe
 
 
@@ -49,14 +51,34 @@ def set_head(net: nn.Module, probe: Probe) -> bool:
     return True
 
 
+def with_neighbours(
+    backbone: ModelInfo, found: Neighbours, num_classes: int, config: TrainConfig
+) -> tuple[FeatureKnn, dict[str, Any]]:
+    """Return the backbone's network with its labelled images for a head, and the model_args that build it again."""
+    body, backbone_args = with_head(backbone, 0, config)
+    count, width = found.examples.shape
+    arguments: dict[str, Any] = {"backbone": backbone.architecture, "backbone_args": backbone_args}
+    arguments |= {"examples": count, "features": width, "k": found.k, "metric": found.metric}
+    net = FeatureKnn(num_classes, **arguments)
+    net.backbone.load_state_dict(body.state_dict())
+    net.neighbours.examples.copy_(found.examples)
+    net.neighbours.labels.copy_(found.labels)
+    return net, arguments
+
+
 def timm_config(
-    net: nn.Module, backbone: ModelInfo, arguments: dict[str, Any], label_names: tuple[str, ...], config: TrainConfig
+    net: nn.Module,
+    architecture: str,
+    backbone: ModelInfo,
+    arguments: dict[str, Any],
+    label_names: tuple[str, ...],
+    config: TrainConfig,
 ) -> dict[str, Any]:
-    """Return config.json: `timm.create_model("local-dir:...")` builds the network and its transform from it."""
+    """Return config.json: of a timm architecture `timm.create_model("local-dir:...")` builds network and transform."""
     preparation = config.preprocessing(backbone.preprocessing)
     own = {key: value for key, value in (getattr(net, "pretrained_cfg", None) or {}).items() if key in _KEPT}
     return {
-        "architecture": backbone.architecture,
+        "architecture": architecture,
         "num_classes": len(label_names),
         "num_features": cast(Any, net).num_features,
         "model_args": arguments,

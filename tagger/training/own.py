@@ -177,10 +177,11 @@ def _card(out: str, fitted: Fitted, train: LabelledImages, test: Judged, command
     voting = fitted.architecture == "tagger_knn"
     found = test.evaluation.accuracy
     low, high = found.interval if found else (0.0, 1.0)
+    family = fitted.architecture.removeprefix("tagger_")
+    parameters = sum(parameter.numel() for parameter in fitted.net.parameters())
     return _CARD.format(
         name=out.rstrip("/").rpartition("/")[2],
-        family=fitted.architecture.removeprefix("tagger_"),
-        parameters=sum(parameter.numel() for parameter in fitted.net.parameters()),
+        made=_REMEMBERED if voting else _TRAINED.format(parameters=parameters, family=family),
         images=len(train.labels),
         side=fitted.side,
         labels=", ".join(fitted.label_names),
@@ -203,9 +204,12 @@ def _curve_row(epoch: Epoch) -> str:
     return f"| {epoch.epoch} | {epoch.train_loss:.3f} | {epoch.train_score:.1%} | {held_out} | {epoch.seconds:.1f} |"
 
 
+_TRAINED = "A net of {parameters:,} parameters (`tagger/models/{family}.py`), trained from scratch on"
+_REMEMBERED = "Nearest neighbours by pixels (`tagger/models/knn.py`), nothing learnt: a vote of the most similar of"
+
 _CARD = """# {name}
 
-A net of {parameters:,} parameters (`tagger/models/{family}.py`), trained from scratch on
+{made}
 {images:,} images of {side}x{side} pixels: {labels}.
 
 **Test accuracy {accuracy:.2%}** (95% interval {low:.2%} to {high:.2%}) on {test_images:,} images never used in

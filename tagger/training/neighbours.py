@@ -1,0 +1,84 @@
+"""Nearest neighbours: k and the metric are chosen on held-out images, nothing else is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tagger.engines import Float32Array
+from tagger.errors import SourceError
+from tagger.models.knn import nearest, votes
+
+KS = (1, 3, 5, 7, 10, 15, 20)
+METRICS = ("l2", "cosine", "l1")
+FEATURE_METRICS = METRICS[:2]
+"""What features are compared by; l1 is no matrix product and takes minutes."""
+
+Curves = dict[str, dict[int, float]]
+"""Metric -> k -> accuracy on the held-out images."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Examples (N, D) with their labels (N,), and how they vote."""
+
+    examples: Tensor
+    labels: Tensor
+    k: int
+    metric: str
+    accuracy: float
+    """On the held-out images."""
+
+
+def fit(
+    features: Float32Array,
+    truth: Float32Array,
+    val_features: Float32Array,
+    val_truth: Float32Array,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Neighbours:
+    """Choose k and metric on the validation images; what has none of the labels has no vote.
+
+    Features are (N, D), truth (N, K) with at most one label an image.
+    """
+    voting, judged = truth.any(axis=1), val_truth.any(axis=1)
+    examples, queries = torch.from_numpy(features[voting]), torch.from_numpy(val_features[judged])
+    labels, wanted = (
+        torch.from_numpy(np.asarray(part.argmax(axis=1), dtype=np.int64)) for part in (truth[voting], val_truth[judged])
+    )
+    found = accuracies((queries, wanted), (examples, labels), truth.shape[1], FEATURE_METRICS, on_progress)
+    metric, k = best(found)
+    return Neighbours(examples, labels, k, metric, found[metric][k])
+
+
+def accuracies(
+    held_out: tuple[Tensor, Tensor],
+    examples: tuple[Tensor, Tensor],
+    num_classes: int,
+    metrics: Sequence[str],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Curves:
+    """Return the accuracy for every metric and k of KS on held-out rows (M, D) with labels (M,).
+
+    Raises SourceError without examples or without held-out rows.
+    """
+    (queries, labels), (known, known_labels) = held_out, examples
+    ks = [k for k in KS if k <= len(known)]
+    if not ks or not len(queries):
+        raise SourceError(f"knn: {len(known):,} training and {len(queries):,} held-out images; label some more")
+    curves: Curves = {}
+    for metric in metrics:
+        _, indices = nearest(queries, known, max(ks), metric, on_progress)
+        shares = {k: votes(known_labels[indices], k, num_classes) for k in ks}
+        curves[metric] = {k: float((share.argmax(1) == labels).float().mean()) for k, share in shares.items()}
+    return curves
+
+
+def best(curves: Curves) -> tuple[str, int]:
+    """Return metric and k of the highest accuracy; of equal ones the first."""
+    metric = max(curves, key=lambda each: max(curves[each].values()))
+    return metric, max(curves[metric], key=lambda k: curves[metric][k])
