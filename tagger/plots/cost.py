@@ -105,7 +105,7 @@ def _label_points(
     room = axes.get_window_extent(renderer)
     for index in sorted(shown, key=lambda index: -y[index]):
         text = axes.annotate(
-            look.shorten(names[index], 26),
+            look.shorten(names[index], look.MODEL),
             (x[index], y[index]),
             (0, 0),
             textcoords="offset pixels",

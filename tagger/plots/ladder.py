@@ -43,7 +43,7 @@ def curves(models: Mapping[str, Sequence[Mapping[str, Any]]], score_name: str = 
         look.log_ticks(axes)
         look.dress(axes, "", title, "" if column else score_name)
         look.percent(axes)
-    named = [look.shorten(name, 26) for name in lines]
+    named = [look.shorten(name, look.MODEL) for name in lines]
     look.legend(panels[-1], handles, named, loc="upper left", bbox_to_anchor=(1.01, 1))
     return look.png(figure)
 
@@ -76,7 +76,7 @@ def reliabilities(models: Mapping[str, tuple[Array, Array]]) -> bytes:
         look.grid(axes)
         axes.plot([0, 1], [0, 1], color=look.GREY, linestyle="--", linewidth=1)
         axes.plot(confidence, right, "o-", color=look.COLOURS[0], markersize=3.5, linewidth=1.5)
-        look.dress(axes, look.shorten(name, 26))
+        look.dress(axes, look.shorten(name, look.MODEL))
         axes.title.set_fontsize(look.BODY)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     for axes in figure.axes[len(bins) :]:
@@ -152,7 +152,7 @@ def per_class(shares: Array, models: Sequence[str], names: Sequence[str]) -> byt
     axes.xaxis.tick_top()
     size = look.SMALL if named else 7.0
     axes.set_xticks(places, short, fontsize=size, rotation=turn, **anchor, **look.lettering())
-    labels = [look.shorten(model, 26) for model in models]
+    labels = [look.shorten(model, look.MODEL) for model in models]
     axes.set_yticks(range(len(models)), labels, fontsize=look.SMALL, **look.lettering())
     for spine in axes.spines.values():
         spine.set_visible(False)
