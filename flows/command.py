@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> Callable[
     for field in fields(config):
         option, default = f"--{field.name.replace('_', '-')}", None if field.default is MISSING else field.default
         if isinstance(default, bool):
-            parser.add_argument(option, action="store_true")
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default)
         elif isinstance(default, tuple):
             parser.add_argument(option, type=_words, default=default, help=f"default: {','.join(default)}")
         else:

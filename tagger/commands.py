@@ -23,6 +23,6 @@ def command(verb: str, subject: str, config: Any, **given: str | None) -> str:
 
 def _option(name: str, value: Any) -> list[str]:
     option = f"--{name.replace('_', '-')}"
-    if value is True:
-        return [option]
+    if isinstance(value, bool):
+        return [option if value else f"--no-{option[2:]}"]
     return [option, ",".join(value) if isinstance(value, tuple) else str(value)]

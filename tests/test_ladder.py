@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,36 @@ def test_a_killed_benchmark_trains_only_what_is_missing(stripes: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
     assert len(pd.read_parquet(tmp_path / "report" / "results.parquet")) == 3
+
+
+def test_a_net_that_was_killed_goes_on_after_its_last_epoch(stripes: Path, tmp_path: Path) -> None:
+    config = "LadderConfig(('resnet20',), budget='full')"
+    code = f"""
+from tagger.ladder import Climb, LadderConfig, climb
+from tagger.training import unfinished
+unfinished.EVERY = 0
+climb(Climb({str(stripes)!r}, {str(tmp_path / "report")!r}, {config}), lambda line: print(line, flush=True))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 5/164" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    kept = tmp_path / "report" / "models" / "resnet20-0.unfinished.safetensors"
+    assert kept.exists()
+    assert not kept.with_name("resnet20-0").exists()
+    lines: list[str] = []
+
+    def stop(line: str) -> None:
+        lines.append(line)
+        if "epoch" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        climb(Climb(str(stripes), str(tmp_path / "report"), LadderConfig(("resnet20",), budget="full")), stop)
+    assert re.search(r"epoch ([5-9]|\d\d)/164", lines[-1])
 
 
 def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) -> None:

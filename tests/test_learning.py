@@ -229,6 +229,20 @@ def test_fine_tuning_is_deterministic_and_never_validates_below_the_probe(
     assert not (tmp_path / "one" / "_training.safetensors").exists()
 
 
+@pytest.mark.parametrize(("options", "kept"), [({}, True), ({"freeze_norms": False}, False)])
+def test_batch_norm_statistics_stay_the_backbones_unless_asked_for(
+    coloured: Path, config: Any, timm_folder: Path, tmp_path: Path, options: dict[str, Any], kept: bool
+) -> None:
+    training.train(str(coloured), str(tmp_path / "made"), config(method="finetune", epochs=1, ema=0.0, **options))
+    about = json.loads((tmp_path / "made" / "tagger.json").read_text())["training"]
+    assert about["method"] == "finetune"
+    assert ("--no-freeze-norms" in about["command"]) != kept
+    backbone, made = weights(timm_folder), weights(tmp_path / "made")
+    statistics = [name for name in backbone if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(np.array_equal(made[name], backbone[name]) for name in statistics) == kept
+
+
 def start(coloured: Path, out: Path, config: TrainConfig, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tagger.cli", "train", str(coloured), "--out", str(out), *arguments(config), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -335,7 +349,7 @@ def test_out_of_memory_in_training_halves_the_piece_and_goes_on(
     [
         {"fit": "letterbox", "optimizer": "sgd", "schedule": "0.01x1,0.001x1"},
         {"fit": "squash", "accumulate": 2, "class_weights": True, "l1": 1e-6, "image_size": 48},
-        {"batch_size": 4, "dropout": 0.1, "augment": "none", "cutmix": 0.5, "freeze_norms": True},
+        {"batch_size": 4, "dropout": 0.1, "augment": "none", "cutmix": 0.5, "freeze_norms": False},
     ],
 )
 def test_every_option_trains(coloured: Path, config: Any, tmp_path: Path, options: dict[str, Any]) -> None:

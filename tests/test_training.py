@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 from PIL import Image
 
 import tagger
-from tagger import checkpoint
+from tagger import checkpoint, datasets
+from tagger.datasets import LabelledImages
 from tagger.errors import SourceError, UsageError
 from tagger.metrics import wilson_interval
 from tagger.models.speedrun import Speedrun
-from tagger.training import ScratchConfig, fitting, train_folder
+from tagger.training import ScratchConfig, fitting, own, train_folder, unfinished
+from tagger.training.fitting import Recipe
+from tagger.training.from_folders import SPEEDRUN
 
 CONFIG = ScratchConfig(epochs=3, batch_size=32)
 
@@ -76,6 +80,56 @@ def test_the_same_seed_gives_the_same_net_and_another_seed_another(shapes: Path,
         config = ScratchConfig(epochs=1, batch_size=64, seed=seed)
         ids.append(train_folder(str(shapes), str(tmp_path / str(number)), config, "cpu").model_id)
     assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipe"),
+    [
+        ("tagger_speedrun", replace(SPEEDRUN, epochs=4, batch_size=40, learnt_until=(("whiten.bias", 1),))),
+        ("tagger_mlp", Recipe(epochs=6, lr=0.2, batch_size=40, patience=2, mirror="random")),
+        ("tagger_convnet", Recipe(epochs=4, batch_size=40, momentum="0x2,0.9x2", unit_gain=True, shift=2)),
+    ],
+)
+def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_net(
+    architecture: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    pictures = rng.integers(0, 200, (120, 32, 32, 3)) + 20 * labels[:, None, None, None]
+    images = LabelledImages(pictures.astype(np.uint8), labels.astype(np.int64), ("dark", "light"))
+    arguments = {"tagger_mlp": {"batch_norm": True}}.get(architecture, {})
+    seen: list[int] = []
+
+    def train(kept: unfinished.Unfinished | None, stop_after: int = 99) -> own.Fitted:
+        def on_epoch(entry: fitting.Epoch) -> None:
+            seen.append(entry.epoch)
+            if entry.epoch == stop_after:
+                raise KeyboardInterrupt
+
+        preparation = datasets.prepare("standardise", images.images)
+        return own.train_net(architecture, arguments, images, images, preparation, recipe, 3, "cpu", on_epoch, kept)
+
+    whole = train(None)
+    uri = str(tmp_path / "state.safetensors")
+    for stop in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            train(unfinished.Unfinished(uri, "key"), stop)
+    seen.clear()
+    resumed = train(unfinished.Unfinished(uri, "key"))
+    assert seen[0] == 4
+    assert [replace(entry, seconds=0) for entry in resumed.curve] == [
+        replace(entry, seconds=0) for entry in whole.curve
+    ]
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(value, resumed.net.state_dict()[name]), name
+    seen.clear()
+    train(unfinished.Unfinished(uri, "other options"))
+    assert seen[0] == 1
+    (tmp_path / "state.safetensors").write_bytes(b"damaged")
+    seen.clear()
+    train(unfinished.Unfinished(uri, "key"))
+    assert seen[0] == 1
 
 
 def test_the_whitening_layer_whitens() -> None:

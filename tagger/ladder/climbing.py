@@ -1,7 +1,8 @@
 """Train what is missing of a ladder, model by model and seed by seed, and write its report.
 
 REPORT/models/<model>-<seed>/ is a checkpoint folder like any other. Its tagger.json is written last and says from what
-the model came, so a folder that says the right thing is done: after a kill, the same command does only what is missing.
+the model came, so a folder that says the right thing is done: after a kill, the same command does only what is missing,
+of a net that was being trained the epochs after the last one that was kept.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from tagger.ladder.rungs import fit_rung
 from tagger.ladder.transfer import fit_transfer
 from tagger.model_info import fingerprint
 from tagger.training import own
+from tagger.training.unfinished import Unfinished
 
 SCORES = "scores.npy"
+_UNFINISHED = ".unfinished.safetensors"
+"""Beside a model's folder while it is trained."""
 _VERSION = 1
 """Raise it when the same options give another model."""
 _PACKAGES = ("tagger", "torch", "timm")
@@ -128,10 +132,12 @@ def climb(todo: Climb, say: Say = lambda line: None) -> list[dict[str, Any]]:
 def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
     """Train a net of ours and save it."""
     device = "cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu"
-    rung = fit_rung(model, data, climb.config, seed, device, say)
+    unfinished = Unfinished(f"{climb.folder(model, seed)}{_UNFINISHED}", _key(climb, data, model, seed))
+    rung = fit_rung(model, data, climb.config, seed, device, unfinished, say)
     fitted = rung.fitted
     judged = own.judge(fitted, data.test)
     own.save(climb.folder(model, seed), fitted, rung.train, judged, climb.command)
+    unfinished.remove()
     images = own.pixels(data.test.some(measuring.BATCH, 0), fitted.preparation, "cpu").images
     one_core, all_cores = measuring.rates(fitted.net, images)
     learning = sum(epoch.seconds for epoch in fitted.curve)

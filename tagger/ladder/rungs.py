@@ -18,6 +18,7 @@ from tagger.models.knn import Knn
 from tagger.training import neighbours, own
 from tagger.training.fitting import Epoch, OnEpoch
 from tagger.training.own import Fitted
+from tagger.training.unfinished import Unfinished
 
 _QUICK_QUERIES = 1000
 """Held-out images that k is chosen on within a budget."""
@@ -36,8 +37,10 @@ class Rung:
     """For the report."""
 
 
-def fit_rung(name: str, data: LadderData, config: LadderConfig, seed: int, device: str, say: Say) -> Rung:
-    """Fit one model that learns from pixels."""
+def fit_rung(
+    name: str, data: LadderData, config: LadderConfig, seed: int, device: str, unfinished: Unfinished, say: Say
+) -> Rung:
+    """Fit one model that learns from pixels; one that was killed goes on after the last epoch that was kept."""
     if name == "knn":
         return _fit_knn(data, config, seed, say)
     step = STEPS[name]
@@ -55,6 +58,7 @@ def fit_rung(name: str, data: LadderData, config: LadderConfig, seed: int, devic
         seed=seed,
         device=device,
         on_epoch=_epoch_line(name, seed, recipe.epochs, say),
+        unfinished=unfinished,
     )
     return Rung(fitted, train, _cut(recipe.epochs, step.recipe.epochs, count, len(everything.labels)))
 

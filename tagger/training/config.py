@@ -31,7 +31,7 @@ class TrainConfig:
     accumulate: int = 1
     """Batches per optimizer step."""
     optimizer: str = "adamw"
-    lr: float = 1e-3
+    lr: float = 2e-4
     """Peak learning rate of the head; with layer_decay deeper layers get less."""
     schedule: str = "cosine"
     """`cosine`, or learning rates with epochs each, such as `0.01x10,0.001x5`."""
@@ -59,8 +59,12 @@ class TrainConfig:
     """Largest gradient norm; 0: any."""
     patience: int = 10
     """Epochs without a better validation before training stops; a cosine's last epochs are its best."""
-    freeze_norms: bool = False
-    """Keep the backbone's batch-norm statistics; always so with batches under 8."""
+    freeze_norms: bool = True
+    """Keep the backbone's batch-norm statistics; always so with batches under 8.
+
+    A few hundred pictures, varied at random, have other statistics than the backbone's photographs: its features, and
+    with them the probe's head, are worth less before anything is learnt (docs/benchmarks.md, Training).
+    """
     class_weights: bool = False
     """Rare labels count more."""
     precision_target: float = 0.9

@@ -7,13 +7,12 @@ residual net is a `Recipe`, plain numbers all of it.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -140,42 +139,47 @@ def fit(
     recipe: Recipe,
     seed: int = 0,
     on_epoch: OnEpoch = lambda epoch: None,
+    kept: Kept | None = None,
 ) -> list[Epoch]:
     """Train the net in place, leave it in eval mode, and return the learning curve; deterministic on one CPU.
 
+    With `kept` a training that was killed goes on after its last epoch there, and ends with the same net.
     Raises UsageError when patience is asked for without validation images.
     """
     if recipe.patience is not None and val is None:
         raise UsageError("patience needs validation images")
     torch.manual_seed(seed)
     net.to(train.images.device).to(memory_format=torch.channels_last)
-    fitting = _Fitting(net, train, recipe)
-    curve: list[Epoch] = []
-    best, best_loss = net, math.inf
-    for number in range(1, recipe.epochs + 1):
-        started = time.perf_counter()
-        loss, score = fitting.run_epoch(number)
-        val_loss, val_score = _judge(net, val, recipe) if val else (None, None)
-        curve.append(Epoch(number, loss, score, val_loss, val_score, time.perf_counter() - started))
-        on_epoch(curve[-1])
-        if recipe.patience is None or val_loss is None:
-            continue
-        if val_loss < best_loss:
-            best, best_loss, best_epoch = copy.deepcopy(net), val_loss, number
-        elif number - best_epoch >= recipe.patience:
-            break
+    fitting = Fitting(net, train, val, recipe)
+    if kept:
+        kept.restore(fitting)
+    while not fitting.ended:
+        fitting.run_epoch()
+        if kept:
+            kept.keep(fitting)
+        on_epoch(fitting.curve[-1])
     fitting.finish()
-    if best is not net:
-        net.load_state_dict(best.state_dict())
     net.eval().cpu().to(memory_format=torch.contiguous_format)
-    return curve
+    return fitting.curve
 
 
-class _Fitting:
+class Kept(Protocol):
+    """Where the state of a training is kept between epochs."""
+
+    def restore(self, fitting: Fitting) -> None:
+        """Put a training where the last one was killed."""
+        ...
+
+    def keep(self, fitting: Fitting) -> None:
+        """Note where a training stands."""
+        ...
+
+
+class Fitting:
     """The moving parts of one training."""
 
-    def __init__(self, net: nn.Module, train: Pixels, recipe: Recipe) -> None:
-        self.net, self.recipe = net, recipe
+    def __init__(self, net: nn.Module, train: Pixels, val: Pixels | None, recipe: Recipe) -> None:
+        self.net, self.val, self.recipe = net, val, recipe
         self.images = _mirror_half(train.images) if recipe.mirror == "alternate" else train.images
         self.labels = train.labels
         self.optimizer = _optimizer(net, recipe)
@@ -183,8 +187,31 @@ class _Fitting:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: recipe.rate(step / self.steps))
         self.slow = _SlowWeights(net) if recipe.average else None
         self.step = 0
+        self.curve: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        """Weights with the lowest validation loss, where training stops early."""
 
-    def run_epoch(self, number: int) -> tuple[float, float]:
+    @property
+    def ended(self) -> bool:
+        """Tell whether all epochs are done, or validation has stopped improving."""
+        epoch, patience = len(self.curve), self.recipe.patience
+        return epoch >= self.recipe.epochs or (patience is not None and epoch - self._best_epoch >= patience)
+
+    @property
+    def _best_epoch(self) -> int:
+        losses = [math.inf if entry.val_loss is None else entry.val_loss for entry in self.curve]
+        return 1 + losses.index(min(losses)) if losses else 0
+
+    def run_epoch(self) -> None:
+        """Learn from every image once, and judge where images are held out."""
+        started, number = time.perf_counter(), len(self.curve) + 1
+        loss, score = self._learn_all(number)
+        val_loss, val_score = _judge(self.net, self.val, self.recipe) if self.val else (None, None)
+        self.curve.append(Epoch(number, loss, score, val_loss, val_score, time.perf_counter() - started))
+        if self.recipe.patience is not None and self._best_epoch == number:
+            self.best = {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    def _learn_all(self, number: int) -> tuple[float, float]:
         """Return mean loss and accuracy on the images as they were seen."""
         self.net.train()
         for name, last in self.recipe.learnt_until:
@@ -196,9 +223,11 @@ class _Fitting:
         return loss.item() / len(self.images), hits.item() / len(self.images)
 
     def finish(self) -> None:
-        """Leave the averaged weights in the net."""
+        """Leave the averaged weights in the net, or the best."""
         if self.slow:
             self.slow.pull(self.net, 1.0)
+        if self.best:
+            self.net.load_state_dict(self.best)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         recipe = self.recipe

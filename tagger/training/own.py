@@ -20,6 +20,7 @@ from tagger.model_info import ModelInfo
 from tagger.models.small import SmallNet
 from tagger.models.speedrun import Speedrun
 from tagger.training.fitting import Epoch, OnEpoch, Pixels, Recipe, fit, logits_of
+from tagger.training.unfinished import Unfinished
 
 _PACKAGES = ("tagger", "torch", "timm")
 
@@ -67,8 +68,12 @@ def train_net(
     seed: int,
     device: str,
     on_epoch: OnEpoch = lambda epoch: None,
+    unfinished: Unfinished | None = None,
 ) -> Fitted:
-    """Build a net by its family and train it; `val` is for recipes that stop early."""
+    """Build a net by its family and train it; `val` is for recipes that stop early.
+
+    With `unfinished` a training that was killed goes on, and ends with the same net; the file is left to the caller.
+    """
     started = time.perf_counter()
     machine.keep_freed_memory()
     torch.manual_seed(seed)
@@ -80,7 +85,8 @@ def train_net(
     elif isinstance(net, Speedrun):
         net.set_whitening(images.images[:5000].float().cpu())
     held_out = None if val is None else pixels(val, preparation, device)
-    curve = fit(net, images, held_out, recipe, seed, on_epoch)
+    curve = fit(net, images, held_out, recipe, seed, on_epoch, unfinished)
+    earlier = sum(epoch.seconds for epoch in curve[: unfinished.earlier]) if unfinished else 0.0
     return Fitted(
         net=net,
         architecture=architecture,
@@ -91,7 +97,7 @@ def train_net(
         recipe=asdict(recipe),
         seed=seed,
         curve=curve,
-        seconds=time.perf_counter() - started,
+        seconds=earlier + time.perf_counter() - started,
         device=device,
         varied=recipe.varied,
     )

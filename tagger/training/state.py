@@ -1,4 +1,4 @@
-"""Where a fine-tuning run stands after an epoch: one safetensors file, written whole, without pickle."""
+"""Where a training stands after an epoch: one safetensors file, written whole, without pickle."""
 
 from __future__ import annotations
 
@@ -37,39 +37,30 @@ class Progress:
         return max((entry["val_score"] for entry in self.curve), default=0.0)
 
 
-def save(
-    uri: str,
-    parts: dict[str, State],
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    config: TrainConfig,
-    data: str,
-) -> None:
-    """Write weights by part (net, best, average), optimizer and progress; `data` is the data's fingerprint."""
+def pack(uri: str, parts: dict[str, State], optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
+    """Write weights by part, the optimizer, and whatever else JSON can hold."""
     state = optimizer.state_dict()
     tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
     for index, values in state["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in values.items()}
-    about = {"progress": asdict(progress), "config": asdict(config), "data": data, "groups": state["param_groups"]}
+        kept = {name: value for name, value in values.items() if value is not None}
+        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in kept.items()}
     content = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    storage.write_atomic(uri, save_tensors(content, {"tagger": json.dumps(about)}))
+    described = json.dumps({**about, "groups": state["param_groups"]})
+    storage.write_atomic(uri, save_tensors(content, {"tagger": described}))
 
 
-def load(uri: str, config: TrainConfig, data: str) -> tuple[dict[str, State], dict[str, Any], Progress]:
-    """Return weights by part, the optimizer's state_dict and the progress.
-
-    Raises UsageError when the run was begun with other options or other data, naming the difference.
-    """
+def unpack(uri: str) -> tuple[dict[str, State], dict[str, Any], dict[str, Any]]:
+    """Return weights by part, the optimizer's state_dict, and what else was kept; raises TableError when damaged."""
     content = storage.read_bytes(uri)
     try:
         tensors = load_tensors(content)
         length = int.from_bytes(content[:8], "little")
         about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["tagger"])
+        groups = about.pop("groups")
     except (SafetensorError, KeyError, ValueError) as error:
         raise TableError(
             f"{uri}: damaged state of an unfinished training ({error}); delete it and start again"
         ) from error
-    _refuse_difference(uri, about, config, data)
     parts: dict[str, State] = {}
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -79,7 +70,29 @@ def load(uri: str, config: TrainConfig, data: str) -> tuple[dict[str, State], di
             slots.setdefault(int(index), {})[slot] = value
         else:
             parts.setdefault(part, {})[rest] = value
-    return parts, {"state": slots, "param_groups": about["groups"]}, Progress(**about["progress"])
+    return parts, {"state": slots, "param_groups": groups}, about
+
+
+def save(
+    uri: str,
+    parts: dict[str, State],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    config: TrainConfig,
+    data: str,
+) -> None:
+    """Write a fine-tuning run: weights by part (net, best, average), progress; `data` is the data's fingerprint."""
+    pack(uri, parts, optimizer, {"progress": asdict(progress), "config": asdict(config), "data": data})
+
+
+def load(uri: str, config: TrainConfig, data: str) -> tuple[dict[str, State], dict[str, Any], Progress]:
+    """Return weights by part, the optimizer's state_dict and the progress of a fine-tuning run.
+
+    Raises UsageError when the run was begun with other options or other data, naming the difference.
+    """
+    parts, optimizer, about = unpack(uri)
+    _refuse_difference(uri, about, config, data)
+    return parts, optimizer, Progress(**about["progress"])
 
 
 def _refuse_difference(uri: str, about: dict[str, Any], config: TrainConfig, data: str) -> None:

@@ -92,11 +92,12 @@ def suggest(trial: Any) -> dict[str, Any]:
         return {"method": "probe"}
     return {
         "method": "finetune",
-        "lr": trial.suggest_float("lr", 1e-4, 5e-3, log=True),
+        "lr": trial.suggest_float("lr", 5e-5, 2e-3, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.2, log=True),
         "layer_decay": trial.suggest_float("layer_decay", 0.7, 1.0),
         "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
         "augment": trial.suggest_categorical("augment", ["none", "rand-m5-mstd0.5", "rand-m9-mstd0.5"]),
+        "freeze_norms": trial.suggest_categorical("freeze_norms", [True, False]),
     }
 
 
