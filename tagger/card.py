@@ -107,7 +107,7 @@ def _how(facts: CardFacts) -> str:
     if facts.method == "probe":
         return f"A linear classifier on the frozen features of {start or name}"
     if facts.method == "knn":
-        count, k = facts.images.get("train", 0), facts.config.get("k")
+        k, count = facts.config["k"], facts.config["examples"]
         return f"A vote of the {k} nearest of {count:,} labelled images, by the frozen features of {start or name},"
     if facts.method == "finetune":
         return f"The network {name}, fine-tuned from {start}," if start else f"The network {name}, fine-tuned,"

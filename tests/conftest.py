@@ -59,23 +59,30 @@ def real_photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny timm network with random weights, in timm's local-dir layout."""
+    return backbone(tmp_path_factory.mktemp("backbones") / "tiny", "test_resnet", 64)
+
+
+def backbone(folder: Path, architecture: str, side: int) -> Path:
+    """A timm network with random weights, in timm's local-dir layout."""
     import safetensors.torch
     import timm
     import torch
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("backbones") / "tiny"
     folder.mkdir()
-    net = timm.create_model("test_resnet", num_classes=3, pretrained=False)
+    net = timm.create_model(architecture, num_classes=3, pretrained=False)
     safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
-    config = {
-        "architecture": "test_resnet",
-        "num_classes": 3,
-        "label_names": ["red", "green", "blue"],
-        "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3},
-    }
+    preparation = {"input_size": [3, side, side], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
+    names = ["red", "green", "blue"]
+    config = {"architecture": architecture, "num_classes": 3, "label_names": names, "pretrained_cfg": preparation}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+@pytest.fixture(scope="session", params=[("test_vit", 160), ("mobilenetv3_small_050", 64)], ids=lambda each: each[0])
+def other_backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Backbones that are unlike a ResNet: one takes images of one size, one has a layer before its classifier."""
+    return backbone(tmp_path_factory.mktemp("backbones") / request.param[0], *request.param)
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

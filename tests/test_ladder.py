@@ -141,19 +141,21 @@ climb(Climb({str(stripes)!r}, {str(tmp_path / "report")!r}, {config}), lambda li
             process.send_signal(signal.SIGKILL)
             break
     process.communicate()
-    kept = tmp_path / "report" / "models" / "resnet20-0.unfinished.safetensors"
+    kept = tmp_path / "report" / "models" / "_resnet20-0.safetensors"
     assert kept.exists()
     assert not kept.with_name("resnet20-0").exists()
     lines: list[str] = []
 
     def stop(line: str) -> None:
         lines.append(line)
-        if "epoch" in line:
+        if "/164" in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         climb(Climb(str(stripes), str(tmp_path / "report"), LadderConfig(("resnet20",), budget="full")), stop)
-    assert re.search(r"epoch ([5-9]|\d\d)/164", lines[-1])
+    done = re.fullmatch(r"resnet20 \(seed 0\) goes on after epoch (\d+)", lines[-2])
+    assert done
+    assert f"epoch {int(done[1]) + 1}/164" in lines[-1]
 
 
 def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) -> None:
@@ -227,10 +229,10 @@ def test_no_seed_learns_from_the_images_that_all_are_judged_on(timm_folder: Path
     write_stripes(tmp_path / "unsplit", 40)
     out = tmp_path / "report"
     backbone = f"local-dir:{timm_folder}"
-    climb(Climb(str(tmp_path / "unsplit"), str(out), LadderConfig(("probe",), "12s", 2, backbone=backbone)))
+    climb(Climb(str(tmp_path / "unsplit"), str(out), LadderConfig(("finetune",), "12s", 2, backbone=backbone)))
     tested = []
     for seed in (0, 1):
-        table = pd.read_parquet(out / "models" / f"probe-{seed}" / "dataset.parquet")
+        table = pd.read_parquet(out / "models" / f"finetune-{seed}" / "dataset.parquet")
         tested.append(set(table["uri"][table["split"] == "test"]))
     assert tested[0] == tested[1] != set()
     frame = pd.read_parquet(out / "results.parquet")

@@ -28,7 +28,7 @@ from tagger import checkpoint, training
 from tagger.commands import command
 from tagger.errors import SourceError, UsageError
 from tagger.tagging import TagConfig
-from tagger.training import Reports, TrainConfig
+from tagger.training import Reports, TrainConfig, finetune, neighbours
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
@@ -131,6 +131,30 @@ def test_neighbours_by_features_are_those_a_brute_force_search_finds(
     assert (votes[np.arange(len(votes)), given] == votes.max(axis=1)).all()
 
 
+@pytest.mark.parametrize("method", ["probe", "knn", "finetune"])
+def test_any_backbone_learns_at_another_image_size(
+    coloured: Path, config: Any, other_backbone: Path, tmp_path: Path, method: str
+) -> None:
+    out = str(tmp_path / "made")
+    options = config(backbone=f"local-dir:{other_backbone}", image_size=96, method=method, epochs=1)
+    info = training.train(str(coloured), out, options)
+    assert info.preprocessing.size == (96, 96)
+    found = training.evaluate(out, str(coloured), "val").evaluation
+    assert found.accuracy is not None
+    assert found.accuracy.accuracy == info.metrics["val"]["accuracy"]["accuracy"]
+
+
+def test_known_negatives_have_no_vote() -> None:
+    features = np.array([[0, 0], [1, 1], [9, 9], [9, 8]], dtype=np.float32)
+    truth = np.array([[1, 0], [0, 0], [0, 1], [0, 1]], dtype=np.float32)
+    found = neighbours.fit(features, truth, features + 0.1, truth)
+    assert found.labels.tolist() == [0, 1, 1]
+    assert found.examples.tolist() == features[[0, 2, 3]].tolist()
+    assert (found.k, found.accuracy) == (1, 1.0)
+    with pytest.raises(SourceError, match="0 training and 0 held-out"):
+        neighbours.fit(features, 0 * truth, features, 0 * truth)
+
+
 def test_evaluate_reproduces_the_numbers_of_the_card(coloured: Path, config: Any, tmp_path: Path) -> None:
     out = str(tmp_path / "made")
     info = training.train(str(coloured), out, config())
@@ -231,8 +255,11 @@ def test_fine_tuning_is_deterministic_and_never_validates_below_the_probe(
 
 @pytest.mark.parametrize(("options", "kept"), [({}, True), ({"freeze_norms": False}, False)])
 def test_batch_norm_statistics_stay_the_backbones_unless_asked_for(
-    coloured: Path, config: Any, timm_folder: Path, tmp_path: Path, options: dict[str, Any], kept: bool
-) -> None:
+    coloured: Path, config: Any, timm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any], kept: bool,
+) -> None:  # fmt: skip
+    scores = iter((0.1, 0.9))  # the probe, and the epoch that is then kept
+    monkeypatch.setattr(finetune.Trainer, "_validate", lambda self, net: (0.5, next(scores)))
     training.train(str(coloured), str(tmp_path / "made"), config(method="finetune", epochs=1, ema=0.0, **options))
     about = json.loads((tmp_path / "made" / "tagger.json").read_text())["training"]
     assert about["method"] == "finetune"
@@ -296,8 +323,6 @@ def test_ctrl_c_leaves_a_state_and_one_line(coloured: Path, config: Any, tmp_pat
 def test_a_loss_that_is_not_a_number_stops_with_the_best_weights_so_far(
     coloured: Path, config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tagger.training import finetune
-
     honest = finetune.Trainer._loss
     calls = []
 
@@ -315,8 +340,6 @@ def test_a_loss_that_is_not_a_number_stops_with_the_best_weights_so_far(
 def test_a_loss_that_is_never_a_number_leaves_the_probe_and_valid_json(
     coloured: Path, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tagger.training import finetune
-
     honest = finetune.Trainer._loss
     monkeypatch.setattr(finetune.Trainer, "_loss", lambda self, *given: honest(self, *given) * float("nan"))
     training.train(str(coloured), str(tmp_path / "made"), config(method="finetune", epochs=4))
@@ -329,8 +352,6 @@ def test_out_of_memory_in_training_halves_the_piece_and_goes_on(
     coloured: Path, config: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
-
-    from tagger.training import finetune
 
     honest = finetune.Trainer._loss
 
@@ -482,8 +503,6 @@ def test_a_hub_backbone_without_weights_names_the_cache_and_local_dir(
 def test_fine_tuning_that_does_not_beat_the_probe_leaves_a_probe(
     coloured: Path, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tagger.training import finetune
-
     scores = iter((0.9, 0.1, 0.2))
     monkeypatch.setattr(finetune.Trainer, "_validate", lambda self, net: (9.0, next(scores)))
     said: list[str] = []

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from tagger import machine
-from tagger.engines.choice import DEVICES, ENGINES, PRECISIONS, Choice, choose, doubts, possible, trusted
+from tagger.engines.choice import DEVICES, ENGINES, PRECISIONS, Choice, choose, doubts, for_network, possible, trusted
 from tagger.engines.probe import Float32Array, probe_images, rate
 from tagger.errors import MissingExtra, UsageError
 from tagger.images import UInt8Array
@@ -68,9 +68,7 @@ def load(
     `calibration` gives (N, H, W, 3) pictures of the user's, which int8 needs the first time.
     Raises UsageError for what is not there, ModelError for a model that does not load.
     """
-    wanted = wanted or Choice()
-    if info.eager_only and wanted.engine == "auto":
-        wanted = replace(wanted, engine="eager")
+    wanted = for_network(wanted or Choice(), info)
     records = info.agreement.get(machine.processor(), {})
     choice = choose(wanted, records, wanted.device != "cpu" and machine.has_cuda())
     if choice.engine != "openvino":

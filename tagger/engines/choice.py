@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -71,6 +71,11 @@ def choose(wanted: Choice, records: Records, has_cuda: bool) -> Choice:
     return max([exact, *agreeing], key=lambda choice: _worth(records, choice, exact))
 
 
+def for_network(wanted: Choice, info: ModelInfo) -> Choice:
+    """Settle the engine of a network that only one can run."""
+    return replace(wanted, engine="eager") if info.eager_only and wanted.engine == "auto" else wanted
+
+
 def possible(device: str) -> list[Choice]:
     """Return what a device can run, best first where nothing was measured."""
     if device == "cuda":
@@ -91,7 +96,7 @@ def trusted(record: Mapping[str, Any] | None, precision: str) -> bool:
 def doubts(wanted: Choice, info: ModelInfo, has_cuda: bool) -> list[str]:
     """Say what is not proven about a less exact precision that the user named."""
     records = info.agreement.get(machine.processor(), {})
-    choice = choose(wanted, records, has_cuda)
+    choice = choose(for_network(wanted, info), records, has_cuda)
     record = records.get(choice.key)
     if not wanted.named or trusted(record, choice.precision):
         return []

@@ -27,16 +27,15 @@ from tagger.ladder.config import TRANSFER, LadderConfig
 from tagger.ladder.data import CIFAR10, LadderData, Say
 from tagger.ladder.recipes import STEPS
 from tagger.ladder.rungs import fit_rung
-from tagger.ladder.transfer import fit_transfer
+from tagger.ladder.transfer import fit_transfer, options
 from tagger.model_info import fingerprint
 from tagger.training import own
-from tagger.training.unfinished import Unfinished
+from tagger.training.learning import UNFINISHED
 
 SCORES = "scores.npy"
-_UNFINISHED = ".unfinished.safetensors"
-"""Beside a model's folder while it is trained."""
-_VERSION = 1
-"""Raise it when the same options give another model."""
+_VERSION = 2
+"""Raise it when the same options give another model, but for recipes: those are part of what a model comes from."""
+_WITHOUT_CHANCE = ("knn", "knn-features", "probe")
 _PACKAGES = ("tagger", "torch", "timm")
 
 
@@ -65,12 +64,16 @@ class Climb:
     @property
     def pairs(self) -> list[tuple[str, int]]:
         """Return every model and seed, one seed of all models first; what has no chance in it has one seed."""
-        seeds = range(self.config.seeds)
-        return [(model, seed) for seed in seeds for model in self.config.models if not (seed and model == "knn")]
+        seeds, models = range(self.config.seeds), self.config.models
+        return [(model, seed) for seed in seeds for model in models if not (seed and model in _WITHOUT_CHANCE)]
 
     def folder(self, model: str, seed: int) -> str:
         """Return the checkpoint folder of one of them."""
         return storage.join(storage.absolute(self.out), f"models/{model}-{seed}")
+
+    def unfinished(self, model: str, seed: int) -> str:
+        """Return the file with the state of one that is being trained."""
+        return storage.join(storage.absolute(self.out), f"models/_{model}-{seed}.safetensors")
 
 
 def plan(climb: Climb, say: Say = lambda line: None) -> list[tuple[str, int]]:
@@ -91,7 +94,8 @@ def plan(climb: Climb, say: Say = lambda line: None) -> list[tuple[str, int]]:
 def run_one(climb: Climb, model: str, seed: int, say: Say = lambda line: None) -> dict[str, Any]:
     """Train one model with one seed, judge it on the test images, and write its checkpoint folder."""
     found, folder = _data(climb, say), climb.folder(model, seed)
-    storage.remove_folder(folder)  # what a killed run, or other options, left
+    if not storage.exists(storage.join(folder, UNFINISHED)):
+        storage.remove_folder(folder)  # what a killed run, or other options, left
     watched = measuring.Memory("cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu")
     torch.set_num_threads(machine.cores())
     with watched.watch():
@@ -105,6 +109,7 @@ def run_one(climb: Climb, model: str, seed: int, say: Say = lambda line: None) -
     bundle = json.loads(storage.read_bytes(bundle_uri))
     storage.write_atomic(storage.join(folder, SCORES), _npy(scores))
     storage.write_atomic(bundle_uri, json.dumps(bundle | {"ladder": facts}, indent=2).encode())
+    storage.remove(climb.unfinished(model, seed))
     say(f"{model} (seed {seed}): {judged.accuracy.accuracy if judged.accuracy else 0:.2%} of the test images")
     return facts
 
@@ -132,12 +137,10 @@ def climb(todo: Climb, say: Say = lambda line: None) -> list[dict[str, Any]]:
 def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
     """Train a net of ours and save it."""
     device = "cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu"
-    unfinished = Unfinished(f"{climb.folder(model, seed)}{_UNFINISHED}", _key(climb, data, model, seed))
-    rung = fit_rung(model, data, climb.config, seed, device, unfinished, say)
+    rung = fit_rung(model, data, climb.config, seed, device, climb.unfinished(model, seed), say)
     fitted = rung.fitted
     judged = own.judge(fitted, data.test)
     own.save(climb.folder(model, seed), fitted, rung.train, judged, climb.command)
-    unfinished.remove()
     images = own.pixels(data.test.some(measuring.BATCH, 0), fitted.preparation, "cpu").images
     one_core, all_cores = measuring.rates(fitted.net, images)
     learning = sum(epoch.seconds for epoch in fitted.curve)
@@ -163,7 +166,7 @@ def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tup
 def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
     """Train a backbone's head, or all of it."""
     started = time.perf_counter()
-    made = fit_transfer(model, data, climb.config, seed, climb.folder(model, seed), say)
+    made = fit_transfer(model, data, climb.config, seed, climb.folder(model, seed), climb.command, say)
     seconds = time.perf_counter() - started
     net = checkpoint.build(made.info)
     side = made.info.preprocessing.size[0]
@@ -229,7 +232,8 @@ def _key(climb: Climb, data: LadderData, model: str, seed: int) -> str:
     config = climb.config
     decisive: Sequence[Any] = [
         _VERSION, data.data_id, model, seed, config.minutes(model), config.preparation, config.image_size,
-        config.backbone if model in TRANSFER else None,
+        asdict(options(model, data, config, seed)) if model in TRANSFER else None,
+        asdict(STEPS[model].recipe) if model in STEPS else None,
     ]  # fmt: skip
     return fingerprint(decisive)
 

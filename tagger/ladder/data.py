@@ -37,7 +37,7 @@ class Files:
     dataset: str
     test: list[str]
     table: pa.Table | None = None
-    """The dataset with its splits where they are ours: every seed is judged on the same test images."""
+    """The images with the splits that every seed learns and is judged by; None: the folders of `dataset` say it."""
 
 
 @dataclass(frozen=True)

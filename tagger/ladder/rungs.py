@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from tagger.errors import UsageError
 from tagger.ladder.config import LadderConfig
 from tagger.ladder.data import LadderData, Say
 from tagger.ladder.recipes import STEPS, Step
+from tagger.model_info import fingerprint
 from tagger.models.knn import Knn
 from tagger.training import neighbours, own
 from tagger.training.fitting import Epoch, OnEpoch
@@ -38,9 +39,9 @@ class Rung:
 
 
 def fit_rung(
-    name: str, data: LadderData, config: LadderConfig, seed: int, device: str, unfinished: Unfinished, say: Say
+    name: str, data: LadderData, config: LadderConfig, seed: int, device: str, state_uri: str, say: Say
 ) -> Rung:
-    """Fit one model that learns from pixels; one that was killed goes on after the last epoch that was kept."""
+    """Fit one model that learns from pixels; one that was killed goes on after the last epoch kept at `state_uri`."""
     if name == "knn":
         return _fit_knn(data, config, seed, say)
     step = STEPS[name]
@@ -48,6 +49,7 @@ def fit_rung(
     everything, val = (data.learning, data.validation) if step.holds_out else (data.train, None)
     recipe, count = step.within(config.minutes(name), len(everything.labels), machine.has_bf16(device))
     train = everything.some(count, seed)
+    key = fingerprint([data.data_id, name, seed, asdict(recipe), count, preparation.name, device])
     fitted = own.train_net(
         architecture=f"tagger_{step.family}",
         arguments=_arguments(step, data, preparation),
@@ -58,7 +60,7 @@ def fit_rung(
         seed=seed,
         device=device,
         on_epoch=_epoch_line(name, seed, recipe.epochs, say),
-        unfinished=unfinished,
+        unfinished=Unfinished(state_uri, key, lambda line: say(f"{name} (seed {seed}) {line}")),
     )
     return Rung(fitted, train, _cut(recipe.epochs, step.recipe.epochs, count, len(everything.labels)))
 
@@ -136,8 +138,8 @@ def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[neigh
         (queries[:count], labels[:count]),
         pixel_rows(data.learning),
         len(data.train.label_names),
-        neighbours.FEATURE_METRICS if quick else neighbours.METRICS,
-        lambda done, total: say(f"knn: {done:,} of {total:,} images compared"),
+        neighbours.FAST_METRICS if quick else neighbours.METRICS,
+        lambda what, done, total: say(f"knn {what}: {done:,} of {total:,} images compared"),
     )
     note = f"l1 not tried; k and metric chosen on {count:,} of {len(labels):,} held-out images" if quick else ""
     return curves, note

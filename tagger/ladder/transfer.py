@@ -12,17 +12,20 @@ import pyarrow.compute as pc
 
 from tagger import checkpoint, ingesting, schema, storage
 from tagger.engines import Float32Array
+from tagger.errors import TableError, UsageError
 from tagger.ladder.config import LadderConfig
 from tagger.ladder.data import Files, LadderData, Say
 from tagger.model_info import ModelInfo
 from tagger.training import Reports, TrainConfig, train
 from tagger.training.examples import BoolArray
 from tagger.training.judging import scores_of
+from tagger.training.learning import UNFINISHED
 
 _TITLES = {"knn-features": "k-NN, features of", "probe": "Linear probe", "finetune": "Fine-tuned"}
 _METHODS = {"knn-features": "knn", "probe": "probe", "finetune": "finetune"}
 _PER_MINUTE = {"knn-features": 10_000, "probe": 10_000, "finetune": 1_500}
 """Training images that two CPU cores see in a minute, of 96 pixels, test images aside."""
+_DATASET = "_dataset.parquet"
 _SIDE = 96
 """Pixels within a budget, where the images are smaller than the backbone wants them."""
 
@@ -39,26 +42,22 @@ class Transferred:
     note: str
 
 
-def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, out: str, say: Say) -> Transferred:
-    """Train on the files of the ladder; within a budget on some of them."""
+def fit_transfer(
+    name: str, data: LadderData, config: LadderConfig, seed: int, out: str, command: str, say: Say
+) -> Transferred:
+    """Train on the files of the ladder, within a budget on some of them; fine-tuning that was killed goes on.
+
+    `command` is what the card says it was made by.
+    """
     files = data.files()
     minutes = config.minutes(name)
     count = None if minutes is None else int(_PER_MINUTE[name] * minutes)
-    dataset, note = _dataset(files, data, count, storage.join(out, "_dataset.parquet"))
-    small = minutes is not None and data.train.images.shape[1] < _SIDE
-    options = TrainConfig(
-        backbone=config.backbone,
-        method=_METHODS[name],
-        epochs=2 if count else 10,
-        image_size=_SIDE if small else None,
-        seed=seed,
-        device=config.device,
-    )
-    if small:
-        note = f"{note}, at {_SIDE} pixels".removeprefix(", ")
-    reports = Reports(say=lambda line: say(f"{name} (seed {seed}): {line}"))
-    info = train(dataset, out, options, reports=reports, beside=["_dataset.parquet"])
-    storage.remove(storage.join(storage.absolute(out), "_dataset.parquet"))
+    dataset, note = _dataset(files, data, count, storage.join(out, _DATASET))
+    chosen = options(name, data, config, seed)
+    if chosen.image_size:
+        note = f"{note}, at {chosen.image_size} pixels".removeprefix(", ")
+    info = _train(dataset, out, chosen, command, Reports(say=lambda line: say(f"{name} (seed {seed}): {line}")))
+    storage.remove(storage.join(storage.absolute(out), _DATASET))
     trained, architecture = _trained(out), checkpoint.describe(config.backbone).architecture
     title, curve = f"{_TITLES[name]} {architecture}", trained["curve"]
     if name == "finetune" and trained["method"] == "probe":
@@ -66,6 +65,36 @@ def fit_transfer(name: str, data: LadderData, config: LadderConfig, seed: int, o
     scores, _ = scores_of(info, files.test, config.device)
     order = [info.label_names.index(label) for label in data.train.label_names]
     return Transferred(info, scores[:, order], title, curve, note)
+
+
+def options(name: str, data: LadderData, config: LadderConfig, seed: int) -> TrainConfig:
+    """Return how a rung is trained."""
+    within = config.minutes(name) is not None
+    small = within and data.train.images.shape[1] < _SIDE
+    return TrainConfig(
+        backbone=config.backbone,
+        method=_METHODS[name],
+        epochs=2 if within else 10,
+        warmup_epochs=0.2 if within else 1.0,
+        image_size=_SIDE if small else None,
+        seed=seed,
+        device=config.device,
+    )
+
+
+def _train(dataset: str, out: str, chosen: TrainConfig, command: str, reports: Reports) -> ModelInfo:
+    """Train, going on with what was killed where that was begun in the same way."""
+
+    def run(resume: bool) -> ModelInfo:
+        return train(dataset, out, chosen, resume, reports, beside=[_DATASET], made_by=command)
+
+    if storage.exists(storage.join(storage.absolute(out), UNFINISHED)):
+        try:
+            return run(resume=True)
+        except (UsageError, TableError) as error:
+            reports.say(f"begins again ({error})")
+            storage.remove(storage.join(storage.absolute(out), UNFINISHED))
+    return run(resume=False)
 
 
 def _trained(out: str) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def _learning(ladder: Ladder) -> Iterator[Block]:
     curves = {_label(rung): rung.shown.curve for rung in ladder.rungs if rung.shown.curve}
     scored = {name: curve for name, curve in curves.items() if known(row.get("val_score") for row in curve)}
     others = [name for name in curves if name not in scored]
-    without = f" Not shown, for they learn from all training images: {listed(others)}." if others else ""
+    without = f" Not shown, for nothing is held out for them: {listed(others)}." if others else ""
     if scored:
         yield Figure(
             "learning",

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from tagger import checkpoint, engines
+from tagger import engines
 from tagger.engines import Choice, Float32Array
 from tagger.images import MAX_PIXELS
 from tagger.model_info import ModelInfo, Preprocessing, fingerprint
 from tagger.pipeline import LoadedModel, Row, score_files
 from tagger.training import kept
+from tagger.training.network import build_resized
 
 _CHUNK = 5000
 """Images per file of the cache: what a kill can lose."""
@@ -61,7 +62,7 @@ def _computed(
 ) -> Iterator[tuple[str, Float32Array]]:
     if not missing:
         return
-    engine = engines.load(info, checkpoint.build, Choice(device, precision="fp32"))
+    engine = engines.load(info, build_resized, Choice(device, precision="fp32"))
     model = LoadedModel(info, engine, lambda scores, embedding: {"embedding": embedding})
     entries: list[Row] = [{"uri": uri, "bytes": None} for uri in missing.values()]
     for done, rows in enumerate(score_files(entries, [model], MAX_PIXELS), 1):

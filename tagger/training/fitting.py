@@ -139,11 +139,11 @@ def fit(
     recipe: Recipe,
     seed: int = 0,
     on_epoch: OnEpoch = lambda epoch: None,
-    kept: Kept | None = None,
+    unfinished: Resumable | None = None,
 ) -> list[Epoch]:
     """Train the net in place, leave it in eval mode, and return the learning curve; deterministic on one CPU.
 
-    With `kept` a training that was killed goes on after its last epoch there, and ends with the same net.
+    With `unfinished` a training that was killed goes on after the last epoch kept there, and ends with the same net.
     Raises UsageError when patience is asked for without validation images.
     """
     if recipe.patience is not None and val is None:
@@ -151,19 +151,19 @@ def fit(
     torch.manual_seed(seed)
     net.to(train.images.device).to(memory_format=torch.channels_last)
     fitting = Fitting(net, train, val, recipe)
-    if kept:
-        kept.restore(fitting)
+    if unfinished:
+        unfinished.restore(fitting)
     while not fitting.ended:
         fitting.run_epoch()
-        if kept:
-            kept.keep(fitting)
+        if unfinished:
+            unfinished.keep(fitting)
         on_epoch(fitting.curve[-1])
     fitting.finish()
     net.eval().cpu().to(memory_format=torch.contiguous_format)
     return fitting.curve
 
 
-class Kept(Protocol):
+class Resumable(Protocol):
     """Where the state of a training is kept between epochs."""
 
     def restore(self, fitting: Fitting) -> None:

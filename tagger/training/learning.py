@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,12 +47,14 @@ def train(
     reports: Reports | None = None,
     beside: Sequence[str] = (),
     notes: Sequence[str] = (),
+    made_by: str | None = None,
 ) -> ModelInfo:
     """Learn the labels of a manifest or folder and write a checkpoint folder; return what it holds.
 
     Validation chooses (strength, method, epoch, temperature, thresholds); the test split is scored once, at the end.
     With `resume` a run that was killed while fine-tuning goes on after its last whole epoch. `beside` names files that
-    may already be in the folder; `notes` are said in the card. Raises TaggerError.
+    may already be in the folder; `notes` are said in the card, and so is `made_by`, where that is not `tagger train`.
+    Raises TaggerError.
     """
     config, reports = config or TrainConfig(), reports or Reports()
     torch.set_num_threads(machine.cores())
@@ -75,7 +76,7 @@ def train(
     judged = judge(learned)
     for line in too_few(judged.thresholds):
         reports.say(f"note: {line}")
-    info = write(out, command("train", dataset, config, out=out), learned, judged)
+    info = write(out, made_by or command("train", dataset, config, out=out), learned, judged)
     storage.remove(storage.join(folder, UNFINISHED))
     return info
 
@@ -162,8 +163,12 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
 
 def _remember(lesson: Lesson, reports: Reports) -> Outcome:
     """Let the nearest labelled images vote."""
-    found = neighbours.fit(*lesson.part("train"), *lesson.part("val"), partial(reports.on_progress, "neighbours"))
-    chosen = {"k": found.k, "metric": found.metric}
+
+    def compared(metric: str, done: int, total: int) -> None:
+        reports.on_progress(f"{metric} distances", done, total)
+
+    found = neighbours.fit(*lesson.part("train"), *lesson.part("val"), compared)
+    chosen = {"k": found.k, "metric": found.metric, "examples": len(found.labels)}
     reports.say(f"knn: k = {found.k}, {found.metric}; accuracy {found.accuracy:.1%} on the validation images")
     net, arguments = network.with_neighbours(lesson.backbone, found, len(lesson.examples.label_names), lesson.config)
     logits = {

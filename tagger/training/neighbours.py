@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,11 +16,15 @@ from tagger.models.knn import nearest, votes
 
 KS = (1, 3, 5, 7, 10, 15, 20)
 METRICS = ("l2", "cosine", "l1")
-FEATURE_METRICS = METRICS[:2]
-"""What features are compared by; l1 is no matrix product and takes minutes."""
+FAST_METRICS = METRICS[:2]
+"""Without l1, which is no matrix product and takes minutes where there are many images."""
 
 Curves = dict[str, dict[int, float]]
 """Metric -> k -> accuracy on the held-out images."""
+
+
+OnProgress = Callable[[str, int, int], None]
+"""Gets the metric, the images compared, and their number."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ def fit(
     truth: Float32Array,
     val_features: Float32Array,
     val_truth: Float32Array,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> Neighbours:
     """Choose k and metric on the validation images; what has none of the labels has no vote.
 
@@ -50,7 +55,7 @@ def fit(
     labels, wanted = (
         torch.from_numpy(np.asarray(part.argmax(axis=1), dtype=np.int64)) for part in (truth[voting], val_truth[judged])
     )
-    found = accuracies((queries, wanted), (examples, labels), truth.shape[1], FEATURE_METRICS, on_progress)
+    found = accuracies((queries, wanted), (examples, labels), truth.shape[1], FAST_METRICS, on_progress)
     metric, k = best(found)
     return Neighbours(examples, labels, k, metric, found[metric][k])
 
@@ -60,7 +65,7 @@ def accuracies(
     examples: tuple[Tensor, Tensor],
     num_classes: int,
     metrics: Sequence[str],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = lambda what, done, total: None,
 ) -> Curves:
     """Return the accuracy for every metric and k of KS on held-out rows (M, D) with labels (M,).
 
@@ -72,7 +77,7 @@ def accuracies(
         raise SourceError(f"knn: {len(known):,} training and {len(queries):,} held-out images; label some more")
     curves: Curves = {}
     for metric in metrics:
-        _, indices = nearest(queries, known, max(ks), metric, on_progress)
+        _, indices = nearest(queries, known, max(ks), metric, partial(on_progress, metric))
         shares = {k: votes(known_labels[indices], k, num_classes) for k in ks}
         curves[metric] = {k: float((share.argmax(1) == labels).float().mean()) for k, share in shares.items()}
     return curves

@@ -21,14 +21,11 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
 
     Raises UsageError for a network without timm's head, ModelError when timm cannot build it.
     """
-    pretrained = checkpoint.build(backbone)
+    pretrained = build_resized(backbone)
     if not hasattr(pretrained, "get_classifier"):
         raise UsageError(f"--backbone {backbone.name}: {backbone.architecture} is no timm backbone; its head is fixed")
     arguments = dict(backbone.model_args)
     if config.image_size and hasattr(pretrained, "set_input_size"):
-        cast(Any, pretrained).set_input_size(
-            img_size=config.image_size
-        )  # a transformer resamples its position embedding
         arguments["img_size"] = config.image_size
     dropping = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
     net = models.build(backbone.architecture, num_classes, arguments | {k: v for k, v in dropping.items() if v})
@@ -38,6 +35,14 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
     if unexpected or any(not name.startswith(heads) for name in missing):
         raise ModelError(f"{backbone.name}: its weights do not fit {backbone.architecture} with another head")
     return net, arguments
+
+
+def build_resized(backbone: ModelInfo) -> nn.Module:
+    """Return the backbone's network for images of the size in its preprocessing: transformers resample positions."""
+    net = checkpoint.build(backbone)
+    if hasattr(net, "set_input_size"):
+        cast(Any, net).set_input_size(img_size=backbone.preprocessing.size)
+    return net
 
 
 def set_head(net: nn.Module, probe: Probe) -> bool:

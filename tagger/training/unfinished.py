@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -17,10 +18,13 @@ EVERY = 30.0
 
 
 class Unfinished:
-    """A file for the state of one training; `key` names data and options, and a state with another key is ignored."""
+    """A file for the state of one training; `key` names data and options, and a state with another key is ignored.
 
-    def __init__(self, uri: str, key: str) -> None:
-        self.uri, self.key = uri, key
+    `say` is told where a training goes on.
+    """
+
+    def __init__(self, uri: str, key: str, say: Callable[[str], None] = lambda line: None) -> None:
+        self.uri, self.key, self._say = uri, key, say
         self.earlier = 0
         """Epochs that an earlier call did."""
         self._kept = time.perf_counter()
@@ -46,6 +50,7 @@ class Unfinished:
         fitting.step = fitting.scheduler.last_epoch = about["step"]
         _set_random(parts["random"])
         self.earlier = len(fitting.curve)
+        self._say(f"goes on after epoch {self.earlier}")
 
     def keep(self, fitting: Fitting) -> None:
         """Write the state, unless that was done a moment ago."""
@@ -57,10 +62,6 @@ class Unfinished:
         about = {"key": self.key, "curve": [asdict(entry) for entry in fitting.curve], "step": fitting.step}
         state.pack(self.uri, parts, fitting.optimizer, about)
         self._kept = time.perf_counter()
-
-    def remove(self) -> None:
-        """Delete the file: the training has ended."""
-        storage.remove(self.uri)
 
 
 def _random(device: str) -> state.State:
