@@ -225,7 +225,10 @@ def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> Non
     (tmp_path / "other.csv").write_text("path,label\nelse.jpg,cat\n")
     out = ("--out", tmp_path / "m.parquet")
     for options, message in (
-        (["--labels", tmp_path / "l.csv"], "no label format takes it, with columns width, height. Known: azure"),
+        (
+            ["--labels", tmp_path / "l.csv"],
+            "with columns width, height (call the column of files file_name and that of labels label). Known",
+        ),
         (["--labels", tmp_path / "none.csv"], "none.csv: not found"),
         (["--labels", tmp_path / "other.csv"], "other.csv: no image of"),
         (["--labels", tmp_path / "other.csv"], "rows that name a file not in the source: 1 (else.jpg)); nothing was"),

@@ -145,7 +145,8 @@ def _format_of(file: LabelFile, formats: Sequence[Format]) -> Format:
     if found := next((format for format in formats if format.matches(file)), None):
         return found
     known = "; ".join(f"{format.name} ({format.shape})" for format in formats)
-    raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}. Known: {known}")
+    hint = " (call the column of files file_name and that of labels label)" if len(file.columns) > 1 else ""
+    raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}{hint}. Known: {known}")
 
 
 def with_split_of_folder(file: LabelFile) -> str | None:

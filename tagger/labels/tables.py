@@ -18,7 +18,7 @@ from tagger.labels.record import LabelFile, Notes, Record, split_of
 
 FILE_COLUMNS = (
     "file_name", "filename", "uri", "url", "image_url", "path", "filepath", "file_path", "image_path", "file", "fname",
-    "image_name", "image", "img", "img_path", "image_id", "id", "name",
+    "image_name", "image", "img", "img_path", "picture", "photo", "image_id", "id", "name",
 )  # fmt: skip
 """Columns that hold the file, the first found wins."""
 
