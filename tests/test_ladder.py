@@ -220,8 +220,10 @@ def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_pa
 
 def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: Path, tmp_path: Path) -> None:
     config = LadderConfig(("knn-features", "probe", "finetune"), "12s", backbone=f"local-dir:{timm_folder}")
-    rows = climb(Climb(str(stripes), str(tmp_path / "report"), config))
+    lines: list[str] = []
+    rows = climb(Climb(str(stripes), str(tmp_path / "report"), config), lines.append)
     assert [row["model"] for row in rows] == ["knn-features", "probe", "finetune"]
+    assert any(line.startswith("finetune (seed 0): epoch 2/2: loss") for line in lines)
     assert all(row["accuracy"] > 0.4 for row in rows)
 
 

@@ -25,6 +25,8 @@ _TITLES = {"knn-features": "k-NN, features of", "probe": "Linear probe", "finetu
 _METHODS = {"knn-features": "knn", "probe": "probe", "finetune": "finetune"}
 _PER_MINUTE = {"knn-features": 10_000, "probe": 10_000, "finetune": 1_500}
 """Training images that two CPU cores see in a minute, of 96 pixels, test images aside."""
+_LONG = 1000
+"""Images from which on progress is said."""
 _DATASET = "_dataset.parquet"
 _SIDE = 96
 """Pixels within a budget, where the images are smaller than the backbone wants them."""
@@ -56,7 +58,7 @@ def fit_transfer(
     chosen = options(name, data, config, seed)
     if chosen.image_size:
         note = f"{note}, at {chosen.image_size} pixels".removeprefix(", ")
-    info = _train(dataset, out, chosen, command, Reports(say=lambda line: say(f"{name} (seed {seed}): {line}")))
+    info = _train(dataset, out, chosen, command, _reports(lambda line: say(f"{name} (seed {seed}): {line}")))
     storage.remove(storage.join(storage.absolute(out), _DATASET))
     trained, architecture = _trained(out), checkpoint.describe(config.backbone).architecture
     title, curve = f"{_TITLES[name]} {architecture}", trained["curve"]
@@ -82,6 +84,25 @@ def options(name: str, data: LadderData, config: LadderConfig, seed: int) -> Tra
     )
 
 
+def _reports(say: Say) -> Reports:
+    """Say how training goes, a tenth of a long step at a time."""
+    tenths: dict[str, int] = {}
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if total >= _LONG and tenth > tenths.get(what, 0):
+            tenths[what] = tenth
+            say(f"{what}: {done:,} of {total:,}")
+
+    def on_epoch(entry: dict[str, Any]) -> None:
+        say(
+            f"epoch {entry['epoch']}/{entry['epochs']}: loss {entry['train_loss']:.3f}, held out "
+            f"{entry['val_score']:.1%}, {entry['seconds']:.0f} s, at most {entry['left']:.0f} s left"
+        )
+
+    return Reports(say, on_progress, on_epoch)
+
+
 def _train(dataset: str, out: str, chosen: TrainConfig, command: str, reports: Reports) -> ModelInfo:
     """Train, going on with what was killed where that was begun in the same way."""
 
@@ -89,6 +110,7 @@ def _train(dataset: str, out: str, chosen: TrainConfig, command: str, reports: R
         return train(dataset, out, chosen, resume, reports, beside=[_DATASET], made_by=command)
 
     if storage.exists(storage.join(storage.absolute(out), UNFINISHED)):
+        reports.say("goes on after the last epoch that was kept")
         try:
             return run(resume=True)
         except (UsageError, TableError) as error:
