@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from tagger.model_info import ModelInfo
 from tagger.training.bundle import DATASET
 from tagger.training.examples import Examples, read_examples
 from tagger.training.finetune import logits_of
+from tagger.training.loading import prepared
 
 SPLITS = ("val", "test")
 
@@ -52,9 +52,7 @@ def main() -> None:
 def pixels(examples: Examples, split: str, info: ModelInfo) -> UInt8Array:
     """Return (N, H, W, 3) as the nets are fed."""
     uris = [uri for uri, there in zip(examples.uris, examples.split(split), strict=True) if there]
-    with ThreadPoolExecutor() as pool:
-        prepared = pool.map(lambda uri: images.prepare_for(storage.read_bytes(uri), info.preprocessing), uris)
-        return np.stack(list(prepared))
+    return prepared(uris, info.preprocessing)
 
 
 def truth_of(examples: Examples, split: str) -> Tensor:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from torch.nn import functional
 
 from tagger import machine
 from tagger.errors import UsageError
+
+if TYPE_CHECKING:
+    from tagger.training.unfinished import Unfinished
 
 LOSSES = ("softmax", "sigmoid", "squared")
 MIRRORS = ("none", "random", "alternate")
@@ -139,7 +142,7 @@ def fit(
     recipe: Recipe,
     seed: int = 0,
     on_epoch: OnEpoch = lambda epoch: None,
-    unfinished: Resumable | None = None,
+    unfinished: Unfinished | None = None,
 ) -> list[Epoch]:
     """Train the net in place, leave it in eval mode, and return the learning curve; deterministic on one CPU.
 
@@ -161,18 +164,6 @@ def fit(
     fitting.finish()
     net.eval().cpu().to(memory_format=torch.contiguous_format)
     return fitting.curve
-
-
-class Resumable(Protocol):
-    """Where the state of a training is kept between epochs."""
-
-    def restore(self, fitting: Fitting) -> None:
-        """Put a training where the last one was killed."""
-        ...
-
-    def keep(self, fitting: Fitting) -> None:
-        """Note where a training stands."""
-        ...
 
 
 class Fitting:

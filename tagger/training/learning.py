@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,18 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from tagger import checkpoint, images, machine, storage
+from tagger import checkpoint, machine, storage
 from tagger.commands import command
 from tagger.engines import Float32Array
 from tagger.errors import SourceError, UsageError
-from tagger.images import UInt8Array
-from tagger.model_info import ModelInfo, Preprocessing
+from tagger.model_info import ModelInfo
 from tagger.splits import NAMES
 from tagger.training import features, finetune, neighbours, network, probe, splitting, state
 from tagger.training.bundle import Learned, Outcome, judge, too_few, write
 from tagger.training.config import TrainConfig
 from tagger.training.examples import BoolArray, Examples, read_examples
-from tagger.training.loading import Pictures
+from tagger.training.loading import Pictures, prepared
 
 UNFINISHED = "_training.safetensors"
 """File in the checkpoint's folder with the state of a fine-tuning run that has not ended."""
@@ -186,7 +184,7 @@ def fine_tune_lesson(
     examples, config, rows = lesson.examples, lesson.config, lesson.rows
     uris = np.array(examples.uris, dtype=object)
     pixels = {
-        name: _pixels(list(uris[rows[name]]), lesson.backbone.preprocessing)
+        name: prepared(list(uris[rows[name]]), lesson.backbone.preprocessing)
         for name in ("val", "test")[: 1 + judge_test]
     }
     task = finetune.Task(
@@ -232,18 +230,6 @@ def _seconds_per_image(net: nn.Module, backbone: ModelInfo, config: TrainConfig)
         started = time.perf_counter()
         net(network.normalised(batch, backbone)).sum().backward()
     return (time.perf_counter() - started) / len(batch)
-
-
-def _pixels(uris: list[str], preparation: Preprocessing) -> UInt8Array:
-    """Return (N, H, W, 3) uint8 as the tagging pipeline would feed them."""
-
-    def prepared(uri: str) -> UInt8Array:
-        return images.prepare_for(storage.read_bytes(uri), preparation)
-
-    if not uris:
-        return np.zeros((0, *preparation.size, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(machine.cores()) as pool:
-        return np.stack(list(pool.map(prepared, uris)))
 
 
 def _check_splits(dataset: str, rows: dict[str, Any]) -> None:

@@ -26,6 +26,18 @@ ROOM = 1.15
 """Pictures are kept this much larger than the network wants them, so that crops are not enlarged."""
 
 
+def prepared(uris: Sequence[str], preparation: Preprocessing) -> UInt8Array:
+    """Return (N, H, W, 3) uint8 as the tagging pipeline would feed them."""
+
+    def one(uri: str) -> UInt8Array:
+        return images.prepare_for(storage.read_bytes(uri), preparation)
+
+    if not uris:
+        return np.zeros((0, *preparation.size, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        return np.stack(list(pool.map(one, uris)))
+
+
 class Pictures(Dataset[Tensor]):
     """Pictures by (epoch, index), each changed at random by a generator of its own: order and workers do not matter."""
 

@@ -35,7 +35,8 @@ class Unfinished:
             return
         try:
             parts, optimizer, about = state.unpack(self.uri)
-        except TableError:  # what cannot be read is trained again
+        except TableError as error:
+            self._say(f"begins again ({error})")
             return
         if about["key"] != self.key:
             return
