@@ -16,6 +16,7 @@ from tagger import checkpoint, datasets
 from tagger.datasets import LabelledImages
 from tagger.errors import SourceError, UsageError
 from tagger.metrics import wilson_interval
+from tagger.models.linear import Linear
 from tagger.models.speedrun import Speedrun
 from tagger.training import ScratchConfig, fitting, own, train_folder, unfinished
 from tagger.training.fitting import Recipe
@@ -130,6 +131,31 @@ def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_net(
     seen.clear()
     train(unfinished.Unfinished(uri, "key"))
     assert seen[0] == 1
+
+
+def test_what_is_shifted_in_is_black_or_the_mean_image_or_a_reflection() -> None:
+    mean = torch.rand(3, 8, 8) + 0.5
+
+    class Spy(Linear):
+        """Keeps what is left of the images once the offset is subtracted."""
+
+        def without_offset(self, x: torch.Tensor) -> torch.Tensor:
+            self.left = super().without_offset(x).detach()
+            return self.left
+
+    def left(fill: str) -> torch.Tensor:
+        net = Spy(2, 8, offset=True)
+        net.set_offset(mean)
+        images = fitting.Pixels(mean.expand(50, 3, 8, 8) + 1, torch.zeros(50, dtype=torch.int64))
+        fitting.fit(net, images, None, Recipe(epochs=1, batch_size=50, shift=2, fill=fill))
+        return net.left
+
+    moved_by_two_rows = left("mean")[:, :, 0].eq(0).flatten(1).all(1)
+    assert moved_by_two_rows.any(), "some of 50 images were shifted down"
+    assert set(left("mean").round(decimals=4).unique().tolist()) == {0.0, 1.0}, "zeros, or the image as it was"
+    assert left("constant").min() < -0.5, "black is far under the mean image"
+    with pytest.raises(UsageError, match="expected one of constant, mean, reflect"):
+        Recipe(epochs=1, fill="grey")
 
 
 def test_the_whitening_layer_whitens() -> None:

@@ -65,8 +65,10 @@ _CONVNET_AUGMENTED = Recipe(
     momentum="0x20,0.8988x20,0.9481x40", unit_gain=True, weight_decay=0.002, mirror="random", shift=4,
 )  # fmt: skip
 _RESNET = Recipe(
-    epochs=164, batch_size=128, lr=0.1, schedule="1x82,0.1x41,0.01x41", weight_decay=1e-4, mirror="random", shift=4
-)
+    epochs=164, batch_size=128, lr=0.1, schedule="1x82,0.1x41,0.01x41", weight_decay=1e-4, mirror="random", shift=4,
+    fill="mean",
+)  # fmt: skip
+_RESNET_110 = replace(_RESNET, schedule="0.1x1,1x81,0.1x41,0.01x41")
 _RELU = {"depth": 3, "width": 1024, "activation": "relu", "batch_norm": True, "dropout": 0.2}
 
 STEPS: dict[str, Step] = {
@@ -85,8 +87,8 @@ STEPS: dict[str, Step] = {
         "CNTK ConvNet_CIFAR10_DataAug + LRN", "convnet", _CONVNET_AUGMENTED, 0.3, {"lrn": True}, weight=2
     ),
     **{
-        f"resnet{depth}": Step(f"ResNet-{depth}", "resnet", _RESNET, 1.2 * 20 / depth, {"depth": depth}, weight=2)
-        for depth in (20, 32, 44, 56, 110)
+        f"resnet{depth}": Step(f"ResNet-{depth}", "resnet", recipe, 1.2 * 20 / depth, {"depth": depth}, weight=2)
+        for depth, recipe in [(20, _RESNET), (32, _RESNET), (44, _RESNET), (56, _RESNET), (110, _RESNET_110)]
     },
     "speedrun": Step("Speed-run net", "speedrun", SPEEDRUN, 1.0, preparation="standardise", weight=2.5),
 }

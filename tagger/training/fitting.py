@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOSSES = ("softmax", "sigmoid", "squared")
 MIRRORS = ("none", "random", "alternate")
+FILLS = ("constant", "mean", "reflect")
 SCHEDULES = ("constant", "cosine", "triangle")
 
 
@@ -55,7 +56,8 @@ class Recipe:
     shift: int = 0
     """Random translation in pixels, both ways."""
     fill: str = "constant"
-    """What comes in at the edge: constant (zeros), or reflect."""
+    """What comes in at the edge: constant (zeros: black, where nothing is subtracted), mean (the image that the net
+    subtracts, so zeros after the subtraction), or reflect."""
     clip: float = 0.0
     """Largest gradient norm; 0: any."""
     norm_rate: float = 1.0
@@ -68,7 +70,7 @@ class Recipe:
     """Epochs without a lower validation loss before training stops; the best weights are kept. None: never."""
 
     def __post_init__(self) -> None:
-        for name, known in (("loss", LOSSES), ("mirror", MIRRORS)):
+        for name, known in (("loss", LOSSES), ("mirror", MIRRORS), ("fill", FILLS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)}: expected one of {', '.join(known)}")
         if self.epochs < 1 or self.batch_size < 1:
@@ -228,7 +230,13 @@ class Fitting:
                 x = _mirror_half(x)
             elif recipe.mirror == "alternate" and epoch % 2 == 0:
                 x = x.flip(-1)
-            yield shifted(x, recipe.shift, recipe.fill) if recipe.shift else x, rows
+            yield self._shifted(x) if recipe.shift else x, rows
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        offset, recipe = getattr(self.net, "offset", None), self.recipe
+        if recipe.fill == "mean" and offset is not None:
+            return shifted(x - offset, recipe.shift) + offset
+        return shifted(x, recipe.shift, "reflect" if recipe.fill == "reflect" else "constant")
 
     def _learn(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         device, recipe = x.device.type, self.recipe
