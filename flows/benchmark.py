@@ -15,6 +15,7 @@ from prefect.states import Completed
 from flows import command
 from flows.retries import may_pass
 from tagger import ladder
+from tagger.errors import TaggerError
 from tagger.ladder import Climb, LadderConfig
 
 DEFAULTS = LadderConfig()
@@ -46,9 +47,11 @@ def report(climb: Climb) -> list[dict[str, Any]]:
 def benchmark(dataset: str, out: str, options: LadderConfig = DEFAULTS, data: str | None = None) -> State[Any]:
     """Train models of rising cost on the same images, CIFAR-10 or your own, and compare them."""
     climb = Climb(dataset, out, options, data)
-    for model, seed in plan_models(climb):
-        train_model(climb, model, seed)
+    missing = plan_models(climb)
+    states = [train_model(climb, model, seed, return_state=True) for model, seed in missing]
     rows = report(climb)
+    if failed := [f"{model}-{seed}" for (model, seed), state in zip(missing, states, strict=True) if state.is_failed()]:
+        raise TaggerError(f"not trained: {', '.join(failed)}; the report has the other {len(rows)}")
     means = {row["model"]: mean(each["accuracy"] for each in rows if each["model"] == row["model"]) for row in rows}
     best = max(means, key=means.__getitem__)
     return Completed(message=f"{len(means)} models; best: {best} {means[best]:.2%} of the test images", data=rows)
@@ -56,7 +59,7 @@ def benchmark(dataset: str, out: str, options: LadderConfig = DEFAULTS, data: st
 
 def main() -> None:
     """Parse the command line and run the flow."""
-    parser = command.parser("benchmark", benchmark.__doc__)
+    parser = command.parser("benchmark", benchmark.__doc__, "benchmark ladder")
     parser.add_argument("dataset", help="cifar10, or a manifest with labels or a folder of labelled images")
     parser.add_argument("--out", required=True, help="folder for the report and every model")
     parser.add_argument("--data", help="where CIFAR-10 is: archive or folder; else it is downloaded")

@@ -12,12 +12,12 @@ from prefect.client.schemas import State
 from tagger.errors import TaggerError
 
 
-def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of `python -m flows.<verb>`."""
+def parser(verb: str, description: str | None, same_as: str = "") -> argparse.ArgumentParser:
+    """Return the parser of `python -m flows.<verb>`; `same_as` is the command, where that has another name."""
     return argparse.ArgumentParser(
         prog=f"python -m flows.{verb}",
         description=description,
-        epilog=f"The options are those of the command: `tagger {verb} --help` explains them.",
+        epilog=f"The options are those of the command: `tagger {same_as or verb} --help` explains them.",
     )
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import math
 import os
 import platform
 import sys
 from pathlib import Path
 
+from tagger.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda")
+NO_GPU = "--device cuda: torch finds no usable GPU here; use --device cpu or auto"
 _FLAGS = (
     "avx2",
     "avx512f",
@@ -72,6 +77,15 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def device(wanted: str) -> str:
+    """Return cuda or cpu for --device; raises UsageError for cuda where there is none, and for other words."""
+    if wanted not in DEVICES:
+        raise UsageError(f"--device {wanted}: expected one of {', '.join(DEVICES)}")
+    if wanted == "cuda" and not has_cuda():
+        raise UsageError(NO_GPU)
+    return "cuda" if wanted != "cpu" and has_cuda() else "cpu"
+
+
 def keep_freed_memory() -> None:
     """Let large blocks that are freed stay with this process, to be used again: for training, on Linux.
 
@@ -82,6 +96,14 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(-3, 2**30)
         mallopt(-1, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Give the system back what this process freed but still holds, so that what is measured next is its own."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def peak_memory() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,8 +23,10 @@ from PIL import Image
 
 import tagger
 from tagger import checkpoint
+from tagger.datasets import cifar10
 from tagger.errors import SourceError, TaggerError, UsageError
-from tagger.ladder import Climb, LadderConfig, climb, plan, transfer
+from tagger.ladder import Climb, LadderConfig, climb, plan, rungs, transfer
+from tagger.ladder.recipes import STEPS
 
 OWN = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun")
 
@@ -88,7 +92,9 @@ def test_the_report_shows_every_model_and_its_pictures(climbed: Path) -> None:
         assert title in page
         assert title in text.replace("\\_", "_")
     assert page.count("data:image/png;base64,") > 10
-    assert "http-equiv" not in page.lower() or "<script" not in page
+    assert "<script" not in page.lower()
+    frame = pd.read_parquet(climbed / "results.parquet").set_index("model")
+    assert f"tagger tag FOLDER --model models/{frame['accuracy'].idxmax()}-0 --out RESULTS" in text
 
 
 def test_the_same_seed_gives_the_same_scores(stripes: Path, tmp_path: Path) -> None:
@@ -107,7 +113,8 @@ def test_what_is_done_stays_and_other_options_train_again(stripes: Path, climbed
     assert plan(Climb(str(stripes), str(climbed), LadderConfig(OWN, "12s")), said.append) == []
     assert said == ["6 of 6 models are there from before, 0 to train"]
     more = Climb(str(stripes), str(climbed), LadderConfig(OWN, "12s", seeds=2))
-    assert ("linear", 0) in plan(more)  # twice as many share the budget: fewer epochs each
+    assert ("resnet20", 0) in plan(more)  # twice as many share the budget: fewer epochs each
+    assert ("linear", 0) not in plan(more)  # it has time for all of them
     assert ("knn", 1) not in plan(more)
 
 
@@ -182,6 +189,7 @@ def test_what_would_stop_a_model_later_stops_before_anything_is_trained(stripes:
         (LadderConfig(("knn",), preparation="grey"), "preparation 'grey' is not known"),
         (LadderConfig(("knn",), preparation="mean-file:none.xml"), "mean-file:none.xml: no such file"),
         (LadderConfig(("knn", "probe"), backbone="local-dir:/no/where"), r"--backbone .*no such.*leave probe out"),
+        (LadderConfig(("knn",), device="gpu"), "--device gpu: expected one of auto, cpu, cuda"),
     ):
         with pytest.raises(TaggerError, match=message):
             plan(Climb(str(stripes), str(tmp_path / "out"), config))
@@ -208,14 +216,15 @@ def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_pa
         again = climb(todo, lines.append)
         assert [row["accuracy"] for row in again] == [row["accuracy"] for row in first]
         assert any("damaged" in line and name.removesuffix("-0") in line for line in lines), lines
-    fewer = climb(Climb(todo.dataset, todo.out, LadderConfig(("linear",), "12s")), lines.append)
+    scaled = LadderConfig(("linear",), "12s", preparation="scale")
+    fewer = climb(Climb(todo.dataset, todo.out, scaled), lines.append)
     assert [row["model"] for row in fewer] == ["linear"]
     assert any("has other options" in line for line in lines)
     text = (tmp_path / "report" / "report.md").read_text()
     assert all(f"plots/{path.name}" in text for path in (tmp_path / "report" / "plots").iterdir())
-    assert f"tagger benchmark {stripes} --out {todo.out} --models linear --budget 12s" in text
+    assert f"tagger benchmark {stripes} --out {todo.out} --models linear --budget 12s --preparation scale" in text
     card = (folder / "linear-0" / "README.md").read_text()
-    assert f"tagger benchmark {stripes} --out {todo.out} --models linear --budget 12s" in card
+    assert f"tagger benchmark {stripes} --out {todo.out} --models linear --budget 12s --preparation scale" in card
 
 
 def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: Path, tmp_path: Path) -> None:
@@ -225,6 +234,49 @@ def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: P
     assert [row["model"] for row in rows] == ["knn-features", "probe", "finetune"]
     assert any(line.startswith("finetune (seed 0): epoch 2/2: loss") for line in lines)
     assert all(row["accuracy"] > 0.4 for row in rows)
+
+
+def write_cifar(archive: Path, test_brightness: int) -> None:
+    """Class folders in a tar, as CIFAR-10: every class a colour, the test images as bright as asked."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(archive, "w") as tar:
+        for split, count, brightness in (("train", 110, 100), ("test", 6, test_brightness)):
+            for label, name in enumerate(cifar10.LABEL_NAMES):
+                colour = brightness + 60 * np.array([label % 2, label // 2 % 2, label // 4 % 3 / 2])
+                for index in range(count):
+                    pixels = np.clip(rng.normal(colour, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+                    sink = io.BytesIO()
+                    Image.fromarray(pixels).save(sink, "png")
+                    member = tarfile.TarInfo(f"cifar/{split}/{name}/{index}.png")
+                    member.size = len(sink.getvalue())
+                    tar.addfile(member, io.BytesIO(sink.getvalue()))
+
+
+def test_cifar10_from_an_archive_is_learnt_from_and_judged_on_as_files_too(
+    timm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rungs, "_QUICK_QUERIES", 40)
+    asked: list[set[int]] = []
+    accuracies = rungs.neighbours.accuracies
+    monkeypatch.setattr(
+        rungs.neighbours,
+        "accuracies",
+        lambda queries, *rest: asked.append(set(queries[1].tolist())) or accuracies(queries, *rest),
+    )
+    found = {}
+    for name, brightness in (("same", 100), ("darker", 40)):
+        write_cifar(tmp_path / f"{name}.tar", brightness)
+        config = LadderConfig(("knn", "probe"), "60s", backbone=f"local-dir:{timm_folder}")
+        todo = Climb("cifar10", str(tmp_path / name), config, data=str(tmp_path / f"{name}.tar"))
+        found[name] = {row["model"]: row["accuracy"] for row in climb(todo)}
+    assert len(asked[0]) > 7, "k is chosen on images of all classes"
+    assert found["same"]["knn"] > 0.8
+    assert found["same"]["probe"] > 0.4
+    assert found["darker"]["probe"] < found["same"]["probe"], "judged on the test images of this archive"
+    table = pd.read_parquet(tmp_path / "same" / "models" / "probe-0" / "dataset.parquet")
+    assert table["split"].value_counts().to_dict() == {"train": 990, "val": 110, "test": 60}
+    held_out = table[table["split"] == "val"]["labels"].str[0]
+    assert set(held_out.value_counts()) == {11}
 
 
 def test_no_seed_learns_from_the_images_that_all_are_judged_on(timm_folder: Path, tmp_path: Path) -> None:
@@ -248,6 +300,77 @@ def test_part_of_the_images_is_drawn_evenly_whatever_the_number(count: int) -> N
     per_class = Counter(row["labels"][0] for row in kept.to_pylist() if row["split"] == "train")
     assert set(per_class.values()) == {-(-count // 10)}
     assert kept["split"].to_pylist().count("test") == 1
+
+
+def test_a_model_that_diverges_does_not_keep_the_others_from_the_report(stripes: Path, tmp_path: Path) -> None:
+    config = LadderConfig(("linear-squared", "convnet", "speedrun"), "12s", preparation="none")
+    with pytest.raises(TaggerError, match=r"not trained: .*convnet \(seed 0\): training diverged.*another --prepar"):
+        climb(Climb(str(stripes), str(tmp_path / "report"), config))
+    frame = pd.read_parquet(tmp_path / "report" / "results.parquet")
+    assert "speedrun" in set(frame["model"])
+    assert frame["accuracy"].notna().all()
+
+
+def test_the_speed_run_net_keeps_its_own_way_where_a_mean_image_is_asked_for(stripes: Path, tmp_path: Path) -> None:
+    config = LadderConfig(("linear", "speedrun"), "8s", preparation="pixel-mean")
+    rows = climb(Climb(str(stripes), str(tmp_path / "report"), config))
+    assert "standardise, for it takes no mean image" in rows[1]["note"]
+    assert "mean image" not in rows[0]["note"]
+
+
+def test_another_budget_trains_only_what_comes_out_differently(stripes: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "report")
+    models = ("knn", "linear", "resnet20")
+    climb(Climb(str(stripes), out, LadderConfig(models, "2s")))
+    assert plan(Climb(str(stripes), out, LadderConfig(models, "4s"))) == [("resnet20", 0)]
+    assert plan(Climb(str(stripes), out, LadderConfig(("linear",), "2s"))) == []
+
+
+def test_images_that_have_changed_are_read_again(tmp_path: Path) -> None:
+    write_stripes(tmp_path / "data" / "train", 20)
+    write_stripes(tmp_path / "data" / "test", 10, seed=1)
+    todo = Climb(str(tmp_path / "data"), str(tmp_path / "report"), LadderConfig(("knn",), "12s"))
+    climb(todo)
+    assert plan(todo) == []
+    (tmp_path / "data" / "train" / "plain" / "0.png").rename(tmp_path / "data" / "train" / "down" / "moved.png")
+    assert plan(todo) == [("knn", 0)]
+
+
+def test_a_larger_image_costs_more_of_the_budget() -> None:
+    recipe, count = STEPS["resnet20"].within(10, 50_000)
+    larger, as_many = STEPS["resnet20"].within(10, 50_000, side=64)
+    assert (recipe.epochs, count) == (12, 50_000)
+    assert (larger.epochs, as_many) == (3, 50_000)
+
+
+KILLED_WHILE = {
+    "the checkpoint is written": "from tagger.training import bundle as holder; name = '_tagger_json'",
+    "the test images are scored": "from tagger.ladder import transfer as holder; name = 'scores_of'",
+}
+
+
+@pytest.mark.parametrize("what", KILLED_WHILE)
+def test_fine_tuning_that_was_killed_after_its_last_epoch_is_not_repeated(
+    stripes: Path, timm_folder: Path, tmp_path: Path, what: str
+) -> None:
+    config = f"LadderConfig(('finetune',), '12s', backbone='local-dir:{timm_folder}')"
+    code = f"""
+import os, signal
+from tagger.ladder import Climb, LadderConfig, climb
+{KILLED_WHILE[what]}
+setattr(holder, name, lambda *given, **named: os.kill(os.getpid(), signal.SIGKILL))
+climb(Climb({str(stripes)!r}, {str(tmp_path / "report")!r}, {config}))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == -signal.SIGKILL
+    lines: list[str] = []
+    todo = Climb(
+        str(stripes), str(tmp_path / "report"), LadderConfig(("finetune",), "12s", backbone=f"local-dir:{timm_folder}")
+    )
+    rows = climb(todo, lines.append)
+    assert any("goes on after the last epoch that was kept" in line for line in lines), lines
+    assert not any("epoch 1/2" in line or "epoch 2/2" in line for line in lines), lines
+    assert rows[0]["accuracy"] > 0.4
+    assert not list((tmp_path / "report" / "models" / "finetune-0").glob("_*"))
 
 
 def test_the_command_prints_one_json_object(stripes: Path, tmp_path: Path, run_tagger: Callable[..., Any]) -> None:

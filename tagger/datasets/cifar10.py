@@ -79,6 +79,14 @@ def read(
     raise SourceError(f"{data}: holds neither {_TEST_BATCH} nor train/ and test/; --data takes {TAKES}")
 
 
+def has_class_folders(data: str | None) -> bool:
+    """Tell whether `read` finds the images as files in train/<class>/ and test/<class>/."""
+    if data is None or _is_archive(place := storage.absolute(data)):
+        return False
+    names = set(storage.names_in(place) or [])
+    return set(_SPLITS) <= names and not {_TEST_BATCH, _UNPACKED} & names
+
+
 def _is_archive(place: str) -> bool:
     if storage.is_remote(place):
         return place.endswith((".tar", ".tar.gz", ".tgz"))

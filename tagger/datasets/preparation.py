@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from xml.parsers import expat
@@ -114,6 +115,18 @@ def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
             f"{uri}: {len(values)} numbers for {channels}x{height}x{width} pixels, or some are not finite"
         )
     return (values.reshape(channels, height, width) / 255).astype(np.float32)
+
+
+def subtracts_image(name: str) -> bool:
+    """Tell whether a preparation has an offset."""
+    return name == "pixel-mean" or name.startswith(_MEAN_FILE)
+
+
+def preparation_id(name: str) -> str:
+    """Return what tells one preparation of the same images from another: its name, and a mean file's content."""
+    if not name.startswith(_MEAN_FILE):
+        return name
+    return hashlib.sha256(storage.read_bytes(storage.absolute_file(name.removeprefix(_MEAN_FILE)))).hexdigest()
 
 
 class _Fields:

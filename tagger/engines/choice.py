@@ -11,7 +11,7 @@ from tagger import machine
 from tagger.errors import UsageError
 from tagger.model_info import ModelInfo
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = machine.DEVICES
 ENGINES = ("auto", "openvino", "torch", "eager")
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked")
 """`-checked`: once more in fp32 where the two best tags are close."""
@@ -54,7 +54,7 @@ class Choice:
 def choose(wanted: Choice, records: Records, has_cuda: bool) -> Choice:
     """Settle what was left open; raises UsageError for what does not exist here."""
     if wanted.device == "cuda" and not has_cuda:
-        raise UsageError("--device cuda: torch finds no usable GPU here; use --device cpu or auto")
+        raise UsageError(machine.NO_GPU)
     if wanted.device == "cuda" and wanted.engine == "openvino":
         raise UsageError("--engine openvino runs on the CPU: add --device cpu")
     device = "cuda" if has_cuda and wanted.device != "cpu" and wanted.engine != "openvino" else "cpu"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -22,19 +21,19 @@ from tagger import checkpoint, commands, datasets, machine, metrics, schema, sto
 from tagger.engines import Float32Array
 from tagger.errors import TaggerError, UsageError
 from tagger.ladder import data as ladder_data
-from tagger.ladder import measuring, pages
+from tagger.ladder import measuring, pages, rungs, transfer
 from tagger.ladder.config import TRANSFER, LadderConfig
 from tagger.ladder.data import CIFAR10, LadderData, Say
 from tagger.ladder.recipes import STEPS
 from tagger.ladder.rungs import fit_rung
-from tagger.ladder.transfer import fit_transfer, options
+from tagger.ladder.transfer import fit_transfer
 from tagger.model_info import fingerprint
 from tagger.training import own
 from tagger.training.learning import UNFINISHED
 
 SCORES = "scores.npy"
-_VERSION = 2
-"""Raise it when the same options give another model, but for recipes: those are part of what a model comes from."""
+_VERSION = 3
+"""Raise it when the same recipe, preparation and number of images give another model."""
 _WITHOUT_CHANCE = ("knn", "knn-features", "probe")
 _PACKAGES = ("tagger", "torch", "timm")
 
@@ -69,19 +68,21 @@ class Climb:
 
     def folder(self, model: str, seed: int) -> str:
         """Return the checkpoint folder of one of them."""
-        return storage.join(storage.absolute(self.out), f"models/{model}-{seed}")
+        return storage.join(storage.absolute(self.out), f"{pages.MODELS}/{model}-{seed}")
 
     def unfinished(self, model: str, seed: int) -> str:
         """Return the file with the state of one that is being trained."""
-        return storage.join(storage.absolute(self.out), f"models/_{model}-{seed}.safetensors")
+        return storage.join(storage.absolute(self.out), f"{pages.MODELS}/_{model}-{seed}.safetensors")
 
 
 def plan(climb: Climb, say: Say = lambda line: None) -> list[tuple[str, int]]:
     """Return the models and seeds that are missing, once it is sure that all of them can be trained.
 
-    Raises UsageError for an --out that holds something else, or an option that cannot be right.
+    The images are read anew. Raises UsageError for an --out that holds something else, or an option that cannot be
+    right.
     """
-    known = {"models", "results.parquet", "report.md", "report.html", "plots"}
+    _kept.clear()
+    known = {pages.MODELS, pages.PLOTS, "results.parquet", "report.md", "report.html"}
     if foreign := [name for name in storage.names_in(storage.absolute(climb.out)) or [] if name not in known]:
         raise UsageError(f"--out {climb.out}: holds {', '.join(foreign[:3])}; choose a new folder, or one of a report")
     missing = [pair for pair in climb.pairs if not _is_whole(climb, *pair, say)]
@@ -96,8 +97,9 @@ def run_one(climb: Climb, model: str, seed: int, say: Say = lambda line: None) -
     found, folder = _data(climb, say), climb.folder(model, seed)
     if not storage.exists(storage.join(folder, UNFINISHED)):
         storage.remove_folder(folder)  # what a killed run, or other options, left
-    watched = measuring.Memory("cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu")
+    watched = measuring.Memory("cpu" if model == "knn" else machine.device(climb.config.device))
     torch.set_num_threads(machine.cores())
+    machine.return_freed_memory()
     with watched.watch():
         made = _transfer(climb, found, model, seed, say) if model in TRANSFER else _own(climb, found, model, seed, say)
     facts, scores = made
@@ -109,7 +111,8 @@ def run_one(climb: Climb, model: str, seed: int, say: Say = lambda line: None) -
     bundle = json.loads(storage.read_bytes(bundle_uri))
     storage.write_atomic(storage.join(folder, SCORES), _npy(scores))
     storage.write_atomic(bundle_uri, json.dumps(bundle | {"ladder": facts}, indent=2).encode())
-    storage.remove(climb.unfinished(model, seed))
+    for state in (climb.unfinished(model, seed), storage.join(folder, UNFINISHED)):
+        storage.remove(state)
     say(f"{model} (seed {seed}): {judged.accuracy.accuracy if judged.accuracy else 0:.2%} of the test images")
     return facts
 
@@ -122,21 +125,31 @@ def finish(climb: Climb, say: Say = lambda line: None) -> list[dict[str, Any]]:
     out = storage.absolute(climb.out)
     table = schema.from_rows([_row(facts) for facts in rows], "benchmark")
     storage.write_atomic(storage.join(out, "results.parquet"), schema.serialise(table, "benchmark"))
-    folders = {row["model"]: climb.folder(row["model"], row["seed"]) for row in reversed(rows)}
-    pages.write(out, found, rows, scores, folders, climb.command)
+    pages.write(out, found, rows, scores, climb.folder, climb.command)
     return rows
 
 
 def climb(todo: Climb, say: Say = lambda line: None) -> list[dict[str, Any]]:
-    """Train what is missing and write the report; return a row per model and seed."""
+    """Train what is missing and write the report; return a row per model and seed.
+
+    A model that cannot be trained does not keep the others from it. Raises TaggerError at the end, naming all of them.
+    """
+    failed = []
     for model, seed in plan(todo, say):
-        run_one(todo, model, seed, say)
-    return finish(todo, say)
+        try:
+            run_one(todo, model, seed, say)
+        except TaggerError as error:
+            failed.append(f"{model} (seed {seed}): {error}")
+            say(f"failed: {failed[-1]}")
+    rows = finish(todo, say)
+    if failed:
+        raise TaggerError(f"not trained: {'; '.join(failed)}; {todo.out}/report.html has the other {len(rows)}")
+    return rows
 
 
 def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
     """Train a net of ours and save it."""
-    device = "cuda" if climb.config.device != "cpu" and machine.has_cuda() else "cpu"
+    device = machine.device(climb.config.device)
     rung = fit_rung(model, data, climb.config, seed, device, climb.unfinished(model, seed), say)
     fitted = rung.fitted
     judged = own.judge(fitted, data.test)
@@ -165,9 +178,7 @@ def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tup
 
 def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
     """Train a backbone's head, or all of it."""
-    started = time.perf_counter()
     made = fit_transfer(model, data, climb.config, seed, climb.folder(model, seed), climb.command, say)
-    seconds = time.perf_counter() - started
     net = checkpoint.build(made.info)
     side = made.info.preprocessing.size[0]
     images = torch.zeros(64, 3, side, side)
@@ -179,7 +190,7 @@ def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -
         "accuracy_tta": None,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "flops": measuring.flops(net, images[:1]),
-        "train_seconds": seconds,
+        "train_seconds": made.seconds,
         "train_images_per_second": None,
         "epochs": len(made.curve) or None,
         "infer_one_core": one_core,
@@ -229,13 +240,12 @@ def _data(climb: Climb, say: Say = lambda line: None) -> LadderData:
 
 
 def _key(climb: Climb, data: LadderData, model: str, seed: int) -> str:
-    config = climb.config
-    decisive: Sequence[Any] = [
-        _VERSION, data.data_id, model, seed, config.minutes(model), config.preparation, config.image_size,
-        asdict(options(model, data, config, seed)) if model in TRANSFER else None,
-        asdict(STEPS[model].recipe) if model in STEPS else None,
-    ]  # fmt: skip
-    return fingerprint(decisive)
+    """Return a hash of everything that decides which model comes out."""
+    if model in TRANSFER:
+        how = transfer.identity(model, data, climb.config, seed)
+    else:
+        how = rungs.identity(model, data, climb.config)
+    return fingerprint([_VERSION, data.data_id, model, seed, how])
 
 
 def _facts(climb: Climb, model: str, seed: int) -> dict[str, Any] | None:
@@ -271,6 +281,7 @@ def _is_whole(climb: Climb, model: str, seed: int, say: Say) -> bool:
 def _check_options(climb: Climb, missing: Sequence[tuple[str, int]], say: Say) -> None:
     """Find out before anything is trained what would stop a model later."""
     config = climb.config
+    machine.device(config.device)
     if config.preparation:
         datasets.prepare(config.preparation, _data(climb, say).train.images[:1])
     if transferred := [model for model, _ in missing if model in TRANSFER]:

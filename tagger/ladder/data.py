@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
-from tagger import images, machine, storage
+from tagger import images, ingesting, machine, storage
 from tagger.datasets import LabelledImages, cifar10
-from tagger.errors import SourceError
+from tagger.errors import SourceError, WriteError
 from tagger.model_info import Preprocessing, fingerprint
 from tagger.training import splitting
 from tagger.training.examples import Examples, read_examples
@@ -32,12 +33,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Files:
-    """Images as files: what `tagger train` takes, and where the test images are, in their order."""
+    """The same images as files."""
 
-    dataset: str
+    table: pa.Table
+    """A manifest with labels, and the splits that every model and seed learns and is judged by."""
     test: list[str]
-    table: pa.Table | None = None
-    """The images with the splits that every seed learns and is judged by; None: the folders of `dataset` say it."""
+    """Where the test images are, in their order."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class LadderData:
     test: LabelledImages
     files: Callable[[], Files]
     """Return the same images as files, for the rungs that learn from those."""
+    side: int | None = None
+    """Pixels on each side of those files; None: photographs of any size."""
     left_out: tuple[str, ...] = ()
     """What is not among them, and why."""
 
@@ -102,13 +105,15 @@ def _cifar10(data: str | None, say: Say) -> LadderData:
     for label in range(len(train.label_names)):
         rows = train.labels == label
         place[rows] = np.arange(rows.sum())
+    held_out = place % HELD_OUT == HELD_OUT - 1
     return LadderData(
         name="CIFAR-10",
         note="; ".join(filter(None, (_part(train, test), LOSSY if train.lossy or test.lossy else ""))),
         train=train,
-        held_out=place % HELD_OUT == HELD_OUT - 1,
+        held_out=held_out,
         test=test,
-        files=lambda: _as_files(train, test, data),
+        files=lambda: _with_splits(*_as_files(train, test, data), held_out),
+        side=train.images.shape[1],
     )
 
 
@@ -119,19 +124,45 @@ def _part(train: LabelledImages, test: LabelledImages) -> str:
     return f"only {' and '.join(lacking)} images, which nothing published is of" if lacking else ""
 
 
-def _as_files(train: LabelledImages, test: LabelledImages, data: str | None) -> Files:
-    """Write CIFAR-10 as class folders of PNG files into the cache, once; a folder that has them is taken as it is."""
-    if data and {"train", "test"} <= set(storage.names_in(storage.absolute(data)) or []):
-        entries = storage.find_images(storage.join(storage.absolute(data), "test"))
-        return Files(data, sorted((entry.uri for entry in entries), key=lambda uri: uri.rsplit("/", 2)[1:]))
-    folder = storage.cache_folder() / "cifar10" / train.fingerprint()
-    done = folder / "_done"
-    written = {split: _paths(folder / split, part) for split, part in (("train", train), ("test", test))}
-    if not done.exists():
-        _write_pictures(written["train"], train)
-        _write_pictures(written["test"], test)
-        done.touch()
-    return Files(str(folder), [storage.local_uri(str(path)) for path in written["test"]])
+def _with_splits(folder: str, train: list[str], test: list[str], held_out: npt.NDArray[np.bool_]) -> Files:
+    """Hold the same images out that the nets from scratch do not learn from where something is chosen."""
+    table = ingesting.read_labelled(folder).table
+    split = dict.fromkeys(test, "test") | {
+        uri: "val" if held else "train" for uri, held in zip(train, held_out.tolist(), strict=True)
+    }
+    table = table.filter(pc.is_in(table["uri"], pa.array(split)))
+    column = pa.array([split[uri] for uri in table["uri"].to_pylist()], pa.string())
+    return Files(table.set_column(table.column_names.index("split"), "split", column), test)
+
+
+def _as_files(train: LabelledImages, test: LabelledImages, data: str | None) -> tuple[str, list[str], list[str]]:
+    """Return a folder of classes with CIFAR-10 as image files, and where the training and test images are in it.
+
+    Without such a folder PNG files are written into the cache, once. Raises WriteError.
+    """
+    if data and cifar10.has_class_folders(data):
+        folder = storage.absolute(data)
+        return data, _in_order(storage.join(folder, "train")), _in_order(storage.join(folder, "test"))
+    cached = storage.cache_folder() / "cifar10" / fingerprint([train.fingerprint(), test.fingerprint()])
+    train_paths, test_paths = _paths(cached / "train", train), _paths(cached / "test", test)
+    if not (cached / "_done").exists():
+        try:
+            _write_pictures(train_paths, train)
+            _write_pictures(test_paths, test)
+            (cached / "_done").touch()
+        except OSError as error:
+            raise WriteError(
+                f"{cached}: the images could not be written ({error.strerror or error}); make room there, or set "
+                "TAGGER_CACHE to another folder"
+            ) from error
+    train_uris, test_uris = ([storage.local_uri(str(path)) for path in paths] for paths in (train_paths, test_paths))
+    return str(cached), train_uris, test_uris
+
+
+def _in_order(folder: str) -> list[str]:
+    """Return the images of class folders in the order in which they are read."""
+    entries = storage.find_images(folder)
+    return sorted((entry.uri for entry in entries), key=lambda uri: uri.rsplit("/", 2)[1:])
 
 
 def _paths(folder: Path, part: LabelledImages) -> list[Path]:
@@ -161,7 +192,7 @@ def _own(dataset: str, side: int, say: Say) -> LadderData:
         train=_rows(everything, learning),
         held_out=parts["val"][learning],
         test=_rows(everything, parts["test"]),
-        files=lambda: Files(dataset, list(np.array(examples.uris, dtype=object)[parts["test"]]), examples.table),
+        files=lambda: Files(examples.table, list(np.array(examples.uris, dtype=object)[parts["test"]])),
         left_out=examples.notes,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,22 @@ from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
 from tagger.report.facts import Array, UInt8Array
 
-PLOTS = "plots"
+PLOTS, MODELS = "plots", "models"
+FolderOf = Callable[[str, int], str]
 SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
 SHOWN_MISTAKES = 24
+INLINE = 1_000_000
+"""Bytes of pictures in a Markdown artifact, which a database keeps: the curves and costs; the pages have all."""
 VARIANTS = {
     "mlp": ("Sigmoid or ReLU", {"mlp-sigmoid": "sigmoid", "mlp": "ReLU, batch norm"}),
     "linear": (
-        "Three losses",
-        {"linear": "cross-entropy", "linear-sigmoid": "sigmoid, a class at a time", "linear-squared": "squared error"},
+        "Losses",
+        {
+            "linear": "cross-entropy, L2",
+            "linear-l1": "cross-entropy, L1",
+            "linear-sigmoid": "sigmoid, a class at a time",
+            "linear-squared": "squared error",
+        },
     ),
 }
 """Rung -> title, and variants of it that are compared."""
@@ -41,11 +49,11 @@ def write(
     data: LadderData,
     rows: Sequence[Mapping[str, Any]],
     scores: Sequence[Float32Array],
-    folders: Mapping[str, str],
+    folder: FolderOf,
     command: str,
 ) -> None:
-    """Write report.md with its plots, and report.html; `folders` has a checkpoint of every model."""
-    facts = gather(data, rows, scores, folders, command)
+    """Write report.md with its plots, and report.html; `folder` gives the checkpoint of a model and seed."""
+    facts = gather(data, rows, scores, folder, command)
     drawn = dict(report.plot_files(facts))
     for name in set(storage.names_in(storage.join(out, PLOTS)) or ()) - set(drawn):
         storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # of models that are no longer in the report
@@ -59,13 +67,14 @@ def gather(
     data: LadderData,
     rows: Sequence[Mapping[str, Any]],
     scores: Sequence[Float32Array],
-    folders: Mapping[str, str],
+    folder: FolderOf,
     command: str,
 ) -> report.Ladder:
-    """Return everything that the report says."""
+    """Return everything that the report says; pictures are of one run of each model, the one that is shown."""
     runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
-    nets = {model: checkpoint.build(checkpoint.describe(folder)) for model, folder in folders.items()}
-    of_model = {row["model"]: each for row, each in zip(rows, scores, strict=True)}
+    shown = {rung.model: rung.shown for rung in report.by_model(runs)}
+    nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
+    of_model = {model: run.scores for model, run in shown.items() if run.scores is not None}
     filters = {model: looks for model, net in nets.items() if (looks := _filters(net)) is not None}
     linear = nets.get("linear")
     return report.Ladder(
@@ -82,6 +91,7 @@ def gather(
         mistakes={model: _mistakes(data, each) for model, each in of_model.items()},
         comparisons=[found for model in VARIANTS if (found := _comparison(model, runs))],
         command=command,
+        models=MODELS,
         machine=f"{machine.cores()} cores of {machine.processor()}",
         data=data.describe(),
     )
@@ -168,11 +178,14 @@ def _comparison(model: str, runs: Sequence[report.Run]) -> report.Comparison | N
 
 
 def markdown(out: str) -> str:
-    """Return a written report.md with its first picture inside it and no other: all would be megabytes."""
-    folder = storage.absolute(out)
+    """Return a written report.md with its first pictures inside it, as many as INLINE bytes hold."""
+    folder, left = storage.absolute(out), INLINE
     text = storage.read_bytes(storage.join(folder, "report.md")).decode()
-    pictures = re.compile(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", re.MULTILINE)
-    if first := pictures.search(text):
-        png = base64.b64encode(storage.read_bytes(storage.join(folder, first[2]))).decode()
-        text = text.replace(first[0], f"{first[1]}(data:image/png;base64,{png})")
-    return pictures.sub("", text)
+
+    def inside(picture: re.Match[str]) -> str:
+        nonlocal left
+        png = base64.b64encode(storage.read_bytes(storage.join(folder, picture[2]))).decode()
+        left -= len(png)
+        return f"{picture[1]}(data:image/png;base64,{png})" if left >= 0 else ""
+
+    return re.sub(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", inside, text, flags=re.MULTILINE)

@@ -17,6 +17,7 @@ WITHOUT_BF16 = 0.3
 """Speed of a processor that has no bf16 instructions, as a share of one that has them."""
 LEAST = 1000
 """Training images that the smallest budget leaves."""
+_NO_PROBABILITIES = "its scores are a softmax over outputs that were not trained as one"
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,24 @@ class Step:
     preparation: str = "pixel-mean"
     weight: float = 1.0
     """Of its share of a budget."""
+    note: str = ""
+    """What to know of its numbers."""
 
     @property
     def holds_out(self) -> bool:
         """Tell whether validation images are kept out of training, to stop early."""
         return self.recipe.patience is not None
 
-    def within(self, minutes: float | None, images: int, bf16: bool = True) -> tuple[Recipe, int]:
+    def within(self, minutes: float | None, images: int, side: int = 32, bf16: bool = True) -> tuple[Recipe, int]:
         """Return the recipe and the number of training images, cut to what so many minutes allow; None: all of it.
 
-        Both are decided by this table, not by a clock, so that the same seed gives the same net again. Less than one
-        epoch is one epoch of fewer images.
+        `side` is that of the images, in pixels. Both are decided by this table, not by a clock, so that the same seed
+        gives the same net again. Less than one epoch is one epoch of fewer images.
         """
         if minutes is None:
             return self.recipe, images
-        seen = int(minutes * self.per_minute * (1 if bf16 else WITHOUT_BF16) * CIFAR_IMAGES)
+        speed = (1 if bf16 else WITHOUT_BF16) * (32 / side) ** 2
+        seen = int(minutes * self.per_minute * speed * CIFAR_IMAGES)
         epochs = min(self.recipe.epochs, max(1, seen // max(images, 1)))
         return replace(self.recipe, epochs=epochs), min(images, max(seen, LEAST))
 
@@ -73,9 +77,17 @@ _RELU = {"depth": 3, "width": 1024, "activation": "relu", "batch_norm": True, "d
 
 STEPS: dict[str, Step] = {
     "linear": Step("Linear, softmax", "linear", _LINEAR, 120, weight=0.3),
-    "linear-sigmoid": Step("Linear, sigmoid loss", "linear", replace(_LINEAR, loss="sigmoid"), 120, weight=0.3),
+    "linear-l1": Step("Linear, softmax, L1", "linear", replace(_LINEAR, weight_decay=0.0, l1=1e-4), 120, weight=0.3),
+    "linear-sigmoid": Step(
+        "Linear, sigmoid loss", "linear", replace(_LINEAR, loss="sigmoid"), 120, weight=0.3, note=_NO_PROBABILITIES
+    ),
     "linear-squared": Step(
-        "Linear, squared error", "linear", replace(_LINEAR, loss="squared", lr=5e-4), 120, weight=0.3
+        "Linear, squared error",
+        "linear",
+        replace(_LINEAR, loss="squared", lr=5e-4),
+        120,
+        weight=0.3,
+        note=_NO_PROBABILITIES,
     ),
     "mlp-sigmoid": Step(
         "MLP, sigmoid", "mlp", _MLP_SIGMOID, 7, _RELU | {"activation": "sigmoid", "batch_norm": False}, weight=0.8

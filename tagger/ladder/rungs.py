@@ -9,15 +9,14 @@ from typing import Any
 import torch
 
 from tagger import datasets, machine
-from tagger.datasets import LabelledImages, Preparation
-from tagger.errors import UsageError
+from tagger.datasets import LabelledImages
 from tagger.ladder.config import LadderConfig
 from tagger.ladder.data import LadderData, Say
 from tagger.ladder.recipes import STEPS, Step
 from tagger.model_info import fingerprint
 from tagger.models.knn import Knn
 from tagger.training import neighbours, own
-from tagger.training.fitting import Epoch, OnEpoch
+from tagger.training.fitting import Epoch, OnEpoch, Recipe
 from tagger.training.own import Fitted
 from tagger.training.unfinished import Unfinished
 
@@ -45,14 +44,14 @@ def fit_rung(
     if name == "knn":
         return _fit_knn(data, config, seed, say)
     step = STEPS[name]
-    preparation = _preparation(step, data, config)
     everything, val = (data.learning, data.validation) if step.holds_out else (data.train, None)
-    recipe, count = step.within(config.minutes(name), len(everything.labels), machine.has_bf16(device))
+    recipe, count = _within(name, data, config)
     train = everything.some(count, seed)
-    key = fingerprint([data.data_id, name, seed, asdict(recipe), count, preparation.name, device])
+    preparation = datasets.prepare(_preparation(step, config), everything.images)
+    key = fingerprint([data.data_id, name, seed, identity(name, data, config)])
     fitted = own.train_net(
         architecture=f"tagger_{step.family}",
-        arguments=_arguments(step, data, preparation),
+        arguments=_arguments(step, data, config),
         train=train,
         val=val,
         preparation=preparation,
@@ -62,7 +61,31 @@ def fit_rung(
         on_epoch=_epoch_line(name, seed, recipe.epochs, say),
         unfinished=Unfinished(state_uri, key, lambda line: say(f"{name} (seed {seed}) {line}")),
     )
-    return Rung(fitted, train, _cut(recipe.epochs, step.recipe.epochs, count, len(everything.labels)))
+    other = config.preparation not in (None, preparation.name)
+    notes = [
+        _cut(recipe.epochs, step.recipe.epochs, count, len(everything.labels)),
+        f"{preparation.name}, for it takes no mean image" if other else "",
+        step.note,
+    ]
+    return Rung(fitted, train, ", ".join(filter(None, notes)))
+
+
+def identity(name: str, data: LadderData, config: LadderConfig) -> list[Any]:
+    """Return everything but data and seed that decides which net comes out of `fit_rung`."""
+    if name == "knn":
+        return [_is_quick(data, config)]
+    step, device = STEPS[name], machine.device(config.device)
+    recipe, count = _within(name, data, config)
+    prepared_by = datasets.preparation_id(_preparation(step, config))
+    return [step.family, _arguments(step, data, config), asdict(recipe), count, prepared_by, device]
+
+
+def _within(name: str, data: LadderData, config: LadderConfig) -> tuple[Recipe, int]:
+    """Return recipe and number of training images, cut to the budget."""
+    step, side = STEPS[name], data.train.images.shape[1]
+    images = int((~data.held_out).sum()) if step.holds_out else len(data.train.labels)
+    bf16 = machine.has_bf16(machine.device(config.device))
+    return step.within(config.minutes(name), images, side, bf16)
 
 
 def _cut(epochs: int, all_epochs: int, images: int, all_images: int) -> str:
@@ -72,22 +95,18 @@ def _cut(epochs: int, all_epochs: int, images: int, all_images: int) -> str:
     return ", ".join(parts)
 
 
-def _arguments(step: Step, data: LadderData, preparation: Preparation) -> dict[str, Any]:
+def _arguments(step: Step, data: LadderData, config: LadderConfig) -> dict[str, Any]:
     """Return model_args: the speed-run net takes images of any size, and none to subtract."""
     if step.family == "speedrun":
         return step.arguments
     side = data.train.images.shape[1]
-    return {"input_size": side, "offset": preparation.offset is not None, **step.arguments}
+    return {"input_size": side, "offset": datasets.subtracts_image(_preparation(step, config)), **step.arguments}
 
 
-def _preparation(step: Step, data: LadderData, config: LadderConfig) -> Preparation:
-    train = data.learning if step.holds_out else data.train
-    found = datasets.prepare(config.preparation or step.preparation, train.images)
-    if found.offset is not None and step.family == "speedrun":
-        raise UsageError(
-            f"--preparation {found.name}: the speed-run net takes no mean image; choose standardise or mean"
-        )
-    return found
+def _preparation(step: Step, config: LadderConfig) -> str:
+    """Return what was asked for; the speed-run net takes no mean image, so that it keeps its own way."""
+    wanted = config.preparation or step.preparation
+    return step.preparation if step.family == "speedrun" and datasets.subtracts_image(wanted) else wanted
 
 
 def _epoch_line(name: str, seed: int, epochs: int, say: Say) -> OnEpoch:
@@ -131,18 +150,22 @@ def _fit_knn(data: LadderData, config: LadderConfig, seed: int, say: Say) -> Run
 
 def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[neighbours.Curves, str]:
     """Return metric -> k -> accuracy on the held-out images, and what was left out."""
-    quick = config.minutes("knn") is not None and len(data.train.labels) > _QUICK_QUERIES
-    queries, labels = pixel_rows(data.validation)
-    count = min(_QUICK_QUERIES, len(labels)) if quick else len(labels)
+    quick = _is_quick(data, config)
+    held_out = data.validation
+    asked = held_out.some(_QUICK_QUERIES, seed=0) if quick else held_out
     curves = neighbours.accuracies(
-        (queries[:count], labels[:count]),
+        pixel_rows(asked),
         pixel_rows(data.learning),
         len(data.train.label_names),
         neighbours.FAST_METRICS if quick else neighbours.METRICS,
         lambda what, done, total: say(f"knn {what}: {done:,} of {total:,} images compared"),
     )
-    note = f"l1 not tried; k and metric chosen on {count:,} of {len(labels):,} held-out images" if quick else ""
-    return curves, note
+    counts = f"{len(asked.labels):,} of {len(held_out.labels):,}"
+    return curves, f"l1 not tried; k and metric chosen on {counts} held-out images" if quick else ""
+
+
+def _is_quick(data: LadderData, config: LadderConfig) -> bool:
+    return config.minutes("knn") is not None and len(data.train.labels) > _QUICK_QUERIES
 
 
 def pixel_rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagger import checkpoint, ingesting, schema, storage
+from tagger import checkpoint, schema, storage
 from tagger.engines import Float32Array
-from tagger.errors import TableError, UsageError
+from tagger.errors import SourceError, TableError, UsageError
 from tagger.ladder.config import LadderConfig
-from tagger.ladder.data import Files, LadderData, Say
+from tagger.ladder.data import LadderData, Say
 from tagger.model_info import ModelInfo
 from tagger.training import Reports, TrainConfig, train
-from tagger.training.examples import BoolArray
 from tagger.training.judging import scores_of
 from tagger.training.learning import UNFINISHED
 
 _TITLES = {"knn-features": "k-NN, features of", "probe": "Linear probe", "finetune": "Fine-tuned"}
 _METHODS = {"knn-features": "knn", "probe": "probe", "finetune": "finetune"}
 _PER_MINUTE = {"knn-features": 10_000, "probe": 10_000, "finetune": 1_500}
-"""Training images that two CPU cores see in a minute, of 96 pixels, test images aside."""
+"""Training images that two CPU cores see in a minute, of `_SIDE` pixels, test images aside."""
 _LONG = 1000
 """Images from which on progress is said."""
 _DATASET = "_dataset.parquet"
 _SIDE = 96
-"""Pixels within a budget, where the images are smaller than the backbone wants them."""
+"""Pixels within a budget, where the images hold no more than that."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Transferred:
     title: str
     curve: list[dict[str, Any]]
     """Of what is kept: only fine-tuning has one."""
+    seconds: float
+    """From listed images to trained weights, of killed calls too."""
     note: str
 
 
@@ -52,27 +54,30 @@ def fit_transfer(
     `command` is what the card says it was made by.
     """
     files = data.files()
-    minutes = config.minutes(name)
-    count = None if minutes is None else int(_PER_MINUTE[name] * minutes)
-    dataset, note = _dataset(files, data, count, storage.join(out, _DATASET))
-    chosen = options(name, data, config, seed)
-    if chosen.image_size:
-        note = f"{note}, at {chosen.image_size} pixels".removeprefix(", ")
-    info = _train(dataset, out, chosen, command, _reports(lambda line: say(f"{name} (seed {seed}): {line}")))
-    storage.remove(storage.join(storage.absolute(out), _DATASET))
+    chosen, reports = options(name, data, config, seed), _reports(lambda line: say(f"{name} (seed {seed}): {line}"))
+    kept = _some(files.table, _count(name, data, config))
+    info = _train(kept, out, chosen, command, reports)
+    scores, have = scores_of(info, files.test, config.device)
+    if not have.all():
+        raise SourceError(f"{files.test[have.argmin()]}: does not decode, and every model is judged on the same images")
     trained, architecture = _trained(out), checkpoint.describe(config.backbone).architecture
     title, curve = f"{_TITLES[name]} {architecture}", trained["curve"]
     if name == "finetune" and trained["method"] == "probe":
         title, curve = f"{_TITLES['probe']} {architecture} (fine-tuning was no better)", []
-    scores, _ = scores_of(info, files.test, config.device)
     order = [info.label_names.index(label) for label in data.train.label_names]
-    return Transferred(info, scores[:, order], title, curve, note)
+    note = _note(kept, files.table, chosen, trained)
+    return Transferred(info, scores[:, order], title, curve, trained["seconds"], note)
+
+
+def identity(name: str, data: LadderData, config: LadderConfig, seed: int) -> list[Any]:
+    """Return everything but data and seed that decides which checkpoint comes out of `fit_transfer`."""
+    return [asdict(options(name, data, config, seed)), _count(name, data, config)]
 
 
 def options(name: str, data: LadderData, config: LadderConfig, seed: int) -> TrainConfig:
     """Return how a rung is trained."""
     within = config.minutes(name) is not None
-    small = within and data.train.images.shape[1] < _SIDE
+    small = within and data.side is not None and data.side < _SIDE
     return TrainConfig(
         backbone=config.backbone,
         method=_METHODS[name],
@@ -103,20 +108,26 @@ def _reports(say: Say) -> Reports:
     return Reports(say, on_progress, on_epoch)
 
 
-def _train(dataset: str, out: str, chosen: TrainConfig, command: str, reports: Reports) -> ModelInfo:
+def _train(table: pa.Table, out: str, chosen: TrainConfig, command: str, reports: Reports) -> ModelInfo:
     """Train, going on with what was killed where that was begun in the same way."""
+    folder = storage.absolute(out)
+    dataset = storage.join(folder, _DATASET)
 
     def run(resume: bool) -> ModelInfo:
-        return train(dataset, out, chosen, resume, reports, beside=[_DATASET], made_by=command)
+        storage.write_atomic(dataset, schema.serialise(table, "manifest"))
+        info = train(dataset, out, chosen, resume, reports, beside=[_DATASET], made_by=command, keep_state=True)
+        storage.remove(dataset)
+        return info
 
-    if storage.exists(storage.join(storage.absolute(out), UNFINISHED)):
-        reports.say("goes on after the last epoch that was kept")
-        try:
-            return run(resume=True)
-        except (UsageError, TableError) as error:
-            reports.say(f"begins again ({error})")
-            storage.remove(storage.join(storage.absolute(out), UNFINISHED))
-    return run(resume=False)
+    if not storage.exists(storage.join(folder, UNFINISHED)):
+        return run(resume=False)
+    reports.say("goes on after the last epoch that was kept")
+    try:
+        return run(resume=True)
+    except (UsageError, TableError) as error:
+        reports.say(f"begins again ({error})")
+        storage.remove_folder(folder)
+        return run(resume=False)
 
 
 def _trained(out: str) -> dict[str, Any]:
@@ -125,31 +136,34 @@ def _trained(out: str) -> dict[str, Any]:
     return dict(bundle["training"])
 
 
-def _dataset(files: Files, data: LadderData, count: int | None, out: str) -> tuple[str, str]:
-    """Return what to train on, and what was left out."""
-    everything = len(data.train.labels)
-    part = count is not None and count < everything
-    if not part and files.table is None:
-        return files.dataset, ""
-    table = ingesting.read_labelled(files.dataset).table if files.table is None else files.table
-    kept = _some(table, count) if count is not None and part else table
-    storage.write_atomic(storage.absolute(out), schema.serialise(kept, "manifest"))
-    return out, f"{int(_learning(kept).sum()):,} of {everything:,} training images" if part else ""
+def _count(name: str, data: LadderData, config: LadderConfig) -> int | None:
+    """Return how many training images the budget allows, held-out ones among them; None: all."""
+    minutes = config.minutes(name)
+    if minutes is None:
+        return None
+    side = options(name, data, config, 0).image_size or checkpoint.describe(config.backbone).preprocessing.size[0]
+    return int(minutes * _PER_MINUTE[name] * (_SIDE / side) ** 2)
 
 
-def _some(table: pa.Table, count: int) -> pa.Table:
-    """Return about so many training images, evenly from each class, and all the others."""
+def _some(table: pa.Table, count: int | None) -> pa.Table:
+    """Return about so many training images, evenly from each class and split, and all test images."""
+    splits = np.array(table["split"].to_pylist(), dtype=object)
+    learning = np.isin(splits, ("train", "val"))
+    if count is None or count >= learning.sum():
+        return table
     labels = np.array([row[0] if row else "" for row in table["labels"].to_pylist()])
-    learning = _learning(table)
     chosen = ~learning
-    for label in np.unique(labels):
-        rows = np.flatnonzero(learning & (labels == label))
+    for label, split in product(np.unique(labels), ("train", "val")):
+        rows = np.flatnonzero((splits == split) & (labels == label))
         wanted = -(-len(rows) * count // int(learning.sum()))
-        chosen[rows[np.arange(wanted) * len(rows) // wanted]] = True
+        chosen[rows[np.arange(wanted) * len(rows) // max(wanted, 1)]] = True
     return table.filter(pa.array(chosen))
 
 
-def _learning(table: pa.Table) -> BoolArray:
-    """Return which images are not for testing."""
-    found: BoolArray = pc.is_in(table["split"], pa.array(["train", "val"])).to_numpy(zero_copy_only=False)
-    return found
+def _note(kept: pa.Table, everything: pa.Table, chosen: TrainConfig, trained: dict[str, Any]) -> str:
+    """Say what a budget left out, and what was known before."""
+    count, all_images = (pc.sum(pc.equal(table["split"], "train")).as_py() for table in (kept, everything))
+    parts = [f"{count:,} of {all_images:,} training images"] if count < all_images else []
+    parts += [f"at {chosen.image_size} pixels"] if chosen.image_size else []
+    parts += ["features known from before"] if not trained["images_decoded"] else []
+    return ", ".join(parts)

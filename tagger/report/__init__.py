@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tagger.report.facts import Comparison, Ladder, Mistakes, Neighbours, Published, Run
+from tagger.report.facts import Comparison, Ladder, Mistakes, Neighbours, Published, Run, by_model
 from tagger.report.page import html, markdown, plot_files
 
-__all__ = ["Comparison", "Ladder", "Mistakes", "Neighbours", "Published", "Run", "html", "markdown", "plot_files"]
+__all__ = [
+    "Comparison",
+    "Ladder",
+    "Mistakes",
+    "Neighbours",
+    "Published",
+    "Run",
+    "by_model",
+    "html",
+    "markdown",
+    "plot_files",
+]

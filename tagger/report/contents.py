@@ -294,6 +294,12 @@ def _reliability(ladder: Ladder, judged: list[Rung]) -> Iterator[Block]:
 def _making(ladder: Ladder) -> Iterator[Block]:
     if ladder.command.strip():
         yield Listing(ladder.command.strip())
+    if ladder.models and (best := _best(ladder)):
+        yield Text(
+            "Every model is a checkpoint in the report's folder. The best of them tags other images; copy it to where "
+            "another call of the command above does not replace it:"
+        )
+        yield Listing(f"tagger tag FOLDER --model {ladder.models}/{best.model}-{best.shown.seed} --out RESULTS")
     versions = {name: version for run in ladder.runs for name, version in run.versions.items()}
     seeds = sorted({run.seed for run in ladder.runs})
     facts = {

@@ -104,6 +104,11 @@ class Rung:
         return ranked[(len(ranked) - 1) // 2]
 
 
+def by_model(runs: Sequence[Run]) -> list[Rung]:
+    """Return the models in the order of their first runs."""
+    return [Rung(model, [run for run in runs if run.model == model]) for model in dict.fromkeys(r.model for r in runs)]
+
+
 @dataclass(frozen=True)
 class Published:
     """An accuracy that somebody else reports."""
@@ -179,6 +184,8 @@ class Ladder:
     comparisons: Sequence[Comparison] = ()
     command: str = ""
     """Exactly what was typed."""
+    models: str = ""
+    """Folder with a checkpoint per model and seed, seen from the report; empty: nobody kept them."""
     machine: str = ""
     data: str = ""
     """Where the images came from and how many there are of each split."""
@@ -186,5 +193,4 @@ class Ladder:
     @cached_property
     def rungs(self) -> list[Rung]:
         """Return the models in the order of their first runs."""
-        models = dict.fromkeys(run.model for run in self.runs)
-        return [Rung(model, [run for run in self.runs if run.model == model]) for model in models]
+        return by_model(self.runs)

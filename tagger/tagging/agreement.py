@@ -84,7 +84,7 @@ def measure(
     say(f"reference: eager fp32 on {len(judged) + len(odd):,} photographs")
     expected = _reference(info, [*judged, *odd])
     pixels = _fitted(info, [*judged, *odd])
-    device = "cuda" if wanted.device != "cpu" and machine.has_cuda() else "cpu"
+    device = machine.device(wanted.device)
     records, refused = {}, {}
     for choice in engines.possible(device):
         if wanted.engine in ("auto", choice.engine) and wanted.precision in ("auto", choice.precision):

@@ -45,6 +45,8 @@ class Outcome:
     curve: list[dict[str, Any]] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
     """What validation chose beside the weights."""
+    earlier_seconds: float = 0.0
+    """What a training that was killed, and went on, had taken until then."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Learned:
     backbone: ModelInfo
     device: str
     seconds: float
+    decoded: int
+    """Images whose features had to be computed: what seconds depend on."""
     warnings: tuple[str, ...]
 
 
@@ -193,6 +197,7 @@ def _tagger_json(learned: Learned, judged: Judged, command: str) -> dict[str, An
             "curve": learned.outcome.curve,
             "warnings": list(learned.warnings),
             "seconds": round(learned.seconds, 1),
+            "images_decoded": learned.decoded,
             "device": learned.device,
             "versions": _versions(),
         },

@@ -144,6 +144,7 @@ class Trainer:
             self.progress.best_score = self._validate(self.net)[1]  # epoch 0: the probe
             return
         parts, optimizer, self.progress = state.load(self.state_uri, self.config, self.task.data)
+        self.progress.earlier_seconds = self.progress.seconds
         self.net.load_state_dict(parts["net"])
         self.best = parts["best"]
         self.optimizer.load_state_dict(optimizer)

@@ -149,7 +149,7 @@ def fit(
     """Train the net in place, leave it in eval mode, and return the learning curve; deterministic on one CPU.
 
     With `unfinished` a training that was killed goes on after the last epoch kept there, and ends with the same net.
-    Raises UsageError when patience is asked for without validation images.
+    Raises UsageError when patience is asked for without validation images, and when the loss is no longer a number.
     """
     if recipe.patience is not None and val is None:
         raise UsageError("patience needs validation images")
@@ -199,6 +199,11 @@ class Fitting:
         """Learn from every image once, and judge where images are held out."""
         started, number = time.perf_counter(), len(self.curve) + 1
         loss, score = self._learn_all(number)
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"training diverged: the loss of epoch {number} is not a number; such large values in its input need "
+                "another --preparation (scale, standardise, pixel-mean)"
+            )
         val_loss, val_score = _judge(self.net, self.val, self.recipe) if self.val else (None, None)
         self.curve.append(Epoch(number, loss, score, val_loss, val_score, time.perf_counter() - started))
         if self.recipe.patience is not None and self._best_epoch == number:
@@ -233,8 +238,9 @@ class Fitting:
             yield self._shifted(x) if recipe.shift else x, rows
 
     def _shifted(self, x: Tensor) -> Tensor:
-        offset, recipe = getattr(self.net, "offset", None), self.recipe
-        if recipe.fill == "mean" and offset is not None:
+        recipe = self.recipe
+        offset: Tensor | None = getattr(self.net, "offset", None) if recipe.fill == "mean" else None
+        if offset is not None:
             return shifted(x - offset, recipe.shift) + offset
         return shifted(x, recipe.shift, "reflect" if recipe.fill == "reflect" else "constant")
 

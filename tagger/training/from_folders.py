@@ -60,7 +60,7 @@ def train_folder(
     recipe = config.recipe()
     if storage.names_in(storage.absolute(out)):
         raise UsageError(f"--out {out}: exists and is not empty; choose a new folder for the checkpoint")
-    device = ("cuda" if machine.has_cuda() else "cpu") if device == "auto" else device
+    device = machine.device(device)
     size = (config.image_size, config.image_size)
     train = datasets.read_class_folders(storage.join(data, "train"), size)
     test = datasets.read_class_folders(storage.join(data, "test"), size, train.label_names)

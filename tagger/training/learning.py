@@ -46,12 +46,14 @@ def train(
     beside: Sequence[str] = (),
     notes: Sequence[str] = (),
     made_by: str | None = None,
+    keep_state: bool = False,
 ) -> ModelInfo:
     """Learn the labels of a manifest or folder and write a checkpoint folder; return what it holds.
 
     Validation chooses (strength, method, epoch, temperature, thresholds); the test split is scored once, at the end.
     With `resume` a run that was killed while fine-tuning goes on after its last whole epoch. `beside` names files that
     may already be in the folder; `notes` are said in the card, and so is `made_by`, where that is not `tagger train`.
+    `keep_state` leaves it to the caller to remove UNFINISHED: whoever has more to do then, and is killed, goes on here.
     Raises TaggerError.
     """
     config, reports = config or TrainConfig(), reports or Reports()
@@ -68,14 +70,16 @@ def train(
         config=config,
         backbone=lesson.backbone,
         device=lesson.device,
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - started + outcome.earlier_seconds,
+        decoded=lesson.decoded,
         warnings=(*lesson.warnings, *notes),
     )
     judged = judge(learned)
     for line in too_few(judged.thresholds):
         reports.say(f"note: {line}")
     info = write(out, made_by or command("train", dataset, config, out=out), learned, judged)
-    storage.remove(storage.join(folder, UNFINISHED))
+    if not keep_state:
+        storage.remove(storage.join(folder, UNFINISHED))
     return info
 
 
@@ -86,6 +90,8 @@ class Lesson:
     examples: Examples
     features: Float32Array
     """(N, D) of the frozen backbone."""
+    decoded: int
+    """Images whose features were not known from before."""
     backbone: ModelInfo
     config: TrainConfig
     device: str
@@ -102,6 +108,7 @@ class Lesson:
 
 def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     """Read the examples, leave out what does not decode, keep near-duplicates together, compute features."""
+    device = machine.device(config.device)
     examples = read_examples(dataset, config.multilabel)
     published = checkpoint.describe(config.backbone)
     backbone = features.for_size(published, config.preprocessing(published.preprocessing))
@@ -125,8 +132,7 @@ def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     warnings = (*examples.notes, *found)
     for warning in warnings:
         reports.say(f"note: {warning}")
-    device = "cuda" if config.device != "cpu" and machine.has_cuda() else "cpu"
-    return Lesson(examples, computed[have], backbone, config, device, warnings, rows)
+    return Lesson(examples, computed[have], decoded, backbone, config, device, warnings, rows)
 
 
 def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
@@ -154,9 +160,10 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
     scores = outcome.candidates | {"finetune": tried}
     if started_from_probe and not progress.best_epoch:
         reports.say(f"fine-tuned: {_score_name(config)} {tried:.1%} at most; the probe is better and is kept")
-        return replace(outcome, candidates=scores, curve=progress.curve)
+        return replace(outcome, candidates=scores, curve=progress.curve, earlier_seconds=progress.earlier_seconds)
     reports.say(f"fine-tuned: {_score_name(config)} {tried:.1%}, best after epoch {progress.best_epoch}")
-    return Outcome(tuned, architecture, arguments, "finetune", logits, scores, progress.curve)
+    earlier = progress.earlier_seconds
+    return Outcome(tuned, architecture, arguments, "finetune", logits, scores, progress.curve, earlier_seconds=earlier)
 
 
 def _remember(lesson: Lesson, reports: Reports) -> Outcome:
@@ -245,8 +252,8 @@ def _check_out(out: str, folder: str, resume: bool, beside: Sequence[str]) -> No
         raise UsageError(f"--resume: {out} holds no unfinished training; leave --resume away to begin one")
     if UNFINISHED in names and not resume:
         raise UsageError(f"--out {out}: holds an unfinished training; add --resume to go on, or delete the folder")
-    if foreign := [name for name in names if name != UNFINISHED]:
-        raise UsageError(f"--out {out}: exists and is not empty ({', '.join(foreign[:3])}); choose a new folder")
+    if names and not resume:  # beside an unfinished training there may be a checkpoint that was being written
+        raise UsageError(f"--out {out}: exists and is not empty ({', '.join(names[:3])}); choose a new folder")
 
 
 def _score_name(config: TrainConfig) -> str:

@@ -28,6 +28,8 @@ class Progress:
     best_epoch: int = 0
     best_score: float = float("-inf")
     seconds: float = 0.0
+    earlier_seconds: float = 0.0
+    """Of them, those of the call or calls that were killed."""
     curve: list[dict[str, Any]] = field(default_factory=list)
     """One entry per epoch: epoch, train_loss, val_loss, val_score, lr, seconds."""
 
