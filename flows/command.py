@@ -10,6 +10,7 @@ from prefect import Flow
 from prefect.client.schemas import State
 
 from tagger.errors import TaggerError
+from tagger.storage import redact
 
 
 def parser(verb: str, description: str | None, same_as: str = "") -> argparse.ArgumentParser:
@@ -26,7 +27,10 @@ def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
     try:
         state: State[Any] = flow(**arguments, return_state=True)  # type: ignore[assignment]
     except KeyboardInterrupt:
-        print("tagger: interrupted; what was committed stays, the same command does the rest", file=sys.stderr)
+        print(
+            "tagger: interrupted; what was committed stays, the same command goes on (train may ask for --resume)",
+            file=sys.stderr,
+        )
         sys.exit(130)
     if state.is_completed():
         print(state.message or "done")
@@ -60,5 +64,5 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _fail(error: Any) -> NoReturn:
-    print(f"tagger: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"tagger: {redact(' '.join(str(error).split()))}", file=sys.stderr)
     sys.exit(error.exit_code if isinstance(error, TaggerError) else 1)

@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas import State
+from prefect.runtime import task_run
 from prefect.states import Completed
 
 from flows import command
@@ -12,6 +13,7 @@ from flows.retries import may_pass
 from tagger import storage
 from tagger.training import Reports, TrainConfig
 from tagger.training import train as train_checkpoint
+from tagger.training.learning import UNFINISHED
 
 DEFAULTS = TrainConfig()
 
@@ -19,7 +21,8 @@ DEFAULTS = TrainConfig()
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
 def learn(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, Any]:
     """Train and write the checkpoint folder; return its id and numbers."""
-    info = train_checkpoint(dataset, out, options, resume, Reports(say=print))
+    retried = (task_run.run_count or 1) > 1 and storage.exists(storage.join(storage.absolute(out), UNFINISHED))
+    info = train_checkpoint(dataset, out, options, resume or retried, Reports(say=print))
     return {"out": out, "model_id": info.model_id, "metrics": info.metrics}
 
 

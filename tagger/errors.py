@@ -38,14 +38,19 @@ class SourceNotFound(SourceError, FileNotFoundError):
 
 
 class AccessDenied(SourceError, PermissionError):
-    """The store refused our credentials."""
+    """The store refused to show something; `credentials`: it refused who we are, so all else will be refused too."""
+
+    def __init__(self, message: str, credentials: bool = False) -> None:
+        super().__init__(message)
+        self.credentials = credentials
 
 
 class MissingExtra(TaggerError, ImportError):
-    """An optional package is not installed."""
+    """A package is not installed: one of an extra of ours, or another."""
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
-        super().__init__(f"{what} needs the package {package}: pip install 'tagger[{extra}]'")
+    def __init__(self, what: str, package: str, extra: str | None = None) -> None:
+        wanted = f"'tagger[{extra}]'" if extra else package
+        super().__init__(f"{what} needs the package {package}: pip install {wanted}")
 
 
 class ModelError(TaggerError, ValueError):

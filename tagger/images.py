@@ -7,6 +7,7 @@ one level; a JPEG with several times the pixels that are needed is decoded at a 
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import struct
@@ -33,6 +34,11 @@ SPARE = 2
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "HEIF",
+)  # fmt: skip
+"""What is decoded, by content. Pillow knows more, among them PostScript, which it would have another program run."""
 
 _ORIENTATION = 0x0112
 
@@ -93,12 +99,12 @@ def _decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
                 _check_pixels(image, max_pixels)
                 name, size, scales = image.format or "unknown", image.size, sorted(wanted(image))
                 pictures = {scales[0]: _picture(image, scales[0])}
             for scale in scales[1:]:
-                with Image.open(io.BytesIO(data)) as image:
+                with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
                     pictures[scale] = _picture(image, scale)
     except ImageError:
         raise
@@ -296,6 +302,12 @@ def _unidentified(data: bytes) -> ImageError:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Return those that this Pillow, and pillow-heif where it is installed, can open."""
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _register_heif() -> None:

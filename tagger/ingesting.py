@@ -130,7 +130,7 @@ def _with_labels(
     label_source = label_files.find(labels, label_format, root, uris, notes)
     if isinstance(label_source, str):
         return Ingested(table, found.skipped, notes=notes, why_none=label_source)
-    records = label_files.read(label_source, options, notes)
+    records = label_files.read(label_source, options, notes, root)
     joined = label_files.join(uris, records, _folders(source, root), label_source.format.merges, notes)
     for name, column in (("labels", joined.labels), ("split", joined.split)):
         table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array([column]))
@@ -139,7 +139,7 @@ def _with_labels(
 
 def _root_of(source: str) -> str | None:
     """Return the folder or bucket that a source is; None for a file, a glob, a list or a manifest."""
-    if any(sign in source for sign in "*?[") or manifest.list_suffix(source):
+    if manifest.is_glob(source) or manifest.list_suffix(source):
         return None
     uri = storage.absolute(source)
     if storage.is_remote(uri):

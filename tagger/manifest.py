@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,9 +65,18 @@ def read_source(source: str, on_found: Callable[[int], None] = lambda found: Non
     return Manifest(_collect(found, on_found), skipped)
 
 
+def is_glob(source: str) -> bool:
+    """Tell a pattern from a name: a local file or folder of that name wins, and the query of a web address is none."""
+    if source.startswith(("http://", "https://")):
+        source = source.partition("?")[0]
+    elif not storage.is_remote(source) and os.path.exists(os.path.expanduser(source.removeprefix("file://"))):
+        return False
+    return any(sign in source for sign in "*?[")
+
+
 def list_suffix(source: str) -> str:
     """Return the suffix of a source that is a list or a table of files; empty for folders, files and globs."""
-    if any(sign in source for sign in "*?["):
+    if is_glob(source):
         return ""
     name = source.partition("?")[0].lower() if storage.is_remote(source) else source.lower()
     return next((suffix for suffix in _LIST_SUFFIXES if name.endswith(suffix)), "")

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
-from tagger.errors import MissingExtra, QueryError, SourceNotFound, TableError
+from tagger.errors import MissingExtra, QueryError, SourceError, SourceNotFound, TableError, first_line
 
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
+log = logging.getLogger(__name__)
+
 RUNS = "_runs"
+_TAIL = 1 << 16
+"""Bytes at a file's end that nearly always hold its footer."""
 
 LATEST_ORDER = (
     ("uri", "ascending"),
@@ -49,15 +54,24 @@ def list_parts(out: str) -> Parts:
     sound, damaged = [], []
     for name in names:
         uri = storage.join(out, name)
-        with storage.open_input(uri) as file:
-            try:
-                found = pq.read_schema(file)
-            except (pa.ArrowInvalid, pa.ArrowIOError, EOFError):
-                damaged.append(name)
-                continue
+        content = _footer(uri)  # a store that does not answer raises here: that is no damage
+        try:
+            found = pq.read_schema(io.BytesIO(content))
+        except (pa.ArrowInvalid, OSError, EOFError):
+            damaged.append(name)
+            continue
         schema.check_footer(found, "results", uri)
         sound.append(uri)
     return Parts(tuple(sound), tuple(damaged))
+
+
+def _footer(uri: str) -> bytes:
+    """Return as much of a Parquet file's end as says what is in it, to be read like a whole one."""
+    tail = storage.read_tail(uri, _TAIL)
+    length = 8 + int.from_bytes(tail[-8:-4], "little")
+    if tail.endswith(b"PAR1") and length > len(tail):
+        tail = storage.read_tail(uri, length)
+    return b"PAR1" + tail[-length:]
 
 
 def read_rows(uris: Sequence[str], columns: Sequence[str] | None = None, model: str | None = None) -> pa.Table:
@@ -75,6 +89,8 @@ def _read_part(uri: str, wanted: list[str], model: str | None) -> pa.Table:
             needed = {*wanted, "model"} if model is not None else set(wanted)
             table = parquet.read([name for name in parquet.schema_arrow.names if name in needed])
         except (pa.ArrowInvalid, OSError) as error:
+            if storage.is_remote(uri) and not isinstance(error, pa.ArrowInvalid):
+                raise SourceError(f"{uri}: cannot be read ({first_line(error)}); try again") from error
             raise TableError(f"{uri}: damaged ({error}); move it away and run again, its rows are redone") from error
     if model is not None:
         table = table.filter(pc.equal(table["model"], model))
@@ -132,6 +148,8 @@ def existing_parts(url: str) -> Parts:
     parts = list_parts(out)
     if not parts.uris and not parts.damaged:
         raise SourceNotFound(f"{url}: no results here; they are written by `tagger tag ... --out {url}`")
+    if parts.damaged:
+        log.warning("%s: left out, for their footers are damaged: %s", url, ", ".join(parts.damaged))
     return parts
 
 
@@ -158,7 +176,7 @@ def connect(url: str) -> duckdb.DuckDBPyConnection:
     try:
         import duckdb
     except ImportError as error:
-        raise MissingExtra("query", "duckdb", "query") from error
+        raise MissingExtra("query", "duckdb") from error
     parts = existing_parts(url)
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")

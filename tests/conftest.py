@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from pictures import SHARED, photo
+from pictures import SHARED, backbone, photo
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,23 +59,6 @@ def real_photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny timm network with random weights, in timm's local-dir layout."""
     return backbone(tmp_path_factory.mktemp("backbones") / "tiny", "test_resnet", 64)
-
-
-def backbone(folder: Path, architecture: str, side: int) -> Path:
-    """A timm network with random weights, in timm's local-dir layout."""
-    import safetensors.torch
-    import timm
-    import torch
-
-    torch.manual_seed(0)
-    folder.mkdir()
-    net = timm.create_model(architecture, num_classes=3, pretrained=False)
-    safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
-    preparation = {"input_size": [3, side, side], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
-    names = ["red", "green", "blue"]
-    config = {"architecture": architecture, "num_classes": 3, "label_names": names, "pretrained_cfg": preparation}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="session", params=[("test_vit", 160), ("mobilenetv3_small_050", 64)], ids=lambda each: each[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,3 +26,20 @@ def without_root_powers() -> None:
     PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
     for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def backbone(folder: Path, architecture: str, side: int) -> Path:
+    """A timm network with random weights, in timm's local-dir layout."""
+    import safetensors.torch
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    folder.mkdir()
+    net = timm.create_model(architecture, num_classes=3, pretrained=False)
+    safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
+    preparation = {"input_size": [3, side, side], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
+    names = ["red", "green", "blue"]
+    config = {"architecture": architecture, "num_classes": 3, "label_names": names, "pretrained_cfg": preparation}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from pictures import MODEL, ROOT, photo, without_root_powers
 
@@ -90,6 +91,8 @@ def test_query_writes_every_format(run_tagger: Run, photos: Path, tmp_path: Path
         run_tagger("query", out, sql, "--format", format, "--out", tmp_path / f"x.{format}")
         assert (tmp_path / f"x.{format}").stat().st_size > 0
     assert run_tagger("query", out, sql, "--format", "parquet").returncode == 1
+    run_tagger("query", out, sql, "--out", tmp_path / "y.parquet")
+    assert len(pd.read_parquet(tmp_path / "y.parquet")) == 6
 
 
 def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> None:
@@ -120,6 +123,13 @@ def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> 
         (["ingest", "{photos}", "--out", "m.csv"], 1, "ends in .parquet"),
         (["train", "{photos}", "--out", "{out}", "--method", "prob"], 2, "'finetune', 'knn', 'scratch'"),
         (["train", "{photos}", "--out", "{out}"], 1, "none of 6 images has a label"),
+        (
+            ["train", "x", "--out", "{out}", "--method", "scratch", "--lr", "1", "--resume"],
+            1,
+            "--lr, --resume would do",
+        ),
+        (["benchmark", "--out", "{out}", "--models", "cnn", "cifar10"], 1, "cnn: not known"),
+        (["tag", "sftp://host/x", "--model", MODEL, "--out", "{out}"], 1, "pip install paramiko"),
     ],
 )
 def test_mistakes_are_one_line_and_an_exit_code(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -69,6 +70,16 @@ def test_a_damaged_cache_is_rebuilt(timm_folder: Path, name: str) -> None:
     kept = storage.cache_folder() / "openvino" / info.model_id / name
     kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
     assert np.abs(engines.load(info, checkpoint.build)(pictures)[0] - expected).max() < 1e-5
+
+
+def test_a_network_that_another_openvino_converted_is_converted_again(timm_folder: Path) -> None:
+    info = checkpoint.describe(f"local-dir:{timm_folder}")
+    engines.load(info, checkpoint.build)
+    record = storage.cache_folder() / "openvino" / info.model_id / "agreement.json"
+    now = json.loads(record.read_text())
+    record.write_text(json.dumps(now | {"openvino": "2020.1", "images": 0}))
+    engines.load(info, checkpoint.build)
+    assert json.loads(record.read_text()) == now
 
 
 def test_a_device_or_engine_that_is_not_there_is_a_usage_error() -> None:

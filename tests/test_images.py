@@ -212,3 +212,11 @@ def test_real_photographs_come_out_as_timm_sees_them(real_photos: Path) -> None:
             expected = np.asarray(transform(opened.convert("RGB"))).transpose(1, 2, 0).astype(int)
         picture, _ = images.decode(path.read_bytes())
         assert np.abs(images.fit(picture, Preprocessing()).astype(int) - expected).max() <= 1
+
+
+def test_postscript_is_no_image_and_no_program_is_run_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("subprocess.check_call", lambda *given, **named: pytest.fail("a program was run"))
+    document = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n%%EOF\n"
+    with pytest.raises(ImageError) as caught:
+        images.decode(document)
+    assert caught.value.status == "unsupported"

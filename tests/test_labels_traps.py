@@ -15,6 +15,7 @@ import pytest
 from label_files import pictures
 
 import tagger
+from tagger import ingesting
 from tagger.errors import SourceError, TableError, UsageError
 from tagger.ingesting import Ingested
 
@@ -389,6 +390,38 @@ def test_a_file_in_two_splits_is_in_none(source: Path, tmp_path: Path) -> None:
     found = ingest(
         source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,train\n1.jpg,a,Test\n2.jpg,a,valid\n3.jpg,a,holdout\n"
     )
-    assert splits(found) == {"2.jpg": "val"}
+    assert splits(found) == {"2.jpg": "val", "3.jpg": "test"}
     assert "images in two splits, put in none: 1 (" in said(found)
-    assert "rows with a split that is not train, val or test: 1 (holdout)" in said(found)
+    strange = ingest(source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,gold\n2.jpg,a,dev\n")
+    assert "that is not train, val or test, as good as without one: we split them: 1 (gold)" in said(strange)
+    assert splits(strange) == {"2.jpg": "val"}
+
+
+def test_a_project_called_test_is_no_test_split(tmp_path: Path) -> None:
+    for folder in ("test", "test/val"):
+        pictures(tmp_path / folder, ["1.jpg", "2.jpg"])
+        (tmp_path / folder / "labels.csv").write_text("path,label\n1.jpg,a\n2.jpg,b\n")
+    found = ingesting.read_labelled(str(tmp_path / "test"), labels=str(tmp_path / "test" / "labels.csv"))
+    assert set(splits(found).values()) == set()
+    inside = ingesting.read_labelled(str(tmp_path / "test"), labels=str(tmp_path / "test" / "val" / "labels.csv"))
+    assert set(splits(inside).values()) == {"val"}
+
+
+def test_a_column_of_names_says_more_than_one_of_ids(source: Path, tmp_path: Path) -> None:
+    for header in ("file_name,label,label_name", "path,label,class_name"):
+        found = ingest(source, tmp_path / "l.csv", f"{header}\n1.jpg,3,cat\n2.jpg,4,dog\n")
+        assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
+
+
+def test_a_quote_that_is_never_closed_is_an_error_that_names_the_line(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="never closed, at line 3"):
+        ingest(source, tmp_path / "l.csv", 'path,label\n1.jpg,a\n2.jpg,"Big Bird\n3.jpg,b\n')
+    found = ingest(source, tmp_path / "l.csv", 'path,label\n1.jpg,5" screen\n2.jpg,"two\nlines"\n3.jpg,6" screen\n')
+    assert by_name(found)["2.jpg"] == ["two\nlines"]
+
+
+def test_fastais_is_valid_is_read_in_every_table(source: Path, tmp_path: Path) -> None:
+    found = ingest(
+        source, tmp_path / "l.csv", "path,cat,dog,is_valid\n1.jpg,1,0,True\n2.jpg,0,1,False\n3.jpg,1,1,1.0\n"
+    )
+    assert splits(found) == {"1.jpg": "val", "2.jpg": "train", "3.jpg": "val"}

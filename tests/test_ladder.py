@@ -336,6 +336,15 @@ def test_images_that_have_changed_are_read_again(tmp_path: Path) -> None:
     assert plan(todo) == [("knn", 0)]
 
 
+def test_images_with_several_labels_are_refused_in_words_of_the_ladder(stripes: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file_name,label\n1.png,a|b\n2.png,b\n")
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / name)
+    tagger.ingest(str(tmp_path), str(tmp_path / "m.parquet"), labels=str(tmp_path / "labels.csv"), label_delimiter="|")
+    with pytest.raises(UsageError, match="that are compared give an image one label"):
+        plan(Climb(str(tmp_path / "m.parquet"), str(tmp_path / "out"), LadderConfig(("knn",))))
+
+
 def test_a_larger_image_costs_more_of_the_budget() -> None:
     recipe, count = STEPS["resnet20"].within(10, 50_000)
     larger, as_many = STEPS["resnet20"].within(10, 50_000, side=64)

@@ -15,11 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from pictures import backbone, photo
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -27,8 +30,10 @@ import tagger
 from tagger import checkpoint, training
 from tagger.commands import command
 from tagger.errors import SourceError, UsageError
+from tagger.model_info import Preprocessing
 from tagger.tagging import TagConfig
 from tagger.training import Reports, TrainConfig, finetune, neighbours
+from tagger.training.loading import Pictures
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
@@ -64,6 +69,14 @@ def config(timm_folder: Path) -> Callable[..., TrainConfig]:
         return TrainConfig(**{**defaults, **options})
 
     return make
+
+
+def test_a_backbone_that_would_be_another_network_at_a_size_is_refused(
+    coloured: Path, config: Any, tmp_path: Path
+) -> None:
+    swin = backbone(tmp_path / "swin", "swin_tiny_patch4_window7_224", 224)
+    with pytest.raises(UsageError, match="swin_tiny_patch4_window7_224 would be another network at that size"):
+        training.train(str(coloured), str(tmp_path / "made"), config(backbone=f"local-dir:{swin}", image_size=192))
 
 
 def arguments(config: TrainConfig) -> list[str]:
@@ -365,6 +378,52 @@ def test_out_of_memory_in_training_halves_the_piece_and_goes_on(
     assert "4 images at a time from here on" in caplog.text
 
 
+@pytest.mark.parametrize(("counts", "expected"), [((96, 4), 0.95), ((96, 0), 0.95)])
+def test_class_weights_do_not_draw_the_other_images_to_the_rare_label(counts: tuple[int, int], expected: float) -> None:
+    truth = torch.zeros(sum(counts), 2)
+    truth[: counts[0], 0], truth[counts[0] :, 1] = 1, 1
+    trainer = object.__new__(finetune.Trainer)
+    trainer.config, trainer.task = TrainConfig(class_weights=True), SimpleNamespace(truth=truth)
+    trainer.net, trainer._weighted = torch.nn.Identity(), True
+    logits = torch.tensor([[expected, 1 - expected]]).log().requires_grad_()
+    trainer._loss(logits, truth[:1]).backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 2), atol=1e-6, rtol=0)
+
+
+def test_pictures_are_mirrored_unless_left_and_right_matter(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[:, :32] = 255
+    Image.fromarray(pixels).save(tmp_path / "left.png")
+    for hflip, mirrored in ((0.5, True), (0.0, False)):
+        config = TrainConfig(hflip=hflip, augment="none", crop_scale=1.0)
+        pictures = Pictures([str(tmp_path / "left.png")], Preprocessing(size=(64, 64)), config, "cpu")
+        seen = torch.stack([pictures[epoch, 0] for epoch in range(20)])
+        assert (seen[..., :8].mean(dim=(1, 2, 3)) < seen[..., -8:].mean(dim=(1, 2, 3))).any() == mirrored
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": "randaugment"}, "timm's RandAugment as rand-m9"), ({"mixup": -1.0}, "--mixup must not be"),
+        ({"seed": -1}, "--seed must not be"), ({"crop_scale": 0.0}, "--crop-scale must be between"),
+        ({"hflip": 1.5}, "--hflip must be between"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_right_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**options)
+
+
+def test_one_label_in_train_is_an_error_that_says_so(tmp_path: Path, config: Any) -> None:
+    for split, label in (("train", "good"), ("val", "good"), ("val", "bad"), ("test", "good")):
+        (tmp_path / "data" / split / label).mkdir(parents=True)
+        for index in range(4):
+            photo(index).save(tmp_path / "data" / split / label / f"{split}{label}{index}.jpg")
+    with pytest.raises(SourceError, match="training images have one label, good, of 2"):
+        training.train(str(tmp_path / "data"), str(tmp_path / "made"), config())
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -541,6 +600,8 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_the_best(coloured: Path, conf
     assert {trial["method"] for trial in found.trials[1:]} == {"finetune"}
     again = training.tune(str(coloured), str(out), config(method="auto"), trials=3)
     assert (again.trials, again.info.model_id) == (found.trials, found.info.model_id)
+    with pytest.raises(UsageError, match=r"begun with other options \(--image-size None -> 48\)"):
+        training.tune(str(coloured), str(out), config(method="auto", image_size=48), trials=4)
     more = training.tune(str(coloured), str(out), config(method="auto"), trials=4)
     assert more.trials[:3] == found.trials
     assert len(more.trials) == 4

@@ -8,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import MODEL
 
 import tagger
 from tagger import manifest, schema
@@ -104,3 +105,25 @@ def test_an_older_manifest_reads_with_nulls(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_an_empty_manifest(tmp_path: Path) -> None:
     assert len(manifest.read_source(str(tmp_path))) == 0
+
+
+def test_one_strange_entry_does_not_stop_a_list(photos: Path, tmp_path: Path) -> None:
+    lines = [b"0.jpg", b"HTP://host/a.jpg", b"https://[x/a.jpg", "https://h/caf\xe9.jpg".encode("latin-1"), b"a\0b.jpg"]
+    (photos / "list.txt").write_bytes(b"\n".join(lines))
+    found = uris(photos / "list.txt")
+    assert len(found) == len(lines)
+    assert "https://h/caf%E9.jpg" in found
+    tagger.tag(str(photos / "list.txt"), MODEL, str(tmp_path / "out"))
+    frame = tagger.read_results(str(tmp_path / "out")).set_index("uri")
+    assert frame["status"].to_dict() == {uri: "ok" if uri.endswith("/0.jpg") else "unreadable" for uri in found}
+
+
+def test_a_list_is_a_list_under_a_signed_address_and_in_a_folder_with_brackets(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "[2020]").mkdir()
+    (tmp_path / "[2020]" / "list.csv").write_text(f"path\n{photos / '0.jpg'}\n")
+    assert uris(tmp_path / "[2020]" / "list.csv") == [str(photos / "0.jpg")]
+    monkeypatch.setattr(manifest.storage, "read_bytes", lambda uri: b"path\nhttps://h/1.jpg\n")
+    monkeypatch.setattr(manifest.storage, "describe", lambda uri: manifest.storage.FoundFile(uri, None, None, None))
+    assert uris("https://h/list.csv?X-Amz-Signature=abc") == ["https://h/1.jpg"]

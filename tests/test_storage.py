@@ -15,7 +15,7 @@ import pytest
 from pictures import photo, without_root_powers
 
 from tagger import storage
-from tagger.errors import SourceError, SourceNotFound, UsageError, WriteError
+from tagger.errors import AccessDenied, SourceError, SourceNotFound, UsageError, WriteError
 
 
 @pytest.mark.parametrize(
@@ -197,3 +197,41 @@ def test_writing_below_a_file_is_a_write_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(WriteError, match="cannot write"):
         storage.write_atomic(str(tmp_path / "file" / "x.parquet"), b"")
+
+
+def test_the_end_of_a_file_is_read_from_disks_and_stores(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    fsspec.filesystem("memory").pipe_file("/tail/a", b"0123456789")
+    for uri in (str(tmp_path / "a"), "memory://tail/a"):
+        assert storage.read_tail(uri, 4) == b"6789"
+        assert storage.read_tail(uri, 99) == b"0123456789"
+    with pytest.raises(SourceError):
+        storage.read_tail(str(tmp_path / "none"), 4)
+
+
+def test_the_name_of_a_file_says_nothing_about_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fsspec.filesystem("memory")
+
+    def read(error: Exception, uri: str) -> bool:
+        def refuse(*given: object, **named: object) -> bytes:
+            raise error
+
+        monkeypatch.setattr(type(store), "cat_file", refuse)
+        with pytest.raises(AccessDenied) as caught:
+            storage.read_bytes(uri)
+        return storage.is_credential_error(caught.value)
+
+    assert not read(PermissionError("/shots/ExpiredToken.png: Forbidden"), "memory://shots/ExpiredToken.png")
+    assert read(PermissionError("/shots/1.png: the provided token has expired"), "memory://shots/1.png")
+    expired = ValueError("403, message='Forbidden'")
+    expired.status = 403  # type: ignore[attr-defined]
+    assert not read(expired, "memory://shots/1.png")
+
+
+def test_a_file_of_the_far_future_is_listed(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "a.jpg")
+    late = 300_000_000_000
+    os.utime(tmp_path / "a.jpg", (late, late))
+    if os.stat(tmp_path / "a.jpg").st_mtime < late:
+        pytest.skip("this file system knows no such time")
+    assert found(tmp_path)[0] == [str(tmp_path / "a.jpg")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import fsspec
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -22,8 +23,8 @@ from pictures import MODEL, photo
 from PIL import Image
 
 import tagger
-from tagger import schema
-from tagger.errors import ModelError, TableError, TooManyFailed, UsageError
+from tagger import schema, storage
+from tagger.errors import AccessDenied, ModelError, SourceError, TableError, TooManyFailed, UsageError
 from tagger.tagging import TagConfig, job
 
 RUN_COLUMNS = ["run_id", "tagged_at", "engine"]
@@ -405,7 +406,7 @@ def test_a_retried_range_skips_the_shards_that_are_there(photos: Path, tmp_path:
     plan = job.prepare(str(photos), MODEL, str(tmp_path / "out"), TagConfig(shard_size=2, batch_size=2))
     assert job.run_shards(plan, [0]).parts == 1
     counts = job.run_shards(plan, range(plan.shards))
-    assert (counts.parts, counts.statuses) == (2, [{"ok": 4}])
+    assert (counts.parts, counts.statuses) == (3, [{"ok": 6}]), "the parts are the record"
 
 
 def test_a_model_that_changes_between_plan_and_run_is_an_error(photos: Path, tmp_path: Path) -> None:
@@ -484,3 +485,51 @@ def test_real_photographs_get_their_class(shared: Path, real_photos: Path, tmp_p
     name_of = dict(zip(ImageNetInfo().label_names(), names, strict=True))
     right = sum(row["top_tag"] == name_of[name.partition("_")[0]] for name, row in rows(tmp_path / "out").items())
     assert right >= 0.88 * 500
+
+
+def test_a_store_that_does_not_answer_damages_no_part(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+
+    def hiccup(uri: str, count: int) -> bytes:
+        raise SourceError(f"{uri}: 503 Slow Down")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "read_tail", hiccup)
+        with pytest.raises(SourceError, match="503"):
+            run(photos, out)
+    assert not list(out.glob("_damaged-*"))
+    assert run(photos, out).reasons == {}
+
+
+def test_what_an_earlier_attempt_wrote_is_counted(photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"junk")
+    plan = job.prepare(str(photos), MODEL, str(tmp_path / "out"), TagConfig(shard_size=2))
+    first = job.run_shards(plan, [0, 1])
+    counts = job.run_shards(plan, range(plan.shards))
+    assert (counts.files, counts.parts) == (7, plan.shards)
+    assert first.files == 4
+    assert counts.statuses == [{"ok": 6, "unsupported": 1}]
+    assert job.run_shards(plan, range(plan.shards)).statuses == [{"ok": 6, "unsupported": 1}]
+
+
+def test_files_that_nobody_may_read_do_not_stop_a_later_run(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fsspec.filesystem("memory")
+    for index in range(3):
+        store.pipe_file(f"/nightly/{index}.jpg", (photos / "0.jpg").read_bytes())
+    honest = storage.read_bytes
+
+    def forbidden(uri: str, attempts: int = 3) -> bytes:
+        if "/2.jpg" in uri:
+            raise AccessDenied(f"{uri}: permission denied")
+        return honest(uri, attempts)
+
+    monkeypatch.setattr(storage, "read_bytes", forbidden)
+    first = run("memory://nightly", tmp_path / "out")
+    assert (first.models[0].tagged, first.models[0].failed) == (2, {"unreadable": 1})
+    again = run("memory://nightly", tmp_path / "out")
+    assert (again.models[0].tagged, again.models[0].failed) == (0, {"unreadable": 1})

@@ -20,11 +20,13 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except TaggerError as error:
-            typer.echo(f"tagger: {' '.join(str(error).split())}", err=True)
+            from tagger.storage import redact
+
+            typer.echo(f"tagger: {redact(' '.join(str(error).split()))}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             typer.echo(
-                "tagger: interrupted; what is written stays, the same command does the rest (`train`: with --resume)",
+                "tagger: interrupted; what is written stays, the same command goes on (`train` may ask for --resume)",
                 err=True,
             )
             raise typer.Exit(EXIT_INTERRUPTED) from error

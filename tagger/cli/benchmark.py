@@ -13,12 +13,12 @@ from tagger.cli.printing import print_json, print_table, say
 
 
 class Benchmarks(Commands):
-    """Take `benchmark DATASET` for `benchmark ladder DATASET`."""
+    """Take `benchmark DATASET`, wherever its options stand, for `benchmark ladder DATASET`."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that was named; what is no command is a dataset."""
-        known = args and (args[0] in self.commands or args[0].startswith("-"))
-        return super().resolve_command(ctx, args if known else ["ladder", *args])
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Find the command that was named; what is no command is a dataset or an option of it."""
+        known = not args or args[0] in self.commands or args[0] in ctx.help_option_names
+        return list(super().parse_args(ctx, args if known else ["ladder", *args]))
 
 
 HELP = "Compare models on the same images (`benchmark cifar10`, `benchmark DATASET`), or measure this machine."
@@ -39,7 +39,7 @@ def ladder(
         ),
     ] = "knn,linear,mlp,convnet,resnet20,speedrun,probe,finetune",
     budget: Annotated[str, typer.Option(help="Time on two CPU cores for all models, as 10m or 90s; or full.")] = "10m",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model that chance has a part in.")] = 1,
     data: Annotated[str | None, typer.Option(help="Where CIFAR-10 is: archive or folder; else downloaded.")] = None,
     preparation: Annotated[
         str | None,
@@ -48,7 +48,7 @@ def ladder(
             "as each recipe says."
         ),
     ] = None,
-    image_size: Annotated[int, typer.Option(min=16, help="Side in pixels for nets from scratch.")] = 32,
+    image_size: Annotated[int, typer.Option(min=16, help="Side in pixels for models on pixels.")] = 32,
     backbone: Annotated[
         str, typer.Option(help="For knn-features, probe, finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
     ] = "timm/mobilenetv3_large_100.ra_in1k",

@@ -40,8 +40,8 @@ def titled(out: str, title: str) -> str:
 
 
 def emit(result: pa.Table, format: str, out: str | None) -> None:
-    """Print a query's result, or write it to a file."""
-    if format == "table" and not out:
+    """Print a query's result, or write it to a file, which is no `table`."""
+    if format == "table":
         shown = result.slice(0, 50)
         print_table(result.column_names, [list(row.values()) for row in shown.to_pylist()])
         if len(result) > 50:
@@ -49,7 +49,7 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
         return
     from tagger import results, storage
 
-    content = results.export(result, "csv" if format == "table" else format)
+    content = results.export(result, format)
     if out:
         storage.write_atomic(storage.absolute(out), content)
     else:

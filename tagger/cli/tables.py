@@ -45,7 +45,7 @@ def ingest(
 def query(
     results: Results,
     sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet (parquet needs --out).")] = "table",
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet; with --out by its suffix.")] = "table",
     out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
 ) -> None:
     """Ask the results with SQL; without SQL: tag counts and files by status.
@@ -56,6 +56,9 @@ def query(
 
     if format not in ("table", "csv", "json", "parquet"):
         raise UsageError(f"--format {format}: expected table, csv, json or parquet")
+    suffix = (out or "").rpartition(".")[2].lower()
+    if format == "table" and out:
+        format = suffix if suffix in ("json", "parquet") else "csv"
     if format == "parquet" and not out:
         raise UsageError("--format parquet needs --out FILE")
     if sql is None:

@@ -12,6 +12,7 @@ import typer
 from tagger.cli.app import app
 from tagger.cli.options import Device, Json, Quiet
 from tagger.cli.printing import headline, print_json, print_table, say, step_progress
+from tagger.errors import UsageError
 
 if TYPE_CHECKING:
     from tagger.metrics import Evaluation
@@ -21,7 +22,7 @@ Dataset = Annotated[str, typer.Argument(help="Manifest with labels (`tagger inge
 Out = Annotated[str, typer.Option(help="Checkpoint folder to write; new or empty.")]
 Backbone = Annotated[str, typer.Option(help="timm/NAME, or local-dir:FOLDER in timm's layout.")]
 Multilabel = Annotated[bool, typer.Option("--multilabel", help="An image may have several labels, or none.")]
-ImageSize = Annotated[int | None, typer.Option(min=16, help="Side in pixels; by default the backbone's.")]
+ImageSize = Annotated[int | None, typer.Option(min=16, help="Side in pixels; by default the backbone's (scratch: 32).")]
 Fit = Annotated[
     Literal["crop", "letterbox", "squash"],
     typer.Option(help="Crop the centre, letterbox the whole picture, or squash it."),
@@ -64,9 +65,12 @@ def train(
     layer_decay: Annotated[float, typer.Option(help="Rate of a block, as a share of the next one's.")] = 1.0,
     dropout: Annotated[float, typer.Option(help="Before the head.")] = 0.0,
     drop_path: Annotated[float, typer.Option(help="Stochastic depth.")] = 0.0,
-    label_smoothing: Annotated[float, typer.Option(help="Share of a label given to the others.")] = 0.1,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of a label given to the others; not with --multilabel.")
+    ] = 0.1,
     augment: Annotated[str, typer.Option(help="timm's RandAugment, or none.")] = "rand-m5-mstd0.5",
     crop_scale: Annotated[float, typer.Option(help="Least share of a picture that a training crop shows.")] = 0.5,
+    hflip: Annotated[float, typer.Option(help="Share of pictures mirrored; 0 where left and right matter.")] = 0.5,
     mixup: Annotated[float, typer.Option(help="Strength; 0: none.")] = 0.0,
     cutmix: Annotated[float, typer.Option(help="Strength; 0: none.")] = 0.0,
     ema: Annotated[float, typer.Option(help="Decay of an average of the weights; 0: none.")] = 0.99,
@@ -158,7 +162,17 @@ def _config(given: dict[str, Any]) -> TrainConfig:
 def _train_from_scratch(given: dict[str, Any]) -> None:
     from tagger import training
 
-    known = {field.name for field in fields(training.ScratchConfig)} & {"epochs", "batch_size", "image_size", "seed"}
+    known = {field.name for field in fields(training.ScratchConfig)}
+    defaults = {field.name: field.default for field in fields(training.TrainConfig)} | {"resume": False}
+    strange = [
+        name for name in defaults.keys() - known - {"method", "device"} if given.get(name) not in (None, defaults[name])
+    ]
+    if strange:
+        listed = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in strange))
+        raise UsageError(
+            f"--method scratch: {listed} would do nothing; it has --image-size, --epochs, --batch-size, --seed and "
+            "--device"
+        )
     config = training.ScratchConfig(**{name: given[name] for name in known if name in given})
     silent = given["quiet"] or given["as_json"]
 

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ def _openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise MissingExtra("--engine openvino", "openvino", "openvino") from error
+        raise MissingExtra("--engine openvino", "openvino") from error
     return openvino
 
 
@@ -152,11 +153,19 @@ def _cached(folder: Path, precision: str, batch_size: int | None) -> OpenVinoEng
     return OpenVinoEngine(network, precision, batch_size or int(tuned["batch_size"]), tuned["images_per_second"])
 
 
+def _version() -> str:
+    try:
+        return metadata.version("openvino")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def _probed(folder: Path) -> bool:
-    """Tell whether the network in the cache is whole and has been compared with the reference."""
+    """Tell whether the network in the cache is whole and was compared with the reference, by this OpenVINO."""
     try:
         record = json.loads((folder / _PROBED).read_text())
-        return bool(record["max_difference"] <= TOLERANCE) and _whole(folder, _NETWORKS["fp32"])
+        agrees = record["openvino"] == _version() and record["max_difference"] <= TOLERANCE
+        return bool(agrees) and _whole(folder, _NETWORKS["fp32"])
     except (OSError, ValueError, KeyError):
         return False
 
@@ -182,9 +191,16 @@ def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
         if not difference <= TOLERANCE:
             raise RuntimeError(f"its scores differ from eager torch by {difference:.2g}, over {TOLERANCE:g}")
         shutil.rmtree(aside / "compiled", ignore_errors=True)
-        (aside / _PROBED).write_text(json.dumps({"max_difference": difference, "images": len(probe)}))
+        record = {"max_difference": difference, "images": len(probe), "openvino": _version()}
+        (aside / _PROBED).write_text(json.dumps(record))
+        if _probed(folder):  # another process was first
+            return
         shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
+        try:
+            aside.rename(folder)
+        except OSError:  # it was just now
+            if not _probed(folder):
+                raise
 
 
 def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) -> None:

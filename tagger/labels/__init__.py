@@ -94,10 +94,10 @@ def find(
     return finding.root_source(root, formats, listing, notes)
 
 
-def read(source: LabelSource, options: Options, notes: Notes) -> Iterator[tuple[str, Record]]:
-    """Yield (folder of the label file, record); a file in a folder called after a split says so of its rows."""
+def read(source: LabelSource, options: Options, notes: Notes, root: str | None = None) -> Iterator[tuple[str, Record]]:
+    """Yield (folder of the label file, record); a folder in the root called after a split says so of its rows."""
     for file in source.files:
-        split = finding.with_split_of_folder(file)
+        split = finding.split_of_folder(file, root)
         found = 0
         for record in _with_names(source.format.read(file, options, notes), options.names, notes):
             found += 1

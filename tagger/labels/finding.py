@@ -149,6 +149,8 @@ def _format_of(file: LabelFile, formats: Sequence[Format]) -> Format:
     raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}{hint}. Known: {known}")
 
 
-def with_split_of_folder(file: LabelFile) -> str | None:
-    """Return the split that the folder of a label file is called after."""
-    return split_of(file.folder.rpartition("/")[2]) if file.kind != "folder" else None
+def split_of_folder(file: LabelFile, root: str | None) -> str | None:
+    """Return the split that a folder with a label file is called after; the root's own name says nothing."""
+    if file.kind == "folder" or root is None or not file.folder.startswith(root.rstrip("/") + "/"):
+        return None
+    return split_of(file.folder.rpartition("/")[2])

@@ -123,7 +123,7 @@ def _look_at_text(uri: str, encoding: str) -> LabelFile:
         whole = not file.read(1)
     lines = [line for line in read if line.strip()]
     delimiter = text.delimiter_of(lines[0])
-    rows = list(text.csv_rows(lines, delimiter, uri))
+    rows = list(text.csv_rows(lines, delimiter, uri, whole=False))
     rows = rows if whole else rows[: max(1, len(rows) - 1)]  # the last may go on in the next line
     first = [cell.strip() for cell in rows[0]]
     header = not any(storage.is_image_name(cell) for cell in first)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tagger.errors import TableError
 from tagger.labels import tables
-from tagger.labels.record import Format, LabelFile, Notes, Options, Record, split_of
+from tagger.labels.record import Format, LabelFile, Notes, Options, Record
 
 _VALUES = {"1": True, "true": True, "0": False, "false": False}
 _UNSURE = ("", "-1")
@@ -33,6 +33,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; a row of zeros is known to have none, a row with a gap is unlabelled."""
     name_at, split_at = tables.required_file_column(file), tables.split_column(file.columns)
+    is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
     columns = tables.other_columns(file.columns)
     classes = [file.columns[at] for at in columns]
     if not columns:
@@ -44,7 +45,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
             notes.add("rows without a file name")
             continue
         labels = _labels(name, values[1 : len(columns) + 1], classes, notes)
-        yield Record(name, labels, None if split_at is None else split_of(values[-1], notes))
+        yield Record(name, labels, None if split_at is None else tables.split_in(values[-1], is_valid, notes))
 
 
 def _labels(name: str, cells: tuple[Any, ...], classes: list[str], notes: Notes) -> tuple[str, ...] | None:

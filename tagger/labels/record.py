@@ -11,7 +11,7 @@ EXAMPLES = 3
 _EXAMPLE = 500  # characters; a label may be a whole text
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val",
-    "test": "test", "testing": "test",
+    "dev": "val", "eval": "val", "test": "test", "testing": "test", "holdout": "test",
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def split_of(word: Any, notes: Notes | None = None) -> str | None:
     """Return train, val or test for any usual spelling; None, and a note, for another word."""
     text = str(word or "").strip().lower()
     if text and text not in _SPLITS and notes is not None:
-        notes.add("rows with a split that is not train, val or test", text)
+        notes.add("rows with a split that is not train, val or test, as good as without one: we split them", text)
     return _SPLITS.get(text)
 
 

@@ -44,7 +44,10 @@ def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
     """Return the positions of columns called like one label, or like several."""
     pattern = _LABELS if plural else _LABEL
     found = [at for at, name in enumerate(columns) if pattern.fullmatch(name.lower())]
-    return [at for at in found if not columns[at].lower().endswith("id")] or found  # a name says more than its id
+    for says_more in (lambda name: name.endswith("name"), lambda name: not name.endswith("id")):
+        if better := [at for at in found if says_more(columns[at].lower())]:
+            return better  # than ids, which mean the same
+    return found
 
 
 def other_columns(columns: Sequence[str]) -> list[int]:
@@ -73,7 +76,7 @@ def records(file: LabelFile, columns: Sequence[int], delimiter: str | None, note
         labels = united(labels_in(value, delimiter) for value in values[1 : len(columns) + 1])
         if delimiter is None and labels and any(sign in labels[0] for sign in "|;"):
             notes.add("labels that look like several in one (if so, say --label-delimiter)", labels[0])
-        split = None if split_at is None else _split(values[-1], is_valid, notes)
+        split = None if split_at is None else split_in(values[-1], is_valid, notes)
         yield Record(name, labels, split)
 
 
@@ -200,7 +203,8 @@ def _parsed(cell: str) -> Any:
     return None
 
 
-def _split(value: Any, is_valid: bool, notes: Notes) -> str | None:
+def split_in(value: Any, is_valid: bool, notes: Notes) -> str | None:
+    """Return the split that a cell says; in fastai's column `is_valid` true is val."""
     if is_valid:
-        return "val" if plain_text(value).lower() in ("true", "1") else "train"
+        return "val" if plain_text(value).lower() in ("true", "1", "1.0") else "train"
     return split_of(value, notes)

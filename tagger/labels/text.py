@@ -42,15 +42,31 @@ def open_text(uri: str, encoding: str) -> Iterator[TextIO]:
         yield io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
 
 
-def csv_rows(lines: Iterable[str], delimiter: str, uri: str) -> Iterator[list[str]]:
-    """Yield the rows of a CSV that hold anything; raises TableError naming the line when the quoting is broken."""
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True) -> Iterator[list[str]]:
+    """Yield the rows of a CSV that hold anything; raises TableError naming the line when the quoting is broken.
+
+    Not `whole` is the beginning of a file, which may end within a quote.
+    """
+    quotes, several_lines = 0, 0
+
+    def counted() -> Iterator[str]:
+        nonlocal quotes
+        for line in lines:
+            quotes += line.count('"')
+            yield line
+
+    reader = csv.reader(counted(), delimiter=delimiter, skipinitialspace=True)
     while True:
+        before = reader.line_num
         try:
             row = next(reader, None)
         except csv.Error as error:
             raise TableError(f"{uri}: line {reader.line_num} is not CSV ({error})") from error
+        if reader.line_num - before > 1 and not several_lines:
+            several_lines = before + 1
         if row is None:
+            if whole and quotes % 2 and several_lines:  # what follows an open quote is swallowed into one cell
+                raise TableError(f"{uri}: a quote is opened and never closed, at line {several_lines} or after it")
             return
         if any(cell.strip() for cell in row):
             yield row

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tagger import images, ingesting, machine, storage
 from tagger.datasets import LabelledImages, cifar10
-from tagger.errors import SourceError, WriteError
+from tagger.errors import SourceError, UsageError, WriteError
 from tagger.model_info import Preprocessing, fingerprint
 from tagger.training import splitting
 from tagger.training.examples import Examples, read_examples
@@ -177,7 +177,12 @@ def _write_pictures(paths: list[Path], part: LabelledImages) -> None:
 
 
 def _own(dataset: str, side: int, say: Say) -> LadderData:
-    examples, report = splitting.split(read_examples(dataset, multilabel=False), seed=0)
+    try:
+        found = read_examples(dataset, multilabel=False)
+    except UsageError as error:  # it would say that --multilabel helps, which it does for `tagger train`
+        told = str(error).partition(";")[0]
+        raise UsageError(f"{told}; the models that are compared give an image one label") from error
+    examples, report = splitting.split(found, seed=0)
     for line in (*examples.notes, *report):
         say(f"note: {line}")
     examples = examples.keep(np.asarray(examples.truth.any(axis=1)), "they have none of the labels")

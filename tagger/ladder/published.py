@@ -16,6 +16,4 @@ PUBLISHED = (
     Published("resnet56", 0.9303, "64k steps", "He et al. 2015, arXiv 1512.03385"),
     Published("resnet110", 0.9357, "64k steps", "He et al. 2015, arXiv 1512.03385"),
     Published("speedrun", 0.9401, "airbench94, mirror and shift while testing", "Jordan 2024, arXiv 2404.00498"),
-    Published("probe", 0.89, "MobileNetV2, about, from a figure", "Kornblith et al. 2019, arXiv 1805.08974"),
-    Published("finetune", 0.955, "MobileNetV2, about, from a figure", "Kornblith et al. 2019, arXiv 1805.08974"),
 )

@@ -8,13 +8,13 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.errors import AccessDenied, SourceError, SourceNotFound, UsageError, WriteError
 from tagger.storage import objects
-from tagger.storage.stores import EXTRAS, filesystem, named_errors
+from tagger.storage.stores import filesystem, missing_package, named_errors
 from tagger.storage.uris import is_remote, local_path, redact
 
 
@@ -25,13 +25,39 @@ def read_bytes(uri: str, attempts: int = 3) -> bytes:
     """
     if not is_remote(uri):
         return _read_local(uri)
+
+    def whole(fs: Any, path: str) -> bytes:
+        quick = objects.read(fs, path) if "s3" in fs.protocol else None
+        content: bytes = fs.cat_file(path) if quick is None else quick
+        return content
+
+    return _patiently(uri, whole, attempts)
+
+
+def read_tail(uri: str, count: int) -> bytes:
+    """Return the last bytes of a file, all of it when there are no more; raises SourceError as read_bytes() does."""
+    if not is_remote(uri):
+        try:
+            with open(local_path(uri), "rb") as file:
+                file.seek(-min(count, file.seek(0, os.SEEK_END)), os.SEEK_END)
+                return file.read()
+        except OSError as error:
+            raise SourceError(f"{uri}: {(error.strerror or str(error)).lower()}") from error
+
+    def tail(fs: Any, path: str) -> bytes:
+        size = fs.info(path)["size"]
+        content: bytes = fs.cat_file(path, start=max(0, size - count), end=size)
+        return content
+
+    return _patiently(uri, tail, 3)
+
+
+def _patiently(uri: str, read: Callable[[Any, str], bytes], attempts: int) -> bytes:
+    """Read a remote file, again after a moment when the store hiccups."""
     for attempt in range(1, attempts + 1):
         try:
             with named_errors(uri):
-                fs, path = filesystem(uri)
-                quick = objects.read(fs, path) if "s3" in fs.protocol else None
-                content: bytes = fs.cat_file(path) if quick is None else quick
-                return content
+                return read(*filesystem(uri))
         except (SourceNotFound, AccessDenied):
             raise
         except SourceError:
@@ -56,6 +82,8 @@ def _read_local(uri: str) -> bytes:
         raise SourceNotFound(f"{uri}: {gone}") from error
     except OSError as error:
         raise SourceError(f"{uri}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:  # a name that no file system has
+        raise SourceNotFound(f"{uri}: no file has such a name ({error})") from error
 
 
 @contextlib.contextmanager
@@ -121,8 +149,7 @@ def write_atomic(uri: str, content: bytes) -> None:
         reason = redact(error.strerror or str(error))
         raise WriteError(f"{redact(uri)}: cannot write ({reason}); nothing half-written was left behind") from error
     except ImportError as error:
-        scheme = uri.partition("://")[0]
-        raise MissingExtra(f"{scheme}://", error.name or scheme, EXTRAS.get(scheme, scheme)) from error
+        raise missing_package(uri, error) from error
     except Exception as error:
         if isinstance(error, UsageError):
             raise

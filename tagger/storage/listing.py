@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fsspec.utils import glob_translate
 
-from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound
+from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
 from tagger.storage.stores import filesystem, is_credential_error, named_errors
 from tagger.storage.uris import is_remote, local_path, local_uri, public_uri, redact
 
@@ -66,9 +66,14 @@ def describe(url: str) -> FoundFile:
             raise
     except MissingExtra:
         raise
-    except SourceError:
+    except (SourceError, UsageError):
         pass  # it is listed all the same; reading it will say in its row what is wrong
-    return FoundFile(uri, None, None, None)
+    return FoundFile(_printable(uri), None, None, None)
+
+
+def _printable(uri: str) -> str:
+    """Return a URL as UTF-8 can write it: bytes that are none become %FF."""
+    return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)
 
 
 def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
@@ -134,15 +139,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
-    except OSError:
-        return None  # a broken or looping link, or a vanished file: it is a row, and reading it says why
+    except (OSError, ValueError):
+        return None  # a broken or looping link, a vanished file, no path at all: it is a row, and reading it says why
 
 
 def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
     if info is None:
         return FoundFile(local_uri(path), None, None, None)
-    modified = datetime.fromtimestamp(0, UTC) if info.st_mtime_ns < 0 else _from_ns(info.st_mtime_ns)
-    return FoundFile(local_uri(path), info.st_size, modified, None)
+    return FoundFile(local_uri(path), info.st_size, _from_ns(min(max(info.st_mtime_ns, 0), _LAST_NS)), None)
+
+
+_LAST_NS = 253_402_300_799_999_999_999
+"""The end of the year 9999, the last that a timestamp can be; file systems know later ones."""
 
 
 def _from_ns(ns: int) -> datetime:

@@ -16,6 +16,8 @@ from tagger.storage.uris import redact, signed
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure",
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
 
+_REFUSED = (401, 403)
+"""HTTP: an expired signature among others; to ask again would not help."""
 _CREDENTIALS = re.compile(
     r"NoCredentials|PartialCredentials|DefaultCredentials|TokenRetrieval|RefreshError|ClientAuthentication|"
     r"Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|AuthFailure|"
@@ -26,12 +28,26 @@ _CREDENTIALS = re.compile(
 
 def is_credential_error(error: BaseException) -> bool:
     """Tell whether the store refused who we are, rather than one file."""
+    return isinstance(error, AccessDenied) and error.credentials
+
+
+def _refuses_credentials(error: BaseException, url: str) -> bool:
+    """Tell it from what a store raised; the file's own name, which may say anything, left out."""
+    key = url.partition("://")[2].partition("?")[0]
+    own_words = re.compile("|".join(re.escape(name) for name in (url, key, key.rpartition("/")[2]) if name))
     chain: BaseException | None = error
     while chain is not None:
-        if _CREDENTIALS.search(f"{type(chain).__name__} {chain}"):
+        if _CREDENTIALS.search(f"{type(chain).__name__} {own_words.sub('', str(chain))}"):
             return True
         chain = chain.__cause__ or chain.__context__
     return False
+
+
+def missing_package(url: str, error: ImportError) -> MissingExtra:
+    """Return what to install for a URL's scheme."""
+    scheme = url.partition("://")[0]
+    package = error.name or getattr(error.__cause__, "name", None) or scheme  # fsspec names it in the cause
+    return MissingExtra(f"{scheme}://", package, EXTRAS.get(scheme))
 
 
 @contextlib.contextmanager
@@ -44,13 +60,13 @@ def named_errors(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise SourceNotFound(f"{redact(url)}: not found") from error
     except ImportError as error:
-        scheme = url.partition("://")[0]
-        raise MissingExtra(f"{scheme}://", error.name or scheme, EXTRAS.get(scheme, scheme)) from error
+        raise missing_package(url, error) from error
     except Exception as error:
         reason = redact(" ".join(str(error).split()))[:300] or type(error).__name__
-        if is_credential_error(error):
-            raise AccessDenied(f"{redact(url)}: the store refused the credentials ({reason})") from error
-        if isinstance(error, PermissionError):
+        if _refuses_credentials(error, url):
+            message = f"{redact(url)}: the store refused the credentials ({reason})"
+            raise AccessDenied(message, credentials=True) from error
+        if isinstance(error, PermissionError) or getattr(error, "status", None) in _REFUSED:
             raise AccessDenied(f"{redact(url)}: permission denied ({reason})") from error
         raise SourceError(f"{redact(url)}: {reason}") from error
 

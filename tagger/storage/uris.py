@@ -29,7 +29,10 @@ def local_uri(path: str) -> str:
 
 def public_uri(url: str) -> str:
     """Return a URL without user, password and signature; this process remembers what was left out."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no URL, whatever it looks like: reading it will say so
+        return url
     user, at, host = parts.netloc.rpartition("@")
     if not (":" in user or parts.scheme in ("http", "https", "ftp", "sftp")):
         host = user + at + host  # abfs://container@account is no credential
@@ -74,7 +77,7 @@ def join(folder: str, name: str) -> str:
 
 def redact(text: str) -> str:
     """Take queries and passwords of URLs out of a message."""
-    return re.sub(r"(\w+://)[^\s/@'\"]+@", r"\1", re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\",)]*", r"\1", text))
+    return re.sub(r"(\w+://)[^\s/'\"]+@", r"\1", re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\")]*", r"\1", text))
 
 
 _signed: dict[str, str] = {}

@@ -125,7 +125,8 @@ def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 def _photographs(source: str, limit: int) -> list[bytes]:
     """Return the bytes of up to `limit` files that decode, spread over the source."""
     uris = manifest.read_source(source).table["uri"].to_pylist()
-    chosen = uris[:: max(1, len(uris) // limit)][:limit]
+    count = min(limit, len(uris))
+    chosen = [uris[row * len(uris) // count] for row in range(count)]
     with ThreadPoolExecutor(machine.cores()) as pool:
         contents = [content for content in pool.map(_decodable, chosen) if content is not None]
     if len(contents) < 2:

@@ -18,9 +18,10 @@ from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tagger import checkpoint, engines, machine, manifest, results, schema, storage
-from tagger.errors import AccessDenied, ModelError, SourceError
+from tagger.errors import AccessDenied, ModelError, SourceError, UsageError
 from tagger.pipeline import LoadedModel, Meter, Row, score_files
 from tagger.tagging.config import TagConfig
 from tagger.tagging.plan import Plan, make_plan, without_committed
@@ -29,6 +30,10 @@ from tagger.tagging.summary import ShardCounts, Summary, summarise
 
 log = logging.getLogger(__name__)
 
+FIRST = f"{1:08d}"
+"""What the run_id of a first run begins with."""
+_SAMPLE = 8
+"""Files on which it is tried whether a store lets us read."""
 JPEG_SAMPLE = 64
 """Files on which a GPU's JPEG decoder is tried against the cores."""
 
@@ -100,13 +105,27 @@ def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ign
     started = time.perf_counter()
     existing = set(storage.names_in(plan.out) or [])
     todo = [index for index in shards if plan.part(index) not in existing]
+    before = _committed(plan, [plan.part(index) for index in shards if plan.part(index) in existing])
     if not todo:
-        return ShardCounts()
-    _check_access([uri for index in todo[:8] for uri in plan.shard(index)["uri"].slice(0, 8).to_pylist()][:8])
+        return before
+    _check_access(plan, todo)
     models = [_load(each.model, each.model_id, each.settings_id, plan.config) for each in plan.targets]
     run = _ShardRun(plan, models, existing, on_progress)
     run.go(_rotated(todo))
-    return run.counts(time.perf_counter() - started)
+    return before + run.counts(time.perf_counter() - started)
+
+
+def _committed(plan: Plan, parts: list[str]) -> ShardCounts:
+    """Count what an earlier attempt at these shards wrote: the parts are the record."""
+    if not parts:
+        return ShardCounts()
+    rows = results.read_rows([storage.join(plan.out, name) for name in parts], ["uri", "model", "status", "engine"])
+    statuses, engines = [], []
+    for target in plan.targets:
+        own = rows.filter(pc.equal(rows["model"], target.name))
+        statuses.append(dict(Counter(own["status"].to_pylist())))
+        engines.append(own["engine"][0].as_py() if len(own) else "")
+    return ShardCounts(statuses, engines, files=pc.count_distinct(rows["uri"]).as_py(), parts=len(parts))
 
 
 def finish(plan: Plan, counts: ShardCounts) -> Summary:
@@ -117,20 +136,33 @@ def finish(plan: Plan, counts: ShardCounts) -> Summary:
     return summary
 
 
-def _check_access(sample: list[str]) -> None:
-    """Raise AccessDenied when a store refuses a whole sample: a wrong credential is one error, not a row each."""
+def _check_access(plan: Plan, todo: Sequence[int]) -> None:
+    """Raise AccessDenied when a store refuses who we are: a wrong credential is one error, not a row each.
+
+    In a first run also when it refuses a whole sample, drawn from all over. Later ones may be down to the few files
+    that nobody lets us read.
+    """
     refused: AccessDenied | None = None
-    for uri in filter(storage.is_remote, sample):
+    for uri in filter(storage.is_remote, _sample(plan, todo)):
         try:
             storage.read_bytes(uri)
         except AccessDenied as error:
             refused = error
-        except SourceError:
+        except (SourceError, UsageError):
             return
         else:
             return
-    if refused:
+    if refused and (refused.credentials or plan.run_id.startswith(FIRST)):
         raise refused
+
+
+def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
+    """Return some files, from shards and places in them that lie far apart."""
+    picked = []
+    for place in range(_SAMPLE):
+        uris = plan.shard(todo[place * len(todo) // _SAMPLE])["uri"]
+        picked.append(uris[place * len(uris) // _SAMPLE].as_py())
+    return list(dict.fromkeys(picked))
 
 
 @functools.lru_cache(maxsize=8)

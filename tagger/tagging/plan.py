@@ -156,11 +156,16 @@ def save_plan(plan: Plan) -> str:
     """Write a plan beside the results, one row group per shard; return its uri."""
     uri = storage.join(plan.out, f"{results.RUNS}/_plan-{plan.run_id}")
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
-    targets = [asdict(target) for target in plan.targets]
+    targets = [{**asdict(target), "model": _without_secrets(target.model)} for target in plan.targets]
     text = json.dumps({**fields, "config": asdict(plan.config), "targets": targets})
     content = schema.serialise(plan.entries, "plan", row_group=plan.config.shard_size, plan=text)
     storage.write_atomic(uri, content)
     return uri
+
+
+def _without_secrets(model: str) -> str:
+    """Return what may be written down; this process remembers the rest."""
+    return storage.public_uri(model) if storage.is_remote(model) else model
 
 
 def load_plan(uri: str) -> Plan:

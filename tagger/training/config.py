@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from tagger.errors import UsageError
@@ -47,10 +48,13 @@ class TrainConfig:
     dropout: float = 0.0
     drop_path: float = 0.0
     label_smoothing: float = 0.1
+    """Share of a label given to the others; not where an image may have several."""
     augment: str = "rand-m5-mstd0.5"
     """timm's RandAugment, or none."""
     crop_scale: float = 0.5
     """Least share of a picture that a training crop shows."""
+    hflip: float = 0.5
+    """Share of the pictures that are mirrored; 0 where left and right matter."""
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float = 0.99
@@ -83,6 +87,14 @@ class TrainConfig:
         for name in ("dropout", "drop_path", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{_option(name)} must be at least 0 and under 1, got {getattr(self, name)}")
+        for name in ("seed", "warmup_epochs", "weight_decay", "l1", "mixup", "cutmix", "clip", "budget_minutes"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{_option(name)} must not be negative, got {getattr(self, name)}")
+        for name in ("momentum", "hflip", "crop_scale", "layer_decay"):
+            if not 0 <= getattr(self, name) <= 1 or (name in ("crop_scale", "layer_decay") and not getattr(self, name)):
+                raise UsageError(f"--{_option(name)} must be between 0 and 1, got {getattr(self, name)}")
+        if not re.fullmatch(r"none|rand(-(m|n|p|mstd|mmax|inc)[\d.]+)*", self.augment):
+            raise UsageError(f"--augment {self.augment}: expected none, or timm's RandAugment as rand-m9-mstd0.5")
         if not 0 < self.precision_target < 1:
             raise UsageError(f"--precision-target must be between 0 and 1, got {self.precision_target}")
         if self.image_size is not None and self.image_size < 16:

@@ -94,7 +94,8 @@ def read_examples(dataset: str, multilabel: bool) -> Examples:
         )
     counts = Counter(label for row in labelled["labels"].to_pylist() for label in row)
     if len(counts) < 2 and not (multilabel and counts):
-        raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart")
+        hint = "; --multilabel learns it against the images without it" if counts and _some_without(labels) else ""
+        raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart{hint}")
     if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
         raise UsageError(f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel")
     names = tuple(sorted(counts))
@@ -103,6 +104,11 @@ def read_examples(dataset: str, multilabel: bool) -> Examples:
     if unlabelled := len(found) - len(labelled):
         notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
     return Examples(labelled, names, truth_of(labelled, names), tuple(notes))
+
+
+def _some_without(labels: pa.ChunkedArray) -> bool:
+    """Tell whether some images are known to have no label."""
+    return bool(pc.any(pc.equal(pc.list_value_length(labels), 0)).as_py())
 
 
 def _only(counts: Counter[str]) -> str:

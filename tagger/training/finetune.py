@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from tagger import metrics, storage
 from tagger.engines import Float32Array
+from tagger.errors import UsageError
 from tagger.images import UInt8Array
 from tagger.model_info import ModelInfo
 from tagger.training import state
@@ -101,6 +102,7 @@ class Trainer:
             lr_min=self.config.lr / 100,
             t_in_epochs=False,
         )
+        self._weighted = self.config.class_weights or not bool(task.truth.any(dim=1).all())
         self.chunk = self.config.batch_size
         """Images at a time through the network; smaller than a batch once memory ran out."""
         self.progress = state.Progress()
@@ -168,38 +170,50 @@ class Trainer:
     def _train(self, epoch: int) -> float:
         """Return the mean loss; not a number as soon as one batch's is not."""
         self.net.train()
-        self._freeze_norms()
-        steps, total, seen = len(self.sampler), 0.0, 0
+        steps, together, total, seen = len(self.sampler), self.config.accumulate, 0.0, 0
         self.optimizer.zero_grad(set_to_none=True)
         for step, (x, rows) in enumerate(self.batches.epoch(epoch), 1):
+            self._set_norms(len(rows))
             self._set_rates((epoch - 1) * steps + step - 1, steps)
             target = self.task.truth[rows].to(self.task.device)
-            loss = self._backward(*self._mixed(x, target))
+            last_group = step > steps // together * together
+            loss = self._backward(*self._mixed(x, target), steps % together if last_group else together)
             if not math.isfinite(loss):
                 return loss
-            if step % self.config.accumulate == 0 or step == steps:
-                self._step((epoch - 1) * steps + step)
+            if step % together == 0 or step == steps:
+                self._step(-(-((epoch - 1) * steps + step) // together))
             total, seen = total + loss * len(rows), seen + len(rows)
         return total / seen
 
-    def _backward(self, x: Tensor, target: Tensor) -> float:
-        """Add a batch's gradients, in pieces where memory is short; return its mean loss."""
-        try:
-            total = 0.0
-            for piece, wanted in zip(x.split(self.chunk), target.split(self.chunk), strict=True):
-                with self._autocast():
-                    logits = self.net(piece).float()
-                loss = self._loss(logits, wanted) * (len(piece) / len(x))
-                (loss / self.config.accumulate).backward()
-                total += loss.item()
-            return total
-        except torch.OutOfMemoryError:
-            if self.chunk == 1:
-                raise
+    def _backward(self, x: Tensor, target: Tensor, together: int) -> float:
+        """Add a batch's share of the gradients of so many batches; return its mean loss.
+
+        Where memory runs out it is done again in smaller pieces, and what the step had of earlier batches is lost.
+        """
+        while True:
+            try:
+                return self._in_pieces(x, target, together)
+            except torch.OutOfMemoryError as error:
+                if self.chunk == 1:
+                    shape = "x".join(map(str, x.shape[2:]))
+                    raise UsageError(
+                        f"--image-size: the memory of this {self.task.device} does not hold one image of {shape} in "
+                        "training; take a smaller size or --backbone, or --method probe"
+                    ) from error
+            # only here, with the error gone, is what it held on to free again
             self.chunk = max(1, self.chunk // 2)
             log.warning("out of memory on %s: %d images at a time from here on", self.task.device, self.chunk)
             self.optimizer.zero_grad(set_to_none=True)
-            return self._backward(x, target)
+
+    def _in_pieces(self, x: Tensor, target: Tensor, together: int) -> float:
+        total = 0.0
+        for piece, wanted in zip(x.split(self.chunk), target.split(self.chunk), strict=True):
+            with self._autocast():
+                logits = self.net(piece).float()
+            loss = self._loss(logits, wanted) * (len(piece) / len(x))
+            (loss / together).backward()
+            total += loss.item()
+        return total
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         weights = self._class_weights(logits.device)
@@ -207,7 +221,11 @@ class Trainer:
             loss = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weights)
         else:
             smoothed = target * (1 - self.config.label_smoothing) + self.config.label_smoothing / target.shape[1]
-            loss = functional.cross_entropy(logits, smoothed, weight=weights)
+            loss = functional.cross_entropy(logits, smoothed, reduction="none" if self._weighted else "mean")
+            if (
+                self._weighted
+            ):  # an image by its label, not by what smoothing gives the others; without a label not at all
+                loss = (loss * (target.sum(dim=1) if weights is None else target @ weights)).mean()
         if self.config.l1:
             loss = loss + self.config.l1 * sum(p.abs().sum() for p in self.net.parameters() if p.ndim > 1)
         return loss
@@ -246,11 +264,12 @@ class Trainer:
         x, shares = mixer(x, torch.arange(len(x), device=x.device))
         return x, shares.to(target.dtype) @ target
 
-    def _freeze_norms(self) -> None:
-        if self.config.freeze_norms or self.config.batch_size < SMALL_BATCH:
-            for module in self.net.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+    def _set_norms(self, batch: int) -> None:
+        """Keep batch norms as they are, or let them learn from a batch that is large enough."""
+        learn = not self.config.freeze_norms and batch >= SMALL_BATCH
+        for module in self.net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(learn)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Compute in bf16 on a GPU; a CPU with bf16 trains depthwise nets no faster in it, and less exactly."""

@@ -145,6 +145,7 @@ def fit(
     seed: int = 0,
     on_epoch: OnEpoch = lambda epoch: None,
     unfinished: Unfinished | None = None,
+    compiled: bool = False,
 ) -> list[Epoch]:
     """Train the net in place, leave it in eval mode, and return the learning curve; deterministic on one CPU.
 
@@ -155,7 +156,7 @@ def fit(
         raise UsageError("patience needs validation images")
     torch.manual_seed(seed)
     net.to(train.images.device).to(memory_format=torch.channels_last)
-    fitting = Fitting(net, train, val, recipe)
+    fitting = Fitting(net, train, val, recipe, compiled)
     if unfinished:
         unfinished.restore(fitting)
     while not fitting.ended:
@@ -171,8 +172,11 @@ def fit(
 class Fitting:
     """The moving parts of one training."""
 
-    def __init__(self, net: nn.Module, train: Pixels, val: Pixels | None, recipe: Recipe) -> None:
+    def __init__(
+        self, net: nn.Module, train: Pixels, val: Pixels | None, recipe: Recipe, compiled: bool = False
+    ) -> None:
         self.net, self.val, self.recipe = net, val, recipe
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
         self.images = _mirror_half(train.images) if recipe.mirror == "alternate" else train.images
         self.labels = train.labels
         self.optimizer = _optimizer(net, recipe)
@@ -248,7 +252,7 @@ class Fitting:
         device, recipe = x.device.type, self.recipe
         self._set_momentum()
         with torch.autocast(device, torch.bfloat16, enabled=machine.has_bf16(device)):
-            logits = self.net(x).float()
+            logits = self.forward(x).float()
         loss = _loss(logits, labels, recipe)
         penalised = loss + recipe.l1 * _absolute_weights(self.net) if recipe.l1 else loss
         self.optimizer.zero_grad(set_to_none=True)

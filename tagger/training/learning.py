@@ -62,6 +62,7 @@ def train(
     folder = storage.absolute(out)
     _check_out(out, folder, resume, beside)
     started = time.perf_counter()
+    torch.manual_seed(config.seed)
     lesson = prepare(dataset, config, reports)
     outcome = _learn(lesson, folder, reports)
     learned = Learned(
@@ -126,7 +127,7 @@ def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     reports.say(f"features: {decoded:,} images decoded, {len(examples) - decoded:,} known from before")
     examples = examples.keep(have, "they do not decode")
     rows = {name: examples.split(name) for name in NAMES}
-    _check_splits(dataset, rows)
+    _check_splits(dataset, rows, examples, config.multilabel)
     counts, *found = report
     reports.say(counts)
     warnings = (*examples.notes, *found)
@@ -150,7 +151,8 @@ def _learn(lesson: Lesson, folder: str, reports: Reports) -> Outcome:
         raise UsageError(f"--backbone {config.backbone}: its head is not one linear layer; use --method finetune")
     logits = {name: head(lesson.features[rows]) for name, rows in lesson.rows.items() if name != "train" and rows.any()}
     outcome = Outcome(net, architecture, arguments, "probe", logits, {"probe": probed})
-    if config.method == "probe" or (config.method == "auto" and not _worth_while(net, lesson, reports)):
+    begun = storage.exists(storage.join(folder, UNFINISHED))  # what was once worth while is, whatever the load is now
+    if config.method == "probe" or (config.method == "auto" and not begun and not _worth_while(net, lesson, reports)):
         return outcome
     tuned, _ = network.with_head(lesson.backbone, len(lesson.examples.label_names), config)
     if started_from_probe:
@@ -195,7 +197,7 @@ def fine_tune_lesson(
         for name in ("val", "test")[: 1 + judge_test]
     }
     task = finetune.Task(
-        pictures=Pictures(list(uris[rows["train"]]), lesson.backbone.preprocessing, config),
+        pictures=Pictures(list(uris[rows["train"]]), lesson.backbone.preprocessing, config, lesson.device),
         truth=torch.from_numpy(examples.truth[rows["train"]]),
         val_pixels=pixels["val"],
         val_truth=examples.truth[rows["val"]],
@@ -231,7 +233,7 @@ def _worth_while(net: nn.Module, lesson: Lesson, reports: Reports) -> bool:
 
 def _seconds_per_image(net: nn.Module, backbone: ModelInfo, config: TrainConfig) -> float:
     """Time one step of training, after one to warm up."""
-    batch = torch.zeros(min(16, config.batch_size), *backbone.preprocessing.size, 3, dtype=torch.uint8)
+    batch = torch.zeros(min(16, max(2, config.batch_size)), *backbone.preprocessing.size, 3, dtype=torch.uint8)
     net.train()
     for _ in range(2):
         started = time.perf_counter()
@@ -239,11 +241,22 @@ def _seconds_per_image(net: nn.Module, backbone: ModelInfo, config: TrainConfig)
     return (time.perf_counter() - started) / len(batch)
 
 
-def _check_splits(dataset: str, rows: dict[str, Any]) -> None:
+def _check_splits(dataset: str, rows: dict[str, Any], examples: Examples, multilabel: bool) -> None:
     for name, least in (("train", 2), ("val", 1)):
         if rows[name].sum() < least:
             counts = ", ".join(f"{int(part.sum())} {split}" for split, part in rows.items())
-            raise SourceError(f"{dataset}: {counts} images; too few in {name} to learn from, label some more")
+            raise SourceError(
+                f"{dataset}: {counts} images; too few in {name} to learn from: label some more, or leave splits away "
+                "where they were given"
+            )
+    here = [
+        name for name, there in zip(examples.label_names, examples.truth[rows["train"]].any(0), strict=True) if there
+    ]
+    if len(here) < (1 if multilabel else 2):
+        raise SourceError(
+            f"{dataset}: the training images have one label, {', '.join(here) or 'none'}, of "
+            f"{len(examples.label_names)}; there is nothing to tell apart until others have some in train"
+        )
 
 
 def _check_out(out: str, folder: str, resume: bool, beside: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from tagger.model_info import Preprocessing
 from tagger.training.config import TrainConfig
 
 IN_MEMORY = 3_000_000_000
-"""Bytes of decoded pictures kept; a larger set is decoded again every epoch."""
+"""Bytes of decoded pictures kept, in all processes together; a larger set is decoded again every epoch."""
 ROOM = 1.15
-"""Pictures are kept this much larger than the network wants them, so that crops are not enlarged."""
+"""Pictures are kept this much larger than the network wants them, so that crops are enlarged little."""
+_WORKERS = 16
+"""Processes that feed a GPU, at most."""
 
 
 def prepared(uris: Sequence[str], preparation: Preprocessing) -> UInt8Array:
@@ -41,12 +44,13 @@ def prepared(uris: Sequence[str], preparation: Preprocessing) -> UInt8Array:
 class Pictures(Dataset[Tensor]):
     """Pictures by (epoch, index), each changed at random by a generator of its own: order and workers do not matter."""
 
-    def __init__(self, uris: Sequence[str], preparation: Preprocessing, config: TrainConfig) -> None:
+    def __init__(self, uris: Sequence[str], preparation: Preprocessing, config: TrainConfig, device: str) -> None:
         self.uris, self.seed = list(uris), config.seed
         self._side = round(ROOM * max(preparation.size))
         self._transform: Any = create_transform(
             input_size=(3, *preparation.size),
             is_training=True,
+            hflip=config.hflip,
             scale=(config.crop_scale, 1.0),
             color_jitter=0.0 if config.augment == "none" else 0.2,
             auto_augment=None if config.augment == "none" else config.augment,
@@ -55,7 +59,8 @@ class Pictures(Dataset[Tensor]):
             std=preparation.std,
         )
         self._kept: list[UInt8Array] | None = None
-        if len(self.uris) * self._side**2 * 4 < IN_MEMORY:
+        copies = 1 + _workers(device)
+        if len(self.uris) * self._side**2 * 4 * copies < IN_MEMORY:
             with ThreadPoolExecutor(machine.cores()) as pool:
                 self._kept = list(pool.map(self._decode, self.uris))
 
@@ -111,11 +116,11 @@ class Batches:
             self._loader = DataLoader(
                 pictures,
                 batch_sampler=sampler,
-                num_workers=min(machine.cores(), 16),
+                num_workers=_workers(device),
                 collate_fn=torch.stack,
                 pin_memory=True,
                 worker_init_fn=_one_thread,
-                multiprocessing_context="forkserver",
+                multiprocessing_context="forkserver" if "forkserver" in get_all_start_methods() else "spawn",
                 persistent_workers=True,
             )
 
@@ -141,6 +146,11 @@ def _own_randomness() -> Iterator[None]:
         yield
     random.setstate(python)
     np.random.set_state(numpy)
+
+
+def _workers(device: str) -> int:
+    """Return how many processes prepare pictures; each has a copy of those that are kept."""
+    return min(machine.cores(), _WORKERS) if device == "cuda" else 0
 
 
 def _one_thread(worker: int) -> None:

@@ -31,10 +31,30 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
     net = models.build(backbone.architecture, num_classes, arguments | {k: v for k, v in dropping.items() if v})
     heads = tuple(f"{name}." for name in _head_names(pretrained))
     body = {name: value for name, value in pretrained.state_dict().items() if not name.startswith(heads)}
-    missing, unexpected = net.load_state_dict(body, strict=False)
+    try:
+        missing, unexpected = net.load_state_dict(body, strict=False)
+    except RuntimeError as error:  # weights of another shape
+        raise _other_at(backbone, config) from error
     if unexpected or any(not name.startswith(heads) for name in missing):
         raise ModelError(f"{backbone.name}: its weights do not fit {backbone.architecture} with another head")
+    if arguments != backbone.model_args and not _same_features(net, pretrained, backbone.preprocessing.size):
+        raise _other_at(backbone, config)
     return net, arguments
+
+
+def _other_at(backbone: ModelInfo, config: TrainConfig) -> UsageError:
+    """Windows of some transformers grow with the image when they are resized, but not when they are built anew."""
+    return UsageError(
+        f"--image-size {config.image_size}: {backbone.architecture} would be another network at that size; leave "
+        "--image-size away, or choose a backbone made for it"
+    )
+
+
+@torch.no_grad()
+def _same_features(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> bool:
+    probe = torch.linspace(-1, 1, 3 * size[0] * size[1]).sin().view(1, 3, *size)
+    found, expected = (cast(Any, net.eval()).forward_features(probe) for net in (one, other))
+    return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())))
 
 
 def build_resized(backbone: ModelInfo) -> nn.Module:

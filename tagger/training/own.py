@@ -22,6 +22,8 @@ from tagger.models.speedrun import Speedrun
 from tagger.training.fitting import Epoch, OnEpoch, Pixels, Recipe, fit, logits_of
 from tagger.training.unfinished import Unfinished
 
+WHITENED = 5000
+"""Images that are enough to compute the first filters of the speed-run net from."""
 _PACKAGES = ("tagger", "torch", "timm")
 
 
@@ -69,10 +71,12 @@ def train_net(
     device: str,
     on_epoch: OnEpoch = lambda epoch: None,
     unfinished: Unfinished | None = None,
+    compiled: bool = False,
 ) -> Fitted:
     """Build a net by its family and train it; `val` is for recipes that stop early.
 
-    With `unfinished` a training that was killed goes on, and ends with the same net; the file is left to the caller.
+    `compiled` pays where many are trained on a GPU: for one, compiling takes longer than it saves. With `unfinished` a
+    training that was killed goes on, and ends with the same net; the file is left to the caller.
     """
     started = time.perf_counter()
     machine.keep_freed_memory()
@@ -83,9 +87,10 @@ def train_net(
     if isinstance(net, SmallNet) and preparation.offset is not None:
         net.set_offset(torch.from_numpy(preparation.offset))
     elif isinstance(net, Speedrun):
-        net.set_whitening(images.images[:5000].float().cpu())
+        every = -(-len(images.images) // WHITENED)  # of class folders the first thousands are one class
+        net.set_whitening(images.images[::every].float().cpu())
     held_out = None if val is None else pixels(val, preparation, device)
-    curve = fit(net, images, held_out, recipe, seed, on_epoch, unfinished)
+    curve = fit(net, images, held_out, recipe, seed, on_epoch, unfinished, compiled)
     earlier = sum(epoch.seconds for epoch in curve[: unfinished.earlier]) if unfinished else 0.0
     return Fitted(
         net=net,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def tune(
     """Try options on the validation split until so many trials have ended, then train with the best.
 
     A search that was stopped goes on when it is called again. The test split is not looked at before the end.
-    Raises UsageError when the folder holds something else, MissingExtra without Optuna.
+    Raises UsageError when the folder holds something else or a search with other options, MissingExtra without Optuna.
     """
     try:
         import optuna
@@ -69,9 +70,10 @@ def tune(
         storage=f"sqlite:///{storage.local_path(folder)}/{STUDY}",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=config.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
     )
+    _refuse_other_options(study, config)
+    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))  # else it would begin as before
     done = sum(trial.state.is_finished() for trial in study.trials)
     limit = timeout_minutes * 60 if timeout_minutes else None
     if done < trials:
@@ -86,16 +88,28 @@ def tune(
     return _keep(study, dataset, out, folder, replace(config, **chosen), reports)
 
 
-def suggest(trial: Any) -> dict[str, Any]:
+def _refuse_other_options(study: Any, config: TrainConfig) -> None:
+    """Keep trials of one backbone, size and so on apart from those of another: their scores do not compare."""
+    now = json.loads(json.dumps(asdict(config)))
+    before = study.user_attrs.get("config")
+    if before is None:
+        study.set_user_attr("config", now)
+    elif changed := [
+        f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]
+    ]:
+        raise UsageError(f"--out: this search was begun with other options ({'; '.join(changed)}); choose a new folder")
+
+
+def suggest(trial: Any, multilabel: bool = False) -> dict[str, Any]:
     """Return the options of one trial: the first is the probe, all others fine-tune."""
     if trial.number == 0:
         return {"method": "probe"}
-    return {
+    smoothing = {} if multilabel else {"label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2)}
+    return smoothing | {
         "method": "finetune",
         "lr": trial.suggest_float("lr", 5e-5, 2e-3, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.2, log=True),
         "layer_decay": trial.suggest_float("layer_decay", 0.7, 1.0),
-        "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
         "augment": trial.suggest_categorical("augment", ["none", "rand-m5-mstd0.5", "rand-m9-mstd0.5"]),
         "freeze_norms": trial.suggest_categorical("freeze_norms", [True, False]),
     }
@@ -109,7 +123,7 @@ def _objective(lesson: Lesson, reports: Reports) -> Callable[[Any], float]:
     def objective(trial: Any) -> float:
         import optuna
 
-        options = suggest(trial)
+        options = suggest(trial, lesson.config.multilabel)
         config = replace(lesson.config, **options)
         if config.method == "probe":
             reports.say(f"trial {trial.number}: probe {probed:.1%}")
