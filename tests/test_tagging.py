@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from PIL import Image
 import tagger
 from tagger import schema, storage
 from tagger.errors import AccessDenied, ModelError, SourceError, TableError, TooManyFailed, UsageError
+from tagger.pipeline import bounded_map
+from tagger.pipeline.stages import BYTES_AHEAD
 from tagger.tagging import TagConfig, job
 
 RUN_COLUMNS = ["run_id", "tagged_at", "engine"]
@@ -393,13 +396,22 @@ def test_a_run_skips_what_another_has_committed_since_it_was_planned(photos: Pat
     late = job.prepare(str(photos), MODEL, str(out), TagConfig(shard_size=2, batch_size=2))
     run(photos, out)
     existing = set(os.listdir(out))
-    # the late run lists the folder when it starts, so make it start before the other's parts are seen
-    target = late.targets[0]
-    model = job._load(target.model, target.model_id, target.settings_id, late.config)
-    fresh = job._ShardRun(late, [model], set(), lambda p: None)
-    fresh.go(list(range(late.shards)))
-    assert fresh.parts == 0
+    assert job.run_shards(late, range(late.shards)).parts == 0
     assert set(os.listdir(out)) == existing
+
+
+def test_a_run_skips_what_one_that_was_planned_long_before_has_just_committed(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    long = job.prepare(str(photos), MODEL, str(out), TagConfig(shard_size=2))
+    job.run_shards(long, [0])
+    nightly = job.prepare(str(photos), MODEL, str(out), TagConfig(shard_size=1))
+    assert (len(nightly.entries), nightly.run_id > long.run_id) == (4, True)
+    job.run_shards(long, [1])
+    counts = job.run_shards(nightly, range(nightly.shards))
+    assert (counts.files, counts.statuses) == (2, [{"ok": 2}])
+    redone = job.prepare(str(photos), MODEL, str(out), TagConfig(redo=True))
+    job.run_shards(long, [2])
+    assert job.run_shards(redone, range(redone.shards)).files == 6
 
 
 def test_a_retried_range_skips_the_shards_that_are_there(photos: Path, tmp_path: Path) -> None:
@@ -533,3 +545,19 @@ def test_files_that_nobody_may_read_do_not_stop_a_later_run(
     assert (first.models[0].tagged, first.models[0].failed) == (2, {"unreadable": 1})
     again = run("memory://nightly", tmp_path / "out")
     assert (again.models[0].tagged, again.models[0].failed) == (0, {"unreadable": 1})
+
+
+def test_large_files_are_read_a_few_at_a_time_and_in_order() -> None:
+    held, most = [0], [0]
+
+    def read(size: int) -> int:
+        held[0] += size
+        most[0] = max(most[0], held[0])
+        return size
+
+    sizes = [300 << 20, 100 << 20, 200 << 20, 700 << 20, 1, 2, 3, 500 << 20, 4]
+    with ThreadPoolExecutor(1) as pool:
+        for size, expected in zip(bounded_map(read, sizes, pool, 4, lambda size: size), sizes, strict=True):
+            held[0] -= size
+            assert size == expected
+    assert most[0] == 700 << 20 > BYTES_AHEAD, "one always goes on, alone"

@@ -31,6 +31,8 @@ R = TypeVar("R")
 MAX_FILE_BYTES = 1 << 30
 """A larger file is not read: it would take the memory of a thousand photographs."""
 
+BYTES_AHEAD = 1 << 29
+"""Encoded images that wait to be decoded together weigh no more: scans of hundreds of megabytes go a few at a time."""
 _REMOTE_READS, _LOCAL_READS = 32, 4
 _AHEAD = 64
 """Images that wait before each stage, at least: while a part file is written, the others go on."""
@@ -101,9 +103,15 @@ def score_files(
     size = max(model.engine.batch_size for model in models)
     callers, decoders = max(model.engine.concurrency for model in models), machine.cores()
     with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
-        read = bounded_map(lambda entry: _read(entry, everyone), chain([first], stream), readers, 2 * meter.readers)
+        listed, ahead = chain([first], stream), 2 * meter.readers
+        read = bounded_map(
+            lambda entry: _read(entry, everyone), listed, readers, ahead, lambda entry: entry["bytes"] or 0
+        )
         ahead = max(size + 2 * decoders, _AHEAD)
-        decoded = bounded_map(lambda item: _decode(item, preparations, max_pixels, jpegs), read, decode_pool, ahead)
+        decoded = bounded_map(
+            lambda item: _decode(item, preparations, max_pixels, jpegs), read, decode_pool, ahead,
+            lambda item: len(item.content),
+        )  # fmt: skip
         batches = iter(lambda: list(islice(decoded, size)), [])
         if jpegs:
             batches = (_decode_together(batch, jpegs, preparations, max_pixels) for batch in batches)
@@ -132,13 +140,33 @@ def _pools(**threads: int) -> Iterator[list[ThreadPoolExecutor]]:
             pool.shutdown(wait=True)
 
 
-def bounded_map(function: Callable[[T], R], items: Iterable[T], pool: Executor, ahead: int) -> Iterator[R]:
-    """Map in a pool, in order, with at most `ahead` items submitted and not yet consumed."""
+def bounded_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    pool: Executor,
+    ahead: int,
+    weight: Callable[[T], int] = lambda item: 0,
+) -> Iterator[R]:
+    """Map in a pool, in order, with at most `ahead` items submitted and not yet consumed.
+
+    Together they weigh at most BYTES_AHEAD, but that one always goes on.
+    """
     stream = iter(items)
-    waiting: deque[Future[R]] = deque(pool.submit(function, item) for item in islice(stream, ahead))
-    while waiting:
-        result = waiting.popleft().result()
-        waiting.extend(pool.submit(function, item) for item in islice(stream, 1))
+    waiting: deque[tuple[Future[R], int]] = deque()
+    upcoming: list[T] = []
+    heavy = 0
+    while True:
+        while len(waiting) < ahead and (upcoming := upcoming or list(islice(stream, 1))):
+            weighs = weight(upcoming[0])
+            if waiting and heavy + weighs > BYTES_AHEAD:
+                break
+            waiting.append((pool.submit(function, upcoming.pop()), weighs))
+            heavy += weighs
+        if not waiting:
+            return
+        future, weighs = waiting.popleft()
+        result = future.result()
+        heavy -= weighs
         yield result
 
 

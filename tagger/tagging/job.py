@@ -24,7 +24,7 @@ from tagger import checkpoint, engines, machine, manifest, results, schema, stor
 from tagger.errors import AccessDenied, ModelError, SourceError, UsageError
 from tagger.pipeline import LoadedModel, Meter, Row, score_files
 from tagger.tagging.config import TagConfig
-from tagger.tagging.plan import Plan, make_plan, without_committed
+from tagger.tagging.plan import Plan, make_plan, read_committed, without_committed
 from tagger.tagging.selector import TagSelector
 from tagger.tagging.summary import ShardCounts, Summary, summarise
 
@@ -110,7 +110,7 @@ def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ign
         return before
     _check_access(plan, todo)
     models = [_load(each.model, each.model_id, each.settings_id, plan.config) for each in plan.targets]
-    run = _ShardRun(plan, models, existing, on_progress)
+    run = _ShardRun(plan, models, on_progress)
     run.go(_rotated(todo))
     return before + run.counts(time.perf_counter() - started)
 
@@ -196,13 +196,15 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
 class _ShardRun:
     """Stream several shards through one pipeline, committing each as its last row arrives."""
 
-    def __init__(self, plan: Plan, models: Sequence[LoadedModel], existing: set[str], on_progress: OnProgress) -> None:
+    def __init__(self, plan: Plan, models: Sequence[LoadedModel], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
         self.files = self.parts = 0
         self.meter = Meter()
         self.first_row = self.last_row = 0.0
-        self._known = existing
+        self._seen = set(plan.known)
+        self._committed = read_committed(plan, [])
+        """Rows of overlapping runs; each of their parts is read once."""
         self._sizes: list[tuple[int, int]] = []
         """(shard, files) in the order they entered the pipeline"""
 
@@ -256,13 +258,15 @@ class _ShardRun:
                 yield from entries.to_pylist()
 
     def _still_to_do(self, index: int) -> pa.Table:
-        """Return a shard without what an overlapping run has committed since this one began."""
+        """Return a shard without what an overlapping run has committed since this one was planned."""
         shard = self.plan.shard(index)
         names = [name for name in storage.names_in(self.plan.out) or [] if name.endswith(".parquet")]
-        new = [name for name in names if name not in self._known and self.plan.run_id not in name]
+        new = [name for name in names if name not in self._seen and self.plan.run_id not in name]
         if new:
-            shard = without_committed(self.plan, shard, [storage.join(self.plan.out, name) for name in new])
-        return shard
+            self._seen.update(new)
+            rows = read_committed(self.plan, [storage.join(self.plan.out, name) for name in new])
+            self._committed = pa.concat_tables([self._committed, rows])
+        return without_committed(self.plan, shard, self._committed) if len(self._committed) else shard
 
     def _by_shard(self, files: Iterable[list[tuple[int, Row]]], total: int) -> Iterator[tuple[int, list[Row]]]:
         """Cut the stream where the shards end."""

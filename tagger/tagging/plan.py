@@ -63,6 +63,8 @@ class Plan:
     found: int
     damaged: tuple[str, ...]
     """Part files set aside because their footer could not be read."""
+    known: tuple[str, ...]
+    """Part files that were there when the plan was made: what comes after them an overlapping run has written."""
     entries: pa.Table
     """Key columns of the files to tag, in order; `wanted` has a bit for each target that is to tag the file."""
 
@@ -117,6 +119,7 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
         config=config,
         found=len(manifest),
         damaged=parts.damaged,
+        known=tuple(uri.rpartition("/")[2] for uri in parts.uris),
         entries=entries.filter(pc.not_equal(wanted, 0)),
     )
 
@@ -173,7 +176,7 @@ def load_plan(uri: str) -> Plan:
     table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
     fields: dict[str, Any] = json.loads(schema.check_footer(table.schema, "plan", uri)["plan"])
     fields["config"] = TagConfig(**fields["config"])
-    fields["damaged"] = tuple(fields["damaged"])
+    fields["damaged"], fields["known"] = tuple(fields["damaged"]), tuple(fields["known"])
     fields["targets"] = tuple(Target(**target) for target in fields["targets"])
     return Plan(**fields, entries=table)
 
@@ -190,10 +193,17 @@ def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(cuts))
 
 
-def without_committed(plan: Plan, shard: pa.Table, new_parts: list[str]) -> pa.Table:
-    """Drop from a shard what an overlapping run has committed meanwhile."""
+def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
+    """Read what an overlapping run has written that may be as good as what the plan wants."""
     rows = results.read_rows(new_parts, _LATEST_COLUMNS)
-    rows = rows.filter(pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8]))
+    if plan.config.redo:  # a run that was planned before somebody asked for it is not what was asked for
+        rows = rows.filter(pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8]))
+    return rows
+
+
+def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
+    """Drop from a shard what an overlapping run has committed meanwhile."""
+    rows = rows.filter(pc.is_in(rows["uri"], shard["uri"]))
     config = replace(plan.config, redo=False, retry_failed=False)
     wanted = shard["wanted"]
     for bit, target in enumerate(plan.targets):

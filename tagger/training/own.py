@@ -22,8 +22,6 @@ from tagger.models.speedrun import Speedrun
 from tagger.training.fitting import Epoch, OnEpoch, Pixels, Recipe, fit, logits_of
 from tagger.training.unfinished import Unfinished
 
-WHITENED = 5000
-"""Images that are enough to compute the first filters of the speed-run net from."""
 _PACKAGES = ("tagger", "torch", "timm")
 
 
@@ -87,8 +85,7 @@ def train_net(
     if isinstance(net, SmallNet) and preparation.offset is not None:
         net.set_offset(torch.from_numpy(preparation.offset))
     elif isinstance(net, Speedrun):
-        every = -(-len(images.images) // WHITENED)  # of class folders the first thousands are one class
-        net.set_whitening(images.images[::every].float().cpu())
+        net.set_whitening(images.images[:5000].float().cpu())
     held_out = None if val is None else pixels(val, preparation, device)
     curve = fit(net, images, held_out, recipe, seed, on_epoch, unfinished, compiled)
     earlier = sum(epoch.seconds for epoch in curve[: unfinished.earlier]) if unfinished else 0.0
