@@ -147,7 +147,10 @@ def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iter
         elif storage.is_remote(folder):
             url = storage.join(folder, value)
         else:
-            url = storage.local_uri(storage.resolve(value, storage.local_path(folder)))
+            path = storage.resolve(value, storage.local_path(folder))
+            # our own tables write names as uris: a%20b.jpg is a%2520b.jpg there
+            is_uri = "%" in path and not os.path.lexists(path) and os.path.lexists(storage.local_path(path))
+            url = path if is_uri else storage.local_uri(path)
         key = storage.public_uri(url) if storage.is_remote(url) else url
         if key in seen:
             skipped["listed twice"] += 1

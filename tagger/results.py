@@ -107,10 +107,10 @@ def latest(table: pa.Table) -> pa.Table:
     table = table.take(order)
     if len(table) < 2:
         return table
-    uri, model = table["uri"].combine_chunks(), table["model"].combine_chunks()
+    uri, model = table["uri"], table["model"]  # not combined: one array holds no more than 2 GiB of text
     other_uri = pc.not_equal(uri.slice(1), uri.slice(0, len(uri) - 1))
     other_model = pc.not_equal(model.slice(1), model.slice(0, len(model) - 1))
-    first = pa.concat_arrays([pa.array([True]), pc.or_(other_uri, other_model)])
+    first = pa.chunked_array([pa.array([True]), *pc.or_(other_uri, other_model).chunks])
     return table.filter(first)
 
 

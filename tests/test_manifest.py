@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -127,3 +128,13 @@ def test_a_list_is_a_list_under_a_signed_address_and_in_a_folder_with_brackets(
     monkeypatch.setattr(manifest.storage, "read_bytes", lambda uri: b"path\nhttps://h/1.jpg\n")
     monkeypatch.setattr(manifest.storage, "describe", lambda uri: manifest.storage.FoundFile(uri, None, None, None))
     assert uris("https://h/list.csv?X-Amz-Signature=abc") == ["https://h/1.jpg"]
+
+
+def test_uris_of_our_own_tables_name_the_same_files_in_a_list(photos: Path) -> None:
+    os.rename(photos / "0.jpg", photos / "a%20b.jpg")
+    found = uris(photos)
+    assert f"{photos}/a%2520b.jpg" in found
+    pd.DataFrame({"uri": found}).to_parquet(photos / "again.parquet")
+    assert uris(photos / "again.parquet") == found
+    (photos / "names.txt").write_text("a%20b.jpg\n")
+    assert uris(photos / "names.txt") == [f"{photos}/a%2520b.jpg"]
