@@ -50,7 +50,9 @@ def benchmark(dataset: str, out: str, options: LadderConfig = DEFAULTS, data: st
     missing = plan_models(climb)
     states = [train_model(climb, model, seed, return_state=True) for model, seed in missing]
     rows = report(climb)
-    if failed := [f"{model}-{seed}" for (model, seed), state in zip(missing, states, strict=True) if not state.is_completed()]:
+    if failed := [
+        f"{model}-{seed}" for (model, seed), state in zip(missing, states, strict=True) if not state.is_completed()
+    ]:
         raise TaggerError(f"not trained: {', '.join(failed)}; the report has the other {len(rows)}")
     means = {row["model"]: mean(each["accuracy"] for each in rows if each["model"] == row["model"]) for row in rows}
     best = max(means, key=means.__getitem__)
