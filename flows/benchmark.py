@@ -15,7 +15,6 @@ from prefect.states import Completed
 from flows import command
 from flows.retries import may_pass
 from tagger import ladder
-from tagger.errors import TaggerError
 from tagger.ladder import Climb, LadderConfig
 
 DEFAULTS = LadderConfig()
@@ -50,10 +49,12 @@ def benchmark(dataset: str, out: str, options: LadderConfig = DEFAULTS, data: st
     missing = plan_models(climb)
     states = [train_model(climb, model, seed, return_state=True) for model, seed in missing]
     rows = report(climb)
-    if failed := [
-        f"{model}-{seed}" for (model, seed), state in zip(missing, states, strict=True) if not state.is_completed()
-    ]:
-        raise TaggerError(f"not trained: {', '.join(failed)}; the report has the other {len(rows)}")
+    failed = {
+        pair: state.result(raise_on_failure=False)
+        for pair, state in zip(missing, states, strict=True)
+        if not state.is_completed()
+    }
+    ladder.check_failures(climb, failed)
     means = {row["model"]: mean(each["accuracy"] for each in rows if each["model"] == row["model"]) for row in rows}
     best = max(means, key=means.__getitem__)
     return Completed(message=f"{len(means)} models; best: {best} {means[best]:.2%} of the test images", data=rows)

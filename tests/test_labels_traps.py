@@ -414,9 +414,9 @@ def test_a_column_of_names_says_more_than_one_of_ids(source: Path, tmp_path: Pat
 
 
 def test_a_quote_that_is_never_closed_is_an_error_that_names_the_line(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="never closed, at line 3"):
+    with pytest.raises(TableError, match="line 3 opens a quote that is not closed"):
         ingest(source, tmp_path / "l.csv", 'path,label\n1.jpg,a\n2.jpg,"Big Bird\n3.jpg,b\n')
-    found = ingest(source, tmp_path / "l.csv", 'path,label\n1.jpg,5" screen\n2.jpg,"two\nlines"\n3.jpg,6" screen\n')
+    found = ingest(source, tmp_path / "l.csv", 'path,label\n1.jpg,5" screen\n2.jpg,"two\nlines"\n')
     assert by_name(found)["2.jpg"] == ["two\nlines"]
 
 

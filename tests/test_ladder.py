@@ -264,6 +264,9 @@ def test_cifar10_from_an_archive_is_learnt_from_and_judged_on_as_files_too(
         lambda queries, *rest: asked.append(set(queries[1].tolist())) or accuracies(queries, *rest),
     )
     found = {}
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "link").symlink_to("cache")
+    monkeypatch.setenv("TAGGER_CACHE", str(tmp_path / "link"))
     for name, brightness in (("same", 100), ("darker", 40)):
         write_cifar(tmp_path / f"{name}.tar", brightness)
         config = LadderConfig(("knn", "probe"), "60s", backbone=f"local-dir:{timm_folder}")
@@ -309,6 +312,10 @@ def test_a_model_that_diverges_does_not_keep_the_others_from_the_report(stripes:
     frame = pd.read_parquet(tmp_path / "report" / "results.parquet")
     assert "speedrun" in set(frame["model"])
     assert frame["accuracy"].notna().all()
+    assert not list((tmp_path / "report" / "models").glob("_*"))
+    with pytest.raises(TaggerError, match="not trained: convnet"):
+        climb(Climb(str(stripes), str(tmp_path / "none"), LadderConfig(("convnet",), "12s", preparation="none")))
+    assert (tmp_path / "none" / "report.html").exists()
 
 
 def test_the_speed_run_net_keeps_its_own_way_where_a_mean_image_is_asked_for(stripes: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tagger.errors import SourceError, UsageError
 from tagger.model_info import Preprocessing
 from tagger.tagging import TagConfig
 from tagger.training import Reports, TrainConfig, finetune, neighbours
+from tagger.training.config import differences
 from tagger.training.loading import Pictures
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -391,6 +392,15 @@ def test_class_weights_do_not_draw_the_other_images_to_the_rare_label(counts: tu
     torch.testing.assert_close(logits.grad, torch.zeros(1, 2), atol=1e-6, rtol=0)
 
 
+def test_options_of_a_training_begun_before_they_existed_had_their_defaults() -> None:
+    before = dataclasses.asdict(TrainConfig(lr=0.1))
+    del before["hflip"]
+    assert differences(before, TrainConfig(lr=0.2, device="cpu"), ignoring=["device"]) == ["--lr 0.1 -> 0.2"]
+    assert differences(before, TrainConfig(lr=0.1, hflip=0.0)) == ["--hflip 0.5 -> 0.0"]
+    for augment in ("rand-mstd1-tweights", "augmix-m5-w4-d2", "original", "rand-m9-n3-mstd0.5-inc1"):
+        TrainConfig(augment=augment)
+
+
 def test_pictures_are_mirrored_unless_left_and_right_matter(tmp_path: Path) -> None:
     pixels = np.zeros((64, 64, 3), dtype=np.uint8)
     pixels[:, :32] = 255
@@ -405,7 +415,8 @@ def test_pictures_are_mirrored_unless_left_and_right_matter(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment": "randaugment"}, "timm's RandAugment as rand-m9"), ({"mixup": -1.0}, "--mixup must not be"),
+        ({"augment": "randaugment"}, "timm's RandAugment as rand-m9"),
+        ({"augment": "rand-m9.5"}, "timm's RandAugment"), ({"mixup": -1.0}, "--mixup must not be"),
         ({"seed": -1}, "--seed must not be"), ({"crop_scale": 0.0}, "--crop-scale must be between"),
         ({"hflip": 1.5}, "--hflip must be between"),
     ],

@@ -70,7 +70,7 @@ def ladder(
         typer.echo(f"report: {out}/report.html")
 
 
-_COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "cut"]
+_COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "note"]
 
 
 def _means(rows: list[dict[str, Any]]) -> list[list[Any]]:

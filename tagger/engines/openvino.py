@@ -195,6 +195,8 @@ def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
         (aside / _PROBED).write_text(json.dumps(record))
         if _probed(folder):  # another process was first
             return
+        for file in folder.glob("int8.*") if _whole(folder, _NETWORKS["int8"]) else ():
+            shutil.copy2(file, aside)  # it cost the user a run over photographs
         shutil.rmtree(folder, ignore_errors=True)
         try:
             aside.rename(folder)

@@ -11,7 +11,7 @@ EXAMPLES = 3
 _EXAMPLE = 500  # characters; a label may be a whole text
 _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val",
-    "dev": "val", "eval": "val", "test": "test", "testing": "test", "holdout": "test",
+    "test": "test", "testing": "test",
 }  # fmt: skip
 
 

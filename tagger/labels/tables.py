@@ -27,6 +27,8 @@ _LABELS = re.compile(r"labels|classes|categories|tags|keywords|targets")
 _NO_LABEL = re.compile(r"(unnamed: \d+)?|text|captions?|prompt|description|width|height|size|bytes|bbox|objects")
 """The first is the nameless index that pandas writes."""
 _SPLIT = ("split", "subset", "set", "is_valid", "ml_use")
+_SAME_SPLIT = {"dev": "val", "eval": "val", "holdout": "test"}
+"""In a cell; folders of these names are too often something else."""
 
 
 def file_column(columns: Sequence[str]) -> int | None:
@@ -207,4 +209,4 @@ def split_in(value: Any, is_valid: bool, notes: Notes) -> str | None:
     """Return the split that a cell says; in fastai's column `is_valid` true is val."""
     if is_valid:
         return "val" if plain_text(value).lower() in ("true", "1", "1.0") else "train"
-    return split_of(value, notes)
+    return split_of(_SAME_SPLIT.get(plain_text(value).lower(), value), notes)

@@ -47,7 +47,7 @@ def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True)
 
     Not `whole` is the beginning of a file, which may end within a quote.
     """
-    quotes, several_lines = 0, 0
+    quotes = 0
 
     def counted() -> Iterator[str]:
         nonlocal quotes
@@ -57,17 +57,15 @@ def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True)
 
     reader = csv.reader(counted(), delimiter=delimiter, skipinitialspace=True)
     while True:
-        before = reader.line_num
+        before, quotes = reader.line_num, 0
         try:
             row = next(reader, None)
         except csv.Error as error:
             raise TableError(f"{uri}: line {reader.line_num} is not CSV ({error})") from error
-        if reader.line_num - before > 1 and not several_lines:
-            several_lines = before + 1
         if row is None:
-            if whole and quotes % 2 and several_lines:  # what follows an open quote is swallowed into one cell
-                raise TableError(f"{uri}: a quote is opened and never closed, at line {several_lines} or after it")
             return
+        if whole and reader.line_num - before > 1 and quotes % 2:  # it swallowed the rows below it
+            raise TableError(f"{uri}: line {before + 1} opens a quote that is not closed")
         if any(cell.strip() for cell in row):
             yield row
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from typing import Any
@@ -29,6 +29,7 @@ from tagger.ladder.rungs import fit_rung
 from tagger.ladder.transfer import fit_transfer
 from tagger.model_info import fingerprint
 from tagger.training import own
+from tagger.training.fitting import Diverged
 from tagger.training.learning import UNFINISHED
 
 SCORES = "scores.npy"
@@ -100,9 +101,13 @@ def run_one(climb: Climb, model: str, seed: int, say: Say = lambda line: None) -
     watched = measuring.Memory("cpu" if model == "knn" else machine.device(climb.config.device))
     torch.set_num_threads(machine.cores())
     machine.return_freed_memory()
-    with watched.watch():
-        made = _transfer(climb, found, model, seed, say) if model in TRANSFER else _own(climb, found, model, seed, say)
-    facts, scores = made
+    try:
+        with watched.watch():
+            do = _transfer if model in TRANSFER else _own
+            facts, scores = do(climb, found, model, seed, say)
+    except Diverged as error:
+        storage.remove(climb.unfinished(model, seed))  # what was kept leads there again
+        raise UsageError(f"{error}; another --preparation (scale, standardise, pixel-mean) may help") from error
     truth = _truth(found)
     judged = metrics.evaluate(scores, truth, "multiclass", found.train.label_names, None)
     facts |= _quality(judged) | {"memory_bytes": watched.most, "device": watched.device}
@@ -134,17 +139,23 @@ def climb(todo: Climb, say: Say = lambda line: None) -> list[dict[str, Any]]:
 
     A model that cannot be trained does not keep the others from it. Raises TaggerError at the end, naming all of them.
     """
-    failed = []
+    failed = {}
     for model, seed in plan(todo, say):
         try:
             run_one(todo, model, seed, say)
         except TaggerError as error:
-            failed.append(f"{model} (seed {seed}): {error}")
-            say(f"failed: {failed[-1]}")
+            failed[model, seed] = error
+            say(f"failed: {model} (seed {seed}): {error}")
     rows = finish(todo, say)
-    if failed:
-        raise TaggerError(f"not trained: {'; '.join(failed)}; {todo.out}/report.html has the other {len(rows)}")
+    check_failures(todo, failed)
     return rows
+
+
+def check_failures(climb: Climb, failed: Mapping[tuple[str, int], object]) -> None:
+    """Raise TaggerError when models and seeds could not be trained, with what each of them said."""
+    if failed:
+        said = "; ".join(f"{model} (seed {seed}): {error}" for (model, seed), error in failed.items())
+        raise TaggerError(f"not trained: {said}; {climb.out}/report.html has the others")
 
 
 def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tuple[dict[str, Any], Float32Array]:
@@ -282,8 +293,9 @@ def _check_options(climb: Climb, missing: Sequence[tuple[str, int]], say: Say) -
     """Find out before anything is trained what would stop a model later."""
     config = climb.config
     machine.device(config.device)
+    images = _data(climb, say).train.images
     if config.preparation:
-        datasets.prepare(config.preparation, _data(climb, say).train.images[:1])
+        datasets.prepare(config.preparation, images[:1])
     if transferred := [model for model, _ in missing if model in TRANSFER]:
         try:
             checkpoint.build(checkpoint.describe(config.backbone))

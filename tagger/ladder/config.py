@@ -26,7 +26,7 @@ class LadderConfig:
     preparation: str | None = None
     """How pixels are prepared for nets from scratch; None: as each recipe says."""
     image_size: int = 32
-    """Side in pixels for nets from scratch."""
+    """Side in pixels for models on pixels."""
     backbone: str = "timm/mobilenetv3_large_100.ra_in1k"
     """For neighbours by features, probe and fine-tuning."""
     device: str = "auto"

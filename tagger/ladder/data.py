@@ -112,7 +112,7 @@ def _cifar10(data: str | None, say: Say) -> LadderData:
         train=train,
         held_out=held_out,
         test=test,
-        files=lambda: _with_splits(*_as_files(train, test, data), held_out),
+        files=lambda: _files(train, test, data, held_out),
         side=train.images.shape[1],
     )
 
@@ -124,45 +124,40 @@ def _part(train: LabelledImages, test: LabelledImages) -> str:
     return f"only {' and '.join(lacking)} images, which nothing published is of" if lacking else ""
 
 
-def _with_splits(folder: str, train: list[str], test: list[str], held_out: npt.NDArray[np.bool_]) -> Files:
-    """Hold the same images out that the nets from scratch do not learn from where something is chosen."""
-    table = ingesting.read_labelled(folder).table
-    split = dict.fromkeys(test, "test") | {
-        uri: "val" if held else "train" for uri, held in zip(train, held_out.tolist(), strict=True)
+def _files(train: LabelledImages, test: LabelledImages, data: str | None, held_out: npt.NDArray[np.bool_]) -> Files:
+    """Return the same images as files, those held out that nets from scratch do not learn from where they choose.
+
+    Raises SourceError when the files are no longer those that were read, WriteError without room for a copy.
+    """
+    ours = not (data and cifar10.has_class_folders(data))
+    table = ingesting.read_labelled(_written(train, test) if ours or data is None else data).table
+    named = {tuple(uri.rsplit("/", 3)[1:]): uri for uri in table["uri"].to_pylist()}  # (split, label, name)
+    order = sorted(named, key=lambda key: key[2:] if ours else key[1:])  # ours are numbered, whatever their label
+    train_uris, test_uris = ([named[key] for key in order if key[0] == split] for split in ("train", "test"))
+    if (len(train_uris), len(test_uris)) != (len(train.labels), len(test.labels)):
+        raise SourceError(f"{data or CIFAR10}: its images have changed since they were read; start again")
+    split = dict.fromkeys(test_uris, "test") | {
+        uri: "val" if held else "train" for uri, held in zip(train_uris, held_out.tolist(), strict=True)
     }
     table = table.filter(pc.is_in(table["uri"], pa.array(split)))
     column = pa.array([split[uri] for uri in table["uri"].to_pylist()], pa.string())
-    return Files(table.set_column(table.column_names.index("split"), "split", column), test)
+    return Files(table.set_column(table.column_names.index("split"), "split", column), test_uris)
 
 
-def _as_files(train: LabelledImages, test: LabelledImages, data: str | None) -> tuple[str, list[str], list[str]]:
-    """Return a folder of classes with CIFAR-10 as image files, and where the training and test images are in it.
-
-    Without such a folder PNG files are written into the cache, once. Raises WriteError.
-    """
-    if data and cifar10.has_class_folders(data):
-        folder = storage.absolute(data)
-        return data, _in_order(storage.join(folder, "train")), _in_order(storage.join(folder, "test"))
-    cached = storage.cache_folder() / "cifar10" / fingerprint([train.fingerprint(), test.fingerprint()])
-    train_paths, test_paths = _paths(cached / "train", train), _paths(cached / "test", test)
-    if not (cached / "_done").exists():
+def _written(train: LabelledImages, test: LabelledImages) -> str:
+    """Return a folder in the cache with CIFAR-10 as PNG files in class folders, written once."""
+    folder = storage.cache_folder() / "cifar10" / fingerprint([train.fingerprint(), test.fingerprint()])
+    if not (folder / "_done").exists():
         try:
-            _write_pictures(train_paths, train)
-            _write_pictures(test_paths, test)
-            (cached / "_done").touch()
+            for split, part in (("train", train), ("test", test)):
+                _write_pictures(_paths(folder / split, part), part)
+            (folder / "_done").touch()
         except OSError as error:
             raise WriteError(
-                f"{cached}: the images could not be written ({error.strerror or error}); make room there, or set "
+                f"{folder}: the images could not be written ({error.strerror or error}); make room there, or set "
                 "TAGGER_CACHE to another folder"
             ) from error
-    train_uris, test_uris = ([storage.local_uri(str(path)) for path in paths] for paths in (train_paths, test_paths))
-    return str(cached), train_uris, test_uris
-
-
-def _in_order(folder: str) -> list[str]:
-    """Return the images of class folders in the order in which they are read."""
-    entries = storage.find_images(folder)
-    return sorted((entry.uri for entry in entries), key=lambda uri: uri.rsplit("/", 2)[1:])
+    return str(folder)
 
 
 def _paths(folder: Path, part: LabelledImages) -> list[Path]:
@@ -179,8 +174,10 @@ def _write_pictures(paths: list[Path], part: LabelledImages) -> None:
 def _own(dataset: str, side: int, say: Say) -> LadderData:
     try:
         found = read_examples(dataset, multilabel=False)
-    except UsageError as error:  # it would say that --multilabel helps, which it does for `tagger train`
-        told = str(error).partition(";")[0]
+    except UsageError as error:
+        told, _, advice = str(error).rpartition("; ")
+        if advice != "add --multilabel":  # which is for `tagger train`
+            raise
         raise UsageError(f"{told}; the models that are compared give an image one label") from error
     examples, report = splitting.split(found, seed=0)
     for line in (*examples.notes, *report):

@@ -32,7 +32,7 @@ class Rung:
     train: LabelledImages
     """What it learnt from."""
     note: str = ""
-    """What the budget cut."""
+    """What the budget cut, and what else to know of its numbers."""
     facts: dict[str, Any] = field(default_factory=dict)
     """For the report."""
 

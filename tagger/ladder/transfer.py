@@ -71,7 +71,7 @@ def fit_transfer(
 
 def identity(name: str, data: LadderData, config: LadderConfig, seed: int) -> list[Any]:
     """Return everything but data and seed that decides which checkpoint comes out of `fit_transfer`."""
-    return [asdict(options(name, data, config, seed)), _count(name, data, config)]
+    return [asdict(options(name, data, config, seed)), config.minutes(name)]
 
 
 def options(name: str, data: LadderData, config: LadderConfig, seed: int) -> TrainConfig:

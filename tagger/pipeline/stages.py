@@ -20,7 +20,7 @@ import numpy as np
 
 from tagger import images, machine, storage
 from tagger.engines import Engine, Float32Array
-from tagger.errors import AccessDenied, ImageError, SourceError, UsageError
+from tagger.errors import AccessDenied, ImageError, SourceError
 from tagger.model_info import ModelInfo, Preprocessing
 from tagger.pipeline.ceilings import Meter
 
@@ -186,7 +186,7 @@ def _read(entry: Row, everyone: int) -> Loaded:
         if storage.is_credential_error(error):
             raise
         return _fail(item, "unreadable", error)
-    except (SourceError, UsageError) as error:  # the latter: a scheme that nobody knows
+    except SourceError as error:
         return _fail(item, "unreadable", error)
     facts["image_id"] = hashlib.sha256(item.content).hexdigest()
     item.read_seconds = time.perf_counter() - started

@@ -139,7 +139,7 @@ def _accuracy(ladder: Ladder) -> Iterator[Block]:
     published = [[each for each in ladder.published if each.model == rung.model] for rung in rungs]
     seeds = {len(rung.runs) for rung in rungs}
     blank, tta = [""] * len(others), any(rung.values("accuracy_tta") for rung in rungs)
-    cut = ["; ".join(_notes(rung)) for rung in rungs]
+    notes = ["; ".join(_notes(rung)) for rung in rungs]
     yield table(
         (
             ("model", "l", [rung.title for rung in rungs] + [each.model for each in others]),
@@ -148,7 +148,7 @@ def _accuracy(ladder: Ladder) -> Iterator[Block]:
             ("spread", "r", [spread(rung.spread) for rung in rungs] + blank),
             ("95% interval", "r", [interval(rung.interval) for rung in rungs] + blank),
             ("with TTA", "r", [percent(rung.mean("accuracy_tta")) for rung in rungs] + blank if tta else []),
-            ("cut", "l", cut + blank if any(cut) else []),
+            ("note", "l", notes + blank if any(notes) else []),
             ("published", "r", [_share_of(each) for each in (*published, *([other] for other in others))]),
             ("where", "l", [_where(each) for each in (*published, *([other] for other in others))]),
             ("log-loss", "r", [decimal(rung.mean("log_loss")) for rung in rungs] + blank),
@@ -310,8 +310,8 @@ def _making(ladder: Ladder) -> Iterator[Block]:
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "Seeds": listed([str(seed) for seed in seeds]),
     }
-    cut = [(rung.title, note) for rung in ladder.rungs for note in _notes(rung)]
-    lines = [(name, one_line(text)) for name, text in (*facts.items(), *cut) if text.strip()]
+    notes = [(rung.title, note) for rung in ladder.rungs for note in _notes(rung)]
+    lines = [(name, one_line(text)) for name, text in (*facts.items(), *notes) if text.strip()]
     if lines:
         yield Bullets(lines)
     if len(ladder.runs) > len(ladder.rungs):

@@ -53,7 +53,7 @@ class Run:
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
-    """What the budget cut."""
+    """What the budget cut, and what else to know of its numbers."""
     curve: Sequence[Mapping[str, Any]] = ()
     """Per epoch: epoch, train_loss, val_loss, val_score, seconds (of that epoch); any may be missing."""
     scores: Array | None = None

@@ -60,6 +60,8 @@ def _patiently(uri: str, read: Callable[[Any, str], bytes], attempts: int) -> by
                 return read(*filesystem(uri))
         except (SourceNotFound, AccessDenied):
             raise
+        except UsageError as error:  # a scheme that nobody knows: of one file, not of what was asked for
+            raise SourceError(str(error)) from error
         except SourceError:
             if attempt == attempts:
                 raise

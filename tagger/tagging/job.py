@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger import checkpoint, engines, machine, manifest, results, schema, storage
-from tagger.errors import AccessDenied, ModelError, SourceError, UsageError
+from tagger.errors import AccessDenied, ModelError, SourceError
 from tagger.pipeline import LoadedModel, Meter, Row, score_files
 from tagger.tagging.config import TagConfig
 from tagger.tagging.plan import Plan, make_plan, read_committed, without_committed
@@ -139,20 +139,22 @@ def finish(plan: Plan, counts: ShardCounts) -> Summary:
 def _check_access(plan: Plan, todo: Sequence[int]) -> None:
     """Raise AccessDenied when a store refuses who we are: a wrong credential is one error, not a row each.
 
-    In a first run also when it refuses a whole sample, drawn from all over. Later ones may be down to the few files
-    that nobody lets us read.
+    In a first run on a bucket also when it refuses a whole sample, drawn from all over. Later ones may be down to the
+    few files that nobody lets us read, and the web has many doors.
     """
     refused: AccessDenied | None = None
-    for uri in filter(storage.is_remote, _sample(plan, todo)):
+    sample = _sample(plan, todo)
+    stored = [uri for uri in sample if storage.is_remote(uri) and not uri.startswith(("http://", "https://"))]
+    for uri in stored:
         try:
             storage.read_bytes(uri)
         except AccessDenied as error:
             refused = error
-        except (SourceError, UsageError):
+        except SourceError:
             return
         else:
             return
-    if refused and (refused.credentials or plan.run_id.startswith(FIRST)):
+    if refused and (refused.credentials or (plan.run_id.startswith(FIRST) and stored == sample)):
         raise refused
 
 
@@ -244,6 +246,7 @@ class _ShardRun:
             statuses=[dict(counter) for counter in self.statuses],
             engines=[_engine_name(model) for model in self.models],
             files=self.files,
+            timed=self.files,
             parts=self.parts,
             seconds=seconds,
             steady_seconds=self.last_row - self.first_row,

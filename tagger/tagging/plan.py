@@ -196,9 +196,11 @@ def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     """Read what an overlapping run has written that may be as good as what the plan wants."""
     rows = results.read_rows(new_parts, _LATEST_COLUMNS)
-    if plan.config.redo:  # a run that was planned before somebody asked for it is not what was asked for
-        rows = rows.filter(pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8]))
-    return rows
+    # what a run that was planned before this one does is not what --redo and --retry-failed ask for
+    later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
+    if plan.config.redo:
+        return rows.filter(later)
+    return rows.filter(pc.or_(later, pc.equal(rows["status"], "ok"))) if plan.config.retry_failed else rows
 
 
 def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:

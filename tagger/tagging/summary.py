@@ -25,6 +25,8 @@ class ShardCounts:
     engines: list[str] = field(default_factory=list)
     files: int = 0
     parts: int = 0
+    timed: int = 0
+    """Of the files, those that took the seconds; the others an earlier attempt had written."""
     seconds: float = 0.0
     steady_seconds: float = 0.0
     """From the first row to the last."""
@@ -40,6 +42,7 @@ class ShardCounts:
             engines=other.engines,
             files=self.files + other.files,
             parts=self.parts + other.parts,
+            timed=self.timed + other.timed,
             seconds=self.seconds + other.seconds,
             steady_seconds=self.steady_seconds + other.steady_seconds,
             ceilings=other.ceilings,
@@ -196,7 +199,7 @@ class Summary:
 def summarise(plan: Plan, counts: ShardCounts) -> Summary:
     """Put a plan and what its shards came to side by side."""
     allowed = plan.config.failures_allowed(plan.found)
-    steady = counts.files / counts.steady_seconds if counts.steady_seconds > STEADY_SECONDS else None
+    steady = counts.timed / counts.steady_seconds if counts.steady_seconds > STEADY_SECONDS else None
     bound, bound_by = counts.ceilings.bound() or (None, None)
     return Summary(
         out=plan.out,
@@ -207,7 +210,7 @@ def summarise(plan: Plan, counts: ShardCounts) -> Summary:
         damaged_parts=list(plan.damaged),
         parts=counts.parts,
         seconds=round(counts.seconds, 3),
-        images_per_second=round(counts.files / counts.seconds, 1) if counts.seconds else 0.0,
+        images_per_second=round(counts.timed / counts.seconds, 1) if counts.seconds else 0.0,
         steady_images_per_second=steady and round(steady, 1),
         bound_images_per_second=bound and round(bound, 1),
         bound_by=bound_by,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from tagger.errors import UsageError
 from tagger.model_info import Preprocessing
@@ -12,6 +15,8 @@ METHODS = ("auto", "probe", "finetune", "knn")
 FITS = {"crop": "center", "letterbox": "border", "squash": "squash"}
 """--fit -> timm's crop_mode."""
 OPTIMIZERS = ("adamw", "sgd")
+_AUGMENT = re.compile(r"none|v0r?|originalr?|3a|(rand|augmix)(-(m|n|mmax|inc|w|d)\d+|-(mstd|p|a)\d+(\.\d+)?|-[bt]\w+)*")
+"""What timm.data.auto_augment reads."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class TrainConfig:
         for name in ("momentum", "hflip", "crop_scale", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1 or (name in ("crop_scale", "layer_decay") and not getattr(self, name)):
                 raise UsageError(f"--{_option(name)} must be between 0 and 1, got {getattr(self, name)}")
-        if not re.fullmatch(r"none|rand(-(m|n|p|mstd|mmax|inc)[\d.]+)*", self.augment):
+        if not _AUGMENT.fullmatch(self.augment):
             raise UsageError(f"--augment {self.augment}: expected none, or timm's RandAugment as rand-m9-mstd0.5")
         if not 0 < self.precision_target < 1:
             raise UsageError(f"--precision-target must be between 0 and 1, got {self.precision_target}")
@@ -130,6 +135,17 @@ class TrainConfig:
         if self.fit == "crop":
             return replace(backbone, size=size)
         return replace(backbone, size=size, crop_mode=FITS[self.fit], crop_pct=1.0)
+
+
+def differences(before: Mapping[str, Any], now: TrainConfig, ignoring: Collection[str] = ()) -> list[str]:
+    """Return `--lr 0.1 -> 0.2` for every option that is another; what did not exist then had its default."""
+    values = json.loads(json.dumps(asdict(now)))
+    was = {field.name: before.get(field.name, field.default) for field in fields(TrainConfig)}
+    return [
+        f"--{_option(name)} {was[name]} -> {value}"
+        for name, value in values.items()
+        if was[name] != value and name not in ignoring
+    ]
 
 
 def _option(name: str) -> str:

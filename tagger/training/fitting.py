@@ -137,6 +137,10 @@ class Epoch:
 OnEpoch = Callable[[Epoch], None]
 
 
+class Diverged(UsageError):
+    """A training whose loss is no longer a number."""
+
+
 def fit(
     net: nn.Module,
     train: Pixels,
@@ -150,7 +154,8 @@ def fit(
     """Train the net in place, leave it in eval mode, and return the learning curve; deterministic on one CPU.
 
     With `unfinished` a training that was killed goes on after the last epoch kept there, and ends with the same net.
-    Raises UsageError when patience is asked for without validation images, and when the loss is no longer a number.
+    Raises UsageError when patience is asked for without validation images, and Diverged when the loss is no longer a
+    number.
     """
     if recipe.patience is not None and val is None:
         raise UsageError("patience needs validation images")
@@ -204,10 +209,7 @@ class Fitting:
         started, number = time.perf_counter(), len(self.curve) + 1
         loss, score = self._learn_all(number)
         if not math.isfinite(loss):
-            raise UsageError(
-                f"training diverged: the loss of epoch {number} is not a number; such large values in its input need "
-                "another --preparation (scale, standardise, pixel-mean)"
-            )
+            raise Diverged(f"training diverged: the loss of epoch {number} is not a number")
         val_loss, val_score = _judge(self.net, self.val, self.recipe) if self.val else (None, None)
         self.curve.append(Epoch(number, loss, score, val_loss, val_score, time.perf_counter() - started))
         if self.recipe.patience is not None and self._best_epoch == number:

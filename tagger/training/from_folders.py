@@ -9,7 +9,7 @@ from tagger import datasets, machine, storage
 from tagger.errors import UsageError
 from tagger.model_info import ModelInfo
 from tagger.training import own
-from tagger.training.fitting import OnEpoch, Recipe
+from tagger.training.fitting import Diverged, OnEpoch, Recipe
 
 SPEEDRUN = Recipe(
     epochs=14,
@@ -65,7 +65,10 @@ def train_folder(
     train = datasets.read_class_folders(storage.join(data, "train"), size)
     test = datasets.read_class_folders(storage.join(data, "test"), size, train.label_names)
     preparation = datasets.prepare("standardise", train.images)
-    fitted = own.train_net("tagger_speedrun", {}, train, None, preparation, recipe, config.seed, device, on_epoch)
+    try:
+        fitted = own.train_net("tagger_speedrun", {}, train, None, preparation, recipe, config.seed, device, on_epoch)
+    except Diverged as error:
+        raise UsageError(f"{error}; take a smaller --batch-size, and with it a lower rate") from error
     return own.save(out, fitted, train, own.judge(fitted, test), _command(out, config))
 
 

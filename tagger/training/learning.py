@@ -62,7 +62,6 @@ def train(
     folder = storage.absolute(out)
     _check_out(out, folder, resume, beside)
     started = time.perf_counter()
-    torch.manual_seed(config.seed)
     lesson = prepare(dataset, config, reports)
     outcome = _learn(lesson, folder, reports)
     learned = Learned(

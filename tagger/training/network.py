@@ -28,6 +28,7 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
     if config.image_size and hasattr(pretrained, "set_input_size"):
         arguments["img_size"] = config.image_size
     dropping = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
+    torch.manual_seed(config.seed)  # for a head that the probe does not fill
     net = models.build(backbone.architecture, num_classes, arguments | {k: v for k, v in dropping.items() if v})
     heads = tuple(f"{name}." for name in _head_names(pretrained))
     body = {name: value for name, value in pretrained.state_dict().items() if not name.startswith(heads)}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tagger import storage
 from tagger.errors import TableError, UsageError
-from tagger.training.config import TrainConfig
+from tagger.training.config import TrainConfig, differences
 
 State = dict[str, Tensor]
 
@@ -98,11 +98,7 @@ def load(uri: str, config: TrainConfig, data: str) -> tuple[dict[str, State], di
 
 
 def _refuse_difference(uri: str, about: dict[str, Any], config: TrainConfig, data: str) -> None:
-    before, now = about["config"], json.loads(json.dumps(asdict(config)))
-    changed = [
-        f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]
-    ]
-    if changed:
+    if changed := differences(about["config"], config):
         raise UsageError(f"--resume: this training was begun with other options ({'; '.join(changed)}); repeat those")
     if about["data"] != data:
         raise UsageError(f"--resume: the labelled images have changed since this training began; delete {uri}")

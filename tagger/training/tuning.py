@@ -18,7 +18,7 @@ from tagger import checkpoint, plots, storage
 from tagger.errors import MissingExtra, UsageError
 from tagger.model_info import ModelInfo
 from tagger.training import finetune, network, probe
-from tagger.training.config import TrainConfig
+from tagger.training.config import TrainConfig, differences
 from tagger.training.learning import UNFINISHED, Lesson, Reports, fine_tune_lesson, prepare, train
 
 STUDY = "_tuning.db"
@@ -88,15 +88,16 @@ def tune(
     return _keep(study, dataset, out, folder, replace(config, **chosen), reports)
 
 
+_SAME_TRIALS = ("device", "precision_target", "budget_minutes")
+"""Options that change no trial's score."""
+
+
 def _refuse_other_options(study: Any, config: TrainConfig) -> None:
     """Keep trials of one backbone, size and so on apart from those of another: their scores do not compare."""
-    now = json.loads(json.dumps(asdict(config)))
     before = study.user_attrs.get("config")
     if before is None:
-        study.set_user_attr("config", now)
-    elif changed := [
-        f"--{name.replace('_', '-')} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]
-    ]:
+        study.set_user_attr("config", json.loads(json.dumps(asdict(config))))
+    elif changed := differences(before, config, ignoring=_SAME_TRIALS):
         raise UsageError(f"--out: this search was begun with other options ({'; '.join(changed)}); choose a new folder")
 
 
