@@ -21,10 +21,10 @@ from torch.nn import functional
 
 from benchmarks import machine
 from tagger import checkpoint, images, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data.dataset import Examples, read_examples
 from tagger.images import UInt8Array
-from tagger.model_info import ModelInfo
 from tagger.training.bundle import DATASET
-from tagger.training.examples import Examples, read_examples
 from tagger.training.finetune import logits_of
 from tagger.training.loading import prepared
 

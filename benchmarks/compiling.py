@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks import machine
-from tagger import machine as this_machine
+from tagger import hardware as this_machine
 from tagger import models
-from tagger.ladder.recipes import STEPS
+from tagger.benchmark.recipes import STEPS
 
 IMAGES = 2560
 """Per measurement."""

@@ -24,8 +24,9 @@ import torch
 from PIL import Image
 
 from benchmarks import machine
-from tagger import checkpoint, engines, images
-from tagger.model_info import Preprocessing
+from tagger import checkpoint, images
+from tagger.images.transforms import Preprocessing
+from tagger.inference import engines
 
 WANTED = Preprocessing()
 ROUNDS = 5

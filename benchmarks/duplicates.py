@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks import machine
-from tagger import duplicates, images, storage
-from tagger.duplicates import Fingerprint
+from tagger import images, storage
+from tagger.data import duplicates
+from tagger.data.duplicates import Fingerprint
 
 THRESHOLDS = (0.85, 0.90, 0.95)
 MANY = 100_000

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.throughput import random_model
+from tagger.benchmark.throughput import measure
 from tagger.tagging.config import TagConfig
-from tagger.tagging.throughput import measure
 
 MODELS = ("mobilenetv2_100", "resnet50", "vit_base_patch16_224")
 

@@ -22,9 +22,10 @@ import numpy as np
 import openvino
 
 from benchmarks import machine
-from tagger import checkpoint, engines, images, storage
-from tagger.engines.openvino import OpenVinoEngine
-from tagger.engines.probe import rate
+from tagger import checkpoint, images, storage
+from tagger.inference import engines
+from tagger.inference.engines.openvino import OpenVinoEngine
+from tagger.inference.engines.probe import rate
 
 PART = re.compile(r"net\.([a-z_]+(?:\.\d+)?)")
 QUANTISED = ("Convolution", "GroupConvolution", "MatMul", "Add", "ReduceMean", "AvgPool")

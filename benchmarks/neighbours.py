@@ -12,8 +12,8 @@ import argparse
 import time
 
 from benchmarks import machine
-from tagger.ladder import data as ladder_data
-from tagger.ladder.rungs import pixel_rows
+from tagger.benchmark import data as ladder_data
+from tagger.benchmark.rungs import pixel_rows
 from tagger.models.knn import nearest, votes
 
 

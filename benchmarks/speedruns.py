@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks import machine
-from tagger import datasets
-from tagger.datasets import LabelledImages, cifar10
+from tagger.data import cifar10, normalisation
+from tagger.data.arrays import LabelledImages
 from tagger.training import own
 from tagger.training.from_folders import SPEEDRUN
 
@@ -48,7 +48,7 @@ def run(
     train: LabelledImages, test: LabelledImages, seed: int, device: str, epochs: int, compiled: bool
 ) -> tuple[float, float, float]:
     """Return accuracy, accuracy with test-time augmentation, and seconds of training."""
-    preparation = datasets.prepare("standardise", train.images)
+    preparation = normalisation.prepare("standardise", train.images)
     recipe = replace(SPEEDRUN, epochs=epochs)
     fitted = own.train_net("tagger_speedrun", {}, train, None, preparation, recipe, seed, device, compiled=compiled)
     judged = own.judge(fitted, test)

@@ -21,10 +21,12 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from scipy import special
 
-from tagger import calibration, checkpoint, ingesting, metrics
+from tagger import checkpoint
+from tagger.data import ingest
+from tagger.data.dataset import truth_of
+from tagger.evaluation import calibration, metrics
+from tagger.evaluation.evaluate import scores_of
 from tagger.training.bundle import DATASET
-from tagger.training.examples import truth_of
-from tagger.training.judging import scores_of
 
 Array = npt.NDArray[np.float32]
 
@@ -67,7 +69,7 @@ def read(path: str) -> tuple[Array, Array]:
 def held_out(model: str) -> tuple[Array, Array]:
     """Return logits, but for a constant, and truth of a checkpoint's validation and test images."""
     info = checkpoint.describe(model)
-    table = ingesting.read_labelled(f"{model}/{DATASET}").table
+    table = ingest.read_labelled(f"{model}/{DATASET}").table
     table = table.filter(pc.not_equal(table["split"], "train"))
     scores, have = scores_of(info, table["uri"].to_pylist(), "cpu")
     log_scores = np.log(np.clip(scores, 1e-7, 1))

@@ -29,8 +29,8 @@ import pandas as pd
 import tagger
 from benchmarks import machine
 from tagger import checkpoint
-from tagger.machine import cores
-from tagger.plots import look
+from tagger.hardware import cores
+from tagger.reporting.plots import look
 
 PEER = "timm loop"
 CONTENDERS = {

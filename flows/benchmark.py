@@ -14,8 +14,8 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
-from tagger import ladder
-from tagger.ladder import Climb, LadderConfig
+from tagger import benchmark as ladder
+from tagger.benchmark import Climb, LadderConfig
 
 DEFAULTS = LadderConfig()
 

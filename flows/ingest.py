@@ -9,13 +9,13 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
-from tagger import ingesting
+from tagger.data.ingest import ingest as write_manifest
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
 def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
     """Write the manifest; return counts and what was said. `labels` as in tagger.ingest."""
-    found = ingesting.ingest(source, out, **labels)
+    found = write_manifest(source, out, **labels)
     return {**found.counts(), "text": found.text()}
 
 

@@ -15,8 +15,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import command
 from flows.retries import may_pass
-from tagger.tagging import Summary, TagConfig, job, plan
-from tagger.tagging.summary import ShardCounts
+from tagger.tagging import plan, run
+from tagger.tagging.config import TagConfig
+from tagger.tagging.summary import ShardCounts, Summary
 
 MAX_RANGES = 16
 DEFAULTS = TagConfig()
@@ -25,7 +26,7 @@ DEFAULTS = TagConfig()
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
 def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> dict[str, Any]:
     """Decide what is to be done; return the plan's URL and its number of shards."""
-    planned = job.prepare(source, model, out, options)
+    planned = run.prepare(source, model, out, options)
     return {"plan": plan.save_plan(planned), "shards": planned.shards}
 
 
@@ -38,13 +39,13 @@ def plan_shards(source: str, model: str | list[str], out: str, options: TagConfi
 )
 def tag_shards(plan_url: str, start: int, stop: int) -> ShardCounts:
     """Tag a range of shards; a retry skips those whose part file exists."""
-    return job.run_shards(plan.load_plan(plan_url), range(start, stop))
+    return run.run_shards(plan.load_plan(plan_url), range(start, stop))
 
 
 @task(persist_result=False)
 def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
     """Sum up the ranges, drop the plan, leave an artifact."""
-    summary = job.finish(plan.load_plan(plan_url), sum(counts, ShardCounts()))
+    summary = run.finish(plan.load_plan(plan_url), sum(counts, ShardCounts()))
     plan.remove_plan(plan_url)
     create_markdown_artifact(summary.markdown(), key="tag")
     return summary

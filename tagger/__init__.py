@@ -6,28 +6,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tagger.data.ingest import Ingested, ingest
+    from tagger.data.manifest import Manifest
     from tagger.errors import TaggerError
-    from tagger.exporting import export
-    from tagger.ingesting import Ingested, ingest
-    from tagger.manifest import Manifest
-    from tagger.results import query, read_results
-    from tagger.tagging import Summary, TagConfig, predict, tag
-    from tagger.training import TrainConfig, evaluate, train, tune
+    from tagger.evaluation.evaluate import evaluate
+    from tagger.tagging.config import TagConfig
+    from tagger.tagging.export import export
+    from tagger.tagging.results import query, read_results
+    from tagger.tagging.run import predict, tag
+    from tagger.tagging.summary import Summary
+    from tagger.training import TrainConfig, train, tune
 
 _HOMES = {
-    "Ingested": "tagger.ingesting",
-    "Manifest": "tagger.manifest",
-    "Summary": "tagger.tagging",
-    "TagConfig": "tagger.tagging",
+    "Ingested": "tagger.data.ingest",
+    "Manifest": "tagger.data.manifest",
+    "Summary": "tagger.tagging.summary",
+    "TagConfig": "tagger.tagging.config",
     "TaggerError": "tagger.errors",
     "TrainConfig": "tagger.training",
-    "evaluate": "tagger.training",
-    "export": "tagger.exporting",
-    "ingest": "tagger.ingesting",
-    "predict": "tagger.tagging",
-    "query": "tagger.results",
-    "read_results": "tagger.results",
-    "tag": "tagger.tagging",
+    "evaluate": "tagger.evaluation.evaluate",
+    "export": "tagger.tagging.export",
+    "ingest": "tagger.data.ingest",
+    "predict": "tagger.tagging.run",
+    "query": "tagger.tagging.results",
+    "read_results": "tagger.tagging.results",
+    "tag": "tagger.tagging.run",
     "train": "tagger.training",
     "tune": "tagger.training",
 }

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from pictures import photo
 
-from tagger import metrics
-from tagger.report import Comparison, Ladder, Mistakes, Neighbours, Published, Run
+from tagger.evaluation import metrics
+from tagger.reporting import Comparison, Ladder, Mistakes, Neighbours, Published, Run
 
 CLIMB = {
     "knn": "Nearest neighbours",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ladders import ladder
 
-from tagger.report import html
+from tagger.reporting import html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 LONG = ["<script>alert(1)</script>", "Lopadotemachoselachogaleokranioleipsanodrimhypotrimmato" * 3, "🐸 frog"]

@@ -11,10 +11,10 @@ import pytest
 from scipy import special, stats
 
 from benchmarks import thresholds as benchmark
-from tagger import metrics
-from tagger.calibration import fit_temperature, learn_thresholds
 from tagger.errors import UsageError
-from tagger.metrics import Array
+from tagger.evaluation import metrics
+from tagger.evaluation.calibration import fit_temperature, learn_thresholds
+from tagger.evaluation.metrics import Array
 
 
 def ranked(right: list[bool]) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from tagger.card import LONGEST_TABLE, CardFacts, TagFacts, card
+from tagger.checkpoint.card import LONGEST_TABLE, CardFacts, TagFacts, card
 
 TAGS = (
     TagFacts("bees", 83, 20, 21, 0.95238, 0.9, 0.97123, 0.4312),

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from pictures import photo
 
-from tagger.datasets import LabelledImages, cifar10, download, read_class_folders
-from tagger.datasets.download import Download, fetch
+from tagger.data import cifar10, download
+from tagger.data.arrays import LabelledImages, read_class_folders
+from tagger.data.download import Download, fetch
 from tagger.errors import SourceError, SourceNotFound, WriteError
 
 PER_BATCH = 20

@@ -11,8 +11,9 @@ import pytest
 from pictures import photo
 from PIL import Image, ImageEnhance, ImageOps
 
-from tagger import duplicates, images
-from tagger.duplicates import Fingerprint, Pair, near_duplicates
+from tagger import images
+from tagger.data import duplicates
+from tagger.data.duplicates import Fingerprint, Pair, near_duplicates
 from tagger.errors import ImageError, SourceNotFound
 
 

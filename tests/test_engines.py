@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from pictures import MODEL, ROOT, photo
 
-from tagger import checkpoint, engines, images, machine, storage
-from tagger.engines import Choice, choice
-from tagger.engines.checked import CheckedEngine
+from tagger import checkpoint, hardware, images, storage
 from tagger.errors import UsageError
+from tagger.inference import engines
+from tagger.inference.engines import Choice, choice
+from tagger.inference.engines.checked import CheckedEngine
 
 
 @pytest.fixture(params=["shipped", "timm"])
@@ -144,9 +145,9 @@ def test_a_named_precision_says_what_is_not_proven(monkeypatch: pytest.MonkeyPat
     assert engines.doubts(Choice(precision="fp32"), info, False) == []
     assert "not measured here" in engines.doubts(Choice(precision="int8"), info, False)[0]
     key = "openvino cpu int8"
-    known = replace(info, agreement={machine.processor(): {key: record(0.92, 300)}})
+    known = replace(info, agreement={hardware.processor(): {key: record(0.92, 300)}})
     assert "92.0% of 500" in engines.doubts(Choice(precision="int8"), known, False)[0]
-    proven = replace(info, agreement={machine.processor(): {key: record(0.999, 300)}})
+    proven = replace(info, agreement={hardware.processor(): {key: record(0.999, 300)}})
     assert engines.doubts(Choice(precision="int8"), proven, False) == []
 
 
@@ -251,8 +252,8 @@ def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) 
 def test_jpegs_decoded_on_the_device_give_the_rows_of_the_usual_way(tmp_path: Path, photos: Path) -> None:
     from PIL import Image
 
-    from tagger.engines.jpegs import DeviceJpegs
-    from tagger.pipeline import LoadedModel, score_files
+    from tagger.inference.engines.jpegs import DeviceJpegs
+    from tagger.inference.pipeline import LoadedModel, score_files
 
     big = photo(1, (100, 75))
     for name, mode in {"plain.jpg": "RGB", "grey.jpg": "L", "cmyk.jpg": "CMYK"}.items():
@@ -286,7 +287,7 @@ def test_jpegs_decoded_on_the_device_give_the_rows_of_the_usual_way(tmp_path: Pa
 def test_the_devices_jpeg_decoder_is_not_chosen_where_it_fails_or_loses(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tagger.engines import jpegs
+    from tagger.inference.engines import jpegs
 
     prep = checkpoint.describe(MODEL).preprocessing
     contents = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
@@ -301,7 +302,7 @@ def test_the_devices_jpeg_decoder_is_not_chosen_where_it_fails_or_loses(
 
 def test_engines_report_to_nobody() -> None:
     code = (
-        "import sys; from tagger.engines import openvino; openvino._openvino(); import openvino.tools.ovc;"
+        "import sys; from tagger.inference.engines import openvino; openvino._openvino(); import openvino.tools.ovc;"
         "print(sys.modules['openvino_telemetry'])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "None"
@@ -309,9 +310,10 @@ def test_engines_report_to_nobody() -> None:
 
 def test_torch_uses_the_cores_that_this_process_may_use() -> None:
     code = (
-        "import torch; from tagger import checkpoint, engines, machine; from tagger.engines import Choice;"
+        "import torch; from tagger import checkpoint, hardware as machine;"
+        "from tagger.inference import engines; from tagger.inference.engines import Choice;"
         f"engine = engines.load(checkpoint.describe({MODEL!r}), checkpoint.build, Choice('cpu', 'eager'));"
-        "print(machine.cores(), torch.get_num_threads())"
+        "print(hardware.cores(), torch.get_num_threads())"
     )
     one_core = ["taskset", "-c", "0", sys.executable, "-c", code]
     assert subprocess.run(one_core, capture_output=True, text=True).stdout.split() == ["1", "1"]
@@ -320,8 +322,8 @@ def test_torch_uses_the_cores_that_this_process_may_use() -> None:
 def test_a_containers_quota_counts(tmp_path: Path) -> None:
     for content, expected in (("150000 100000", 2), ("50000 100000", 1), ("max 100000", sys.maxsize)):
         (tmp_path / "cpu.max").write_text(content)
-        assert machine._quota(str(tmp_path / "cpu.max")) == expected
-    assert machine._quota(str(tmp_path / "absent")) == sys.maxsize
+        assert hardware._quota(str(tmp_path / "cpu.max")) == expected
+    assert hardware._quota(str(tmp_path / "absent")) == sys.maxsize
 
 
 FIRST_CALLS = """

@@ -14,7 +14,7 @@ from timm.data.transforms_factory import create_transform
 
 from tagger import images
 from tagger.errors import ImageError
-from tagger.model_info import Preprocessing
+from tagger.images.transforms import Preprocessing
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:

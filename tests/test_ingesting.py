@@ -14,8 +14,8 @@ import pytest
 from label_files import WRITERS, pictures
 
 import tagger
+from tagger.data.ingest import Ingested
 from tagger.errors import TableError, UsageError
-from tagger.ingesting import Ingested
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -13,10 +13,10 @@ import pytest
 from label_files import WRITERS, Row, Writer, pictures
 
 import tagger
-from tagger import labels
+from tagger.data import labels
+from tagger.data.ingest import Ingested
+from tagger.data.labels import FORMATS
 from tagger.errors import TableError, UsageError
-from tagger.ingesting import Ingested
-from tagger.labels import FORMATS
 
 NAMES = ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4 x.jpg", "5.jpg", "b/6.jpg")
 ONE_EACH: list[Row] = [

@@ -15,9 +15,9 @@ import pytest
 from label_files import pictures
 
 import tagger
-from tagger import ingesting
+from tagger.data import ingest as ingesting
+from tagger.data.ingest import Ingested
 from tagger.errors import SourceError, TableError, UsageError
-from tagger.ingesting import Ingested
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from PIL import Image
 
 import tagger
 from tagger import checkpoint
-from tagger.datasets import cifar10
+from tagger.benchmark import Climb, LadderConfig, climb, plan, rungs, transfer
+from tagger.benchmark.recipes import STEPS
+from tagger.data import cifar10
 from tagger.errors import SourceError, TaggerError, UsageError
-from tagger.ladder import Climb, LadderConfig, climb, plan, rungs, transfer
-from tagger.ladder.recipes import STEPS
 
 OWN = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun")
 
@@ -361,7 +361,7 @@ def test_a_larger_image_costs_more_of_the_budget() -> None:
 
 KILLED_WHILE = {
     "the checkpoint is written": "from tagger.training import bundle as holder; name = '_tagger_json'",
-    "the test images are scored": "from tagger.ladder import transfer as holder; name = 'scores_of'",
+    "the test images are scored": "from tagger.benchmark import transfer as holder; name = 'scores_of'",
 }
 
 

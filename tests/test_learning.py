@@ -28,10 +28,10 @@ from safetensors.numpy import load_file
 
 import tagger
 from tagger import checkpoint, training
-from tagger.commands import command
 from tagger.errors import SourceError, UsageError
-from tagger.model_info import Preprocessing
-from tagger.tagging import TagConfig
+from tagger.images.transforms import Preprocessing
+from tagger.options import command
+from tagger.tagging.config import TagConfig
 from tagger.training import Reports, TrainConfig, finetune, neighbours
 from tagger.training.config import differences
 from tagger.training.loading import Pictures
@@ -491,7 +491,7 @@ def test_near_duplicates_stay_in_one_split(coloured: Path, config: Any, tmp_path
     lines, reports = heard()
     training.train(str(coloured), str(tmp_path / "made"), config(), reports=reports)
     assert any("8 groups of near-duplicates kept together" in line for line in lines)
-    table = tagger.manifest.read_source(str(tmp_path / "made" / "dataset.parquet")).table
+    table = tagger.data.manifest.read_source(str(tmp_path / "made" / "dataset.parquet")).table
     split = {Path(row["uri"]).name: row["split"] for row in table.to_pylist() if "/red/" in row["uri"]}
     for path in sorted((coloured / "red").glob("*-again.jpg")):
         assert split[path.name] == split[path.name.replace("-again.jpg", ".png")]

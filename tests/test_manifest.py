@@ -12,7 +12,8 @@ import pytest
 from pictures import MODEL
 
 import tagger
-from tagger import manifest, schema
+from tagger import schema
+from tagger.data import manifest
 from tagger.errors import SourceNotFound, TableError, UsageError
 
 

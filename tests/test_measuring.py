@@ -14,11 +14,12 @@ from pictures import MODEL, photo
 from PIL import Image
 
 import tagger
-from tagger import checkpoint, machine
-from tagger.engines import Choice
+from tagger import checkpoint, hardware
+from tagger.benchmark import throughput
 from tagger.errors import SourceError
-from tagger.pipeline import Ceilings
-from tagger.tagging import agreement, throughput
+from tagger.evaluation import agreement
+from tagger.inference.ceilings import Ceilings
+from tagger.inference.engines import Choice
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,7 +36,7 @@ def test_agreement_is_recorded_in_the_checkpoint_and_does_not_change_the_model(p
     found = agreement.measure(model, str(photos), Choice("cpu", precision="fp32"))
     after = checkpoint.describe(model)
     assert after.model_id == before.model_id
-    records = after.agreement[machine.processor()]
+    records = after.agreement[hardware.processor()]
     assert records == found.records
     assert {"openvino cpu fp32", "eager cpu fp32", "torch cpu fp32"} >= set(records) >= {"openvino cpu fp32"}
     assert records["openvino cpu fp32"]["top1"] == 1.0
@@ -48,7 +49,7 @@ def test_agreement_of_a_model_that_is_not_ours_is_kept_in_the_cache(photos: Path
     before = sorted(timm_folder.iterdir())
     agreement.measure(name, str(photos), Choice("cpu", "eager"))
     assert sorted(timm_folder.iterdir()) == before
-    assert "eager cpu fp32" in checkpoint.describe(name).agreement[machine.processor()]
+    assert "eager cpu fp32" in checkpoint.describe(name).agreement[hardware.processor()]
 
 
 def test_agreement_without_photographs_is_an_error(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from tagger import metrics
 from tagger.errors import UsageError
-from tagger.metrics import Array
+from tagger.evaluation import metrics
+from tagger.evaluation.metrics import Array
 
 SCORES = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]], dtype=np.float32)
 TRUTH = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=np.float32)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import tagger
-from tagger import checkpoint, engines, models
-from tagger.engines import Choice
+from tagger import checkpoint, models
+from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, UsageError
-from tagger.model_info import ModelInfo
+from tagger.inference import engines
+from tagger.inference.engines import Choice
 from tagger.models.convnet import ConvNet
 from tagger.models.knn import Knn
 from tagger.models.linear import Linear

@@ -9,7 +9,7 @@ import pytest
 from pictures import ROOT
 from PIL import Image
 
-from tagger.datasets import cifar10
+from tagger.data import cifar10
 
 
 @pytest.mark.slow

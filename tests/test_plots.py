@@ -11,8 +11,8 @@ import pytest
 from pictures import photo
 from PIL import Image
 
-from tagger import plots
-from tagger.plots import look
+from tagger.reporting import plots
+from tagger.reporting.plots import look
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a hidden legend entry, a squeezed layout
 

@@ -9,8 +9,8 @@ from matplotlib.transforms import Bbox
 from pictures import photo
 from test_plots import awkward, ink, opened
 
-from tagger import plots
-from tagger.plots import cost, inside, ladder, look
+from tagger.reporting import plots
+from tagger.reporting.plots import cost, inside, ladder, look
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a squeezed layout, an empty mean
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tagger.datasets import PREPARATIONS, Preparation, prepare
+from tagger.data.normalisation import NAMES as PREPARATIONS
+from tagger.data.normalisation import Preparation, prepare
 from tagger.errors import SourceError, UsageError
 
 

@@ -13,8 +13,8 @@ import pytest
 from ladders import ladder
 from PIL import Image
 
-from tagger.report import Comparison, Ladder, Published, Run, html, markdown, plot_files, wording
-from tagger.report.contents import answer
+from tagger.reporting import Comparison, Ladder, Published, Run, html, markdown, plot_files, wording
+from tagger.reporting.contents import answer
 
 HOSTILE = ["<script>alert(1)</script>", "two\nlines | \"quoted\" & 'so'", "🐸 жаба 猫 " + "long" * 40, "{{ 7 * 7 }}"]
 VOID = {"meta", "link", "img", "br"}

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import tagger
-from tagger import results, schema
+from tagger import schema
 from tagger.errors import QueryError, SourceNotFound
+from tagger.tagging import results
 
 
 def make_row(rng: random.Random, run: int) -> dict[str, Any]:

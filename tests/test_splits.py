@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tagger import duplicates, images, splits
+from tagger import images
+from tagger.data import duplicates, splits
 from tagger.errors import UsageError
 
 Labels = list[tuple[str, ...] | None]

@@ -26,9 +26,9 @@ from PIL import Image
 import tagger
 from tagger import schema, storage
 from tagger.errors import AccessDenied, ModelError, SourceError, TableError, TooManyFailed, UsageError
-from tagger.pipeline import bounded_map
-from tagger.pipeline.stages import BYTES_AHEAD
-from tagger.tagging import TagConfig, job
+from tagger.inference.pipeline import BYTES_AHEAD, bounded_map
+from tagger.tagging import run as job
+from tagger.tagging.config import TagConfig
 
 RUN_COLUMNS = ["run_id", "tagged_at", "engine"]
 

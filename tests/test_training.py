@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 import tagger
-from tagger import checkpoint, datasets
-from tagger.datasets import LabelledImages
+from tagger import checkpoint
+from tagger.data import normalisation
+from tagger.data.arrays import LabelledImages
 from tagger.errors import SourceError, UsageError
-from tagger.metrics import wilson_interval
+from tagger.evaluation.metrics import wilson_interval
 from tagger.models.linear import Linear
 from tagger.models.speedrun import Speedrun
 from tagger.training import ScratchConfig, fitting, own, train_folder, unfinished
@@ -108,7 +109,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_net(
             if entry.epoch == stop_after:
                 raise KeyboardInterrupt
 
-        preparation = datasets.prepare("standardise", images.images)
+        preparation = normalisation.prepare("standardise", images.images)
         return own.train_net(architecture, arguments, images, images, preparation, recipe, 3, "cpu", on_epoch, kept)
 
     whole = train(None)

@@ -57,7 +57,7 @@ def ladder(
     quiet: Quiet = False,
 ) -> None:
     """Climb from nearest neighbours to fine-tuning on the same images, and report what each step pays."""
-    from tagger.ladder import Climb, LadderConfig, climb
+    from tagger.benchmark import Climb, LadderConfig, climb
 
     names = tuple(name.strip() for name in models.split(",") if name.strip())
     config = LadderConfig(names, budget, seeds, preparation, image_size, backbone, device)
@@ -105,8 +105,8 @@ def throughput(
     as_json: Json = False,
 ) -> None:
     """Measure what each stage of tagging could do alone, what a run achieves, and which stage binds."""
-    from tagger.tagging import TagConfig
-    from tagger.tagging.throughput import measure
+    from tagger.benchmark.throughput import measure
+    from tagger.tagging.config import TagConfig
 
     config = TagConfig(device=device, engine=engine, precision=precision, batch_size=batch_size)
     found = measure(model, source, config, limit)
@@ -131,8 +131,8 @@ def agreement(
 
     What is found is kept with the checkpoint; `auto` then takes the fastest setting that agrees on 99.5%.
     """
-    from tagger.engines import Choice
-    from tagger.tagging.agreement import measure
+    from tagger.evaluation.agreement import measure
+    from tagger.inference.engines import Choice
 
     found = measure(model, source, Choice(device, engine, precision), limit, None if as_json else say)
     if as_json:

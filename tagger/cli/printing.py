@@ -47,7 +47,8 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
         if len(result) > 50:
             typer.echo(f"… {len(result) - 50:,} more rows; --format csv prints them all")
         return
-    from tagger import results, storage
+    from tagger import storage
+    from tagger.tagging import results
 
     content = results.export(result, format)
     if out:

@@ -31,10 +31,10 @@ def ingest(
     quiet: Quiet = False,
 ) -> None:
     """List a source into a manifest: one row per image file, with its labels where there are any."""
-    from tagger import ingesting
+    from tagger.data import ingest
 
     with found_progress(quiet or as_json) as on_found:
-        found = ingesting.ingest(source, out, labels, label_format, label_delimiter, label_names, on_found)
+        found = ingest.ingest(source, out, labels, label_format, label_delimiter, label_names, on_found)
     if as_json:
         print_json({"out": out, **found.counts()})
     elif not quiet:
@@ -52,7 +52,7 @@ def query(
 
     Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows).
     """
-    from tagger import results as table
+    from tagger.tagging import results as table
 
     if format not in ("table", "csv", "json", "parquet"):
         raise UsageError(f"--format {format}: expected table, csv, json or parquet")
@@ -81,9 +81,9 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a manifest's labels, or the latest tags of results, for other tools; `ingest --labels` reads them back."""
-    from tagger import exporting
+    from tagger.tagging import export
 
-    written = exporting.export(table, out, format, model)
+    written = export.export(table, out, format, model)
     if as_json:
         print_json(asdict(written))
     elif not quiet:

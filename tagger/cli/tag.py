@@ -13,7 +13,7 @@ from tagger.cli.printing import found_progress, headline, print_json, print_pred
 from tagger.errors import TooManyFailed
 
 if TYPE_CHECKING:
-    from tagger.model_info import ModelInfo
+    from tagger.checkpoint.info import ModelInfo
     from tagger.tagging.plan import Plan
 
 
@@ -42,7 +42,8 @@ def tag(
     quiet: Quiet = False,
 ) -> None:
     """Tag every image of a source that has no right row yet: one Parquet row per file."""
-    from tagger.tagging import TagConfig, job
+    from tagger.tagging import run
+    from tagger.tagging.config import TagConfig
 
     config = TagConfig(
         top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine,
@@ -59,7 +60,7 @@ def tag(
                 typer.echo(plan.text())
 
         with tag_progress(silent) as on_progress:
-            summary = job.tag(source, model, out, config, on_plan, on_progress, on_found)
+            summary = run.tag(source, model, out, config, on_plan, on_progress, on_found)
     if as_json:
         print_json(summary.to_dict())
     elif not quiet:
@@ -79,10 +80,11 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Show the best tags of single pictures; nothing is written."""
-    from tagger.tagging import TagConfig, job
+    from tagger.tagging import run
+    from tagger.tagging.config import TagConfig
 
     config = TagConfig(top_k=top_k, device=device, engine=engine, precision=precision, max_pixels=max_pixels)
-    rows = job.predict(images, model, config)
+    rows = run.predict(images, model, config)
     if as_json:
         print_json(
             {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
@@ -125,7 +127,7 @@ def models(
 
 def agreement_here(info: ModelInfo) -> str:
     """Return how far the settings measured on this processor agree with the reference."""
-    from tagger import machine
+    from tagger import hardware
 
-    records = info.agreement.get(machine.processor(), {})
+    records = info.agreement.get(hardware.processor(), {})
     return "\n".join(f"{key}: {record['top1']:.2%}" for key, record in records.items()) or "not measured"

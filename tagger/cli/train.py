@@ -15,7 +15,7 @@ from tagger.cli.printing import headline, print_json, print_table, say, step_pro
 from tagger.errors import UsageError
 
 if TYPE_CHECKING:
-    from tagger.metrics import Evaluation
+    from tagger.evaluation.metrics import Evaluation
     from tagger.training import Epoch, Reports, TrainConfig
 
 Dataset = Annotated[str, typer.Argument(help="Manifest with labels (`tagger ingest`), or a folder of labelled images.")]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tagger.engines import Choice
+from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.errors import UsageError
 from tagger.images import MAX_PIXELS
-from tagger.model_info import ModelInfo, fingerprint
+from tagger.inference.engines import Choice
+from tagger.inference.selector import TagSelector
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class TagConfig:
         if model.thresholds is not None:
             return model.thresholds
         return None if model.task == "multiclass" else (0.5,) * len(model.label_names)
+
+    def selector(self, model: ModelInfo) -> TagSelector:
+        """Return what turns scores into the columns of a row."""
+        return TagSelector(model, self.top_k, self.thresholds(model), self.embeddings)
 
     def settings_id(self, model: ModelInfo) -> str:
         """Return the hash of everything beside the model that decides what a row says."""

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tagger import results, schema, storage
+from tagger import schema, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import TableError, UsageError
-from tagger.manifest import Manifest, counts_text
-from tagger.model_info import ModelInfo
+from tagger.tagging import results
 from tagger.tagging.config import TagConfig
 
 _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_id", "run_id", "tagged_at")

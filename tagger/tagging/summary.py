@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tagger import machine
+from tagger import hardware
+from tagger.data.manifest import counts_text, found_text
 from tagger.errors import TooManyFailed
-from tagger.manifest import counts_text, found_text
-from tagger.pipeline import Ceilings
+from tagger.inference.ceilings import Ceilings
 from tagger.tagging.plan import Plan, Target
 
 STEADY_SECONDS = 2.0
@@ -215,7 +215,7 @@ def summarise(plan: Plan, counts: ShardCounts) -> Summary:
         bound_images_per_second=bound and round(bound, 1),
         bound_by=bound_by,
         share_of_bound=round(steady / bound, 3) if steady and bound else None,
-        peak_memory=machine.peak_memory(),
+        peak_memory=hardware.peak_memory(),
         failures_allowed=max(plan.found - 1, 0) if allowed is None else allowed,
     )
 

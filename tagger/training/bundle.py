@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from tagger import calibration, card, checkpoint, images, metrics, plots, schema, storage
-from tagger.calibration import Threshold
-from tagger.card import CardFacts, TagFacts
-from tagger.engines import Float32Array
-from tagger.metrics import Evaluation
-from tagger.model_info import ModelInfo
-from tagger.splits import NAMES
+from tagger import checkpoint, images, schema, storage
+from tagger.checkpoint import card
+from tagger.checkpoint.card import CardFacts, TagFacts
+from tagger.checkpoint.info import ModelInfo
+from tagger.data.dataset import DATASET, Examples
+from tagger.data.splits import NAMES
+from tagger.evaluation import calibration, metrics
+from tagger.evaluation.calibration import Threshold
+from tagger.evaluation.metrics import Evaluation
+from tagger.inference.engines import Float32Array
+from tagger.reporting import plots
 from tagger.training import network
 from tagger.training.config import TrainConfig
-from tagger.training.examples import Examples
 from tagger.training.probe import scores_of
 
-DATASET = "dataset.parquet"
-"""The images it learnt from, with labels and splits: `tagger evaluate` finds the same test split again."""
 MISTAKES = 24
 _SHOWN = 10
 """Tags that a warning names."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from tagger.errors import UsageError
-from tagger.model_info import Preprocessing
+from tagger.images.transforms import Preprocessing
 
 METHODS = ("auto", "probe", "finetune", "knn")
 FITS = {"crop": "center", "letterbox": "border", "squash": "squash"}

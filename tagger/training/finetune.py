@@ -24,11 +24,12 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tagger import metrics, storage
-from tagger.engines import Float32Array
+from tagger import storage
+from tagger.checkpoint.info import ModelInfo
 from tagger.errors import UsageError
+from tagger.evaluation import metrics
 from tagger.images import UInt8Array
-from tagger.model_info import ModelInfo
+from tagger.inference.engines import Float32Array
 from tagger.training import state
 from tagger.training.config import TrainConfig
 from tagger.training.loading import Batches, EpochBatches, Pictures

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tagger import machine
+from tagger import hardware
 from tagger.errors import UsageError
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class Fitting:
     def _learn(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         device, recipe = x.device.type, self.recipe
         self._set_momentum()
-        with torch.autocast(device, torch.bfloat16, enabled=machine.has_bf16(device)):
+        with torch.autocast(device, torch.bfloat16, enabled=hardware.has_bf16(device)):
             logits = self.forward(x).float()
         loss = _loss(logits, labels, recipe)
         penalised = loss + recipe.l1 * _absolute_weights(self.net) if recipe.l1 else loss

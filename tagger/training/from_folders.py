@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-from tagger import datasets, machine, storage
+from tagger import hardware, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data import arrays, normalisation
 from tagger.errors import UsageError
-from tagger.model_info import ModelInfo
 from tagger.training import own
 from tagger.training.fitting import Diverged, OnEpoch, Recipe
 
@@ -60,11 +61,11 @@ def train_folder(
     recipe = config.recipe()
     if storage.names_in(storage.absolute(out)):
         raise UsageError(f"--out {out}: exists and is not empty; choose a new folder for the checkpoint")
-    device = machine.device(device)
+    device = hardware.device(device)
     size = (config.image_size, config.image_size)
-    train = datasets.read_class_folders(storage.join(data, "train"), size)
-    test = datasets.read_class_folders(storage.join(data, "test"), size, train.label_names)
-    preparation = datasets.prepare("standardise", train.images)
+    train = arrays.read_class_folders(storage.join(data, "train"), size)
+    test = arrays.read_class_folders(storage.join(data, "test"), size, train.label_names)
+    preparation = normalisation.prepare("standardise", train.images)
     try:
         fitted = own.train_net("tagger_speedrun", {}, train, None, preparation, recipe, config.seed, device, on_epoch)
     except Diverged as error:

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from tagger import checkpoint, machine, storage
-from tagger.commands import command
-from tagger.engines import Float32Array
+from tagger import checkpoint, hardware, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data import features, scan
+from tagger.data.dataset import BoolArray, Examples, read_examples
+from tagger.data.splits import NAMES
 from tagger.errors import SourceError, UsageError
-from tagger.model_info import ModelInfo
-from tagger.splits import NAMES
-from tagger.training import features, finetune, neighbours, network, probe, splitting, state
+from tagger.inference.engines import Float32Array
+from tagger.options import command
+from tagger.training import finetune, neighbours, network, probe, state
 from tagger.training.bundle import Learned, Outcome, judge, too_few, write
 from tagger.training.config import TrainConfig
-from tagger.training.examples import BoolArray, Examples, read_examples
 from tagger.training.loading import Pictures, prepared
 
 UNFINISHED = "_training.safetensors"
@@ -57,8 +58,8 @@ def train(
     Raises TaggerError.
     """
     config, reports = config or TrainConfig(), reports or Reports()
-    torch.set_num_threads(machine.cores())
-    machine.keep_freed_memory()
+    torch.set_num_threads(hardware.cores())
+    hardware.keep_freed_memory()
     folder = storage.absolute(out)
     _check_out(out, folder, resume, beside)
     started = time.perf_counter()
@@ -108,14 +109,12 @@ class Lesson:
 
 def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     """Read the examples, leave out what does not decode, keep near-duplicates together, compute features."""
-    device = machine.device(config.device)
+    device = hardware.device(config.device)
     examples = read_examples(dataset, config.multilabel)
     published = checkpoint.describe(config.backbone)
     backbone = features.for_size(published, config.preprocessing(published.preprocessing))
     reports.say(f"{len(examples):,} labelled images, {len(examples.label_names):,} labels")
-    examples, report = splitting.split(
-        examples, config.seed, lambda done, total: reports.on_progress("copies", done, total)
-    )
+    examples, report = scan.split(examples, config.seed, lambda done, total: reports.on_progress("copies", done, total))
     computed, have, decoded = features.embed(
         backbone,
         examples.uris,

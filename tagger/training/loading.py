@@ -16,9 +16,9 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tagger import images, machine, storage
+from tagger import hardware, images, storage
 from tagger.images import UInt8Array
-from tagger.model_info import Preprocessing
+from tagger.images.transforms import Preprocessing
 from tagger.training.config import TrainConfig
 
 IN_MEMORY = 3_000_000_000
@@ -37,7 +37,7 @@ def prepared(uris: Sequence[str], preparation: Preprocessing) -> UInt8Array:
 
     if not uris:
         return np.zeros((0, *preparation.size, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(machine.cores()) as pool:
+    with ThreadPoolExecutor(hardware.cores()) as pool:
         return np.stack(list(pool.map(one, uris)))
 
 
@@ -61,7 +61,7 @@ class Pictures(Dataset[Tensor]):
         self._kept: list[UInt8Array] | None = None
         copies = 1 + _workers(device)
         if len(self.uris) * self._side**2 * 4 * copies < IN_MEMORY:
-            with ThreadPoolExecutor(machine.cores()) as pool:
+            with ThreadPoolExecutor(hardware.cores()) as pool:
                 self._kept = list(pool.map(self._decode, self.uris))
 
     def __len__(self) -> int:
@@ -150,7 +150,7 @@ def _own_randomness() -> Iterator[None]:
 
 def _workers(device: str) -> int:
     """Return how many processes prepare pictures; each has a copy of those that are kept."""
-    return min(machine.cores(), _WORKERS) if device == "cuda" else 0
+    return min(hardware.cores(), _WORKERS) if device == "cuda" else 0
 
 
 def _one_thread(worker: int) -> None:

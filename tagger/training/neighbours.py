@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagger.engines import Float32Array
 from tagger.errors import SourceError
+from tagger.inference.engines import Float32Array
 from tagger.models.knn import nearest, votes
 
 KS = (1, 3, 5, 7, 10, 15, 20)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tagger import checkpoint, models
+from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, UsageError
-from tagger.model_info import ModelInfo
 from tagger.models.feature_knn import FeatureKnn
 from tagger.training.config import TrainConfig
 from tagger.training.neighbours import Neighbours
@@ -21,7 +21,7 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
 
     Raises UsageError for a network without timm's head, ModelError when timm cannot build it.
     """
-    pretrained = build_resized(backbone)
+    pretrained = checkpoint.build_resized(backbone)
     if not hasattr(pretrained, "get_classifier"):
         raise UsageError(f"--backbone {backbone.name}: {backbone.architecture} is no timm backbone; its head is fixed")
     arguments = dict(backbone.model_args)
@@ -56,14 +56,6 @@ def _same_features(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> b
     probe = torch.linspace(-1, 1, 3 * size[0] * size[1]).sin().view(1, 3, *size)
     found, expected = (cast(Any, net.eval()).forward_features(probe) for net in (one, other))
     return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())))
-
-
-def build_resized(backbone: ModelInfo) -> nn.Module:
-    """Return the backbone's network for images of the size in its preprocessing: transformers resample positions."""
-    net = checkpoint.build(backbone)
-    if hasattr(net, "set_input_size"):
-        cast(Any, net).set_input_size(img_size=backbone.preprocessing.size)
-    return net
 
 
 def set_head(net: nn.Module, probe: Probe) -> bool:

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from tagger import checkpoint, machine, metrics, models
-from tagger.datasets import LabelledImages, Preparation
-from tagger.engines import Float32Array
-from tagger.metrics import Evaluation
-from tagger.model_info import ModelInfo
+from tagger import checkpoint, hardware, models
+from tagger.checkpoint.info import ModelInfo
+from tagger.data.arrays import LabelledImages
+from tagger.data.normalisation import Preparation
+from tagger.evaluation import metrics
+from tagger.evaluation.metrics import Evaluation
+from tagger.inference.engines import Float32Array
 from tagger.models.small import SmallNet
 from tagger.models.speedrun import Speedrun
 from tagger.training.fitting import Epoch, OnEpoch, Pixels, Recipe, fit, logits_of
@@ -77,10 +79,10 @@ def train_net(
     training that was killed goes on, and ends with the same net; the file is left to the caller.
     """
     started = time.perf_counter()
-    machine.keep_freed_memory()
+    hardware.keep_freed_memory()
     torch.manual_seed(seed)
     net = models.build(architecture, len(train.label_names), arguments)
-    dtype = torch.bfloat16 if machine.has_bf16(device) else torch.float32
+    dtype = torch.bfloat16 if hardware.has_bf16(device) else torch.float32
     images = pixels(train, preparation, device, dtype)
     if isinstance(net, SmallNet) and preparation.offset is not None:
         net.set_offset(torch.from_numpy(preparation.offset))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tagger import metrics
-from tagger.engines import Float32Array
+from tagger.evaluation import metrics
+from tagger.inference.engines import Float32Array
 from tagger.training.config import TrainConfig
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)

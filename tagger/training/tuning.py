@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tagger import checkpoint, plots, storage
+from tagger import checkpoint, storage
+from tagger.checkpoint.info import ModelInfo
 from tagger.errors import MissingExtra, UsageError
-from tagger.model_info import ModelInfo
+from tagger.reporting import plots
 from tagger.training import finetune, network, probe
 from tagger.training.config import TrainConfig, differences
 from tagger.training.learning import UNFINISHED, Lesson, Reports, fine_tune_lesson, prepare, train

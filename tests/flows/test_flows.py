@@ -14,7 +14,7 @@ import pytest
 from pictures import MODEL, ROOT, photo
 
 import tagger
-from tagger.tagging import TagConfig
+from tagger.tagging.config import TagConfig
 
 
 def artifact(key: str) -> str:
@@ -227,7 +227,7 @@ def test_the_train_flow_writes_a_checkpoint_and_leaves_its_card(tmp_path: Path, 
 
 def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: Path) -> None:
     from flows.benchmark import benchmark
-    from tagger.ladder import LadderConfig
+    from tagger.benchmark import LadderConfig
 
     for split, count in (("train", 12), ("test", 6)):
         for number, name in enumerate(("left", "right")):

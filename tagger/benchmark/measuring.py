@@ -1,0 +1,94 @@
+"""What a trained net costs: parameters, FLOPs, images a second, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tagger import hardware
+from tagger.models.knn import Knn
+
+_SECONDS = 0.5
+BATCH = 256
+"""Images that are enough to time a net on."""
+
+
+def flops(net: nn.Module, image: Tensor) -> int:
+    """Return the floating-point operations of one image (1, 3, H, W), forward, as torch counts them."""
+    if isinstance(net, Knn):  # its cdist is not counted: a difference, an absolute value or a square, and a sum
+        return 3 * net.examples.numel()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        net(image)
+    return int(counter.get_total_flops())
+
+
+def rates(net: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Return images/s of eager torch on one core, and on all that this process may use."""
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, hardware.cores()):
+            torch.set_num_threads(count)
+            found.append(_rate(net, images[:BATCH]))
+        return found[0], found[1]
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _rate(net: nn.Module, batch: Tensor) -> float:
+    small = batch[:8]
+    net(small)
+    started = time.perf_counter()
+    net(small)
+    if time.perf_counter() - started > _SECONDS / 4:  # a larger batch would take very long
+        batch = small
+    done, started = 0, time.perf_counter()
+    while not done or time.perf_counter() - started < _SECONDS:
+        net(batch)
+        done += len(batch)
+    return done / (time.perf_counter() - started)
+
+
+class Memory:
+    """The most memory in use while it watches: of the GPU if there is one, else of this process."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.most = device, 0
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Watch until the block ends."""
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            yield
+            self.most = torch.cuda.max_memory_allocated()
+            return
+        ended = threading.Event()
+        watcher = threading.Thread(target=self._sample, args=(ended,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def _sample(self, ended: threading.Event) -> None:
+        while True:
+            self.most = max(self.most, _resident())
+            if ended.wait(0.1):
+                return
+
+
+def _resident() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except (OSError, ValueError, IndexError):  # not Linux: the peak of the whole process
+        return hardware.peak_memory()

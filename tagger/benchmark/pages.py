@@ -1,0 +1,191 @@
+"""The report of a ladder: what pictures need is taken from the checkpoints, then written as Markdown and HTML."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tagger import checkpoint, hardware, reporting, storage
+from tagger.benchmark.data import ALL, CIFAR10, LadderData
+from tagger.benchmark.published import PUBLISHED
+from tagger.inference.engines import Float32Array
+from tagger.models.convnet import ConvNet
+from tagger.models.knn import Knn, nearest
+from tagger.models.linear import Linear
+from tagger.models.mlp import Mlp
+from tagger.models.resnet import ResNet
+from tagger.models.speedrun import Speedrun
+from tagger.reporting.facts import Array, UInt8Array
+
+PLOTS, MODELS = "plots", "models"
+FolderOf = Callable[[str, int], str]
+SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
+SHOWN_MISTAKES = 24
+INLINE = 1_000_000
+"""Bytes of pictures in a Markdown artifact, which a database keeps: the curves and costs; the pages have all."""
+VARIANTS = {
+    "mlp": ("Sigmoid or ReLU", {"mlp-sigmoid": "sigmoid", "mlp": "ReLU, batch norm"}),
+    "linear": (
+        "Losses",
+        {
+            "linear": "cross-entropy, L2",
+            "linear-l1": "cross-entropy, L1",
+            "linear-sigmoid": "sigmoid, a class at a time",
+            "linear-squared": "squared error",
+        },
+    ),
+}
+"""Rung -> title, and variants of it that are compared."""
+
+
+def write(
+    out: str,
+    data: LadderData,
+    rows: Sequence[Mapping[str, Any]],
+    scores: Sequence[Float32Array],
+    folder: FolderOf,
+    command: str,
+) -> None:
+    """Write reporting.md with its plots, and reporting.html; `folder` gives the checkpoint of a model and seed."""
+    facts = gather(data, rows, scores, folder, command)
+    drawn = dict(reporting.plot_files(facts))
+    for name in set(storage.names_in(storage.join(out, PLOTS)) or ()) - set(drawn):
+        storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # of models that are no longer in the report
+    for name, content in drawn.items():
+        storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
+    storage.write_atomic(storage.join(out, "report.md"), reporting.markdown(facts, PLOTS).encode())
+    storage.write_atomic(storage.join(out, "report.html"), reporting.html(facts).encode())
+
+
+def gather(
+    data: LadderData,
+    rows: Sequence[Mapping[str, Any]],
+    scores: Sequence[Float32Array],
+    folder: FolderOf,
+    command: str,
+) -> reporting.Ladder:
+    """Return everything that the report says; pictures are of one run of each model, the one that is shown."""
+    runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
+    shown = {rung.model: rung.shown for rung in reporting.by_model(runs)}
+    nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
+    of_model = {model: run.scores for model, run in shown.items() if run.scores is not None}
+    filters = {model: looks for model, net in nets.items() if (looks := _filters(net)) is not None}
+    linear = nets.get("linear")
+    return reporting.Ladder(
+        dataset=data.name,
+        runs=runs,
+        label_names=data.train.label_names,
+        truth=data.test.labels,
+        note=data.note,
+        published=_published(data, of_model),
+        neighbours=_neighbours(nets["knn"], data, of_model["knn"]) if "knn" in nets else None,
+        k_curve=next((_curves(row["k_curve"]) for row in rows if row.get("k_curve")), {}),
+        templates=_last(linear.templates()) if isinstance(linear, Linear) else None,
+        filters=filters,
+        mistakes={model: _mistakes(data, each) for model, each in of_model.items()},
+        comparisons=[found for model in VARIANTS if (found := _comparison(model, runs))],
+        command=command,
+        models=MODELS,
+        machine=f"{hardware.cores()} cores of {hardware.processor()}",
+        data=data.describe(),
+    )
+
+
+def _run(row: Mapping[str, Any], scores: Float32Array) -> reporting.Run:
+    known = {name: row[name] for name in reporting.Run.__dataclass_fields__ if name in row}
+    return reporting.Run(**known | {"interval": tuple(row["interval"]), "scores": scores})
+
+
+def _published(data: LadderData, models: Collection[str]) -> list[reporting.Published]:
+    """Return what others report of these models; of images that only the user has, nobody reports anything."""
+    same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train.labels) == ALL["training"]
+    return [each for each in PUBLISHED if same and each.model in models]
+
+
+def _curves(kept: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
+    """Return metric -> k -> accuracy; JSON knows no numbers as keys."""
+    return {metric: {int(k): value for k, value in curve.items()} for metric, curve in kept.items()}
+
+
+def _last(images: torch.Tensor) -> Array:
+    """Return (N, C, H, W) as (N, H, W, C)."""
+    return np.asarray(images.detach().permute(0, 2, 3, 1))
+
+
+def _filters(net: nn.Module) -> Array | None:
+    """Return what the first layer looks for, (n, h, w, 3); None for a net whose first layer is no image."""
+    if isinstance(net, Mlp):
+        first = net.hidden[0]
+        assert isinstance(first, nn.Linear)
+        found = first.weight.unflatten(1, (3, net.input_size, net.input_size))
+    elif isinstance(net, ConvNet):
+        found = net.blocks[0].weight
+    elif isinstance(net, ResNet):
+        found = net.conv.weight
+    elif isinstance(net, Speedrun):
+        found = net.whiten.weight
+    else:
+        return None
+    strongest = found.flatten(1).norm(dim=1).argsort(descending=True)
+    return _last(found[strongest])
+
+
+def _neighbours(net: nn.Module, data: LadderData, scores: Float32Array) -> reporting.Neighbours | None:
+    """Return test images, right and wrong ones, with the training images that voted for them."""
+    if not isinstance(net, Knn):
+        return None
+    truth, said = data.test.labels, scores.argmax(axis=1)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(truth))
+    right, wrong = order[(said == truth)[order]], order[(said != truth)[order]]
+    shown = np.concatenate((right[:SHOWN_RIGHT], wrong[:SHOWN_WRONG]))
+    queries = torch.from_numpy(data.test.images[shown]).permute(0, 3, 1, 2).flatten(1)
+    count = min(NEIGHBOURS, len(net.examples))
+    distances, indices = (np.asarray(each) for each in nearest(queries, net.examples, count, net.metric))
+    return reporting.Neighbours(
+        queries=data.test.images[shown],
+        labels=truth[shown],
+        predicted=said[shown],
+        images=data.train.images[indices],
+        neighbour_labels=data.train.labels[indices],
+        distances=distances,
+        metric=net.metric,
+    )
+
+
+def _mistakes(data: LadderData, scores: Float32Array) -> reporting.Mistakes:
+    """Return what the model is surest about and wrong."""
+    truth, said, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
+    wrong = np.flatnonzero(said != truth)
+    surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
+    captions = [f"{names[said[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
+    pictures: list[UInt8Array] = list(data.test.images[surest])
+    return reporting.Mistakes(pictures, captions)
+
+
+def _comparison(model: str, runs: Sequence[reporting.Run]) -> reporting.Comparison | None:
+    """Return the variants of a rung side by side; None with fewer than two."""
+    title, variants = VARIANTS[model]
+    first = {run.model: run for run in reversed(runs)}
+    rows = [(words, first[name].accuracy, first[name].note) for name, words in variants.items() if name in first]
+    return reporting.Comparison(title, rows, model) if len(rows) > 1 else None
+
+
+def markdown(out: str) -> str:
+    """Return a written reporting.md with its first pictures inside it, as many as INLINE bytes hold."""
+    folder, left = storage.absolute(out), INLINE
+    text = storage.read_bytes(storage.join(folder, "report.md")).decode()
+
+    def inside(picture: re.Match[str]) -> str:
+        nonlocal left
+        png = base64.b64encode(storage.read_bytes(storage.join(folder, picture[2]))).decode()
+        left -= len(png)
+        return f"{picture[1]}(data:image/png;base64,{png})" if left >= 0 else ""
+
+    return re.sub(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", inside, text, flags=re.MULTILINE)

@@ -1,0 +1,146 @@
+"""What each stage of tagging could do alone on this machine, and what a whole run makes of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from tagger import checkpoint, hardware, images, schema, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data import manifest
+from tagger.errors import ImageError, SourceError
+from tagger.images import UInt8Array
+from tagger.inference import engines
+from tagger.inference.ceilings import Ceilings
+from tagger.inference.pipeline import readers_for
+from tagger.tagging import run
+from tagger.tagging.config import TagConfig
+
+PICTURES = 64
+"""Pictures made when no source is named; repeated links stand for more."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Images/s of every stage alone, and of a whole run."""
+
+    model: str
+    engine: str
+    files: int
+    copy: float
+    """Putting pictures side by side in a batch."""
+    ceilings: Ceilings
+    achieved: float
+    """A whole run after start-up, rows written; of a run too short to tell, start-up included."""
+    start_up: float
+    """Seconds from the start of the run to its first rows."""
+
+    def rows(self) -> list[list[str]]:
+        """Return the table: stage, images/s, what it means."""
+        bound, by = self.ceilings.bound() or (0.0, "")
+        stages = {
+            "storage": (self.ceilings.storage, "every file read, nothing else"),
+            "decode": (self.ceilings.decode, f"bytes to pixels on {hardware.cores()} cores"),
+            "copy": (self.copy, "pixels to batches"),
+            "model": (self.ceilings.model, self.engine),
+            "bound": (bound, f"set by {by}" + ", which share the cores" * (by == "decode and model")),
+            "achieved": (self.achieved, f"{self.achieved / bound:.0%} of the bound" if bound else ""),
+        }
+        return [[name, f"{rate or 0:,.0f}", what] for name, (rate, what) in stages.items()]
+
+    def text(self) -> str:
+        """Say what it was measured on."""
+        return (
+            f"{self.model}, {self.files:,} files, {hardware.cores()} cores of {hardware.processor()}; "
+            f"first rows after {self.start_up:.1f} s; at most {hardware.peak_memory() / 1e9:.2f} GB of memory"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        bound, by = self.ceilings.bound() or (None, None)
+        return {**asdict(self), "bound": bound, "bound_by": by, "processor": hardware.processor()}
+
+
+def measure(model: str, source: str | None, config: TagConfig, limit: int = 1000) -> Throughput:
+    """Run every stage alone, then all of them together on the same files. Raises SourceError when nothing decodes."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = source or _make_pictures(Path(folder) / "pictures", limit)
+        table = manifest.read_source(source).table.slice(0, limit)
+        uris = table["uri"].to_pylist()
+        info = checkpoint.describe(model)
+        engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
+        storage_rate, contents = _timed(_read, uris, readers_for(uris[:1]))
+        contents = [content for content in contents if content]
+        decode_rate, decoded = _timed(lambda content: _decode(content, info), contents, hardware.cores())
+        pixels = [picture for picture in decoded if picture is not None]
+        if not pixels:
+            raise SourceError(f"{source}: none of {len(uris):,} files decodes; name a folder of photographs")
+        size = engine.batch_size
+        copy_rate, batches = _timed(np.stack, [pixels[i : i + size] for i in range(0, len(pixels), size)], 1)
+        engine(batches[0])
+        model_rate, _ = _timed(engine, batches, engine.concurrency)
+        per_batch = len(pixels) / len(batches)
+        ceilings = Ceilings(storage_rate, decode_rate, model_rate * per_batch, engine.shares_cores)
+        achieved, start_up = _run(table, model, Path(folder), config)
+        return Throughput(info.name, engine.name, len(uris), copy_rate * per_batch, ceilings, achieved, start_up)
+
+
+def _run(table: pa.Table, model: str, folder: Path, config: TagConfig) -> tuple[float, float]:
+    """Tag the files as `tagger tag` would; return images/s after start-up, and the seconds before."""
+    listed = folder / "manifest.parquet"
+    storage.write_atomic(storage.local_uri(str(listed)), schema.serialise(table, "manifest"))
+    first: list[float] = []
+    started = time.perf_counter()
+    summary = run.tag(
+        str(listed),
+        model,
+        str(folder / "results"),
+        replace(config, shard_size=max(1, len(table) // 4)),
+        on_progress=lambda progress: first.append(time.perf_counter() - started),
+    )
+    return summary.steady_images_per_second or summary.images_per_second, first[0]
+
+
+def _timed(work: Callable[[Any], Any], items: Sequence[Any], threads: int) -> tuple[float, list[Any]]:
+    """Return items/s of work done in so many threads, and what came out."""
+    with ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        done = list(pool.map(work, items))
+        return len(items) / (time.perf_counter() - started), done
+
+
+def _read(uri: str) -> bytes | None:
+    try:
+        return storage.read_bytes(uri)
+    except SourceError:
+        return None
+
+
+def _decode(content: bytes, info: ModelInfo) -> UInt8Array | None:
+    try:
+        return images.prepare_for(content, info.preprocessing)
+    except ImageError:
+        return None
+
+
+def _make_pictures(folder: Path, count: int) -> str:
+    """Write JPEGs of a photograph's size and detail; a few pictures, linked many times."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / f"{index:06d}.jpg"
+        if index < PICTURES:
+            coarse = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
+            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+        else:
+            path.hardlink_to(folder / f"{index % PICTURES:06d}.jpg")
+    return str(folder)

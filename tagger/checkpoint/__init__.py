@@ -1,0 +1,19 @@
+"""Checkpoint folders: describe, load, save, and the model card."""
+
+from tagger.checkpoint.load import (
+    BUNDLE,
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    build,
+    build_resized,
+    describe,
+    list_checkpoints,
+    record_agreement,
+    save,
+)
+
+__all__ = [
+    "BUNDLE", "CARD", "CONFIG", "WEIGHTS", "build", "build_resized", "describe", "list_checkpoints",
+    "record_agreement", "save",
+]  # fmt: skip

@@ -1,0 +1,306 @@
+"""A checkpoint is a folder: weights without pickle, timm's config.json, our tagger.json, a model card."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tagger import storage
+from tagger.checkpoint.info import ModelInfo, fingerprint
+from tagger.errors import ModelError, SourceError, SourceNotFound, WriteError
+from tagger.images import DECODE_VERSION
+from tagger.images.transforms import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WEIGHTS, CONFIG, BUNDLE, CARD = "model.safetensors", "config.json", "tagger.json", "README.md"
+
+
+def describe(model: str) -> ModelInfo:
+    """Find a model: a checkpoint folder or URL, `local-dir:<folder>` in timm's layout, or `timm/<name>` from the hub.
+
+    Raises ModelError when something is missing or does not fit, naming both sides.
+    """
+    if model.startswith("timm/"):
+        return _describe_published(model.removeprefix("timm/"))
+    if model.startswith("local-dir:"):
+        folder = storage.absolute(model.removeprefix("local-dir:"))
+        if not storage.exists(folder):
+            raise ModelError(f"{model}: no such folder; local-dir: takes one with config.json and model.safetensors")
+        return _describe_folder(folder, {})
+    folder = storage.absolute(model)
+    if not storage.exists(folder):
+        raise ModelError(
+            f"{model}: no such checkpoint; --model takes a checkpoint folder (see `tagger models`), "
+            "timm/NAME or local-dir:FOLDER"
+        )
+    if not storage.exists(storage.join(folder, BUNDLE)):
+        raise ModelError(
+            f"{model}: has no {BUNDLE}, so it is not a tagger checkpoint; for a timm folder say local-dir:{model}"
+        )
+    return _describe_folder(folder, _read_json(storage.join(folder, BUNDLE)))
+
+
+def build(info: ModelInfo) -> nn.Module:
+    """Create the network with its weights, in eval mode on the CPU; raises ModelError when they do not fit."""
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    from tagger import models
+
+    try:
+        state = safetensors.torch.load(storage.read_bytes(info.weights))
+    except SafetensorError as error:
+        raise ModelError(f"{info.weights}: damaged weights ({error}); fetch or train the checkpoint again") from error
+    if info.published:
+        return models.backbone.create_pretrained(info.published, state).eval()
+    net = models.build(info.architecture, len(info.label_names), info.model_args)
+    own = net.state_dict()
+    shapes = {name: (_shape(state.get(name)), _shape(own.get(name))) for name in sorted(own.keys() | state.keys())}
+    if misfits := [
+        f"{name} {file} in the file, {net} in the network" for name, (file, net) in shapes.items() if file != net
+    ]:
+        shown = "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if len(misfits) > 3 else "")
+        raise ModelError(
+            f"{info.weights}: does not fit {info.architecture} with {len(info.label_names)} classes: {shown}"
+        )
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def build_resized(backbone: ModelInfo) -> nn.Module:
+    """Return the backbone's network for images of the size in its preprocessing: transformers resample positions."""
+    net = build(backbone)
+    if hasattr(net, "set_input_size"):
+        cast(Any, net).set_input_size(img_size=backbone.preprocessing.size)
+    return net
+
+
+def save(
+    folder: str,
+    net: nn.Module,
+    config: dict[str, Any],
+    bundle: dict[str, Any],
+    card: str,
+    others: Mapping[str, bytes] | None = None,
+) -> ModelInfo:
+    """Write a checkpoint folder, `others` by name in it; tagger.json goes last, so a folder that has it is whole."""
+    import safetensors.torch
+
+    out = storage.absolute(folder)
+    weights = safetensors.torch.save({name: value.contiguous() for name, value in net.state_dict().items()})
+    described = {CONFIG: _to_json(config), CARD: card.encode(), BUNDLE: _to_json(bundle)}
+    files = {WEIGHTS: weights, **(others or {}), **described}
+    for name, content in files.items():
+        storage.write_atomic(storage.join(out, name), content)
+    return describe(folder)
+
+
+def list_checkpoints(folder: str = "checkpoints") -> list[ModelInfo]:
+    """Describe every checkpoint directly inside a folder."""
+    root = storage.absolute(folder)
+    names = storage.names_in(root)
+    if names is None:
+        raise SourceNotFound(f"{folder}: no such folder; checkpoints are made by `tagger train`")
+    bundles = [storage.join(root, name) for name in names if not name.startswith(".")]
+    return [describe(path) for path in bundles if storage.exists(storage.join(path, BUNDLE))]
+
+
+def _describe_folder(folder: str, bundle: dict[str, Any]) -> ModelInfo:
+    weights = storage.join(folder, WEIGHTS)
+    if not storage.exists(weights):
+        raise ModelError(f"{folder}: has no {WEIGHTS}; weights are loaded from safetensors only, never from a pickle")
+    config = _read_json(storage.join(folder, CONFIG))
+    timm_config = config.get("pretrained_cfg") or {}
+    if "architecture" not in config:
+        raise ModelError(f"{folder}/{CONFIG}: names no architecture; expected timm's config.json")
+    num_classes = config.get("num_classes", timm_config.get("num_classes", 1000))
+    names = bundle.get("label_names") or config.get("label_names") or timm_config.get("label_names")
+    return _info(
+        name=folder.rstrip("/").rpartition("/")[2],
+        weights=weights,
+        architecture=config["architecture"],
+        model_args=config.get("model_args") or {},
+        label_names=_checked_names(names, num_classes, folder),
+        preprocessing=_preprocessing(timm_config),
+        bundle=bundle,
+    )
+
+
+def _describe_published(name: str) -> ModelInfo:
+    from tagger.models import backbone
+
+    config = backbone.published_config(name)
+    num_classes = config["num_classes"]
+    return _info(
+        name=f"timm/{name}",
+        weights=_fetch(config["hf_hub_id"]),
+        architecture=config["architecture"],
+        model_args={},
+        label_names=_checked_names(config.get("label_names"), num_classes, f"timm/{name}"),
+        preprocessing=_preprocessing(config),
+        bundle={},
+        published=name,
+    )
+
+
+def _fetch(hub_id: str) -> str:
+    """Return the local path of a hub repository's safetensors file, downloaded once into the hub's own cache."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every try; our error is one line
+    with contextlib.suppress(LocalEntryNotFoundError):  # a copy here needs no network, and no waiting for it
+        return storage.local_uri(hf_hub_download(hub_id, WEIGHTS, local_files_only=True))
+    try:
+        with contextlib.suppress(HfHubHTTPError):  # an answer, even a bad one: the download deals with it
+            get_hf_file_metadata(hf_hub_url(hub_id, WEIGHTS))
+    except Exception as error:  # of whichever HTTP client the hub uses; the download would ask for half a minute
+        raise ModelError(
+            f"{hub_id}: the weights are not in the cache ({constants.HF_HUB_CACHE}) and the hub cannot be reached; "
+            "go online once, or use local-dir:FOLDER"
+        ) from error
+    try:
+        return storage.local_uri(hf_hub_download(hub_id, WEIGHTS))
+    except EntryNotFoundError as error:
+        raise ModelError(f"{hub_id}: publishes no {WEIGHTS}; weights are never loaded from a pickle") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(f"{hub_id}: the hub does not give its weights ({storage.redact(str(error))[:200]})") from error
+
+
+def _info(
+    name: str,
+    weights: str,
+    architecture: str,
+    model_args: dict[str, Any],
+    label_names: tuple[str, ...],
+    preprocessing: Preprocessing,
+    bundle: dict[str, Any],
+    published: str | None = None,
+) -> ModelInfo:
+    task = bundle.get("task", "multiclass")
+    if task not in ("multiclass", "multilabel"):
+        raise ModelError(f"{name}: task {task!r} in {BUNDLE}; expected multiclass or multilabel")
+    temperature = float(bundle.get("calibration", {}).get("temperature", 1.0))
+    decisive = {
+        "weights": hashlib.sha256(storage.read_bytes(weights)).hexdigest(),
+        "architecture": architecture,
+        "model_args": model_args,
+        "label_names": label_names,
+        "task": task,
+        "preprocessing": asdict(preprocessing),
+        "temperature": temperature,
+        "decode": DECODE_VERSION,
+    }
+    thresholds = _by_name(bundle.get("thresholds"), label_names, name)
+    model_id = fingerprint(decisive)
+    return ModelInfo(
+        name, model_id, architecture, model_args, weights, label_names, task, preprocessing,
+        thresholds, temperature, bundle.get("metrics", {}), _agreement(model_id, bundle), published,
+    )  # fmt: skip
+
+
+def record_agreement(model: str, info: ModelInfo, processor: str, records: dict[str, Any]) -> str:
+    """Keep how far engines agree on one processor: in the checkpoint's tagger.json, else in the cache; return where.
+
+    The weights of timm/NAME and local-dir:FOLDER are somebody else's folder, which we do not write to.
+    """
+    agreement = info.agreement | {processor: info.agreement.get(processor, {}) | records}
+    bundle = storage.join(storage.absolute(model), BUNDLE)
+    if not model.startswith(("timm/", "local-dir:")):
+        storage.write_atomic(bundle, _to_json(_read_json(bundle) | {"agreement": agreement}))
+        return bundle
+    kept = storage.local_uri(str(_agreement_file(info.model_id)))
+    storage.write_atomic(kept, _to_json(agreement))
+    return kept
+
+
+def _agreement(model_id: str, bundle: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    try:
+        return dict(json.loads(_agreement_file(model_id).read_text()))
+    except (OSError, ValueError):
+        return dict(bundle.get("agreement", {}))
+
+
+def _agreement_file(model_id: str) -> Path:
+    return storage.cache_folder() / "agreement" / f"{model_id}.json"
+
+
+def _by_name(thresholds: dict[str, float] | None, names: tuple[str, ...], model: str) -> tuple[float, ...] | None:
+    if thresholds is None:
+        return None
+    if missing := [name for name in names if name not in thresholds]:
+        raise ModelError(f"{model}: {BUNDLE} has no threshold for {missing[:5]}")
+    return tuple(float(thresholds[name]) for name in names)
+
+
+def _checked_names(names: list[str] | None, num_classes: int, model: str) -> tuple[str, ...]:
+    if names is None:
+        known = _imagenet_names(num_classes)
+        if not known:
+            raise ModelError(
+                f"{model}: {num_classes} classes without names; add label_names, one per class, to {CONFIG}"
+            )
+        return known
+    if len(names) != num_classes:
+        raise ModelError(f"{model}: {len(names)} label names for {num_classes} classes; they must be as many")
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ModelError(f"{model}: label names must be unique, but {repeated[:5]} occur more than once")
+    return tuple(names)
+
+
+def _imagenet_names(num_classes: int) -> tuple[str, ...]:
+    """Return timm's ImageNet names, () when it has none; kept in the cache, since importing timm takes seconds."""
+    kept = storage.cache_folder() / f"imagenet-names-{num_classes}-timm-{metadata.version('timm')}.json"
+    try:
+        return tuple(json.loads(kept.read_text()))
+    except (OSError, ValueError):
+        from tagger.models import backbone
+
+        names = backbone.imagenet_label_names(num_classes) or ()
+    with contextlib.suppress(WriteError):  # a cache that cannot be written only costs time
+        storage.write_atomic(storage.local_uri(str(kept)), json.dumps(names).encode())
+    return names
+
+
+def _preprocessing(config: dict[str, Any]) -> Preprocessing:
+    """Read timm's pretrained_cfg with timm's own defaults (timm.data.resolve_data_config)."""
+    default = Preprocessing()
+    size = config.get("input_size") or (3, *default.size)
+    return Preprocessing(
+        size=(int(size[1]), int(size[2])),
+        interpolation=config.get("interpolation") or default.interpolation,
+        crop_pct=config.get("crop_pct") or default.crop_pct,
+        crop_mode=config.get("crop_mode") or default.crop_mode,
+        mean=tuple(config.get("mean") or default.mean),
+        std=tuple(config.get("std") or default.std),
+    )
+
+
+def _read_json(uri: str) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.read_bytes(uri))
+    except SourceError as error:
+        raise ModelError(str(error)) from error
+    except ValueError as error:
+        raise ModelError(f"{uri}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{uri}: expected a JSON object")
+    return content
+
+
+def _to_json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _shape(tensor: Any) -> str:
+    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"

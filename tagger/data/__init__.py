@@ -1,0 +1,1 @@
+"""Sources, manifests, labels, splits: everything between files and a dataset."""

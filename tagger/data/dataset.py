@@ -1,0 +1,127 @@
+"""Labelled images, ready to be learnt from: which, with what truth, in which split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tagger.checkpoint.info import fingerprint
+from tagger.data import ingest, splits
+from tagger.data.labels.joining import TWINS, twins
+from tagger.errors import SourceError, UsageError
+
+DATASET = "dataset.parquet"
+"""File of a checkpoint folder with the images it was trained on: `tagger evaluate` finds the same test split again."""
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled images; every array has a row per image."""
+
+    table: pa.Table
+    """The manifest's rows."""
+    label_names: tuple[str, ...]
+    truth: npt.NDArray[np.float32]
+    """(N, K): 1 where the image has the label; a row of zeros is a known negative."""
+    notes: tuple[str, ...] = ()
+    """What was left out, and other things to know."""
+    image_ids: tuple[str, ...] = ()
+    """SHA-256 of every file, once they have been read."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def uris(self) -> list[str]:
+        """Return where the images are."""
+        return [str(uri) for uri in self.table["uri"].to_pylist()]
+
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """Return each image's labels."""
+        return [tuple(row) for row in self.table["labels"].to_pylist()]
+
+    def split(self, name: str) -> BoolArray:
+        """Return which images are in a split."""
+        return np.array([split == name for split in self.table["split"].to_pylist()], dtype=bool)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return split -> label -> images."""
+        where = {name: self.split(name) for name in splits.NAMES}
+        return {
+            name: {label: int(self.truth[rows, index].sum()) for index, label in enumerate(self.label_names)}
+            for name, rows in where.items()
+        }
+
+    def keep(self, rows: BoolArray, why: str) -> Examples:
+        """Leave images out, and say why."""
+        gone = len(self) - int(rows.sum())
+        if not gone:
+            return self
+        shown = [uri for uri, kept in zip(self.uris, rows, strict=True) if not kept][:3]
+        note = f"left out: {gone:,} of {len(self):,} images, {why} (such as {', '.join(shown)})"
+        ids = tuple(each for each, kept in zip(self.image_ids, rows, strict=False) if kept)
+        table = self.table.filter(pa.array(rows))
+        return replace(self, table=table, truth=self.truth[rows], notes=(*self.notes, note), image_ids=ids)
+
+    def with_splits(self, assigned: list[str | None]) -> Examples:
+        """Return the same images in these splits."""
+        place = self.table.column_names.index("split")
+        return replace(self, table=self.table.set_column(place, "split", pa.array(assigned, pa.string())))
+
+    def data_fingerprint(self) -> str:
+        """Return a hash of which images have which labels in which split."""
+        return fingerprint(self.table.select(["uri", "bytes", "etag", "labels", "split"]).to_pylist())
+
+
+def read_examples(dataset: str, multilabel: bool) -> Examples:
+    """Read a manifest with labels, or a folder whose labels are found as `tagger ingest` finds them.
+
+    Raises SourceError when there is nothing to learn from, UsageError when labels and task do not fit.
+    """
+    found = ingest.read_labelled(dataset)
+    labels = found.table["labels"]
+    labelled = found.table.filter(pc.is_valid(labels))
+    if not len(labelled):
+        raise SourceError(
+            f"{dataset}: none of {len(found):,} images has a label; put them into two class folders or more, or "
+            f"give labels with `tagger ingest {dataset} --labels FILE --out dataset.parquet` and train on that"
+        )
+    counts = Counter(label for row in labelled["labels"].to_pylist() for label in row)
+    if len(counts) < 2 and not (multilabel and counts):
+        hint = "; --multilabel learns it against the images without it" if counts and _some_without(labels) else ""
+        raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart{hint}")
+    if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
+        raise UsageError(f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel")
+    names = tuple(sorted(counts))
+    alike = twins(names) if found.labels is None else []  # else they are among the notes
+    notes = [*found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
+    if unlabelled := len(found) - len(labelled):
+        notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
+    return Examples(labelled, names, truth_of(labelled, names), tuple(notes))
+
+
+def _some_without(labels: pa.ChunkedArray) -> bool:
+    """Tell whether some images are known to have no label."""
+    return bool(pc.any(pc.equal(pc.list_value_length(labels), 0)).as_py())
+
+
+def _only(counts: Counter[str]) -> str:
+    return f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
+
+
+def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Return (N, K): 1 where a row's labels have the name. Every label must be among the names."""
+    index = {name: place for place, name in enumerate(names)}
+    truth = np.zeros((len(table), len(names)), dtype=np.float32)
+    for row, labels in enumerate(table["labels"].to_pylist()):
+        truth[row, [index[label] for label in labels]] = 1
+    return truth

@@ -1,0 +1,153 @@
+"""Labels as people have them: one reader per format, one place that matches them to files.
+
+A new format is one file with a `FORMAT` and a line in `FORMATS`; the first that takes a file's content wins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+from tagger import storage
+from tagger.data.labels import (
+    automl,
+    azure,
+    class_folders,
+    cntk_map,
+    coco,
+    cvat_imagenet,
+    cvat_xml,
+    delimited,
+    fiftyone,
+    finding,
+    huggingface,
+    label_studio,
+    label_studio_rows,
+    one_hot,
+    parquet_list,
+    single_label,
+    text,
+)
+from tagger.data.labels.finding import LabelSource
+from tagger.data.labels.joining import Labels, join
+from tagger.data.labels.record import Format, Notes, Options, Record, named
+from tagger.errors import TableError, UsageError
+
+FORMATS: dict[str, Format] = {
+    room.FORMAT.name: room.FORMAT
+    for room in (
+        azure,
+        coco,
+        fiftyone,
+        label_studio,
+        label_studio_rows,
+        cvat_xml,
+        automl,
+        cntk_map,
+        one_hot,
+        huggingface,
+        parquet_list,
+        delimited,
+        single_label,
+        cvat_imagenet,
+        class_folders,
+    )
+}
+"""In the order in which they are asked."""
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "LabelSource",
+    "Labels",
+    "Notes",
+    "Options",
+    "Record",
+    "find",
+    "join",
+    "read",
+    "read_options",
+]
+
+
+def find(
+    labels: str | None, label_format: str, root: str | None, listing: Sequence[str], notes: Notes
+) -> LabelSource | str:
+    """Return the label files that were named, or those of the source's root; when there are none say why.
+
+    Raises UsageError for an unknown format, TableError when no format takes the content.
+    """
+    if label_format not in ("auto", "none", *FORMATS):
+        raise UsageError(f"--label-format {label_format}: expected auto, none or one of {', '.join(FORMATS)}")
+    wanted, formats = FORMATS.get(label_format), tuple(FORMATS.values())
+    if label_format == "none":
+        if labels:
+            raise UsageError(f"--labels {labels} and --label-format none: leave one of them out")
+        return "switched off"
+    if labels or wanted:
+        place = labels or root
+        if place is None:
+            raise UsageError(f"--label-format {label_format}: say --labels FILE, the source is no folder to look in")
+        return finding.named_source(place, wanted, formats, listing, notes)
+    if root is None:
+        return "the source is no folder to look in; say --labels FILE"
+    return finding.root_source(root, formats, listing, notes)
+
+
+def read(source: LabelSource, options: Options, notes: Notes, root: str | None = None) -> Iterator[tuple[str, Record]]:
+    """Yield (folder of the label file, record); a folder in the root called after a split says so of its rows."""
+    for file in source.files:
+        split = finding.split_of_folder(file, root)
+        found = 0
+        for record in _with_names(source.format.read(file, options, notes), options.names, notes):
+            found += 1
+            yield file.folder, record if record.split else record._replace(split=split)
+        if not found:
+            notes.add("label files without a row", storage.redact(file.uri))
+
+
+def read_options(delimiter: str | None, names: str | None) -> Options:
+    """Read the file of class names: one a line, a JSON list, or a saved list of Azure's GetTags.
+
+    Raises UsageError when it holds none.
+    """
+    if names is None:
+        return Options(delimiter)
+    uri = storage.absolute(names)
+    with text.open_text(uri, text.encoding_of(uri)) as file:
+        first = file.read(1 << 16).strip("\ufeff \t\r\n")
+    if first.startswith("[") and (tags := azure.read_tags(uri)):
+        return Options(delimiter, tags=tags)
+    with text.open_text(uri, text.encoding_of(uri)) as file:
+        found = _json_names(file.read(), names) if first.startswith("[") else tuple(file.read().splitlines())
+    kept = tuple(name.strip() for name in found)
+    while kept and not kept[-1]:
+        kept = kept[:-1]
+    return Options(delimiter, kept) if kept else _no_names(names)
+
+
+def _json_names(content: str, shown: str) -> tuple[str, ...]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{shown}: not a JSON list of class names ({error})") from error
+    if not all(isinstance(name, str | int) for name in found):
+        raise TableError(f"{shown}: a JSON list, but not of class names: {str(found[:1])[:80]}")
+    return tuple(str(name) for name in found)
+
+
+def _no_names(shown: str) -> Options:
+    raise UsageError(f"--label-names {shown}: no class names in it; expected one a line, or a JSON list")
+
+
+def _with_names(records: Iterable[Record], names: tuple[str, ...], notes: Notes) -> Iterator[Record]:
+    """Turn ids into names where names were given; labels that are neither are unknown classes."""
+    if not names:
+        yield from records
+        return
+    known = set(names)
+    for record in records:
+        if record.labels and not known.issuperset(record.labels):
+            labels = (label if label in known else named(label, names, notes) for label in record.labels)
+            record = record._replace(labels=tuple(label for label in labels if label is not None) or None)
+        yield record

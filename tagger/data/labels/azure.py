@@ -1,0 +1,88 @@
+"""Azure Custom Vision: saved pages of GetTaggedImages. A negative tag means that an image has no tags.
+
+The pages hold no file names: images are found by `id`. A saved GetTags list, given as label names or lying beside the
+pages, names tags whose `tagName` is null and says which tag is the negative one, whatever it is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from itertools import islice, takewhile
+from typing import Any
+
+from tagger import storage
+from tagger.data.labels import json_stream, text
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, listed
+from tagger.errors import TableError, UsageError
+
+_LINKS = {"originalImageUri", "resizedImageUri", "thumbnailUri"}
+_NEGATIVE = ("negative", "_negative_")
+
+
+def matches(file: LabelFile) -> bool:
+    """Tell by images with an id, tags and links, or by a page of them."""
+    first = next(_flat(element for key, element in file.events if not key), None)
+    return isinstance(first, dict) and {"id", "tags"} <= first.keys() and bool(_LINKS & first.keys())
+
+
+def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per image; raises UsageError when a tag has no name and there is no list of tags."""
+    tags = options.tags or _tags_beside(file)
+    with text.open_text(file.uri, file.encoding) as opened:
+        for image in _flat(element for key, element in json_stream.events(opened, file.uri) if not key):
+            if not isinstance(image, dict) or not image.get("id"):
+                notes.add("entries without an id", str(image)[:80])
+                continue
+            named = [_name(tag, tags, file.uri) for tag in listed(image.get("tags")) if isinstance(tag, dict)]
+            labels = tuple(dict.fromkeys(name for name in named if name is not None))
+            if len(labels) < len(named) and labels:
+                notes.add("images with a negative tag and others, which were taken", str(image["id"]))
+            yield Record(str(image["id"]), labels if named else None)
+
+
+def tag_list(elements: Iterator[Any]) -> dict[str, str | None]:
+    """Return id -> name of a saved GetTags list, None for the negative tag; empty when it is none."""
+    found = {}
+    for tag in elements:
+        if not (isinstance(tag, dict) and {"id", "name"} <= tag.keys() and {"type", "imageCount"} & tag.keys()):
+            return {}
+        found[str(tag["id"])] = None if str(tag.get("type", "")).lower() == "negative" else str(tag["name"])
+    return found
+
+
+def _name(tag: Mapping[str, Any], tags: Mapping[str, str | None], uri: str) -> str | None:
+    """Return the name of a tag; None when it is the negative one."""
+    tag_id, name = str(tag.get("tagId")), tag.get("tagName")
+    if tag_id in tags:
+        return tags[tag_id]
+    if not name:
+        raise UsageError(f"{uri}: tag {tag_id} has no name; save the answer of GetTags and say --label-names FILE")
+    return None if str(name).lower() in _NEGATIVE else str(name)
+
+
+def _flat(elements: Iterator[Any]) -> Iterator[Any]:
+    """Yield images whether pages were saved one by one or as a list of pages."""
+    for element in elements:
+        yield from element if isinstance(element, list) else [element]
+
+
+def _tags_beside(file: LabelFile) -> dict[str, str | None]:
+    names = [name for name in storage.names_in(file.folder) or [] if name.endswith(".json")]
+    for uri in (storage.join(file.folder, name) for name in islice(names, 20)):
+        if uri == file.uri:
+            continue
+        with contextlib.suppress(TableError):  # a neighbour that is no JSON is not ours to complain about
+            if tags := read_tags(uri):
+                return tags
+    return {}
+
+
+def read_tags(uri: str) -> dict[str, str | None]:
+    """Return the tags of a saved GetTags list; empty when the JSON holds something else."""
+    with text.open_text(uri, text.encoding_of(uri)) as opened:
+        listed_first = takewhile(lambda event: not event[0], json_stream.events(opened, uri))
+        return tag_list(element for _, element in listed_first)
+
+
+FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read)

@@ -1,0 +1,64 @@
+"""Class folders: `root/<class>/a.jpg`, or `root/<split>/<class>/a.jpg` with train, val, valid, validation or test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tagger import storage
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, split_of
+from tagger.errors import TableError
+
+
+def matches(file: LabelFile) -> bool:
+    """Tell by every image lying in a class folder, and two classes at least."""
+    return file.kind == "folder" and not why_not(file)
+
+
+def why_not(file: LabelFile) -> str:
+    """Say what keeps a listing from being class folders; empty when it is."""
+    if not file.listing:
+        return "no images"
+    one_of_each = {uri.rpartition("/")[0]: uri for uri in file.listing}
+    folders = [(uri, _folders(uri, file.uri)) for uri in one_of_each.values()]
+    depth = len(folders[0][1])
+    if odd := next((uri for uri, path in folders if len(path) != depth), None):
+        return f"images lie at several depths, as {folders[0][0]} and {odd}"
+    if depth not in (1, 2):
+        return f"images lie {'right in the source' if depth == 0 else 'too deep'}, as {folders[0][0]}"
+    splits = [split_of(path[0]) is not None for _, path in folders]
+    if depth == 2 and not all(splits):  # a/x and b/x may be two classes or one: a guess
+        return f"{'/'.join(folders[splits.index(False)][1])} has no split's name above it"
+    if depth == 1 and any(splits):
+        return f"{folders[splits.index(True)][1][0]} is a split's name, not a class"
+    if len({path[-1] for _, path in folders}) < 2:
+        return "there is only one class folder"
+    return ""
+
+
+def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per image; without a split's name above it, a folder in a folder is the class `a/x`.
+
+    Raises TableError when the label file is not a folder.
+    """
+    if file.kind != "folder":
+        raise TableError(f"{file.uri}: class folders are a folder, not a file")
+    for uri in file.listing:
+        path = _folders(uri, file.uri)
+        split = split_of(path[0]) if len(path) > 1 else None
+        labels = "/".join(path[1:] if split else path)
+        yield Record(uri, (labels,) if labels else None, split)
+
+
+def _folders(uri: str, root: str) -> list[str]:
+    """Return the names of the folders between the root and a file, as they are on disk."""
+    inside = uri.removeprefix(root.rstrip("/") + "/").rpartition("/")[0]
+    return [_spelling(name, storage.is_remote(uri)) for name in inside.split("/") if name]
+
+
+def _spelling(name: str, remote: bool) -> str:
+    """Return a folder's name without our escapes, unless its bytes are not UTF-8: then they keep names apart."""
+    on_disk = name if remote else storage.local_path(name)
+    return name if any("\udc80" <= sign <= "\udcff" for sign in on_disk) else on_disk
+
+
+FORMAT = Format("class-folders", "ROOT/CLASS/IMAGE or ROOT/SPLIT/CLASS/IMAGE", matches, read)

@@ -1,0 +1,55 @@
+r"""CNTK map file: `path<tab>id` or `sequence<tab>path<tab>id`; a path may be a member of a zip, `x.zip@/inner/a.jpg`.
+
+A leading `...` is the map file's own folder. CNTK splits `x.zip@\inner\a.jpg` at the first `@`, skips one character and
+turns `\` into `/`; so do we. Names come from a names file, one class a line.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+from tagger import storage
+from tagger.data.labels import text
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, named
+from tagger.errors import UsageError
+
+
+def matches(file: LabelFile) -> bool:
+    """Tell by lines of two or three tabbed fields, the last a number, the first of them no header."""
+    rows = [line.split("\t") for line in file.lines]
+    return bool(rows) and all(len(row) in (2, 3) and row[-1].strip().isdecimal() for row in rows)
+
+
+def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per line; raises UsageError without the names of the classes."""
+    if not options.names:
+        raise UsageError(f"{file.uri}: a CNTK map file holds class ids only; say --label-names FILE, one name a line")
+    with text.open_text(file.uri, file.encoding) as lines:
+        for line in lines:
+            fields = [field.strip() for field in line.strip("\r\n").split("\t")]
+            if len(fields) not in (2, 3) or not fields[-1].isdecimal():
+                if line.strip():
+                    notes.add("lines that are not path, tab, class id", line.strip()[:80])
+                continue
+            name = named(fields[-1], options.names, notes)
+            if (path := _path(fields[-2], file.folder, notes)) is not None:
+                yield Record(path, None if name is None else (name,))
+
+
+def _path(written: str, folder: str, notes: Notes) -> str | None:
+    """Return a file, or a zip member as `zip://inner::/abs/x.zip`; None when the member would leave its archive."""
+    if written.startswith("..."):
+        written = folder + "/" + written[3:].replace("\\", "/").lstrip("/")
+    container, at, member = written.partition("@")
+    if not (at and container.lower().endswith(".zip")):
+        return written
+    inner = posixpath.normpath(member[1:].replace("\\", "/"))
+    if inner.startswith(("/", "..")) or inner == ".":
+        notes.add("zip members outside their archive", written)
+        return None
+    archive = container.replace("\\", "/")
+    return f"zip://{inner}::{archive if storage.is_remote(archive) else storage.absolute(archive)}"
+
+
+FORMAT = Format("cntk-map", "path, tab, class id (with --label-names)", matches, read)

@@ -1,0 +1,53 @@
+"""CVAT's ImageNet text: `<subset>.txt` with `1.jpg 0` or `"a b".jpg 0 3` beside `synsets.txt`, a class name a line.
+
+Its other shape, a folder per label, is class folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from tagger import storage
+from tagger.data.labels import text
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, named, split_of
+
+SYNSETS = "synsets.txt"
+_LINE = re.compile(r'(?:"(?P<quoted>[^"]+)"(?P<rest>\S*)|(?P<plain>\S+))(?P<ids>(?:\s+\d+)*)\s*')
+
+
+def matches(file: LabelFile) -> bool:
+    """Tell by lines of a name and numbers, beside a synsets.txt; that file itself stands for all its neighbours."""
+    if file.kind != "text" or not storage.exists(storage.join(file.folder, SYNSETS)):
+        return False
+    if file.uri.endswith(f"/{SYNSETS}"):
+        return bool(_subsets(file.folder))
+    return all(_LINE.fullmatch(line) for line in file.lines)
+
+
+def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per line; a line without ids is unlabelled."""
+    names = options.names or tuple(_lines(storage.join(file.folder, SYNSETS)))
+    own = [file.uri.rpartition("/")[2]]
+    for subset in _subsets(file.folder) if own == [SYNSETS] else own:
+        split = split_of(subset.removesuffix(".txt"))
+        for line in _lines(storage.join(file.folder, subset)):
+            match = _LINE.fullmatch(line)
+            if match is None:
+                notes.add("lines that are not a file and class ids", line[:80])
+                continue
+            name = match["plain"] or match["quoted"] + match["rest"]
+            labels = [label for word in match["ids"].split() if (label := named(word, names, notes)) is not None]
+            yield Record(name, tuple(dict.fromkeys(labels)) or None, split)
+
+
+def _subsets(folder: str) -> list[str]:
+    return [name for name in storage.names_in(folder) or [] if name.endswith(".txt") and name != SYNSETS]
+
+
+def _lines(uri: str) -> Iterator[str]:
+    with text.open_text(uri, text.encoding_of(uri)) as file:
+        yield from (line.strip() for line in file if line.strip())
+
+
+FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read)

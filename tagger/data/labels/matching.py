@@ -1,0 +1,189 @@
+"""Find the file that a label file means: by its whole name, else by the end of its path, never by a guess."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import re
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote
+
+from tagger import storage
+from tagger.data.labels.record import split_of
+
+EXACT = 1000
+"""Closeness of a whole path; an end of a path is as close as the number of its names that agree."""
+
+_UPLOAD = re.compile(r"(^|.*/)[0-9a-f]{8}-([^/]+)")
+_END = "\0"  # sorts before every character of a name, so that neighbours share the longest end
+
+
+class Found(NamedTuple):
+    """The files that a written name may mean: none, the one, or several that fit equally well."""
+
+    rows: tuple[int, ...]
+    closeness: int = 0
+
+
+class Files:
+    """The listed files, found by the names that label files write."""
+
+    def __init__(self, uris: Sequence[str]) -> None:
+        self.uris = uris
+        self.row_of = {uri: row for row, uri in enumerate(uris)}
+
+    def find(self, written: str, folders: Sequence[str]) -> Found:
+        """Return what a name means: the first way that finds something decides.
+
+        Ways: as a whole path or URL; inside one of the folders; by the longest end of the path that only this file
+        has; the same by stems when the name has no image suffix. Each way is tried with the name as written, then
+        as it is spelled elsewhere.
+        """
+        quick = [] if "%" in written else [f"{folder}/{written}" for folder in folders]  # a % may need our escape
+        for place in (written, *quick):
+            if (row := self.row_of.get(place)) is not None:
+                return Found((row,), EXACT)
+        names = list(dict.fromkeys((*spellings(written), *_without_upload_prefix(written))))
+        for place in (place for name in names for place in _places(name, folders)):
+            if (row := self.row_of.get(place)) is not None:
+                return Found((row,), EXACT)
+        stems = not storage.is_image_name(names[-1])
+        if stems and (found := self._by_whole_stem(names, folders)).rows:
+            return found
+        by_end = [_longest_end(self._ends, _reversed(name)) for name in names]
+        if stems:
+            by_end += [_longest_end(self._stem_ends, _reversed(name)) for name in names]
+        return max(by_end, key=lambda found: found.closeness)
+
+    def _by_whole_stem(self, names: list[str], folders: Sequence[str]) -> Found:
+        for place in (place for name in names for place in _places(name, folders)):
+            if rows := self._rows_of_stem.get(place):
+                return Found(rows, EXACT)
+        return Found(())
+
+    @cached_property
+    def _rows_of_stem(self) -> dict[str, tuple[int, ...]]:
+        rows: dict[str, tuple[int, ...]] = {}
+        for row, uri in enumerate(self.uris):
+            if storage.is_image_name(uri):
+                stem = uri.rpartition(".")[0]
+                rows[stem] = (*rows.get(stem, ()), row)
+        return rows
+
+    @cached_property
+    def _ends(self) -> list[tuple[str, int]]:
+        return sorted((_reversed(uri), row) for row, uri in enumerate(self.uris))
+
+    @cached_property
+    def _stem_ends(self) -> list[tuple[str, int]]:
+        return sorted((_reversed(_inner(uri).rpartition(".")[0]), row) for row, uri in enumerate(self.uris))
+
+
+def spellings(written: str) -> Iterator[str]:
+    """Yield a name as written, then as it is spelled where the label file came from.
+
+    Without spaces around it and `file://`; with `/` for a Windows separator; the `?d=` of a Label Studio link; without
+    a URL's escapes; with composed and decomposed accents (macOS writes the latter).
+    """
+    yield written
+    name = written.strip()
+    yield name
+    name = name.removeprefix("file://")
+    if "\\" in name:
+        yield name
+        name = name.replace("\\", "/")
+    yield name
+    if inner := parse_qs(name.partition("?")[2] if "/local-files/?d=" in name else "", errors="surrogateescape").get(
+        "d"
+    ):
+        yield f"/{inner[0].lstrip('/')}"
+        name = inner[0]
+        yield name
+    elif "%" in name:
+        name = unquote(name, errors="surrogateescape")
+        yield name
+    if not name.isascii():
+        yield unicodedata.normalize("NFC", name)
+        yield unicodedata.normalize("NFD", name)
+
+
+def same_path(one: str, other: str) -> bool:
+    """Tell whether two names are spellings of one path."""
+    return one == other or _reversed(list(spellings(one))[-1]) == _reversed(list(spellings(other))[-1])
+
+
+def _without_upload_prefix(written: str) -> Iterator[str]:
+    """Yield a name without the eight digits that Label Studio puts before uploaded files."""
+    if match := _UPLOAD.fullmatch(list(spellings(written))[-1]):
+        yield match[1] + match[2]
+
+
+def _places(name: str, folders: Sequence[str]) -> Iterator[str]:
+    """Yield the uris that a name stands for, read as absolute or from each folder."""
+    if storage.is_remote(name):
+        with contextlib.suppress(ValueError):  # what only looks like a URL names nothing
+            yield storage.public_uri(name)
+    elif name.startswith("/"):
+        yield _local(name)
+    else:
+        for folder in folders:
+            if storage.is_remote(folder):
+                yield f"{folder}/{posixpath.normpath(name)}"
+            else:
+                # the folder is a uri, its escapes made; the name is not
+                yield f"{folder.rstrip('/')}{_local('/' + name)}" if ".." not in name else _up(folder, name)
+
+
+def _local(path: str) -> str:
+    return storage.local_uri(posixpath.normpath(path) if "/." in path or "//" in path else path)
+
+
+def _up(folder: str, name: str) -> str:
+    return storage.local_uri(posixpath.normpath(posixpath.join(storage.local_path(folder), name)))
+
+
+def _inner(uri: str) -> str:
+    """Return the part of a uri that names the file: of `zip://inner::/x.zip` the member."""
+    return uri.partition("::")[0] if "::" in uri else uri
+
+
+def _reversed(name: str) -> str:
+    """Return the names of a path, last first, each closed by _END: paths with the same end share their beginning."""
+    if "://" in name:
+        name = _inner(name).partition("?")[0].partition("://")[2]
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    return "".join(f"{part}{_END}" for part in reversed(parts))
+
+
+def _longest_end(ends: list[tuple[str, int]], wanted: str) -> Found:
+    """Return the files that share most names with the end of a path; in sorted order they are neighbours of it."""
+    at = bisect_left(ends, (wanted, -1))
+    shared = max((_shared(ends[i][0], wanted) for i in (at - 1, at) if 0 <= i < len(ends)), default=0)
+    if not shared:
+        return Found(())
+    prefix = _END.join(wanted.split(_END)[:shared]) + _END
+    first = bisect_left(ends, (prefix, -1))
+    fitting = [(end, row) for end, row in ends[first : first + 3] if end.startswith(prefix)]
+    if all(_in_another_split(end, wanted, shared) for end, _ in fitting):
+        return Found(())
+    return Found(tuple(row for _, row in fitting), shared)
+
+
+def _in_another_split(end: str, wanted: str, shared: int) -> bool:
+    """Tell that two paths part at train against val: surely two files."""
+    one, other = (split_of(names.split(_END)[shared]) for names in (end, wanted))
+    return one is not None and other is not None and one != other
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many names two ends have in common."""
+    count = 0
+    for a, b in zip(one.split(_END), other.split(_END), strict=False):
+        if a != b or not a:
+            break
+        count += 1
+    return count

@@ -1,0 +1,1 @@
+"""Metrics, calibration, and how far engines agree with the reference."""

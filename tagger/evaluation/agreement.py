@@ -1,0 +1,211 @@
+"""How far every engine and precision agrees with the reference: timm's own eval transform and eager fp32.
+
+Measured from file bytes to top tag, so that decoding and resizing count too. int8 takes its ranges from some of the
+photographs and is judged on the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tagger import checkpoint, hardware, images, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data import manifest
+from tagger.errors import ImageError, MissingExtra, ModelError, SourceError, UsageError, first_line
+from tagger.images import UInt8Array
+from tagger.images.transforms import Preprocessing
+from tagger.inference import engines
+from tagger.inference.engines import Choice, Engine, Float32Array
+
+CALIBRATION = 200
+"""Photographs that int8 takes its ranges from, at most."""
+ODD = 10
+"""Photographs of which odd variants are made."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What was measured for one model on this machine."""
+
+    model: str
+    processor: str
+    kept: str
+    """Where it is recorded."""
+    photographs: int
+    records: dict[str, dict[str, Any]]
+    """Choice.key -> top1, odd_top1, max_difference, images, images_per_second."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Choice.key -> why it does not run here."""
+
+    columns: ClassVar = ["engine, device, precision", "top-1", "odd images", "largest difference", "model images/s", ""]
+
+    def rows(self) -> list[list[str]]:
+        """Return the table, one row per setting."""
+        measured = [
+            [
+                key,
+                f"{record['top1']:.2%}",
+                f"{record['odd_top1']:.1%}",
+                f"{record['max_difference']:.1e}",
+                f"{record['images_per_second']:,.1f}",
+                "may be chosen" if engines.trusted(record, key.rpartition(" ")[2]) else "only when named",
+            ]
+            for key, record in self.records.items()
+        ]
+        return measured + [[key, "", "", "", "", why] for key, why in self.refused.items()]
+
+    def text(self) -> str:
+        """Say what it was measured on."""
+        return (
+            f"{self.photographs:,} photographs, {hardware.cores()} cores of {self.processor}; recorded in {self.kept}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        return dict(vars(self))
+
+
+def measure(
+    model: str, source: str, wanted: Choice | None = None, limit: int = 1000, say: Callable[[str], None] | None = None
+) -> Agreement:
+    """Compare every setting that fits what is wanted with the reference, record it with the model, and return it.
+
+    Raises SourceError when the source has no photographs that decode, else what engines.load raises.
+    """
+    wanted, say = wanted or Choice(), say or (lambda line: None)
+    info = checkpoint.describe(model)
+    contents = _photographs(source, limit)
+    calibration, judged = _halves(contents)
+    odd = [variant for content in judged[:ODD] for variant in odd_variants(content)]
+    say(f"reference: eager fp32 on {len(judged) + len(odd):,} photographs")
+    expected = _reference(info, [*judged, *odd])
+    pixels = _fitted(info, [*judged, *odd])
+    device = hardware.device(wanted.device)
+    records, refused = {}, {}
+    for choice in engines.possible(device):
+        if wanted.engine in ("auto", choice.engine) and wanted.precision in ("auto", choice.precision):
+            say(choice.key)
+            try:
+                engine = engines.load(info, checkpoint.build, choice, None, lambda: _fitted(info, calibration))
+                records[choice.key] = _compare(engine, pixels, expected, len(judged))
+            except (UsageError, ModelError, MissingExtra) as error:
+                refused[choice.key] = first_line(error)
+    kept = checkpoint.record_agreement(model, info, hardware.processor(), records)
+    return Agreement(info.name, hardware.processor(), kept, len(judged), records, refused)
+
+
+def odd_variants(content: bytes) -> list[bytes]:
+    """Return a photograph as others may come: grey, CMYK, turned by EXIF, tiny, huge, a strip, an odd size, PNG."""
+    with Image.open(io.BytesIO(content)) as image:
+        photo = image.convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    width, height = photo.size
+    sizes = {"tiny": (24, 18), "huge": (4000, 4000 * height // width), "odd": (331, 257), "strip": (1200, 90)}
+    variants = [
+        _encoded(photo.convert("L"), "JPEG"),
+        _encoded(photo.convert("CMYK"), "JPEG"),
+        _encoded(photo, "JPEG", exif=exif),
+        _encoded(photo, "JPEG", progressive=True),
+        _encoded(photo, "PNG"),
+    ]
+    return variants + [_encoded(photo.resize(size, Image.Resampling.LANCZOS), "JPEG") for size in sizes.values()]
+
+
+def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    target = io.BytesIO()
+    image.save(target, format, **({"quality": 90} if format == "JPEG" else {}), **options)
+    return target.getvalue()
+
+
+def _photographs(source: str, limit: int) -> list[bytes]:
+    """Return the bytes of up to `limit` files that decode, spread over the source."""
+    uris = manifest.read_source(source).table["uri"].to_pylist()
+    count = min(limit, len(uris))
+    chosen = [uris[row * len(uris) // count] for row in range(count)]
+    with ThreadPoolExecutor(hardware.cores()) as pool:
+        contents = [content for content in pool.map(_decodable, chosen) if content is not None]
+    if len(contents) < 2:
+        raise SourceError(f"{source}: {len(contents)} of {len(chosen)} files decode; agreement needs photographs")
+    return contents
+
+
+def _decodable(uri: str) -> bytes | None:
+    try:
+        content = storage.read_bytes(uri)
+        images.decode(content)
+    except (SourceError, ImageError):
+        return None
+    return content
+
+
+def _halves(contents: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Part the photographs by content, so that one that int8 was ever calibrated on never judges it."""
+    first = [content for content in contents if hashlib.sha256(content).digest()[0] % 5 < 2]
+    calibration = first[:CALIBRATION] or list(contents[:1])
+    return calibration, [content for content in contents if content not in set(first)] or list(contents)
+
+
+def _reference(info: ModelInfo, contents: Sequence[bytes]) -> Float32Array:
+    """Score as timm does; pictures are turned upright first, the one difference that is ours on purpose."""
+    import torch
+    from timm.data.transforms_factory import create_transform
+
+    from tagger.inference.engines.pytorch import scorer
+
+    whole = scorer(info, checkpoint.build(info))
+    transform = create_transform(**_timm_options(info.preprocessing), is_training=False)
+    scores = []
+    with torch.inference_mode():
+        for start in range(0, len(contents), 32):
+            batch = torch.stack([transform(_upright_rgb(content)) for content in contents[start : start + 32]])
+            logits = whole.net(batch) / info.temperature
+            scores.append((logits.sigmoid() if info.task == "multilabel" else logits.softmax(1)).numpy())
+    return np.concatenate(scores)
+
+
+def _upright_rgb(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _timm_options(preprocessing: Preprocessing) -> dict[str, Any]:
+    names = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+    return {"input_size": (3, *preprocessing.size), **{name: getattr(preprocessing, name) for name in names}}
+
+
+def _fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
+    def fitted(content: bytes) -> UInt8Array:
+        return images.prepare_for(content, info.preprocessing)
+
+    with ThreadPoolExecutor(hardware.cores()) as pool:
+        return np.stack(list(pool.map(fitted, contents)))
+
+
+def _compare(engine: Engine, pixels: UInt8Array, expected: Float32Array, photographs: int) -> dict[str, Any]:
+    """Return the agreement on photographs, and on the odd variants behind them."""
+    engine(pixels[: engine.batch_size])  # the first call allocates
+    started = time.perf_counter()
+    with ThreadPoolExecutor(engine.concurrency) as pool:
+        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
+        scores = np.concatenate([part[0] for part in pool.map(engine, batches)])
+    seconds = time.perf_counter() - started
+    same = scores.argmax(1) == expected.argmax(1)
+    odd = same[photographs:]
+    return {
+        "top1": round(float(same[:photographs].mean()), 5),
+        "odd_top1": round(float(odd.mean()), 5) if len(odd) else None,
+        "max_difference": float(np.abs(scores - expected)[:photographs].max()),
+        "images": photographs,
+        "images_per_second": round(len(pixels) / seconds, 1),
+        "engine": engine.name,
+    }

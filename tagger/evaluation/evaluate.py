@@ -1,0 +1,111 @@
+"""Judge a checkpoint on labelled images, through the same pipeline that tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tagger import checkpoint, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data import ingest, manifest
+from tagger.data.dataset import DATASET, truth_of
+from tagger.data.splits import NAMES
+from tagger.errors import SourceError, UsageError
+from tagger.evaluation import metrics
+from tagger.evaluation.metrics import Evaluation
+from tagger.images import MAX_PIXELS
+from tagger.inference import engines
+from tagger.inference.engines import Choice
+from tagger.inference.pipeline import LoadedModel, Row, score_files
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was judged, and the numbers."""
+
+    model: ModelInfo
+    split: str
+    evaluation: Evaluation
+    notes: tuple[str, ...]
+    """What was left out."""
+
+
+def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto") -> Judgement:
+    """Score the images of one split (`all`: every labelled image) and compare with their labels.
+
+    Images that the checkpoint was trained with are in the split they had then, whatever the dataset says. Raises
+    UsageError for an unknown split or labels that the checkpoint never saw, SourceError when nothing is left.
+    """
+    if split not in (*NAMES, "all"):
+        raise UsageError(f"--split {split}: expected one of {', '.join(NAMES)}, all")
+    info = checkpoint.describe(model)
+    known = _splits_of(model)
+    table = _with_splits(ingest.read_labelled(dataset).table, known)
+    table = table.filter(pc.is_valid(table["labels"]))
+    if not len(table):
+        raise SourceError(f"{dataset}: no image has a label; `tagger ingest SOURCE --labels FILE` gives them some")
+    table, notes = _known_labels(table, info, dataset)
+    table = table.filter(pc.fill_null(pc.equal(table["split"], split), False)) if split != "all" else table
+    if not len(table):
+        raise SourceError(f"{dataset}: no labelled image is in the {split} split; choose another --split, or `all`")
+    if seen := sum(known.get(uri) in ("train", "val") for uri in table["uri"].to_pylist()):
+        notes.append(f"{seen:,} of {len(table):,} images were there when it was trained, which flatters it")
+    scores, have = scores_of(info, table["uri"].to_pylist(), device)
+    if failed := int((~have).sum()):
+        notes.append(f"{failed:,} images cannot be read or do not decode")
+    if not have.any():
+        raise SourceError(f"{dataset}: none of {len(table):,} images decodes")
+    truth = truth_of(table, info.label_names)[have]
+    thresholds = list(info.thresholds) if info.thresholds else None
+    found = metrics.evaluate(scores[have], truth, info.task, info.label_names, thresholds)
+    return Judgement(info, split, found, tuple(notes))
+
+
+def _splits_of(model: str) -> dict[str, str]:
+    """Return the split that every image had which a checkpoint was trained with; {} for one that does not say."""
+    trained_on = storage.join(storage.absolute(model), DATASET)
+    if model.startswith(("timm/", "local-dir:")) or not storage.exists(trained_on):
+        return {}
+    known = manifest.read_source(trained_on).table
+    return dict(zip(known["uri"].to_pylist(), known["split"].to_pylist(), strict=True))
+
+
+def _with_splits(table: pa.Table, known: dict[str, str]) -> pa.Table:
+    """Put every image that the checkpoint was trained with into the split it had then: none is tested on by mistake."""
+    given = zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True)
+    column = pa.array([known.get(uri, split) for uri, split in given], pa.string())
+    return table.set_column(table.column_names.index("split"), "split", column)
+
+
+def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Table, list[str]]:
+    """Leave out images with labels that the checkpoint does not have."""
+    names = set(info.label_names)
+    labels = table["labels"].to_pylist()
+    unknown = sorted({label for row in labels for label in row} - names)
+    if not unknown:
+        return table, []
+    kept = [names.issuperset(row) for row in labels]
+    if not any(kept):
+        raise UsageError(
+            f"{dataset}: its labels ({', '.join(unknown[:5])}) are none of {info.name}'s "
+            f"({', '.join(info.label_names[:5])})"
+        )
+    left_out = (
+        f"left out: {len(kept) - sum(kept):,} images, with labels that {info.name} never saw: {', '.join(unknown[:5])}"
+    )
+    return table.filter(pa.array(kept)), [left_out]
+
+
+def scores_of(info: ModelInfo, uris: list[str], device: str = "auto") -> tuple[Any, Any]:
+    """Score images through the tagging pipeline; return scores (N, K), and which images have them (N,)."""
+    engine = engines.load(info, checkpoint.build, Choice(device))
+    model = LoadedModel(info, engine, lambda scores, embedding: {"scores": scores})
+    entries: list[Row] = [{"uri": uri, "bytes": None} for uri in uris]
+    rows = [found[0][1] for found in score_files(entries, [model], MAX_PIXELS)]
+    have = np.array([row["status"] == "ok" for row in rows], dtype=bool)
+    nothing = np.zeros(len(info.label_names), dtype=np.float32)
+    return np.stack([row.get("scores", nothing) for row in rows]), have

@@ -1,0 +1,53 @@
+"""What each stage of a run could do with the machine to itself, and which of them bounds the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tagger import hardware
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Images/s of each stage alone; None where it is not known."""
+
+    storage: float | None = None
+    decode: float | None = None
+    model: float | None = None
+    shares_cores: bool = True
+    """Whether the model computes on the cores that also decode."""
+
+    def bound(self) -> tuple[float, str] | None:
+        """Return the highest rate the whole can reach and what sets it; None when too little is known.
+
+        Stages on the same cores take turns, so their times add up; others run side by side and the slowest decides.
+        """
+        if not self.decode or not self.model:
+            return None
+        if self.shares_cores:
+            rates = {"decode and model": 1 / (1 / self.decode + 1 / self.model)}
+        else:
+            rates = {"decode": self.decode, "model": self.model}
+        if self.storage:
+            rates["storage"] = self.storage
+        name = min(rates, key=lambda stage: rates[stage])
+        return rates[name], name
+
+
+@dataclass
+class Meter:
+    """Seconds that the stages of a run took, image by image; one thread adds them up."""
+
+    reads: int = 0
+    read_seconds: float = 0.0
+    """Wall time, added over all readers."""
+    decoded: int = 0
+    decode_seconds: float = 0.0
+    """Processor time, added over all cores."""
+    readers: int = 1
+
+    def ceilings(self, model: float | None, shares_cores: bool) -> Ceilings:
+        """Return the ceilings these seconds mean, beside the model's own rate."""
+        storage = self.readers * self.reads / self.read_seconds if self.read_seconds else None
+        decode = hardware.cores() * self.decoded / self.decode_seconds if self.decode_seconds else None
+        return Ceilings(storage, decode, model, shares_cores)

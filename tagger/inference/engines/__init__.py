@@ -1,0 +1,117 @@
+"""Loaded model -> fast callable on this device.
+
+An engine maps uint8 images (N, H, W, 3) to scores (N, classes) and embeddings (N, D), both float32. The reference is
+eager torch in fp32. Any other engine runs only where it agrees with the reference: in fp32 when it gives the same
+scores on probe images, less exactly when that was measured on photographs, or when the user names it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from tagger import hardware
+from tagger.checkpoint.info import ModelInfo
+from tagger.errors import MissingExtra, UsageError
+from tagger.images import UInt8Array
+from tagger.inference.engines.choice import (
+    DEVICES,
+    ENGINES,
+    PRECISIONS,
+    Choice,
+    choose,
+    doubts,
+    for_network,
+    possible,
+    trusted,
+)
+from tagger.inference.engines.probe import Float32Array, probe_images, rate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "DEVICES", "ENGINES", "PRECISIONS", "Choice", "Engine", "Float32Array", "doubts", "load", "possible",
+    "probe_images", "rate", "trusted",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+Build = Callable[[ModelInfo], "nn.Module"]
+Calibration = Callable[[], UInt8Array]
+
+
+class Engine(Protocol):
+    """A model ready to run."""
+
+    name: str
+    """Goes into the `engine` column."""
+    batch_size: int
+    """Images per call that suit it; it takes any number."""
+    concurrency: int
+    """Calls, each from a thread of its own, that it works on at the same time."""
+    shares_cores: bool
+    """Whether it computes on the cores that also decode."""
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Return its rate alone, all cores its own, where that was measured."""
+        ...
+
+    def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        """Score a batch."""
+        ...
+
+
+def load(
+    info: ModelInfo,
+    build: Build,
+    wanted: Choice | None = None,
+    batch_size: int | None = None,
+    calibration: Calibration | None = None,
+) -> Engine:
+    """Load a model with the device, engine and precision asked for, or the fastest that agrees with the reference.
+
+    `build` makes the network with its weights; an engine that finds a converted copy in the cache never calls it.
+    `calibration` gives (N, H, W, 3) pictures of the user's, which int8 needs the first time.
+    Raises UsageError for what is not there, ModelError for a model that does not load.
+    """
+    wanted = for_network(wanted or Choice(), info)
+    records = info.agreement.get(hardware.processor(), {})
+    choice = choose(wanted, records, wanted.device != "cpu" and hardware.has_cuda())
+    if choice.engine != "openvino":
+        return _load_torch(info, build, choice, batch_size)
+    from tagger.inference.engines import openvino
+
+    try:
+        return _load_openvino(info, build, choice, batch_size, calibration)
+    except (openvino.CannotRun, MissingExtra) as error:
+        if wanted.engine == "openvino" or wanted.precision == choice.precision != "fp32":
+            raise UsageError(f"{error}; choose another --engine or --precision") from error
+        if choice.precision != "fp32":
+            log.warning("%s; running it in fp32", error)
+            return load(info, build, replace(wanted, precision="fp32"), batch_size)
+        log.warning("%s; running eager torch", error)
+        return _load_torch(info, build, Choice("cpu", "eager", "fp32"), batch_size)
+
+
+def _load_torch(info: ModelInfo, build: Build, choice: Choice, batch_size: int | None) -> Engine:
+    from tagger.inference.engines import pytorch
+
+    return pytorch.load(info, build(info), choice.device, choice.precision, batch_size, choice.engine == "torch")
+
+
+def _load_openvino(
+    info: ModelInfo, build: Build, choice: Choice, batch_size: int | None, calibration: Calibration | None
+) -> Engine:
+    from tagger.inference.engines import checked, openvino
+
+    bits, _, checks = choice.precision.partition("-")
+    if checks and info.task != "multiclass":
+        raise UsageError(f"--precision {choice.precision} compares the two best tags; {info.name} is multilabel")
+    fast = openvino.load(info, build, bits, batch_size, calibration)
+    if not checks:
+        return fast
+    return checked.CheckedEngine(fast, openvino.load(info, build, "fp32", 1, None))

@@ -1,0 +1,58 @@
+"""A fast engine whose doubtful answers are given by an exact one.
+
+Fewer bits move every score a little, which changes the top tag only where the two best were close. Those images, some
+in a hundred, are scored again in fp32: most of the speed, nearly all of the agreement.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tagger.images import UInt8Array
+from tagger.inference.engines.probe import Float32Array
+
+if TYPE_CHECKING:
+    from tagger.inference.engines import Engine
+
+MARGIN = 1.0
+"""An answer is doubtful when the best score is less than e^MARGIN times the second."""
+
+
+class CheckedEngine:
+    """Two engines as one."""
+
+    def __init__(self, fast: Engine, exact: Engine) -> None:
+        self.name = f"{fast.name}-checked"
+        self.batch_size, self.concurrency, self.shares_cores = fast.batch_size, fast.concurrency, fast.shares_cores
+        self._fast, self._exact = fast, exact
+        self._scored = self._again = 0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Return the rate that the images so far would have alone; None before the first."""
+        fast, exact = self._fast.images_per_second, self._exact.images_per_second
+        if not (fast and exact and self._scored):
+            return None
+        return 1 / (1 / fast + self._again / self._scored / exact)
+
+    def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        """Score any number of images."""
+        scores, embeddings = self._fast(images)
+        close = doubtful(scores)
+        self._scored += len(images)
+        self._again += int(close.sum())
+        if close.any():
+            scores[close], embeddings[close] = self._exact(images[close])
+        return scores, embeddings
+
+
+def doubtful(scores: Float32Array) -> npt.NDArray[np.bool_]:
+    """Return for scores (N, classes) whether the two best are close, or not numbers: (N,) bool."""
+    if scores.shape[1] < 2:
+        return np.zeros(len(scores), dtype=bool)
+    second, best = np.partition(scores, -2, axis=1)[:, -2:].T
+    surely: npt.NDArray[np.bool_] = best >= second * np.exp(MARGIN)
+    return ~surely

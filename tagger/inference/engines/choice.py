@@ -1,0 +1,120 @@
+"""Which engine, on which device, how exactly: what the user named, else the fastest that is known to agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
+
+from tagger import hardware
+from tagger.checkpoint.info import ModelInfo
+from tagger.errors import UsageError
+
+DEVICES = hardware.DEVICES
+ENGINES = ("auto", "openvino", "torch", "eager")
+PRECISIONS = ("auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked")
+"""`-checked`: once more in fp32 where the two best tags are close."""
+
+MIN_AGREEMENT = 0.995
+"""Share of photographs that must get the reference's top tag before a less exact precision is chosen for the user."""
+MIN_GAIN = 1.1
+"""A less exact precision must be this many times as fast: less may be noise."""
+MIN_IMAGES = 200
+"""Fewer photographs prove nothing about that share."""
+
+Records = Mapping[str, Mapping[str, Any]]
+"""Choice.key -> what `tagger benchmark agreement` measured on this processor: top1, images, images_per_second, ..."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Device, engine and precision; `auto` leaves one open. Raises UsageError for a word that is none of them."""
+
+    device: str = "auto"
+    engine: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for option, known in (("device", DEVICES), ("engine", ENGINES), ("precision", PRECISIONS)):
+            if getattr(self, option) not in known:
+                raise UsageError(f"--{option} {getattr(self, option)}: expected one of {', '.join(known)}")
+
+    @property
+    def key(self) -> str:
+        """Name under which agreement is recorded."""
+        return f"{self.engine} {self.device} {self.precision}"
+
+    @property
+    def named(self) -> str | None:
+        """The less exact precision that the user named, if any: it is part of what a row says."""
+        return None if self.precision in ("auto", "fp32") else self.precision
+
+
+def choose(wanted: Choice, records: Records, has_cuda: bool) -> Choice:
+    """Settle what was left open; raises UsageError for what does not exist here."""
+    if wanted.device == "cuda" and not has_cuda:
+        raise UsageError(hardware.NO_GPU)
+    if wanted.device == "cuda" and wanted.engine == "openvino":
+        raise UsageError("--engine openvino runs on the CPU: add --device cpu")
+    device = "cuda" if has_cuda and wanted.device != "cpu" and wanted.engine != "openvino" else "cpu"
+    fitting = [choice for choice in possible(device) if _fits(choice, wanted)]
+    if not fitting:
+        raise UsageError(f"--precision {wanted.precision}: --engine {wanted.engine} does not run it on this {device}")
+    if wanted.precision != "auto":
+        return fitting[0]
+    exact = next(
+        (choice for choice in fitting if choice.precision == "fp32" and trusted(records.get(choice.key), "fp32")),
+        Choice(device, "eager", "fp32"),
+    )
+    agreeing = [choice for choice in fitting if trusted(records.get(choice.key), choice.precision)]
+    return max([exact, *agreeing], key=lambda choice: _worth(records, choice, exact))
+
+
+def for_network(wanted: Choice, info: ModelInfo) -> Choice:
+    """Settle the engine of a network that only one can run."""
+    return replace(wanted, engine="eager") if info.eager_only and wanted.engine == "auto" else wanted
+
+
+def possible(device: str) -> list[Choice]:
+    """Return what a device can run, best first where nothing was measured."""
+    if device == "cuda":
+        return [Choice(device, engine, precision) for engine in ("torch", "eager") for precision in ("fp32", "bf16")]
+    openvino = [Choice(device, "openvino", precision) for precision in PRECISIONS[1:]]
+    bits = ("fp32", "bf16") if hardware.has_bf16() else ("fp32",)
+    torch = [Choice(device, engine, precision) for engine in ("eager", "torch") for precision in bits]
+    return openvino + torch if find_spec("openvino") else torch + openvino
+
+
+def trusted(record: Mapping[str, Any] | None, precision: str) -> bool:
+    """Tell whether a setting may be chosen for the user."""
+    if record is None:
+        return precision == "fp32"  # the engine itself compares probe images before it runs
+    return bool(record["top1"] >= MIN_AGREEMENT and (precision == "fp32" or record["images"] >= MIN_IMAGES))
+
+
+def doubts(wanted: Choice, info: ModelInfo, has_cuda: bool) -> list[str]:
+    """Say what is not proven about a less exact precision that the user named."""
+    records = info.agreement.get(hardware.processor(), {})
+    choice = choose(for_network(wanted, info), records, has_cuda)
+    record = records.get(choice.key)
+    if not wanted.named or trusted(record, choice.precision):
+        return []
+    if record is None:
+        return [f"{info.name} in {choice.precision}: agreement not measured here, see `tagger benchmark agreement`"]
+    share, images = record["top1"], record["images"]
+    return [
+        f"{info.name} in {choice.precision} gives the reference's top tag for {share:.1%} of {images:,} photographs"
+    ]
+
+
+def _fits(choice: Choice, wanted: Choice) -> bool:
+    return wanted.engine in ("auto", choice.engine) and wanted.precision in ("auto", choice.precision)
+
+
+def _worth(records: Records, choice: Choice, exact: Choice) -> float:
+    """Return images/s, less what a less exact choice must gain; what was not measured beside the exact one loses."""
+    if exact.key not in records or choice.key not in records:
+        return float(choice == exact)
+    gain = 1 if choice.precision == "fp32" else MIN_GAIN
+    return float(records[choice.key]["images_per_second"]) / gain

@@ -1,0 +1,283 @@
+"""OpenVINO on the CPU, in fp32, bf16 or int8.
+
+Every core runs a stream of its own on a small batch: no thread waits for another, decoding takes its share without
+stalling the rest, and activations stay in the cache. What was converted, compared and tuned is kept under the cache
+folder by model_id, so a second start needs neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tagger import hardware, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.errors import MissingExtra, ModelError, first_line
+from tagger.images import UInt8Array
+from tagger.inference.engines.probe import TOLERANCE, Float32Array, probe_images, rate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Build = Callable[[ModelInfo], nn.Module]
+    Calibration = Callable[[], UInt8Array]
+
+BATCH_SIZES = (1, 2, 4, 8, 16)
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_NETWORKS = {"fp32": "model.xml", "bf16": "model.xml", "int8": "int8.xml"}
+_PROBED = "agreement.json"
+_FIRST_CALL = threading.Lock()
+"""Held while a network is called for the first time. OpenVINO's binding fills its tables of number types on first use,
+and lets go of Python's lock meanwhile: of two threads that come first together, each would wait for what the other
+holds, for ever."""
+
+
+class CannotRun(ModelError):
+    """A network, or a precision, that does not run here."""
+
+
+class OpenVinoEngine:
+    """A compiled network; as many requests as cores, each of a fixed batch size that smaller batches are padded to."""
+
+    shares_cores = True
+
+    def __init__(self, network: Path, precision: str, batch_size: int, images_per_second: float | None = None) -> None:
+        ov = _openvino()
+        self.name = f"openvino {ov.__version__.partition('-')[0]} cpu {precision}"
+        self.batch_size, self.concurrency, self.images_per_second = batch_size, hardware.cores(), images_per_second
+        core = _core()
+        model = core.read_model(network)
+        model.reshape([batch_size, *list(model.input(0).partial_shape)[1:]])
+        options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": str(self.concurrency),
+            "INFERENCE_NUM_THREADS": str(self.concurrency),
+            "CACHE_DIR": str(network.parent / "compiled"),
+        }
+        compiled = core.compile_model(model, "CPU", options)
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.concurrency):
+            self._idle.put(compiled.create_infer_request())
+        with _FIRST_CALL:
+            self._score(np.zeros((1, *list(model.input(0).shape)[1:]), dtype=np.uint8))
+
+    def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        """Score any number of images."""
+        parts = [self._score(images[i : i + self.batch_size]) for i in range(0, len(images), self.batch_size)]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def _score(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
+        missing = self.batch_size - len(images)
+        whole = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+        request = self._idle.get()
+        try:
+            outputs = request.infer([whole], share_inputs=True)
+            return outputs[0][: len(images)].copy(), outputs[1][: len(images)].copy()
+        finally:
+            self._idle.put(request)
+
+
+def load(
+    info: ModelInfo, build: Build, precision: str, batch_size: int | None, calibration: Calibration | None
+) -> OpenVinoEngine:
+    """Return the engine, converting, comparing and tuning the network first when the cache lacks it.
+
+    Raises CannotRun when OpenVINO stumbles or gives other scores, MissingExtra when a package is not there.
+    """
+    _check_processor(precision)
+    folder = storage.cache_folder() / "openvino" / info.model_id
+    with contextlib.suppress(RuntimeError, OSError, ValueError, KeyError):  # absent or damaged: made again below
+        return _cached(folder, precision, batch_size)
+    try:
+        shutil.rmtree(folder / "compiled", ignore_errors=True)
+        if not _probed(folder):
+            _convert(info, build, folder)
+        if precision == "int8" and not _whole(folder, "int8.xml"):
+            _quantise(info, folder, calibration)
+        _tune(info, folder, precision)
+        return _cached(folder, precision, batch_size)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the converter stumbles on, the reference still runs
+        raise CannotRun(f"{info.name}: OpenVINO cannot run it in {precision} ({first_line(error)})") from error
+
+
+def _openvino() -> Any:
+    """Import OpenVINO, which reports its use over the network where this package can be imported; so does NNCF."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("--engine openvino", "openvino") from error
+    return openvino
+
+
+@functools.cache
+def _core() -> Any:
+    """Return the one Core of this process.
+
+    The CPU plugin gives the thread that loads it a signal stack and frees it when the last network is gone, in
+    whatever thread that happens; the next signal to the first thread would then end the process in SIGSEGV. A Core
+    that stays keeps the plugin.
+    """
+    return _openvino().Core()
+
+
+def _check_processor(precision: str) -> None:
+    if precision == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise CannotRun("this processor has no bf16 instructions")
+
+
+def _cached(folder: Path, precision: str, batch_size: int | None) -> OpenVinoEngine:
+    """Compile what the cache holds; raises ValueError or OSError when it does not hold all of it."""
+    network = folder / _NETWORKS[precision]
+    if not _probed(folder) or not _whole(folder, network.name):
+        raise ValueError("not converted")
+    tuned = json.loads((folder / f"{precision}.json").read_text())
+    if tuned["cores"] != hardware.cores():
+        raise ValueError("tuned for another number of cores")
+    return OpenVinoEngine(network, precision, batch_size or int(tuned["batch_size"]), tuned["images_per_second"])
+
+
+def _version() -> str:
+    try:
+        return metadata.version("openvino")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _probed(folder: Path) -> bool:
+    """Tell whether the network in the cache is whole and was compared with the reference, by this OpenVINO."""
+    try:
+        record = json.loads((folder / _PROBED).read_text())
+        agrees = record["openvino"] == _version() and record["max_difference"] <= TOLERANCE
+        return bool(agrees) and _whole(folder, _NETWORKS["fp32"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
+    """Convert, compare with the reference on probe images, and only then move into the cache."""
+    import torch
+
+    from tagger.inference.engines.pytorch import scorer
+
+    ov = _openvino()
+    reference = scorer(info, build(info))
+    probe = probe_images(info.preprocessing.size)
+    with torch.inference_mode():
+        expected = reference(torch.from_numpy(probe))[0].numpy()
+    with _aside(folder) as aside:
+        with _quiet():
+            converted = ov.convert_model(reference, example_input=torch.from_numpy(probe[:2]))
+        converted.reshape([-1, *info.preprocessing.size, 3])
+        _save(converted, aside, _NETWORKS["fp32"])
+        scores, _ = OpenVinoEngine(aside / _NETWORKS["fp32"], "fp32", len(probe))(probe)
+        difference = float(np.abs(scores - expected).max())
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"its scores differ from eager torch by {difference:.2g}, over {TOLERANCE:g}")
+        shutil.rmtree(aside / "compiled", ignore_errors=True)
+        record = {"max_difference": difference, "images": len(probe), "openvino": _version()}
+        (aside / _PROBED).write_text(json.dumps(record))
+        if _probed(folder):  # another process was first
+            return
+        for file in folder.glob("int8.*") if _whole(folder, _NETWORKS["int8"]) else ():
+            shutil.copy2(file, aside)  # it cost the user a run over photographs
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            aside.rename(folder)
+        except OSError:  # it was just now
+            if not _probed(folder):
+                raise
+
+
+def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) -> None:
+    """Add an int8 copy of the converted network, its ranges taken from the user's own pictures."""
+    if calibration is None:
+        raise CannotRun(f"{info.name}: int8 must first see photographs; run `tagger benchmark agreement` on some")
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtra("--precision int8", "nncf", "int8") from error
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    pictures = [picture[None] for picture in calibration()]
+    network = _core().read_model(folder / _NETWORKS["fp32"])
+    with contextlib.redirect_stdout(sys.stderr):
+        quantised = nncf.quantize(
+            network, nncf.Dataset(pictures), preset=nncf.QuantizationPreset.MIXED, subset_size=len(pictures)
+        )
+    with _aside(folder) as aside:
+        _save(quantised, aside, _NETWORKS["int8"])
+        for file in sorted(aside.iterdir()):  # .bin, .sizes, .xml
+            file.replace(folder / file.name)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's words off standard output, and its level off the root logger where it fails."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the tracer's advice is not for our users
+            yield
+    finally:
+        root.setLevel(level)
+        root.filters, root.handlers = filters, handlers
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Any:
+    """Make a folder beside the cache's, for what is not whole yet."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix="_", dir=folder.parent))
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _save(network: Any, folder: Path, name: str) -> None:
+    """Write a network's two files, and their sizes, by which damage shows."""
+    _openvino().save_model(network, folder / name, compress_to_fp16=False)
+    (folder / name).with_suffix(".sizes").write_text(json.dumps(_sizes(folder, name)))
+
+
+def _whole(folder: Path, name: str) -> bool:
+    try:
+        return bool(json.loads((folder / name).with_suffix(".sizes").read_text()) == _sizes(folder, name))
+    except (OSError, ValueError):
+        return False
+
+
+def _sizes(folder: Path, name: str) -> list[int]:
+    return [(folder / name).with_suffix(suffix).stat().st_size for suffix in (".xml", ".bin")]
+
+
+def _tune(info: ModelInfo, folder: Path, precision: str) -> None:
+    """Find the batch size with the highest rate on this processor; keep it with that rate."""
+    pictures = probe_images(info.preprocessing.size)
+    rates: dict[int, float] = {}
+    for size in BATCH_SIZES:
+        engine = OpenVinoEngine(folder / _NETWORKS[precision], precision, size)
+        rates[size] = round(rate(engine, pictures, seconds=0.3), 1)
+        if rates[size] < 0.9 * max(rates.values()):
+            break  # beyond the cache, larger batches only get slower
+    best = max(rates, key=lambda size: rates[size])
+    tuned = {"batch_size": best, "cores": hardware.cores(), "images_per_second": rates[best], "rates": rates}
+    (folder / f"{precision}.json").write_text(json.dumps(tuned))
+    shutil.rmtree(folder / "compiled", ignore_errors=True)  # keep only what will be used

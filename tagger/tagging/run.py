@@ -1,0 +1,325 @@
+"""One tagging job: manifest -> plan -> shards -> part files -> summary."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import platform
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tagger import checkpoint, hardware, schema, storage
+from tagger.data import manifest
+from tagger.errors import AccessDenied, ModelError, SourceError
+from tagger.inference import engines
+from tagger.inference.ceilings import Meter
+from tagger.inference.pipeline import LoadedModel, Row, score_files
+from tagger.tagging import results
+from tagger.tagging.config import TagConfig
+from tagger.tagging.plan import Plan, make_plan, read_committed, without_committed
+from tagger.tagging.summary import ShardCounts, Summary, summarise
+
+log = logging.getLogger(__name__)
+
+FIRST = f"{1:08d}"
+"""What the run_id of a first run begins with."""
+_SAMPLE = 8
+"""Files on which it is tried whether a store lets us read."""
+JPEG_SAMPLE = 64
+"""Files on which a GPU's JPEG decoder is tried against the cores."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    done: int
+    total: int
+    failed: int
+
+
+OnPlan = Callable[[Plan], None]
+OnProgress = Callable[[Progress], None]
+OnFound = Callable[[int], None]
+
+
+def _ignore(_: Any) -> None:
+    """Report to nobody."""
+
+
+def tag(
+    source: str,
+    model: str | Sequence[str],
+    out: str,
+    config: TagConfig | None = None,
+    on_plan: OnPlan = _ignore,
+    on_progress: OnProgress = _ignore,
+    on_found: OnFound = _ignore,
+) -> Summary:
+    """Tag every image of a source that has no right row yet; return what was done.
+
+    `source` is anything manifest.read_source takes, `model` one or more of what checkpoint.describe takes, `out` a
+    folder or URL. With several models every file is read and decoded once.
+    Whatever was committed stays when this is interrupted, and the next call does the rest. Raises TaggerError.
+    """
+    plan = prepare(source, model, out, config or TagConfig(), on_found)
+    on_plan(plan)
+    return finish(plan, run_shards(plan, range(plan.shards), on_progress))
+
+
+def predict(
+    sources: Sequence[str],
+    model: str,
+    config: TagConfig | None = None,
+) -> list[Row]:
+    """Return one row per file or URL with its `candidates`; nothing is written."""
+    config = config or TagConfig(top_k=3)
+    info = checkpoint.describe(model)
+    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
+    loaded = LoadedModel(info, engine, config.selector(info))
+    entries = [storage.describe(storage.absolute_file(source))._asdict() for source in sources]
+    return [row for rows in score_files(entries, [loaded], config.max_pixels) for _, row in rows]
+
+
+def prepare(source: str, model: str | Sequence[str], out: str, config: TagConfig, on_found: OnFound = _ignore) -> Plan:
+    """List the source, compare it with the results, and return what is to be done."""
+    names = [model] if isinstance(model, str) else model
+    models = {name: checkpoint.describe(name) for name in names}
+    plan = make_plan(source, manifest.read_source(source, on_found), models, out, config)
+    if plan.shards:
+        _record(plan, {"state": "started"})
+    return plan
+
+
+def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ignore) -> ShardCounts:
+    """Tag some shards of a plan; those whose part file exists are skipped, so a retry does only what is missing."""
+    started = time.perf_counter()
+    existing = set(storage.names_in(plan.out) or [])
+    todo = [index for index in shards if plan.part(index) not in existing]
+    before = _committed(plan, [plan.part(index) for index in shards if plan.part(index) in existing])
+    if not todo:
+        return before
+    _check_access(plan, todo)
+    models = [_load(each.model, each.model_id, each.settings_id, plan.config) for each in plan.targets]
+    run = _ShardRun(plan, models, on_progress)
+    run.go(_rotated(todo))
+    return before + run.counts(time.perf_counter() - started)
+
+
+def _committed(plan: Plan, parts: list[str]) -> ShardCounts:
+    """Count what an earlier attempt at these shards wrote: the parts are the record."""
+    if not parts:
+        return ShardCounts()
+    rows = results.read_rows([storage.join(plan.out, name) for name in parts], ["uri", "model", "status", "engine"])
+    statuses, engines = [], []
+    for target in plan.targets:
+        own = rows.filter(pc.equal(rows["model"], target.name))
+        statuses.append(dict(Counter(own["status"].to_pylist())))
+        engines.append(own["engine"][0].as_py() if len(own) else "")
+    return ShardCounts(statuses, engines, files=pc.count_distinct(rows["uri"]).as_py(), parts=len(parts))
+
+
+def finish(plan: Plan, counts: ShardCounts) -> Summary:
+    """Sum up a run and record it under `_runs/`."""
+    summary = summarise(plan, counts)
+    if plan.shards:
+        _record(plan, {"state": "finished", **summary.to_dict()})
+    return summary
+
+
+def _check_access(plan: Plan, todo: Sequence[int]) -> None:
+    """Raise AccessDenied when a store refuses who we are: a wrong credential is one error, not a row each.
+
+    In a first run on a bucket also when it refuses a whole sample, drawn from all over. Later ones may be down to the
+    few files that nobody lets us read, and the web has many doors.
+    """
+    refused: AccessDenied | None = None
+    sample = _sample(plan, todo)
+    stored = [uri for uri in sample if storage.is_remote(uri) and not uri.startswith(("http://", "https://"))]
+    for uri in stored:
+        try:
+            storage.read_bytes(uri)
+        except AccessDenied as error:
+            refused = error
+        except SourceError:
+            return
+        else:
+            return
+    if refused and (refused.credentials or (plan.run_id.startswith(FIRST) and stored == sample)):
+        raise refused
+
+
+def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
+    """Return some files, from shards and places in them that lie far apart."""
+    picked = []
+    for place in range(_SAMPLE):
+        uris = plan.shard(todo[place * len(todo) // _SAMPLE])["uri"]
+        picked.append(uris[place * len(uris) // _SAMPLE].as_py())
+    return list(dict.fromkeys(picked))
+
+
+@functools.lru_cache(maxsize=8)
+def _load(model: str, model_id: str, settings_id: str, config: TagConfig) -> LoadedModel:
+    """Load a model once per process, however many tasks use it; raises ModelError when it is not the planned one."""
+    info = checkpoint.describe(model)
+    if (info.model_id, config.settings_id(info)) != (model_id, settings_id):
+        raise ModelError(f"{model}: changed since the run was planned ({model_id} -> {info.model_id}); run it again")
+    for doubt in engines.doubts(config.choice, info, hardware.has_cuda()):
+        log.warning(doubt)
+    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
+    return LoadedModel(info, engine, config.selector(info))
+
+
+def _record(plan: Plan, facts: dict[str, Any]) -> None:
+    """Write the JSON that describes a run; it informs people, no plan ever reads it."""
+    record = {
+        "run_id": plan.run_id,
+        "source": plan.source,
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": asdict(plan.config),
+        "files_to_tag": len(plan.entries),
+        "versions": {name: metadata.version(name) for name in ("tagger", "torch", "timm", "pyarrow", "pillow")},
+        "python": platform.python_version(),
+        **facts,
+    }
+    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}.json")
+    storage.write_atomic(uri, json.dumps(record, indent=2).encode())
+
+
+class _ShardRun:
+    """Stream several shards through one pipeline, committing each as its last row arrives."""
+
+    def __init__(self, plan: Plan, models: Sequence[LoadedModel], on_progress: OnProgress) -> None:
+        self.plan, self.models, self.on_progress = plan, models, on_progress
+        self.statuses: list[Counter[str]] = [Counter() for _ in models]
+        self.files = self.parts = 0
+        self.meter = Meter()
+        self.first_row = self.last_row = 0.0
+        self._seen = set(plan.known)
+        self._committed = read_committed(plan, [])
+        """Rows of overlapping runs; each of their parts is read once."""
+        self._sizes: list[tuple[int, int]] = []
+        """(shard, files) in the order they entered the pipeline"""
+
+    def go(self, shards: list[int]) -> None:
+        """Tag the shards; a shard is written while the next one is tagged, never two."""
+        self._let_the_device_decode(shards[0])
+        files = score_files(self._entries(shards), self.models, self.plan.config.max_pixels, self.meter)
+        total = sum(len(self.plan.shard(index)) for index in shards)
+        commit: Future[None] | None = None
+        with contextlib.closing(files), ThreadPoolExecutor(1, "write") as writer:
+            for index, rows in self._by_shard(files, total):
+                if commit:
+                    commit.result()
+                commit = writer.submit(self._commit, index, rows)
+            if commit:
+                commit.result()
+
+    def _let_the_device_decode(self, shard: int) -> None:
+        """On CUDA, have the GPU decode JPEGs too where it wins on a sample of them."""
+        if len(self.models) > 1 or self.models[0].engine.shares_cores:
+            return
+        from tagger.inference.engines import jpegs
+
+        model, sample = self.models[0], []
+        for uri in self.plan.shard(shard)["uri"].slice(0, JPEG_SAMPLE).to_pylist():
+            with contextlib.suppress(SourceError):  # its row will say why
+                sample.append(storage.read_bytes(uri))
+        found = jpegs.choose(sample, model.info.preprocessing, "cuda")
+        self.models = [replace(model, jpegs=found)]
+
+    def counts(self, seconds: float) -> ShardCounts:
+        """Return what all of it came to."""
+        rates = [model.engine.images_per_second for model in self.models]
+        together = 1 / sum(1 / rate for rate in rates if rate) if all(rates) else None
+        shares = any(model.engine.shares_cores for model in self.models)
+        return ShardCounts(
+            statuses=[dict(counter) for counter in self.statuses],
+            engines=[_engine_name(model) for model in self.models],
+            files=self.files,
+            timed=self.files,
+            parts=self.parts,
+            seconds=seconds,
+            steady_seconds=self.last_row - self.first_row,
+            ceilings=self.meter.ceilings(together, shares),
+        )
+
+    def _entries(self, shards: list[int]) -> Iterator[Row]:
+        for index in shards:
+            entries = self._still_to_do(index)
+            if len(entries):
+                self._sizes.append((index, len(entries)))
+                yield from entries.to_pylist()
+
+    def _still_to_do(self, index: int) -> pa.Table:
+        """Return a shard without what an overlapping run has committed since this one was planned."""
+        shard = self.plan.shard(index)
+        names = [name for name in storage.names_in(self.plan.out) or [] if name.endswith(".parquet")]
+        new = [name for name in names if name not in self._seen and self.plan.run_id not in name]
+        if new:
+            self._seen.update(new)
+            rows = read_committed(self.plan, [storage.join(self.plan.out, name) for name in new])
+            self._committed = pa.concat_tables([self._committed, rows])
+        return without_committed(self.plan, shard, self._committed) if len(self._committed) else shard
+
+    def _by_shard(self, files: Iterable[list[tuple[int, Row]]], total: int) -> Iterator[tuple[int, list[Row]]]:
+        """Cut the stream where the shards end."""
+        collected: list[Row] = []
+        finished = in_shard = 0
+        for rows in files:
+            self._count(rows, total)
+            collected += [{**row, **self._fixed(model)} for model, row in rows]
+            in_shard += 1
+            index, size = self._sizes[finished]
+            if in_shard == size:
+                yield index, collected
+                collected, in_shard = [], 0
+                finished += 1
+
+    def _count(self, rows: list[tuple[int, Row]], total: int) -> None:
+        self.files += 1
+        for model, row in rows:
+            self.statuses[model][row["status"]] += 1
+        self.last_row = time.perf_counter()
+        self.first_row = self.first_row or self.last_row
+        if self.files % 32 == 0 or self.files == total:
+            failed = sum(counter.total() - counter["ok"] for counter in self.statuses)
+            self.on_progress(Progress(self.files, total, failed))
+
+    def _fixed(self, model: int) -> Row:
+        target = self.plan.targets[model]
+        return {
+            "model": target.name,
+            "model_id": target.model_id,
+            "settings_id": target.settings_id,
+            "engine": _engine_name(self.models[model]),
+        }
+
+    def _commit(self, index: int, rows: list[Row]) -> None:
+        fixed = {"run_id": self.plan.run_id, "tagged_at": datetime.now(UTC)}
+        table = schema.from_rows([{**row, **fixed} for row in rows], "results")
+        table = table.sort_by([("uri", "ascending"), ("model", "ascending")])
+        storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
+        self.parts += 1
+
+
+def _engine_name(model: LoadedModel) -> str:
+    return model.engine.name + (", jpegs too" if model.jpegs else "")
+
+
+def _rotated(shards: list[int]) -> list[int]:
+    """Start somewhere else than an overlapping run does."""
+    start = random.randrange(len(shards))
+    return shards[start:] + shards[:start]
