@@ -65,19 +65,24 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, Imag
 
 
 def prepare(
-    data: bytes, preparations: Collection[Preprocessing], max_pixels: int = MAX_PIXELS
+    data: bytes,
+    preparations: Collection[Preprocessing],
+    max_pixels: int = MAX_PIXELS,
+    inspect: Callable[[Image.Image], None] = lambda picture: None,
 ) -> tuple[dict[Preprocessing, UInt8Array], ImageInfo]:
     """Decode one image and fit it as each of several models wants it: (H, W, 3) uint8 arrays.
 
-    It is decoded once, unless it is a JPEG so large that the models want it at different scales. Raises ImageError.
+    It is decoded once, unless it is a JPEG so large that the models want it at different scales. `inspect` is called
+    with the decoded RGB picture, the largest where there are several. Raises ImageError.
     """
     scales: dict[Preprocessing, int] = {}
 
     def wanted(image: Image.Image) -> set[int]:
         scales.update({preparation: _scale(image, preparation) for preparation in preparations})
-        return set(scales.values())
+        return set(scales.values()) or {1}
 
     pictures, info = _decode(data, max_pixels, wanted)
+    inspect(pictures[min(pictures)])
     size = (info.width, info.height)
     return {preparation: fit(pictures[scale], preparation, size) for preparation, scale in scales.items()}, info
 

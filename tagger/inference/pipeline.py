@@ -17,6 +17,7 @@ from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from tagger import hardware, images, storage
 from tagger.checkpoint.info import ModelInfo
@@ -26,6 +27,8 @@ from tagger.inference.ceilings import Meter
 from tagger.inference.engines import Engine, Float32Array
 
 Row = dict[str, Any]
+Inspect = Callable[[Image.Image], Row]
+"""Columns computed from a decoded RGB picture."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -85,11 +88,15 @@ class Loaded:
 
 
 def score_files(
-    entries: Iterable[Row], models: Sequence[LoadedModel], max_pixels: int, meter: Meter | None = None
+    entries: Iterable[Row],
+    models: Sequence[LoadedModel],
+    max_pixels: int,
+    meter: Meter | None = None,
+    inspect: Inspect | None = None,
 ) -> Generator[list[tuple[int, Row]]]:
     """Yield for each entry (key columns, and in `wanted` the bits of its models) its rows, in the same order.
 
-    A file that cannot be scored gives rows with its status and error and leaves the others alone. Raises AccessDenied
+    `inspect` adds columns computed from each decoded picture. A file that cannot be scored gives rows with its status and error and leaves the others alone. Raises AccessDenied
     when the store refuses our credentials, since then every file would fail.
     """
     stream = iter(entries)
@@ -110,7 +117,7 @@ def score_files(
         )
         ahead = max(size + 2 * decoders, _AHEAD)
         decoded = bounded_map(
-            lambda item: _decode(item, preparations, max_pixels, jpegs), read, decode_pool, ahead,
+            lambda item: _decode(item, preparations, max_pixels, jpegs, inspect), read, decode_pool, ahead,
             lambda item: len(item.content),
         )  # fmt: skip
         batches = iter(lambda: list(islice(decoded, size)), [])
@@ -194,7 +201,13 @@ def _read(entry: Row, everyone: int) -> Loaded:
     return item
 
 
-def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int, jpegs: Jpegs | None = None) -> Loaded:
+def _decode(
+    item: Loaded,
+    preparations: Sequence[Preprocessing],
+    max_pixels: int,
+    jpegs: Jpegs | None = None,
+    inspect: Inspect | None = None,
+) -> Loaded:
     """Decode once, and fit once for all models that want the same; leave to `jpegs` what it takes."""
     if item.facts["status"] != "ok":
         return item
@@ -203,13 +216,19 @@ def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int
     started = time.thread_time()
     try:
         wanted = {model: preparations[model] for model in item.wanted}
-        fitted, facts = images.prepare(item.content, set(wanted.values()), max_pixels)
+        seen: Row = {}
+        fitted, facts = images.prepare(
+            item.content,
+            set(wanted.values()),
+            max_pixels,
+            lambda picture: seen.update(inspect(picture) if inspect else {}),
+        )
     except ImageError as error:
         return _fail(item, error.status, error)
     finally:
         item.content = b""
     item.pixels = {model: fitted[preparation] for model, preparation in wanted.items()}
-    item.facts.update(width=facts.width, height=facts.height, format=facts.format)
+    item.facts.update(width=facts.width, height=facts.height, format=facts.format, **seen)
     item.decode_seconds = time.thread_time() - started
     return item
 
