@@ -1,25 +1,32 @@
-"""Run a flow from the shell: `python -m flows.<verb>`, with the exit codes of the tagger command."""
+"""Run a flow from the shell: `python -m flows.<verb>`, with the options and exit codes of the tagger command."""
 
-import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
+import typer
 from prefect import Flow
 from prefect.client.schemas import State
 
 from tagger.errors import TaggerError
+from tagger.options import expand
 from tagger.storage import redact
 
 
-def parser(verb: str, description: str | None, same_as: str = "") -> argparse.ArgumentParser:
-    """Return the parser of `python -m flows.<verb>`; `same_as` is the command, where that has another name."""
-    return argparse.ArgumentParser(
-        prog=f"python -m flows.{verb}",
-        description=description,
-        epilog=f"The options are those of the command: `tagger {same_as or verb} --help` explains them.",
+def main(flow: Flow[..., Any]) -> None:
+    """Parse the command line and run the flow."""
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.command(epilog=f"The same as `tagger {flow.name}`, as a Prefect flow run.")(
+        expand(flow.fn, lambda **arguments: run(flow, arguments))
+    )
+    try:
+        app(prog_name=f"python -m flows.{flow.name}")
+    except TaggerError as error:
+        _fail(error)
 
 
 def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
@@ -28,7 +35,7 @@ def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
         state: State[Any] = flow(**arguments, return_state=True)  # type: ignore[assignment]
     except KeyboardInterrupt:
         print(
-            "tagger: interrupted; what was committed stays, the same command goes on (train may ask for --resume)",
+            "tagger: interrupted; what was committed stays, run the same command to continue (train may need --resume)",
             file=sys.stderr,
         )
         sys.exit(130)
@@ -36,31 +43,6 @@ def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
         print(state.message or "done")
         sys.exit(0)
     _fail(state.result(raise_on_failure=False))
-
-
-def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> Callable[[argparse.Namespace], Any]:
-    """Add one option per field of a config dataclass; return what builds the dataclass from the parsed arguments."""
-    for field in fields(config):
-        option, default = f"--{field.name.replace('_', '-')}", None if field.default is MISSING else field.default
-        if isinstance(default, bool):
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=default)
-        elif isinstance(default, tuple):
-            parser.add_argument(option, type=_words, default=default, help=f"default: {','.join(default)}")
-        else:
-            kind = next((kind for kind in (float, int) if kind.__name__ in str(field.type)), str)
-            parser.add_argument(option, type=kind, default=default, help=f"default: {default}")
-
-    def build(parsed: argparse.Namespace) -> Any:
-        try:
-            return config(**{field.name: getattr(parsed, field.name) for field in fields(config)})
-        except TaggerError as error:
-            _fail(error)
-
-    return build
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _fail(error: Any) -> NoReturn:

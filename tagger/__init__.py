@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from tagger.tagging.results import query, read_results
     from tagger.tagging.run import predict, tag
     from tagger.tagging.summary import Summary
-    from tagger.training import TrainConfig, train, tune
+    from tagger.training.config import TrainConfig
+    from tagger.training.train import train
+    from tagger.training.tune import tune
 
 _HOMES = {
     "Ingested": "tagger.data.ingest",
@@ -23,7 +25,7 @@ _HOMES = {
     "Summary": "tagger.tagging.summary",
     "TagConfig": "tagger.tagging.config",
     "TaggerError": "tagger.errors",
-    "TrainConfig": "tagger.training",
+    "TrainConfig": "tagger.training.config",
     "evaluate": "tagger.evaluation.evaluate",
     "export": "tagger.tagging.export",
     "ingest": "tagger.data.ingest",
@@ -31,8 +33,8 @@ _HOMES = {
     "query": "tagger.tagging.results",
     "read_results": "tagger.tagging.results",
     "tag": "tagger.tagging.run",
-    "train": "tagger.training",
-    "tune": "tagger.training",
+    "train": "tagger.training.train",
+    "tune": "tagger.training.tune",
 }
 
 __all__ = [

@@ -1,28 +1,170 @@
-"""The command line that does the same again, for cards and reports."""
+"""Options, declared once: a dataclass field with its type, default, limits and one line of help.
+
+The same declaration is the Python config, the options of a command (`expand`) and the form of a Prefect flow: pydantic
+reads type, limits and description from it, and refuses wrong values when a run is created.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import operator
 import shlex
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tagger import storage
+from tagger.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Option:
+    """Help text and limits of one option."""
+
+    help: str
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def check(self, name: str, value: float) -> None:
+        """Raise UsageError when a value is outside the limits."""
+        limits = {"at least": self.ge, "above": self.gt, "at most": self.le, "below": self.lt}
+        given = {words: limit for words, limit in limits.items() if limit is not None}
+        if not all(_HOLDS[words](value, limit) for words, limit in given.items()):
+            allowed = " and ".join(f"{words} {limit:g}" for words, limit in given.items())
+            raise UsageError(f"--{flag(name)} must be {allowed}, got {value}")
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """Describe the option in the form of a Prefect flow."""
+        names = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+        limits = {names[name]: value for name in names if (value := getattr(self, name)) is not None}
+        schema: dict[str, Any] = handler(core_schema)
+        numeric = next((part for part in schema.get("anyOf", ()) if part.get("type") in ("integer", "number")), schema)
+        numeric.update(limits)
+        return {**schema, "description": self.help}
+
+
+_HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
+
+
+def flag(name: str) -> str:
+    """Return the name of an option on the command line."""
+    return name.replace("_", "-")
+
+
+def declared(config: type[Any]) -> Iterator[tuple[Field[Any], Any, Option]]:
+    """Yield every field of a config class with its type and its Option."""
+    hints = get_type_hints(config, include_extras=True)
+    for field in fields(config):
+        kind, option = get_args(hints[field.name])[:2]
+        yield field, kind, option
+
+
+def check(config: Any) -> None:
+    """Check a config against its declarations; raises UsageError for the first value that is not allowed."""
+    for field, kind, option in declared(type(config)):
+        value = getattr(config, field.name)
+        if value is None and _optional(kind):
+            continue
+        choices = _choices(kind)
+        if choices and value not in choices:
+            raise UsageError(f"--{flag(field.name)} {value}: expected one of {', '.join(choices)}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            option.check(field.name, value)
+
+
+def expand(function: Callable[..., Any], call: Callable[..., Any] | None = None) -> Callable[..., None]:
+    """Return a command with the parameters of `function`, each config replaced by its options.
+
+    It calls `call`, by default `function` itself. Parameters annotated with an Option become options of the command,
+    `source` and `dataset` its argument; those annotated with Typer's own stay as they are.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    configs = {
+        name: kind for name, hint in hints.items() if is_dataclass(kind := _plain(hint)) and isinstance(kind, type)
+    }
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in configs:
+            options = declared(configs[parameter.name])
+            parameters += [_parameter(field.name, field.default, kind, option) for field, kind, option in options]
+            continue
+        kind, *extra = get_args(hints[parameter.name]) or (hints[parameter.name],)
+        if extra and isinstance(extra[0], Option):
+            default = MISSING if parameter.default is parameter.empty else parameter.default
+            parameters.append(_parameter(parameter.name, default, kind, extra[0]))
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=parameter.KEYWORD_ONLY))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        for name, config in configs.items():
+            values[name] = config(**{f.name: _value(f, values.pop(f.name)) for f in fields(config)})
+        (call or function)(**values)
+
+    ordered = sorted(parameters, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+    command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered} | {"return": None}
+    return command
+
+
+def _plain(hint: Any) -> Any:
+    """Return a type without its annotations."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Parameter:
+    """Return an option as a parameter that Typer understands."""
+    import typer
+
+    if _is_tuple(kind):
+        kind, default = str, ",".join(default)
+    low = option.ge if kind in (int, int | None) else None
+    names = [f"--{flag(name)}"] if default is False else []
+    made: Any = typer.Option(*names, help=option.help, min=low)
+    if name in ("source", "dataset"):
+        made = typer.Argument(help=option.help)
+    default = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
+
+
+def _value(field: Field[Any], value: Any) -> Any:
+    """Return what was typed as the value of a field: tuples are typed with commas."""
+    if isinstance(field.default, tuple) and isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def _optional(kind: Any) -> bool:
+    return get_origin(kind) in (Union, UnionType) and type(None) in get_args(kind)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Return the values of a Literal, () for any other type."""
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def command(verb: str, subject: str, config: Any, **given: str | None) -> str:
-    """Return `tagger VERB SUBJECT` with the options that were given and those of `config` that are not its defaults.
+    """Return `tagger VERB SUBJECT` with the given options and those of `config` that are not defaults.
 
-    `config` is a dataclass whose fields are named as the options are. Passwords and queries of URLs are left out.
+    Passwords and queries of URLs are left out.
     """
     changed = {field.name: getattr(config, field.name) for field in fields(config)}
     defaults = {field.name: field.default for field in fields(config)}
     options = {**given, **{name: value for name, value in changed.items() if value != defaults[name]}}
-    words = [word for name, value in options.items() if value is not None for word in _option(name, value)]
+    words = [word for name, value in options.items() if value is not None for word in _words(name, value)]
     return shlex.join(["tagger", verb, *map(storage.redact, (subject, *words))])
 
 
-def _option(name: str, value: Any) -> list[str]:
-    option = f"--{name.replace('_', '-')}"
+def _words(name: str, value: Any) -> list[str]:
+    option = f"--{flag(name)}"
     if isinstance(value, bool):
-        return [option if value else f"--no-{option[2:]}"]
+        return [option if value else f"--no-{flag(name)}"]
     return [option, ",".join(value) if isinstance(value, tuple) else str(value)]

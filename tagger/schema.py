@@ -69,12 +69,13 @@ BENCHMARK = pa.schema(
         ("memory_bytes", pa.int64()),
         ("device", pa.string()),
         ("versions", pa.list_(pa.string())),
+        ("cut", pa.string()),
         ("note", pa.string()),
     ]
 )
-"""One row per model and seed of a ladder; accuracies are of the test images, `flops` of one image, forward.
+"""One row per model and seed; accuracies are of the test images, `flops` of one image, forward.
 
-`accuracy_tta`, of nets that learn from mirrored and shifted images: the mean over six such views of each test image.
+`accuracy_tta`: with test-time augmentation, the mean over six views of each image. `cut`: what a time budget left out.
 """
 
 SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": PLAN, "benchmark": BENCHMARK}

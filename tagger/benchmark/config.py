@@ -1,57 +1,55 @@
-"""What a user decides about a ladder of models."""
+"""Options of `tagger benchmark`."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from tagger.benchmark.recipes import STEPS
+from tagger import options
+from tagger.benchmark.baselines import KNOWN
 from tagger.errors import UsageError
+from tagger.options import Option
+from tagger.training.config import DEFAULT_BACKBONE
 
-TRANSFER = ("knn-features", "probe", "finetune")
-KNOWN = ("knn", *STEPS, *TRANSFER)
-"""Every rung, from the simplest up."""
 DEFAULT_MODELS = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun", "probe", "finetune")
 FULL = "full"
 
 
 @dataclass(frozen=True)
-class LadderConfig:
-    """Everything that decides what is trained; raises UsageError for values that cannot be right."""
+class BenchmarkConfig:
+    """Options of one benchmark; raises UsageError for values that are not allowed."""
 
-    models: tuple[str, ...] = DEFAULT_MODELS
-    budget: str = "10m"
-    """Time that the models may take together on two CPU cores, such as 10m or 90s; full: as published."""
-    seeds: int = 1
-    preparation: str | None = None
-    """How pixels are prepared for nets from scratch; None: as each recipe says."""
-    image_size: int = 32
-    """Side in pixels for models on pixels."""
-    backbone: str = "timm/mobilenetv3_large_100.ra_in1k"
-    """For neighbours by features, probe and fine-tuning."""
-    device: str = "auto"
+    models: Annotated[tuple[str, ...], Option(f"Models to train: {', '.join(KNOWN)}.")] = DEFAULT_MODELS
+    budget: Annotated[
+        str, Option("Training time for all models, such as 10m or 90s, or full: every recipe to its end.")
+    ] = "10m"
+    seeds: Annotated[int, Option("Random seeds per model.", ge=1)] = 1
+    normalisation: Annotated[
+        str | None,
+        Option(
+            "Normalisation of pixels for networks from scratch: none, scale, mean, standardise, single-mean, pixel-mean "
+            "or mean-file:PATH (CNTK's XML) [default: that of each recipe]."
+        ),
+    ] = None
+    image_size: Annotated[int, Option("Input size in pixels of models on pixels.", ge=16)] = 32
+    backbone: Annotated[
+        str, Option("Backbone of knn-features, probe and finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
+    ] = DEFAULT_BACKBONE
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.models if name not in KNOWN]:
-            raise UsageError(f"--models {','.join(unknown)}: not known; choose among {', '.join(KNOWN)}")
-        if twice := [name for name in dict.fromkeys(self.models) if self.models.count(name) > 1]:
-            raise UsageError(f"--models {','.join(twice)}: named more than once; --seeds trains a model several times")
+        options.check(self)
         if not self.models:
             raise UsageError(f"--models: name at least one of {', '.join(KNOWN)}")
+        if unknown := [name for name in self.models if name not in KNOWN]:
+            raise UsageError(f"--models {','.join(unknown)}: unknown; choose among {', '.join(KNOWN)}")
+        if twice := [name for name in dict.fromkeys(self.models) if self.models.count(name) > 1]:
+            raise UsageError(f"--models {','.join(twice)}: named twice; --seeds trains a model several times")
         if self.budget != FULL and not re.fullmatch(r"[1-9]\d*[ms]", self.budget):
-            raise UsageError(f"--budget {self.budget}: expected a time above 0 such as 10m or 90s, or full")
-        if self.seeds < 1:
-            raise UsageError(f"--seeds must be at least 1, got {self.seeds}")
-        if self.image_size < 16:
-            raise UsageError(f"--image-size must be at least 16, got {self.image_size}")
+            raise UsageError(f"--budget {self.budget}: expected a time such as 10m or 90s, or full")
 
-    def minutes(self, model: str) -> float | None:
-        """Return the minutes that one training of a model may take on two CPU cores; None at full budget."""
-        if self.budget == FULL:
-            return None
-        seconds = int(self.budget[:-1]) * {"s": 1, "m": 60}[self.budget[-1]]
-        return seconds / 60 / self.seeds * _weight(model) / sum(map(_weight, self.models))
-
-
-def _weight(model: str) -> float:
-    return STEPS[model].weight if model in STEPS else 0.5 if model == "knn" else 1.0
+    @property
+    def seconds(self) -> float | None:
+        """Return the budget in seconds; None for full."""
+        return None if self.budget == FULL else float(self.budget[:-1]) * {"s": 1, "m": 60}[self.budget[-1]]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tagger import checkpoint, hardware, reporting, storage
-from tagger.benchmark.data import ALL, CIFAR10, LadderData
+from tagger.benchmark.data import ALL, CIFAR10, BenchmarkData
 from tagger.benchmark.published import PUBLISHED
 from tagger.inference.engines import Float32Array
 from tagger.models.convnet import ConvNet
@@ -46,7 +46,7 @@ VARIANTS = {
 
 def write(
     out: str,
-    data: LadderData,
+    data: BenchmarkData,
     rows: Sequence[Mapping[str, Any]],
     scores: Sequence[Float32Array],
     folder: FolderOf,
@@ -64,7 +64,7 @@ def write(
 
 
 def gather(
-    data: LadderData,
+    data: BenchmarkData,
     rows: Sequence[Mapping[str, Any]],
     scores: Sequence[Float32Array],
     folder: FolderOf,
@@ -102,7 +102,7 @@ def _run(row: Mapping[str, Any], scores: Float32Array) -> reporting.Run:
     return reporting.Run(**known | {"interval": tuple(row["interval"]), "scores": scores})
 
 
-def _published(data: LadderData, models: Collection[str]) -> list[reporting.Published]:
+def _published(data: BenchmarkData, models: Collection[str]) -> list[reporting.Published]:
     """Return what others report of these models; of images that only the user has, nobody reports anything."""
     same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train.labels) == ALL["training"]
     return [each for each in PUBLISHED if same and each.model in models]
@@ -136,7 +136,7 @@ def _filters(net: nn.Module) -> Array | None:
     return _last(found[strongest])
 
 
-def _neighbours(net: nn.Module, data: LadderData, scores: Float32Array) -> reporting.Neighbours | None:
+def _neighbours(net: nn.Module, data: BenchmarkData, scores: Float32Array) -> reporting.Neighbours | None:
     """Return test images, right and wrong ones, with the training images that voted for them."""
     if not isinstance(net, Knn):
         return None
@@ -159,7 +159,7 @@ def _neighbours(net: nn.Module, data: LadderData, scores: Float32Array) -> repor
     )
 
 
-def _mistakes(data: LadderData, scores: Float32Array) -> reporting.Mistakes:
+def _mistakes(data: BenchmarkData, scores: Float32Array) -> reporting.Mistakes:
     """Return what the model is surest about and wrong."""
     truth, said, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
     wrong = np.flatnonzero(said != truth)

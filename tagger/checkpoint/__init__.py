@@ -10,8 +10,8 @@ from tagger.checkpoint.load import (
     describe,
     list_checkpoints,
     record_agreement,
-    save,
 )
+from tagger.checkpoint.save import save
 
 __all__ = [
     "BUNDLE", "CARD", "CONFIG", "WEIGHTS", "build", "build_resized", "describe", "list_checkpoints",

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -83,26 +82,6 @@ def build_resized(backbone: ModelInfo) -> nn.Module:
     if hasattr(net, "set_input_size"):
         cast(Any, net).set_input_size(img_size=backbone.preprocessing.size)
     return net
-
-
-def save(
-    folder: str,
-    net: nn.Module,
-    config: dict[str, Any],
-    bundle: dict[str, Any],
-    card: str,
-    others: Mapping[str, bytes] | None = None,
-) -> ModelInfo:
-    """Write a checkpoint folder, `others` by name in it; tagger.json goes last, so a folder that has it is whole."""
-    import safetensors.torch
-
-    out = storage.absolute(folder)
-    weights = safetensors.torch.save({name: value.contiguous() for name, value in net.state_dict().items()})
-    described = {CONFIG: _to_json(config), CARD: card.encode(), BUNDLE: _to_json(bundle)}
-    files = {WEIGHTS: weights, **(others or {}), **described}
-    for name, content in files.items():
-        storage.write_atomic(storage.join(out, name), content)
-    return describe(folder)
 
 
 def list_checkpoints(folder: str = "checkpoints") -> list[ModelInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -60,4 +61,5 @@ def options(
 
 def main() -> None:
     """Run the command line."""
+    warnings.filterwarnings("ignore", message=".*failed to converge.*")  # a probe of any strength is chosen by its loss
     app(prog_name="tagger")

@@ -1,4 +1,4 @@
-"""`benchmark`: what models reach on the same images, and what this machine can do."""
+"""`benchmark`: models compared on the same images, and measurements of this machine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from tagger.benchmark.config import BenchmarkConfig
 from tagger.cli.app import STYLE, Commands, app
 from tagger.cli.options import BatchSize, Device, Engine, Json, Model, Precision, Quiet
 from tagger.cli.printing import print_json, print_table, say
+from tagger.options import expand
 
 
 class Benchmarks(Commands):
-    """Take `benchmark DATASET`, wherever its options stand, for `benchmark ladder DATASET`."""
+    """Takes `benchmark DATASET`, wherever its options stand, for `benchmark models DATASET`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Find the command that was named; what is no command is a dataset or an option of it."""
+        """Find the command; the name of no command is a dataset, or an option of `models`."""
         known = not args or args[0] in self.commands or args[0] in ctx.help_option_names
-        return list(super().parse_args(ctx, args if known else ["ladder", *args]))
+        return list(super().parse_args(ctx, args if known else ["models", *args]))
 
 
 HELP = "Compare models on the same images (`benchmark cifar10`, `benchmark DATASET`), or measure this machine."
@@ -26,68 +28,50 @@ benchmark = typer.Typer(cls=Benchmarks, no_args_is_help=True, help=HELP, **STYLE
 app.add_typer(benchmark, name="benchmark")
 
 
-@benchmark.command(
-    epilog="Example: tagger benchmark ladder cifar10 --models knn,linear,speedrun --budget 5m --out report"
-)
-def ladder(
+@benchmark.command(epilog="Example: tagger benchmark cifar10 --models knn,linear,speedrun --budget 5m --out report")
+@expand
+def models(
     dataset: Annotated[str, typer.Argument(help="cifar10, or a manifest with labels or a folder of labelled images.")],
-    out: Annotated[str, typer.Option(help="Folder for the report and every model; called again, it goes on.")],
-    models: Annotated[
-        str,
-        typer.Option(
-            help="knn, linear, mlp, convnet, resnet20 to resnet110, speedrun, knn-features, probe, finetune, ..."
-        ),
-    ] = "knn,linear,mlp,convnet,resnet20,speedrun,probe,finetune",
-    budget: Annotated[str, typer.Option(help="Time on two CPU cores for all models, as 10m or 90s; or full.")] = "10m",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model that chance has a part in.")] = 1,
-    data: Annotated[str | None, typer.Option(help="Where CIFAR-10 is: archive or folder; else downloaded.")] = None,
-    preparation: Annotated[
-        str | None,
-        typer.Option(
-            help="none, scale, mean, standardise, single-mean, pixel-mean or mean-file:PATH (CNTK's XML); by default "
-            "as each recipe says."
-        ),
+    out: Annotated[str, typer.Option(help="Folder for the report and every model; run again, it continues.")],
+    config: BenchmarkConfig,
+    data: Annotated[
+        str | None, typer.Option(help="Folder or archive of CIFAR-10 [default: downloaded into the cache].")
     ] = None,
-    image_size: Annotated[int, typer.Option(min=16, help="Side in pixels for models on pixels.")] = 32,
-    backbone: Annotated[
-        str, typer.Option(help="For knn-features, probe, finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
-    ] = "timm/mobilenetv3_large_100.ra_in1k",
-    device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Climb from nearest neighbours to fine-tuning on the same images, and report what each step pays."""
-    from tagger.benchmark import Climb, LadderConfig, climb
+    """Train models from nearest neighbours to fine-tuning on the same images and report accuracy and cost."""
+    from tagger import hardware
+    from tagger.benchmark.run import Benchmark
 
-    names = tuple(name.strip() for name in models.split(",") if name.strip())
-    config = LadderConfig(names, budget, seeds, preparation, image_size, backbone, device)
+    hardware.keep_freed_memory()
     silent = quiet or as_json
-    rows = climb(Climb(dataset, out, config, data), (lambda line: None) if silent else say)
+    rows = Benchmark(dataset, out, config, data, (lambda line: None) if silent else say).run()
     if as_json:
         print_json({"out": out, "models": rows})
     elif not quiet:
-        print_table(_COLUMNS, [*map(_ladder_row, rows), *_means(rows)])
+        print_table(_COLUMNS, [*map(_row, rows), *_means(rows)])
         typer.echo(f"report: {out}/report.html")
 
 
-_COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "note"]
+_COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "cut", "note"]
 
 
 def _means(rows: list[dict[str, Any]]) -> list[list[Any]]:
-    """Return a line for every model that was trained with several seeds."""
+    """Return a row for every model that was trained with several seeds."""
     accuracies = {row["model"]: [each["accuracy"] for each in rows if each["model"] == row["model"]] for row in rows}
     return [
-        [model, "mean", f"{mean(found):.2%}", f"spread {100 * stdev(found):.2f}", "", "", "", ""]
+        [model, "mean", f"{mean(found):.2%}", f"std {100 * stdev(found):.2f}", "", "", "", "", ""]
         for model, found in accuracies.items()
         if len(found) > 1
     ]
 
 
-def _ladder_row(row: dict[str, Any]) -> list[Any]:
+def _row(row: dict[str, Any]) -> list[Any]:
     low, high = row["interval"]
     return [
         row["model"], row["seed"], f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['train_seconds']:.0f}",
-        f"{row['infer_all_cores']:,.0f}", f"{row['parameters']:,}", row["note"],
+        f"{row['infer_all_cores']:,.0f}", f"{row['parameters']:,}", row["cut"], row["note"],
     ]  # fmt: skip
 
 

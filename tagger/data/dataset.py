@@ -1,4 +1,4 @@
-"""Labelled images, ready to be learnt from: which, with what truth, in which split."""
+"""Labelled images: which, with which labels, in which split."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger.checkpoint.info import fingerprint
-from tagger.data import ingest, splits
+from tagger.data import duplicates, ingest, splits
 from tagger.data.labels.joining import TWINS, twins
+from tagger.data.scan import Scan
 from tagger.errors import SourceError, UsageError
 
 DATASET = "dataset.parquet"
@@ -22,27 +23,38 @@ DATASET = "dataset.parquet"
 BoolArray = npt.NDArray[np.bool_]
 
 
+class SeveralLabels(UsageError):
+    """A dataset with more than one label per image where one is expected."""
+
+
 @dataclass(frozen=True)
-class Examples:
+class Dataset:
     """Labelled images; every array has a row per image."""
 
     table: pa.Table
-    """The manifest's rows."""
+    """Rows of the manifest."""
     label_names: tuple[str, ...]
     truth: npt.NDArray[np.float32]
-    """(N, K): 1 where the image has the label; a row of zeros is a known negative."""
+    """(N, K): 1 where the image has the label; a row of zeros is known to have none."""
     notes: tuple[str, ...] = ()
-    """What was left out, and other things to know."""
+    """Images that were left out, and other warnings."""
     image_ids: tuple[str, ...] = ()
-    """SHA-256 of every file, once they have been read."""
+    """SHA-256 of every file, after a scan."""
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def uris(self) -> list[str]:
-        """Return where the images are."""
+        """Return the uris of the images."""
         return [str(uri) for uri in self.table["uri"].to_pylist()]
+
+    @property
+    def locations(self) -> list[str]:
+        """Return where the images are read from: a signed URL where there is one."""
+        if "location" not in self.table.column_names:
+            return self.uris
+        return [location or uri for location, uri in zip(self.table["location"].to_pylist(), self.uris, strict=True)]
 
     @property
     def labels(self) -> list[tuple[str, ...]]:
@@ -61,8 +73,8 @@ class Examples:
             for name, rows in where.items()
         }
 
-    def keep(self, rows: BoolArray, why: str) -> Examples:
-        """Leave images out, and say why."""
+    def filter(self, rows: BoolArray, why: str) -> Dataset:
+        """Return the selected images, with a note about the others."""
         gone = len(self) - int(rows.sum())
         if not gone:
             return self
@@ -72,20 +84,20 @@ class Examples:
         table = self.table.filter(pa.array(rows))
         return replace(self, table=table, truth=self.truth[rows], notes=(*self.notes, note), image_ids=ids)
 
-    def with_splits(self, assigned: list[str | None]) -> Examples:
+    def with_splits(self, assigned: Sequence[str | None]) -> Dataset:
         """Return the same images in these splits."""
         place = self.table.column_names.index("split")
-        return replace(self, table=self.table.set_column(place, "split", pa.array(assigned, pa.string())))
+        return replace(self, table=self.table.set_column(place, "split", pa.array(list(assigned), pa.string())))
 
     def data_fingerprint(self) -> str:
         """Return a hash of which images have which labels in which split."""
         return fingerprint(self.table.select(["uri", "bytes", "etag", "labels", "split"]).to_pylist())
 
 
-def read_examples(dataset: str, multilabel: bool) -> Examples:
+def read_dataset(dataset: str, multilabel: bool) -> Dataset:
     """Read a manifest with labels, or a folder whose labels are found as `tagger ingest` finds them.
 
-    Raises SourceError when there is nothing to learn from, UsageError when labels and task do not fit.
+    Raises SourceError without two labels to tell apart, SeveralLabels when images have several and the task is multiclass.
     """
     found = ingest.read_labelled(dataset)
     labels = found.table["labels"]
@@ -100,13 +112,15 @@ def read_examples(dataset: str, multilabel: bool) -> Examples:
         hint = "; --multilabel learns it against the images without it" if counts and _some_without(labels) else ""
         raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart{hint}")
     if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
-        raise UsageError(f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel")
+        raise SeveralLabels(
+            f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel"
+        )
     names = tuple(sorted(counts))
     alike = twins(names) if found.labels is None else []  # else they are among the notes
     notes = [*found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
     if unlabelled := len(found) - len(labelled):
         notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
-    return Examples(labelled, names, truth_of(labelled, names), tuple(notes))
+    return Dataset(labelled, names, truth_of(labelled, names), tuple(notes))
 
 
 def _some_without(labels: pa.ChunkedArray) -> bool:
@@ -125,3 +139,20 @@ def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
     for row, labels in enumerate(table["labels"].to_pylist()):
         truth[row, [index[label] for label in labels]] = 1
     return truth
+
+
+def scanned(dataset: Dataset, found: Scan) -> Dataset:
+    """Return the images of a dataset that decode, with their ids."""
+    ids = tuple(str(row["image_id"]) for row in found.facts)
+    return replace(dataset, image_ids=ids).filter(found.have, "they cannot be read or do not decode")
+
+
+def split(dataset: Dataset, found: Scan, seed: int) -> tuple[Dataset, list[str]]:
+    """Assign scanned images to splits that no near-duplicate crosses; return them and a report in lines.
+
+    Given splits stay; the others are decided by content and seed.
+    """
+    copies = duplicates.near_duplicates(found.fingerprints())
+    given = dataset.table["split"].to_pylist()
+    assigned = splits.assign(dataset.image_ids, dataset.labels, copies.groups, given, seed=seed)
+    return dataset.with_splits(assigned.split), assigned.text(dataset.uris).splitlines()

@@ -10,10 +10,7 @@ nearly blank pages, cost more than as many photographs. The figures: python -m b
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tagger import images, storage
-from tagger.errors import AccessDenied, ImageError, SourceError
+from tagger import images
 
 SIDE = 16
 MAX_BITS = 12
@@ -68,34 +64,9 @@ class Duplicates:
     """What holds the groups together: n - 1 pairs for a group of n, not all that could be named"""
 
 
-def fingerprint(picture: Image.Image, content: bytes) -> Fingerprint:
-    """Return the fingerprint of a decoded RGB picture and the bytes it was decoded from."""
-    small = picture.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=4.0)
-    return Fingerprint(hashlib.sha256(content).hexdigest(), np.asarray(small))
-
-
-def read_fingerprint(uri: str, max_pixels: int = images.MAX_PIXELS) -> Fingerprint | ImageError | SourceError:
-    """Read and decode one file; return its fingerprint, or why there is none.
-
-    Raises AccessDenied when the store refuses our credentials, since then every file would fail.
-    """
-    try:
-        content = storage.read_bytes(uri)
-        picture, _ = images.decode(content, max_pixels)
-    except (ImageError, SourceError) as error:
-        if isinstance(error, AccessDenied) and storage.is_credential_error(error):
-            raise
-        return error
-    return fingerprint(picture, content)
-
-
-def read_fingerprints(
-    uris: Sequence[str], max_pixels: int = images.MAX_PIXELS, threads: int | None = None
-) -> list[Fingerprint | ImageError | SourceError]:
-    """Fingerprint many files in threads, in order; see read_fingerprint."""
-    remote = any(storage.is_remote(uri) for uri in uris[:1])
-    with ThreadPoolExecutor(threads or (32 if remote else os.cpu_count()), "fingerprint") as pool:
-        return list(pool.map(lambda uri: read_fingerprint(uri, max_pixels), uris))
+def thumbnail(picture: Image.Image) -> images.UInt8Array:
+    """Return the (16, 16, 3) thumbnail that copies of an RGB image are found by."""
+    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=4.0))
 
 
 def near_duplicates(fingerprints: Sequence[Fingerprint], similarity: float = SIMILARITY) -> Duplicates:

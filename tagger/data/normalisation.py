@@ -1,4 +1,4 @@
-"""What is subtracted from pixels, and what they are divided by, before a network sees them."""
+"""Normalisation of pixels for networks trained from scratch, computed on the training images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tagger import storage
 from tagger.errors import SourceError, UsageError
-from tagger.images import UInt8Array
+from tagger.images import Preprocessing, UInt8Array
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -24,10 +24,10 @@ _BLOCK = 5000
 
 
 @dataclass(frozen=True, eq=False)
-class Preparation:
-    """A network's input is (pixels / 255 - mean) / std - offset.
+class Normalisation:
+    """Network input is (pixels / 255 - mean) / std - offset.
 
-    `mean` and `std`, one per channel, are what timm's pretrained_cfg carries; the offset belongs to the network.
+    `mean` and `std`, one per channel, are those of timm's pretrained_cfg; the offset belongs to the network.
     """
 
     name: str
@@ -36,17 +36,13 @@ class Preparation:
     offset: Float32Array | None = None
     """(3, H, W)"""
 
-    def apply(self, pixels: UInt8Array) -> Float32Array:
-        """Return uint8 images (N, H, W, 3) as a network gets them: (N, 3, H, W) float32."""
-        mean, std = (
-            np.float32(255) * np.array(each, dtype=np.float32).reshape(3, 1, 1) for each in (self.mean, self.std)
-        )
-        prepared: Float32Array = (pixels.transpose(0, 3, 1, 2).astype(np.float32) - mean) / std
-        return prepared if self.offset is None else prepared - self.offset
+    def preprocessing(self, side: int) -> Preprocessing:
+        """Return the preprocessing of a checkpoint: whole images of this size."""
+        return Preprocessing(size=(side, side), crop_pct=1.0, mean=self.mean, std=self.std)
 
 
-def prepare(name: str, train: UInt8Array) -> Preparation:
-    """Compute a preparation from the pixels of the training split alone, (N, H, W, 3) uint8.
+def compute(name: str, train: UInt8Array) -> Normalisation:
+    """Compute a normalisation from the pixels of the training split alone, (N, H, W, 3) uint8.
 
     All but `none` scale to [0, 1]. Raises UsageError for an unknown name, SourceError for a mean file that does not
     fit; see NAMES.
@@ -54,35 +50,35 @@ def prepare(name: str, train: UInt8Array) -> Preparation:
     if name.startswith(_MEAN_FILE):
         uri = storage.absolute_file(name.removeprefix(_MEAN_FILE))
         if not storage.exists(uri):
-            raise SourceError(f"--preparation {name}: no such file")
-        return Preparation(name, offset=read_mean_file(uri, (train.shape[1], train.shape[2])))
+            raise SourceError(f"--normalisation {name}: no such file")
+        return Normalisation(name, offset=read_mean_file(uri, (train.shape[1], train.shape[2])))
     if name not in _COMPUTED:
-        raise UsageError(f"preparation {name!r} is not known; choose one of {', '.join(NAMES)}")
+        raise UsageError(f"--normalisation {name} is unknown; choose one of {', '.join(NAMES)}")
     if not len(train):
-        raise UsageError(f"preparation {name!r} needs training images, and there are none")
+        raise UsageError(f"--normalisation {name} needs training images, and there are none")
     return _COMPUTED[name](train)
 
 
-def _standardise(train: UInt8Array) -> Preparation:
+def _standardise(train: UInt8Array) -> Normalisation:
     mean, square = _moments(train)
     std = np.sqrt(np.maximum(square - mean**2, 0))
     # a channel that never varies is centred only: dividing by its zero would give no numbers at all
-    return Preparation("standardise", _three(mean), _three(np.where(std > 0, std, 1)))
+    return Normalisation("standardise", _three(mean), _three(np.where(std > 0, std, 1)))
 
 
-def _single_mean(train: UInt8Array) -> Preparation:
-    return Preparation("single-mean", _three(np.full(3, _moments(train)[0].mean())))
+def _single_mean(train: UInt8Array) -> Normalisation:
+    return Normalisation("single-mean", _three(np.full(3, _moments(train)[0].mean())))
 
 
-def _pixel_mean(train: UInt8Array) -> Preparation:
+def _pixel_mean(train: UInt8Array) -> Normalisation:
     total = sum((block.sum(axis=0, dtype=np.float64) for block in _blocks(train)), np.zeros(train.shape[1:]))
-    return Preparation("pixel-mean", offset=(total / len(train) / 255).transpose(2, 0, 1).astype(np.float32))
+    return Normalisation("pixel-mean", offset=(total / len(train) / 255).transpose(2, 0, 1).astype(np.float32))
 
 
-_COMPUTED: dict[str, Callable[[UInt8Array], Preparation]] = {
-    "none": lambda train: Preparation("none", std=(1 / 255, 1 / 255, 1 / 255)),
-    "scale": lambda train: Preparation("scale"),
-    "mean": lambda train: Preparation("mean", _three(_moments(train)[0])),
+_COMPUTED: dict[str, Callable[[UInt8Array], Normalisation]] = {
+    "none": lambda train: Normalisation("none", std=(1 / 255, 1 / 255, 1 / 255)),
+    "scale": lambda train: Normalisation("scale"),
+    "mean": lambda train: Normalisation("mean", _three(_moments(train)[0])),
     "standardise": _standardise,
     "single-mean": _single_mean,
     "pixel-mean": _pixel_mean,
@@ -96,7 +92,7 @@ def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
 
     The numbers are taken as planes of rows, red first, 0 to 255, which is how CNTK's CIFAR-10 script writes them.
     CNTK's own reader takes the same numbers as interleaved pixels, subtracts them from a blue-green-red image, and
-    does nothing at all when the sizes differ; to repeat a result of it, train with another preparation.
+    does nothing at all when the sizes differ; to repeat a result of it, train with another normalisation.
     Raises SourceError for another size and for what is not such a file.
     """
     fields = _Fields(uri).read()
@@ -118,12 +114,12 @@ def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
 
 
 def subtracts_image(name: str) -> bool:
-    """Tell whether a preparation has an offset."""
+    """Tell whether a normalisation has an offset."""
     return name == "pixel-mean" or name.startswith(_MEAN_FILE)
 
 
-def preparation_id(name: str) -> str:
-    """Return what tells one preparation of the same images from another: its name, and a mean file's content."""
+def identity(name: str) -> str:
+    """Return a name that changes with the normalisation: a mean file counts by its content."""
     if not name.startswith(_MEAN_FILE):
         return name
     return hashlib.sha256(storage.read_bytes(storage.absolute_file(name.removeprefix(_MEAN_FILE)))).hexdigest()

@@ -11,9 +11,9 @@ from tagger.images.decode import (
     prepare,
     prepare_for,
 )
-from tagger.images.transforms import Preprocessing, UInt8Array, fit, resized
+from tagger.images.transforms import Preprocessing, UInt8Array, fit, normalise, resized
 
 __all__ = [
     "DECODE_VERSION", "FORMATS", "MAX_PIXELS", "SPARE", "ImageInfo", "Preprocessing", "UInt8Array", "decode", "fit",
-    "plain_jpeg_size", "prepare", "prepare_for", "resized",
+    "normalise", "plain_jpeg_size", "prepare", "prepare_for", "resized",
 ]  # fmt: skip

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -26,6 +30,18 @@ class Preprocessing:
     crop_mode: str = "center"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of pixels from 0 to 255, as `normalise` takes them."""
+        import torch
+
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
+        return mean, std
+
+
+def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Map uint8 pixels (N, H, W, 3) to network input (N, 3, H, W); mean and std are (1, 3, 1, 1), from 0 to 255."""
+    return (pixels.permute(0, 3, 1, 2).to(mean.dtype) - mean) / std
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing, size: tuple[int, int] | None = None) -> UInt8Array:

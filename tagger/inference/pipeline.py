@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -27,8 +27,9 @@ from tagger.inference.ceilings import Meter
 from tagger.inference.engines import Engine, Float32Array
 
 Row = dict[str, Any]
-Inspect = Callable[[Image.Image], Row]
-"""Columns computed from a decoded RGB picture."""
+Fitted = Mapping[Preprocessing, images.UInt8Array]
+Inspect = Callable[[Image.Image, tuple[int, int], Fitted], Row]
+"""Columns computed from a decoded RGB image, its true (width, height), and its pixels as the models want them."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -83,8 +84,8 @@ class Loaded:
     decode_seconds: float = 0.0
 
     def rows(self) -> list[tuple[int, Row]]:
-        """Return (model, row) for every model that wanted the file."""
-        return [(model, {**self.facts, **self.answers.get(model, {})}) for model in self.wanted]
+        """Return (model, row) for every model that wanted the file; without any model, one row."""
+        return [(model, {**self.facts, **self.answers.get(model, {})}) for model in self.wanted] or [(0, self.facts)]
 
 
 def score_files(
@@ -108,8 +109,9 @@ def score_files(
     everyone = (1 << len(models)) - 1
     preparations = [model.info.preprocessing for model in models]
     jpegs = models[0].jpegs if len(models) == 1 else None
-    size = max(model.engine.batch_size for model in models)
-    callers, decoders = max(model.engine.concurrency for model in models), hardware.cores()
+    size = max((model.engine.batch_size for model in models), default=16)
+    callers = max((model.engine.concurrency for model in models), default=1)
+    decoders = hardware.cores()
     with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
         listed, ahead = chain([first], stream), 2 * meter.readers
         read = bounded_map(
@@ -216,19 +218,16 @@ def _decode(
     started = time.thread_time()
     try:
         wanted = {model: preparations[model] for model in item.wanted}
-        seen: Row = {}
-        fitted, facts = images.prepare(
-            item.content,
-            set(wanted.values()),
-            max_pixels,
-            lambda picture: seen.update(inspect(picture) if inspect else {}),
-        )
+        pictures: list[Image.Image] = []
+        fitted, facts = images.prepare(item.content, set(wanted.values()), max_pixels, pictures.append)
     except ImageError as error:
         return _fail(item, error.status, error)
     finally:
         item.content = b""
     item.pixels = {model: fitted[preparation] for model, preparation in wanted.items()}
-    item.facts.update(width=facts.width, height=facts.height, format=facts.format, **seen)
+    item.facts.update(width=facts.width, height=facts.height, format=facts.format)
+    if inspect:
+        item.facts.update(inspect(pictures[0], (facts.width, facts.height), fitted))
     item.decode_seconds = time.thread_time() - started
     return item
 

@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from tagger.images import normalise
+
 
 class Scorer(nn.Module):
     """Map uint8 images (N, H, W, 3) to scores (N, classes) and features before the classifier (N, D)."""
@@ -24,7 +26,7 @@ class Scorer(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return (scores, embeddings), both fp32."""
-        x = (images.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
+        x = normalise(images, self.mean, self.std)
         net = cast(Any, self.net)
         maps = net.forward_features(x)
         embedding = net.forward_head(maps, pre_logits=True)

@@ -1,4 +1,4 @@
-"""What a user may decide about training."""
+"""Options of `tagger train`."""
 
 from __future__ import annotations
 
@@ -6,147 +6,118 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from tagger import options
 from tagger.errors import UsageError
 from tagger.images.transforms import Preprocessing
+from tagger.options import Option
+from tagger.training import schedules
 
-METHODS = ("auto", "probe", "finetune", "knn")
-FITS = {"crop": "center", "letterbox": "border", "squash": "squash"}
+CROP_MODES = {"crop": "center", "letterbox": "border", "squash": "squash"}
 """--fit -> timm's crop_mode."""
-OPTIMIZERS = ("adamw", "sgd")
+DEFAULT_BACKBONE = "timm/mobilenetv3_large_100.ra_in1k"
 _AUGMENT = re.compile(r"none|v0r?|originalr?|3a|(rand|augmix)(-(m|n|mmax|inc|w|d)\d+|-(mstd|p|a)\d+(\.\d+)?|-[bt]\w+)*")
-"""What timm.data.auto_augment reads."""
+"""Policies that timm.data.auto_augment reads."""
+SCRATCH = ("method", "multilabel", "image_size", "epochs", "batch_size", "precision_target", "seed", "device")
+"""Options that --method scratch has; epochs and batch size have defaults of their own."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides how a checkpoint comes out; raises UsageError for values that cannot be right."""
+    """Options of one training; raises UsageError for values that are not allowed."""
 
-    backbone: str = "timm/mobilenetv3_large_100.ra_in1k"
-    method: str = "auto"
-    """probe: a linear head on frozen features; finetune: the whole network; auto: both when time allows, the better;
-    knn: the nearest labelled images by frozen features vote."""
-    multilabel: bool = False
-    image_size: int | None = None
-    """Side in pixels; None: the backbone's own."""
-    fit: str = "crop"
-    """crop the centre, letterbox the whole picture, or squash it."""
-    epochs: int = 18
-    batch_size: int = 32
-    accumulate: int = 1
-    """Batches per optimizer step."""
-    optimizer: str = "adamw"
-    lr: float = 2e-4
-    """Peak learning rate of the head; with layer_decay deeper layers get less."""
-    schedule: str = "cosine"
-    """`cosine`, or learning rates with epochs each, such as `0.01x10,0.001x5`."""
-    warmup_epochs: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 0.05
-    l1: float = 0.0
-    layer_decay: float = 1.0
-    """Each block learns this much slower than the one behind it; 1: as fast.
-
-    Vision transformers are fine-tuned with 0.65 to 0.75 (BEiT: Bao 2021, arXiv 2106.08254).
-    """
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    label_smoothing: float = 0.1
-    """Share of a label given to the others; not where an image may have several."""
-    augment: str = "rand-m5-mstd0.5"
-    """timm's RandAugment, or none."""
-    crop_scale: float = 0.5
-    """Least share of a picture that a training crop shows."""
-    hflip: float = 0.5
-    """Share of the pictures that are mirrored; 0 where left and right matter."""
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ema: float = 0.99
-    """Decay of an average of the weights, which is then validated and kept; 0: none."""
-    clip: float = 1.0
-    """Largest gradient norm; 0: any."""
-    patience: int = 10
-    """Epochs without a better validation before training stops; a cosine's last epochs are its best."""
-    freeze_norms: bool = True
-    """Keep the backbone's batch-norm statistics; always so with batches under 8.
-
-    A few hundred pictures, varied at random, have other statistics than the backbone's photographs: its features, and
-    with them the probe's head, are worth less before anything is learnt (docs/benchmarks.md, Training).
-    """
-    class_weights: bool = False
-    """Rare labels count more."""
-    precision_target: float = 0.9
-    budget_minutes: float = 10.0
-    """`auto` fine-tunes on a CPU only when that is expected to take no longer."""
-    seed: int = 0
-    device: str = "auto"
+    backbone: Annotated[str, Option("timm/NAME, local-dir:FOLDER in timm's layout, or a checkpoint.")] = (
+        DEFAULT_BACKBONE
+    )
+    method: Annotated[
+        Literal["auto", "probe", "finetune", "knn", "scratch"],
+        Option(
+            "probe: a linear classifier on frozen features (seconds). finetune: train the whole network. auto: both when "
+            "time allows, the better one is saved. knn: nearest neighbours by frozen features. scratch: train a small "
+            "network without pretrained weights."
+        ),
+    ] = "auto"
+    multilabel: Annotated[bool, Option("An image may have several labels, or none.")] = False
+    image_size: Annotated[int | None, Option("Input size in pixels [default: the backbone's; scratch: 32].", ge=16)] = (
+        None
+    )
+    fit: Annotated[
+        Literal["crop", "letterbox", "squash"],
+        Option("Resize to the input: crop the centre, letterbox (pad) or squash (ignore the aspect ratio)."),
+    ] = "crop"
+    epochs: Annotated[int | None, Option("Number of epochs [default: 18; scratch: 14].", ge=1)] = None
+    batch_size: Annotated[int | None, Option("Batch size [default: 32; scratch: 512].", ge=1)] = None
+    accumulate: Annotated[int, Option("Batches per optimizer step (gradient accumulation).", ge=1)] = 1
+    optimizer: Annotated[Literal["adamw", "sgd"], Option("Optimizer; sgd has Nesterov momentum.")] = "adamw"
+    lr: Annotated[float, Option("Peak learning rate.", gt=0)] = 2e-4
+    schedule: Annotated[
+        str, Option("Learning-rate schedule: cosine, or learning rates with epochs each, such as 0.01x10,0.001x5.")
+    ] = "cosine"
+    warmup_epochs: Annotated[float, Option("Epochs of linear warm-up before the cosine.", ge=0)] = 1.0
+    momentum: Annotated[float, Option("Momentum of sgd.", ge=0, le=1)] = 0.9
+    weight_decay: Annotated[float, Option("Weight decay.", ge=0)] = 0.05
+    l1: Annotated[float, Option("L1 penalty on the weights.", ge=0)] = 0.0
+    layer_decay: Annotated[
+        float, Option("Layer-wise learning-rate decay; 0.65 to 0.75 is usual for vision transformers.", gt=0, le=1)
+    ] = 1.0
+    dropout: Annotated[float, Option("Dropout rate before the head.", ge=0, lt=1)] = 0.0
+    drop_path: Annotated[float, Option("Stochastic depth rate.", ge=0, lt=1)] = 0.0
+    label_smoothing: Annotated[float, Option("Label smoothing; not used with --multilabel.", ge=0, lt=1)] = 0.1
+    augment: Annotated[str, Option("timm's auto-augment policy, such as rand-m9-mstd0.5, or none.")] = "rand-m5-mstd0.5"
+    crop_scale: Annotated[float, Option("Minimum area of a random training crop.", gt=0, le=1)] = 0.5
+    hflip: Annotated[float, Option("Probability of a horizontal flip; 0 where left and right matter.", ge=0, le=1)] = (
+        0.5
+    )
+    mixup: Annotated[float, Option("Mixup alpha; 0: off.", ge=0)] = 0.0
+    cutmix: Annotated[float, Option("CutMix alpha; 0: off.", ge=0)] = 0.0
+    ema: Annotated[float, Option("Decay of the exponential moving average of the weights; 0: off.", ge=0, lt=1)] = 0.99
+    clip: Annotated[float, Option("Maximum gradient norm; 0: no clipping.", ge=0)] = 1.0
+    patience: Annotated[int, Option("Epochs without improvement on validation before training stops.", ge=1)] = 10
+    freeze_norms: Annotated[
+        bool, Option("Keep the backbone's batch-norm statistics; always on for batches of fewer than 8 images.")
+    ] = True
+    class_weights: Annotated[bool, Option("Weight labels by their inverse frequency.")] = False
+    precision_target: Annotated[float, Option("Precision that every tag's threshold must reach.", gt=0, lt=1)] = 0.9
+    budget_minutes: Annotated[float, Option("On a CPU, auto fine-tunes only if that takes no longer.", ge=0)] = 10.0
+    seed: Annotated[int, Option("Random seed; the same seed on the same CPU gives the same checkpoint.", ge=0)] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
 
     def __post_init__(self) -> None:
-        for name, known in (("method", METHODS), ("fit", tuple(FITS)), ("optimizer", OPTIMIZERS)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"--{name} {getattr(self, name)}: expected one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "accumulate", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{_option(name)} must be at least 1, got {getattr(self, name)}")
-        for name in ("dropout", "drop_path", "label_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"--{_option(name)} must be at least 0 and under 1, got {getattr(self, name)}")
-        for name in ("seed", "warmup_epochs", "weight_decay", "l1", "mixup", "cutmix", "clip", "budget_minutes"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"--{_option(name)} must not be negative, got {getattr(self, name)}")
-        for name in ("momentum", "hflip", "crop_scale", "layer_decay"):
-            if not 0 <= getattr(self, name) <= 1 or (name in ("crop_scale", "layer_decay") and not getattr(self, name)):
-                raise UsageError(f"--{_option(name)} must be between 0 and 1, got {getattr(self, name)}")
+        options.check(self)
         if not _AUGMENT.fullmatch(self.augment):
-            raise UsageError(f"--augment {self.augment}: expected none, or timm's RandAugment as rand-m9-mstd0.5")
-        if not 0 < self.precision_target < 1:
-            raise UsageError(f"--precision-target must be between 0 and 1, got {self.precision_target}")
-        if self.image_size is not None and self.image_size < 16:
-            raise UsageError(f"--image-size must be at least 16, got {self.image_size}")
+            raise UsageError(f"--augment {self.augment}: expected none, or a policy of timm's such as rand-m9-mstd0.5")
         if self.method == "knn" and self.multilabel:
-            raise UsageError("--method knn gives each image one label: leave --multilabel away, or use --method probe")
-        if self.lr <= 0:
-            raise UsageError(f"--lr must be above 0, got {self.lr}")
-        self.rates()
+            raise UsageError("--method knn gives each image one label: omit --multilabel, or use --method probe")
+        if self.schedule != "cosine":
+            schedules.steps(self.schedule)
+        if self.method == "scratch" and (unused := self._changed() - set(SCRATCH)):
+            listed = ", ".join(sorted(f"--{options.flag(name)}" for name in unused))
+            known = ", ".join(f"--{options.flag(name)}" for name in SCRATCH[1:])
+            raise UsageError(f"--method scratch: {listed} would have no effect; it takes {known}")
 
     @property
     def task(self) -> str:
-        """Return the word of tagger.json."""
+        """Return the task of tagger.json."""
         return "multilabel" if self.multilabel else "multiclass"
 
-    def rates(self) -> list[float] | None:
-        """Return the learning rate of every epoch of a list schedule; None for cosine."""
-        if self.schedule == "cosine":
-            return None
-        try:
-            steps = [step.split("x") for step in self.schedule.split(",")]
-            rates = [float(rate) for rate, epochs in steps for _ in range(int(epochs))]
-        except ValueError:
-            rates = []
-        if not rates or min(rates) <= 0:
-            raise UsageError(f"--schedule {self.schedule}: expected cosine, or RATExEPOCHS such as 0.01x10,0.001x5")
-        return rates
-
     def preprocessing(self, backbone: Preprocessing) -> Preprocessing:
-        """Return how the new model wants its images: the backbone's way, with this size and fit."""
-        side = self.image_size
-        size = (side, side) if side else backbone.size
+        """Return the backbone's preprocessing with this size and fit."""
+        size = (self.image_size, self.image_size) if self.image_size else backbone.size
         if self.fit == "crop":
             return replace(backbone, size=size)
-        return replace(backbone, size=size, crop_mode=FITS[self.fit], crop_pct=1.0)
+        return replace(backbone, size=size, crop_mode=CROP_MODES[self.fit], crop_pct=1.0)
+
+    def _changed(self) -> set[str]:
+        return {field.name for field in fields(self) if getattr(self, field.name) != field.default}
 
 
 def differences(before: Mapping[str, Any], now: TrainConfig, ignoring: Collection[str] = ()) -> list[str]:
-    """Return `--lr 0.1 -> 0.2` for every option that is another; what did not exist then had its default."""
+    """Return `--lr 0.1 -> 0.2` for every option that differs; options that did not exist had their default."""
     values = json.loads(json.dumps(asdict(now)))
     was = {field.name: before.get(field.name, field.default) for field in fields(TrainConfig)}
     return [
-        f"--{_option(name)} {was[name]} -> {value}"
+        f"--{options.flag(name)} {was[name]} -> {value}"
         for name, value in values.items()
         if was[name] != value and name not in ignoring
     ]
-
-
-def _option(name: str) -> str:
-    return name.replace("_", "-")

@@ -1,8 +1,7 @@
-"""A linear head on frozen features: logistic regression, its strength chosen on the validation images."""
+"""Linear probe: logistic regression on frozen features, its regularisation chosen on validation."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from tagger.inference.engines import Float32Array
 from tagger.training.config import TrainConfig
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
-"""Inverse L2 strengths that are tried, on standardised features."""
+"""Inverse L2 regularisation strengths that are tried, on standardised features."""
 MAX_ITERATIONS = 500
 
 
@@ -41,9 +40,9 @@ def fit(
     val_truth: Float32Array,
     config: TrainConfig,
 ) -> Probe:
-    """Fit heads of several strengths and keep the one with the lowest log-loss on the validation images.
+    """Fit a classifier for every strength; return the one with the lowest log-loss on validation.
 
-    Without validation images the middle strength is taken.
+    Without validation images the strength is 0.01.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
     scaled: Float32Array = ((features - mean) / deviation).astype(np.float32)
@@ -83,9 +82,7 @@ def _logistic(
         return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows])
     labelled = truth.any(axis=1)  # a known negative has no class to pull towards
     fitted = _regression(strength, config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a head that has not quite converged is judged on validation like the others
-        fitted.fit(features[labelled], truth[labelled].argmax(axis=1))
+    fitted.fit(features[labelled], truth[labelled].argmax(axis=1))
     weight = np.zeros((truth.shape[1], features.shape[1]))
     bias = np.full(truth.shape[1], -30.0)  # a class without training images is never the answer
     coefficients, intercepts = fitted.coef_, fitted.intercept_
@@ -101,9 +98,7 @@ def _binary(
     if truth.min() == truth.max():
         return np.zeros(features.shape[1]), -30.0 if truth.max() == 0 else 30.0
     fitted = _regression(strength, config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fitted.fit(features, truth > 0.5)
+    fitted.fit(features, truth > 0.5)
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 

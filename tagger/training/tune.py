@@ -1,14 +1,12 @@
-"""Look for better options than the defaults: Optuna proposes, validation decides, hopeless trials are cut short."""
+"""Hyperparameter search: Optuna proposes, validation decides, hopeless trials are pruned."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,18 +15,25 @@ import pyarrow.parquet as pq
 from tagger import checkpoint, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import MissingExtra, UsageError
+from tagger.options import flag
 from tagger.reporting import plots
-from tagger.training import finetune, network, probe
+from tagger.training import data, methods
 from tagger.training.config import TrainConfig, differences
-from tagger.training.learning import UNFINISHED, Lesson, Reports, fine_tune_lesson, prepare, train
+from tagger.training.data import Callbacks, TrainingData
+from tagger.training.train import UNFINISHED, train
+from tagger.training.trainer import Epoch
 
 STUDY = "_tuning.db"
-"""SQLite file in the checkpoint's folder; the same command goes on with it."""
+"""SQLite file in the checkpoint's folder; the same command continues it."""
+
+
+SEARCHED = ("method", "lr", "weight_decay", "layer_decay", "label_smoothing", "augment", "freeze_norms")
+"""Options that a search chooses."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found."""
+    """Result of a search."""
 
     info: ModelInfo
     trials: list[dict[str, Any]]
@@ -42,20 +47,24 @@ def tune(
     config: TrainConfig,
     trials: int = 20,
     timeout_minutes: float | None = None,
-    reports: Reports | None = None,
+    callbacks: Callbacks | None = None,
 ) -> Tuned:
-    """Try options on the validation split until so many trials have ended, then train with the best.
+    """Try hyperparameters on the validation split, then train with the best.
 
-    A search that was stopped goes on when it is called again. The test split is not looked at before the end.
+    A search that was stopped continues when it is called again. The test split is not used before the end.
     Raises UsageError when the folder holds something else or a search with other options, MissingExtra without Optuna.
     """
     try:
         import optuna
     except ImportError as error:
         raise MissingExtra("tagger tune", "optuna", "tune") from error
-    reports = reports or Reports()
+    callbacks = callbacks or Callbacks()
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
+    if given := [name for name in SEARCHED if getattr(config, name) != getattr(TrainConfig(), name)]:
+        raise UsageError(
+            f"tagger tune searches --{', --'.join(map(flag, given))} itself; omit it, or use `tagger train`"
+        )
     folder = storage.absolute(out)
     if storage.is_remote(folder):
         raise UsageError(f"--out {out}: a study is a local file; tune into a local folder")
@@ -64,33 +73,35 @@ def tune(
         foreign = [name for name in there if not name.startswith("_tuning")]
         raise UsageError(f"--out {out}: exists and is not empty ({', '.join(foreign[:3])}); choose a new folder")
     os.makedirs(storage.local_path(folder), exist_ok=True)
-    lesson = prepare(dataset, replace(config, method="auto"), reports)
+    found = data.read(dataset, replace(config, method="auto"), callbacks)
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
-        study_name=lesson.examples.data_fingerprint(),
+        study_name=found.dataset.data_fingerprint(),
         storage=f"sqlite:///{storage.local_path(folder)}/{STUDY}",
         direction="maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
     )
     _refuse_other_options(study, config)
-    study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(study.trials))  # else it would begin as before
+    study.sampler = optuna.samplers.TPESampler(
+        seed=config.seed + len(study.trials)
+    )  # another seed for every call, else it would repeat its proposals
     done = sum(trial.state.is_finished() for trial in study.trials)
     limit = timeout_minutes * 60 if timeout_minutes else None
     if done < trials:
-        study.optimize(_objective(lesson, reports), trials - done, timeout=limit)
+        study.optimize(_objective(found, config, callbacks), trials - done, timeout=limit)
     if not any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.trials):
-        raise UsageError(f"{out}: no trial ended in time; give --timeout more minutes, and call again to go on")
+        raise UsageError(f"{out}: no trial finished in time; raise --timeout and run the command again to continue")
     chosen = options_of(study.best_trial)
-    reports.say(f"best: {study.best_value:.1%} on validation with {words(chosen)}")
+    callbacks.say(f"best: validation {study.best_value:.1%} with {words(chosen)}")
     if done >= trials and checkpoint.CARD in there:
-        reports.say(f"{done} trials had ended before; --trials {done + 10} would try ten more")
+        callbacks.say(f"{done} trials had finished before; --trials {done + 10} runs ten more")
         return Tuned(checkpoint.describe(out), _rows(study), chosen)
-    return _keep(study, dataset, out, folder, replace(config, **chosen), reports)
+    return _keep(study, dataset, out, folder, replace(config, **chosen), callbacks)
 
 
 _SAME_TRIALS = ("device", "precision_target", "budget_minutes")
-"""Options that change no trial's score."""
+"""Options that do not change the score of a trial."""
 
 
 def _refuse_other_options(study: Any, config: TrainConfig) -> None:
@@ -99,7 +110,9 @@ def _refuse_other_options(study: Any, config: TrainConfig) -> None:
     if before is None:
         study.set_user_attr("config", json.loads(json.dumps(asdict(config))))
     elif changed := differences(before, config, ignoring=_SAME_TRIALS):
-        raise UsageError(f"--out: this search was begun with other options ({'; '.join(changed)}); choose a new folder")
+        raise UsageError(
+            f"--out: this search was started with other options ({'; '.join(changed)}); choose a new folder"
+        )
 
 
 def suggest(trial: Any, multilabel: bool = False) -> dict[str, Any]:
@@ -117,44 +130,41 @@ def suggest(trial: Any, multilabel: bool = False) -> dict[str, Any]:
     }
 
 
-def _objective(lesson: Lesson, reports: Reports) -> Callable[[Any], float]:
-    head = probe.fit(*lesson.part("train"), *lesson.part("val"), lesson.config)
-    val_features, val_truth = lesson.part("val")
-    probed = finetune.score_of(probe.scores_of(head(val_features), lesson.config.task), val_truth, lesson.config.task)
+def _objective(found: TrainingData, base: TrainConfig, callbacks: Callbacks) -> Callable[[Any], float]:
+    probed, starts_from_probe = methods.fit_probe(found, replace(base, method="finetune"), Callbacks())
+    score = probed.candidates["probe"]
 
     def objective(trial: Any) -> float:
         import optuna
 
-        options = suggest(trial, lesson.config.multilabel)
-        config = replace(lesson.config, **options)
+        chosen = suggest(trial, base.multilabel)
+        config = replace(base, **chosen)
         if config.method == "probe":
-            reports.say(f"trial {trial.number}: probe {probed:.1%}")
-            return probed
+            callbacks.say(f"trial {trial.number}: probe {score:.1%}")
+            return score
 
-        def on_epoch(entry: dict[str, Any]) -> None:
-            reports.on_epoch(entry)
-            trial.report(entry["val_score"], entry["epoch"])
+        def on_epoch(epoch: Epoch) -> None:
+            callbacks.on_epoch(epoch)
+            trial.report(epoch.val_score, epoch.epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        net, _ = network.with_head(lesson.backbone, len(lesson.examples.label_names), config)
-        network.set_head(net, head)
-        with tempfile.TemporaryDirectory() as folder:
-            state_uri = storage.local_uri(str(Path(folder) / "state.safetensors"))
-            progress, _ = fine_tune_lesson(net, replace(lesson, config=config), state_uri, on_epoch, judge_test=False)
-        reports.say(f"trial {trial.number}: {progress.tried_score:.1%} with {words(options)}")
-        return progress.tried_score
+        start = probed.net if starts_from_probe else None
+        tuned = methods.fine_tune(found, config, start, score, None, replace(callbacks, on_epoch=on_epoch), splits=())
+        value = tuned.candidates["finetune"]
+        callbacks.say(f"trial {trial.number}: {value:.1%} with {words(chosen)}")
+        return value
 
     return objective
 
 
 def options_of(trial: Any) -> dict[str, Any]:
-    """Return the options that a trial of a study had."""
+    """Return the options of a trial."""
     return {"method": "finetune" if trial.number else "probe", **trial.params}
 
 
 def words(options: dict[str, Any]) -> str:
-    """Return options as people read them: lr 0.0012, augment none."""
+    """Return options as text: lr 0.0012, augment none."""
     shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in options.items()}
     return ", ".join(f"{name} {value}" for name, value in shown.items())
 
@@ -166,15 +176,17 @@ def _rows(study: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, reports: Reports) -> Tuned:
+def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, callbacks: Callbacks) -> Tuned:
     """Train with the best options, and leave the trials with the checkpoint."""
-    storage.remove(storage.join(folder, UNFINISHED))  # of a search that was killed while it trained the best
+    storage.remove(
+        storage.join(folder, UNFINISHED)
+    )  # left by a search that was killed while it trained with the best options
     trials = _rows(study)
     note = (
         f"options chosen by tagger tune in {len(trials)} trials (trials.parquet, plots/trials.png) on the validation "
-        "split, whose numbers are flattered by it"
+        "split, whose numbers are optimistic"
     )
-    info = train(dataset, out, best, reports=reports, beside=storage.names_in(folder) or (), notes=[note])
+    info = train(dataset, out, best, callbacks=callbacks, beside=storage.names_in(folder) or (), notes=[note])
     values = [trial["value"] if trial["state"] == "complete" else None for trial in trials]
     bests = [max([v for v in values[: i + 1] if v is not None], default=None) for i in range(len(values))]
     drawn = plots.trials(values, bests, [trial["state"] for trial in trials], _importances(study))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tagger import checkpoint, models
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, UsageError
 from tagger.models.feature_knn import FeatureKnn
 from tagger.training.config import TrainConfig
-from tagger.training.neighbours import Neighbours
+from tagger.training.knn import Neighbours
 from tagger.training.probe import Probe
 
 
@@ -82,46 +82,6 @@ def with_neighbours(
     net.neighbours.examples.copy_(found.examples)
     net.neighbours.labels.copy_(found.labels)
     return net, arguments
-
-
-def timm_config(
-    net: nn.Module,
-    architecture: str,
-    backbone: ModelInfo,
-    arguments: dict[str, Any],
-    label_names: tuple[str, ...],
-    config: TrainConfig,
-) -> dict[str, Any]:
-    """Return config.json: of a timm architecture `timm.create_model("local-dir:...")` builds network and transform."""
-    preparation = config.preprocessing(backbone.preprocessing)
-    own = {key: value for key, value in (getattr(net, "pretrained_cfg", None) or {}).items() if key in _KEPT}
-    return {
-        "architecture": architecture,
-        "num_classes": len(label_names),
-        "num_features": cast(Any, net).num_features,
-        "model_args": arguments,
-        "label_names": list(label_names),
-        "pretrained_cfg": own | {
-            "input_size": [3, *preparation.size],
-            "interpolation": preparation.interpolation,
-            "crop_pct": preparation.crop_pct,
-            "crop_mode": preparation.crop_mode,
-            "mean": list(preparation.mean),
-            "std": list(preparation.std),
-            "num_classes": len(label_names),
-        },
-    }  # fmt: skip
-
-
-_KEPT = ("pool_size", "first_conv", "classifier", "license", "fixed_input_size", "min_input_size")
-"""What config.json takes over from timm's own description of the architecture."""
-
-
-def normalised(images: Tensor, backbone: ModelInfo) -> Tensor:
-    """Map uint8 (N, H, W, 3) to what the network takes: (N, 3, H, W), channels_last."""
-    prep = backbone.preprocessing
-    mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255 for values in (prep.mean, prep.std))
-    return ((images.permute(0, 3, 1, 2).float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def _head_names(net: nn.Module) -> list[str]:

@@ -1,0 +1,335 @@
+"""Train what is missing of a benchmark, model by model, and write its report.
+
+OUT/models/<model>-<seed>/ is a checkpoint folder like any other. Its tagger.json is written last and says what the model
+was made from, so after a kill the same command trains only what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from tagger import checkpoint, hardware, options, schema, storage
+from tagger.benchmark import data as benchmark_data
+from tagger.benchmark import measure, pages
+from tagger.benchmark.baselines import DETERMINISTIC, TRANSFER, weight
+from tagger.benchmark.budget import Budget
+from tagger.benchmark.config import FULL, BenchmarkConfig
+from tagger.benchmark.data import CIFAR10, BenchmarkData, Say
+from tagger.benchmark.train import Model, evaluate, identity, train_model
+from tagger.checkpoint.info import fingerprint
+from tagger.data import normalisation
+from tagger.errors import TableError, TaggerError, UsageError
+from tagger.evaluation.metrics import Evaluation
+from tagger.inference.engines import Float32Array
+from tagger.training import result
+from tagger.training.data import Callbacks
+from tagger.training.result import PACKAGES
+from tagger.training.resume import State
+from tagger.training.trainer import Epoch
+
+SCORES = "scores.npy"
+SAVED_EVERY = 30.0
+"""Seconds of training that a kill may cost, beside the epoch it was in."""
+_VERSION = 4
+"""Raise it when the same recipe, normalisation and images give another model."""
+_LONG = 1000
+"""Images from which on progress is reported."""
+
+Pair = tuple[str, int]
+
+
+class Benchmark:
+    """Models and seeds on the same images, trained into one folder."""
+
+    def __init__(
+        self,
+        dataset: str,
+        out: str,
+        config: BenchmarkConfig | None = None,
+        data: str | None = None,
+        say: Say = lambda line: None,
+    ) -> None:
+        if data and dataset != CIFAR10:
+            raise UsageError(f"--data {data}: is the place of CIFAR-10; {dataset} is itself the dataset")
+        self.dataset, self.out, self.config = dataset, out, config or BenchmarkConfig()
+        self.place, self.say = data, say
+        self.budget = Budget(self.config.seconds)
+
+    @property
+    def command(self) -> str:
+        """Return the command that makes the same report."""
+        return options.command("benchmark", self.dataset, self.config, out=self.out, data=self.place)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Return every model and seed, all models of a seed first; deterministic models have one seed."""
+        seeds, models = range(self.config.seeds), self.config.models
+        return [(model, seed) for seed in seeds for model in models if not (seed and model in DETERMINISTIC)]
+
+    @cached_property
+    def data(self) -> BenchmarkData:
+        """Read the images; every model gets the same."""
+        return benchmark_data.read(self.dataset, self.place, self.config, Callbacks(self.say, _tenths(self.say)))
+
+    def missing(self) -> list[Pair]:
+        """Return what is still to be trained, the cheapest models first, after a check that all of it can be.
+
+        Raises UsageError for an --out that holds something else, or an option that is not allowed.
+        """
+        known = {pages.MODELS, pages.PLOTS, "results.parquet", "report.md", "report.html"}
+        if foreign := [name for name in storage.names_in(storage.absolute(self.out)) or [] if name not in known]:
+            raise UsageError(f"--out {self.out}: holds {', '.join(foreign[:3])}; choose a new folder, or a report's")
+        missing = [pair for pair in self.pairs if not self._is_whole(*pair)]
+        self._check_options(missing)
+        if done := len(self.pairs) - len(missing):
+            self.say(f"{done} of {len(self.pairs)} models were trained before, {len(missing)} to train")
+        return sorted(missing, key=lambda pair: weight(pair[0]))
+
+    def train(self, model: str, seed: int, later: Sequence[Pair] = ()) -> dict[str, Any]:
+        """Train one model with one seed, evaluate it, and write its checkpoint; `later` share the rest of the budget."""
+        folder = self.folder(model, seed)
+        storage.remove_folder(folder)
+        callbacks = Callbacks(
+            lambda line: self._tell(model, seed, line), self._progress(model, seed), self._epoch(model, seed)
+        )
+        memory = measure.Memory("cpu" if model == "knn" else hardware.device(self.config.device))
+        torch.set_num_threads(hardware.cores())
+        seconds = self.budget.share(weight(model), [weight(name) for name, _ in later])
+        state = self._state(model, seed)
+        with memory.watch():
+            trained = train_model(model, self.data, self.config, seed, seconds, state, callbacks)
+        evaluation = evaluate(trained, self.data)
+        facts = self._facts_of(trained, evaluation, model, seed) | {
+            "memory_bytes": memory.most,
+            "device": memory.device,
+        }
+        self._save(folder, trained, evaluation, facts)
+        state.remove()
+        self._tell(
+            model, seed, f"{facts['accuracy'] or 0:.2%} of the test images{f' ({trained.cut})' if trained.cut else ''}"
+        )
+        return facts
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Write results.parquet, report.md and report.html of the models that are there; return the rows."""
+        rows = [facts for pair in self.pairs if (facts := self._facts(*pair))]
+        scores = [self._scores(row) for row in rows]
+        out = storage.absolute(self.out)
+        table = schema.from_rows([_row(facts) for facts in rows], "benchmark")
+        storage.write_atomic(storage.join(out, "results.parquet"), schema.serialise(table, "benchmark"))
+        pages.write(out, self.data, rows, scores, self.folder, self.command)
+        return rows
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train what is missing and write the report; return a row per model and seed.
+
+        A model that cannot be trained does not stop the others. Raises TaggerError at the end, naming all of them.
+        """
+        failed: dict[Pair, object] = {}
+        missing = self.missing()
+        for index, (model, seed) in enumerate(missing):
+            try:
+                self.train(model, seed, missing[index + 1 :])
+            except TaggerError as error:
+                failed[model, seed] = error
+                self._tell(model, seed, f"failed: {error}")
+        rows = self.finish()
+        self.check_failures(failed)
+        return rows
+
+    def check_failures(self, failed: Mapping[Pair, object]) -> None:
+        """Raise TaggerError when models could not be trained, with the reason of each."""
+        if failed:
+            listed = "; ".join(f"{model} (seed {seed}): {error}" for (model, seed), error in failed.items())
+            raise TaggerError(f"not trained: {listed}; {self.out}/report.html has the others")
+
+    def folder(self, model: str, seed: int) -> str:
+        """Return the checkpoint folder of a model and seed."""
+        return storage.join(storage.absolute(self.out), f"{pages.MODELS}/{model}-{seed}")
+
+    def _state(self, model: str, seed: int) -> State:
+        """Return the state of a training; one that was begun with other options or other data is removed."""
+        uri = storage.join(storage.absolute(self.out), f"{pages.MODELS}/_{model}-{seed}.pt")
+        state = State(uri, {"key": self._key(model, seed)}, SAVED_EVERY)
+        if not state.exists():
+            return state
+        try:
+            if state.load()["identity"]["key"] == state.identity["key"]:
+                self._tell(model, seed, "continues after the last saved epoch")
+                return state
+            reason = "other options"
+        except (TableError, KeyError) as error:
+            reason = str(error)
+        self._tell(model, seed, f"starts again ({reason})")
+        state.remove()
+        return state
+
+    def _key(self, model: str, seed: int) -> str:
+        """Return a hash of what decides which model comes out of a training in full."""
+        how = identity(model, self.data, self.config, seed)
+        return fingerprint([_VERSION, self.data.data_id, model, seed, how])
+
+    def _facts(self, model: str, seed: int) -> dict[str, Any] | None:
+        """Return the facts of a model that was trained with these options; None otherwise."""
+        uri = storage.join(self.folder(model, seed), checkpoint.BUNDLE)
+        if not storage.exists(uri):
+            return None
+        try:
+            facts: dict[str, Any] = json.loads(storage.read_bytes(uri)).get("benchmark") or {}
+        except ValueError:
+            return None
+        same = facts.get("key") == self._key(model, seed)
+        return facts if same and (not facts["cut"] or facts["budget"] == self.config.budget) else None
+
+    def _is_whole(self, model: str, seed: int) -> bool:
+        """Tell whether a model was trained with these options and can be read."""
+        folder = self.folder(model, seed)
+        if not storage.exists(storage.join(folder, checkpoint.BUNDLE)):
+            return False
+        facts = self._facts(model, seed)
+        if facts is None:
+            self._tell(model, seed, "was trained with other options, or is damaged; trained again")
+            return False
+        try:
+            checkpoint.build(checkpoint.describe(folder))
+            self._scores(facts)
+        except (TaggerError, ValueError) as error:
+            self._tell(model, seed, f"damaged ({error}); trained again")
+            return False
+        return True
+
+    def _check_options(self, missing: Sequence[Pair]) -> None:
+        """Find out before anything is trained what would stop a model later."""
+        hardware.device(self.config.device)
+        if transferred := [model for model, _ in missing if model in TRANSFER]:
+            try:
+                checkpoint.build(checkpoint.describe(self.config.backbone))
+            except TaggerError as error:
+                raise UsageError(f"--backbone {error} (or leave {', '.join(transferred)} out of --models)") from error
+        images = self.data.train.images
+        if self.config.normalisation:
+            normalisation.compute(self.config.normalisation, images[:1])
+
+    def _facts_of(self, trained: Model, evaluation: Evaluation, model: str, seed: int) -> dict[str, Any]:
+        """Return the report's entries of a model."""
+        inputs = torch.zeros(measure.BATCH, 3, trained.side, trained.side)
+        one_core, all_cores = measure.rates(trained.net, inputs)
+        learning = sum(epoch.seconds for epoch in trained.curve)
+        found = evaluation.accuracy
+        return {
+            "model": model,
+            "seed": seed,
+            "title": trained.title,
+            "accuracy": found.accuracy if found else None,
+            "interval": list(found.interval) if found else [None, None],
+            "accuracy_tta": trained.accuracy_tta,
+            "log_loss": evaluation.log_loss,
+            "calibration_error": evaluation.calibration_error,
+            "parameters": sum(parameter.numel() for parameter in trained.net.parameters()),
+            "flops": measure.flops(trained.net, inputs[:1]),
+            "train_seconds": trained.seconds,
+            "train_images_per_second": trained.images * len(trained.curve) / learning if learning else None,
+            "epochs": len(trained.curve) or None,
+            "infer_one_core": one_core,
+            "infer_all_cores": all_cores,
+            "cut": trained.cut,
+            "note": trained.note,
+            "curve": [{k: v for k, v in asdict(epoch).items() if v is not None} for epoch in trained.curve],
+            "versions": {name: metadata.version(name) for name in ("tagger", "torch", "timm")},
+            "key": self._key(model, seed),
+            "budget": self.config.budget if trained.cut else FULL,
+            **trained.facts,
+        }
+
+    def _save(self, folder: str, trained: Model, evaluation: Evaluation, facts: dict[str, Any]) -> None:
+        files = {SCORES: _npy(trained.scores)}
+        if trained.trained is not None:
+            result.save(folder, trained.trained, self.command, {"benchmark": facts}, files)
+            return
+        assert trained.network is not None
+        network = trained.network
+        checkpoint.save(
+            folder,
+            trained.net,
+            architecture=network.architecture,
+            model_args=network.model_args,
+            preprocessing=network.normalisation.preprocessing(trained.side),
+            label_names=self.data.train.label_names,
+            task="multiclass",
+            metrics={"test": asdict(evaluation), "test_accuracy_tta": trained.accuracy_tta},
+            training=self._training(trained, facts),
+            files=files,
+            facts={"benchmark": facts},
+        )
+
+    def _training(self, trained: Model, facts: dict[str, Any]) -> dict[str, Any]:
+        data = self.data
+        caveats = [f"trained on less than the recipe: {trained.cut}"] if trained.cut else []
+        return {
+            "command": self.command,
+            "dataset": data.name,
+            "method": "knn" if facts["model"] == "knn" else "scratch",
+            "backbone": None,
+            "hyperparameters": trained.hyperparameters,
+            "seed": facts["seed"],
+            "images": {"train": trained.images, "test": len(data.test.labels)},
+            "labels": {"train": data.train.counts(), "test": data.test.counts()},
+            "fingerprint": data.data_id,
+            "curve": facts["curve"],
+            "warnings": [line for line in (*caveats, data.note, trained.note) if line],
+            "seconds": round(trained.seconds, 1),
+            "device": facts["device"],
+            "versions": {name: metadata.version(name) for name in PACKAGES},
+        }
+
+    def _scores(self, facts: Mapping[str, Any]) -> Float32Array:
+        content = storage.read_bytes(storage.join(self.folder(facts["model"], facts["seed"]), SCORES))
+        scores: Float32Array = np.load(io.BytesIO(content), allow_pickle=False)
+        return scores
+
+    def _tell(self, model: str, seed: int, line: str) -> None:
+        self.say(f"{model} (seed {seed}): {line}" if self.config.seeds > 1 else f"{model}: {line}")
+
+    def _progress(self, model: str, seed: int) -> Any:
+        return _tenths(lambda line: self._tell(model, seed, line))
+
+    def _epoch(self, model: str, seed: int) -> Any:
+        def on_epoch(epoch: Epoch) -> None:
+            self._tell(model, seed, epoch.text())
+
+        return on_epoch
+
+
+def _tenths(say: Say) -> Any:
+    """Return a progress callback that reports every tenth of a long step."""
+    reported: dict[str, int] = {}
+
+    def on_progress(step: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if total >= _LONG and tenth > reported.get(step, 0):
+            reported[step] = tenth
+            say(f"{step}: {done:,} of {total:,}")
+
+    return on_progress
+
+
+def _row(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a model as a row of results.parquet."""
+    low, high = facts["interval"]
+    versions = [f"{name} {version}" for name, version in facts["versions"].items()]
+    return facts | {"accuracy_low": low, "accuracy_high": high, "versions": versions}
+
+
+def _npy(array: Float32Array) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    return sink.getvalue()

@@ -1,0 +1,26 @@
+"""Text as Markdown shows it: escaped, on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def escape(text: object) -> str:
+    """Return text on one line that Markdown shows as it is, also inside a table."""
+    escaped = "".join("\\" + letter if letter in "\\`*_[]<>|$~#" else letter for letter in " ".join(str(text).split()))
+    return escaped.replace("&", "&amp;")
+
+
+def code(text: object) -> str:
+    """Return text as inline code; a pipe is escaped, since a table takes it for a border."""
+    line = " ".join(str(text).split())
+    if not line:
+        return ""
+    fence, pad = ("``", " ") if "`" in line else ("`", "")
+    return f"{fence}{pad}{line}{pad}{fence}".replace("|", "\\|")
+
+
+def table(header: Sequence[str], sides: str, rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are Markdown already; `sides` has an l or r per column."""
+    rule = [{"l": ":--", "r": "--:"}[side] for side in sides]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))

@@ -1,0 +1,132 @@
+"""Pixels of a dataset's images, by row: from files, or from arrays that are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tagger import hardware, images, storage
+from tagger.data.scan import THUMBNAIL, at_most
+from tagger.images import Preprocessing, UInt8Array
+
+IN_MEMORY = 3_000_000_000
+"""Bytes of decoded images that are cached; a larger dataset is decoded again in every epoch."""
+ROOM = 1.15
+"""Training images are this much larger than the network's input, so that random crops are hardly enlarged."""
+
+Rows = npt.NDArray[np.int64]
+
+
+class Pixels(Protocol):
+    """Images by row."""
+
+    def training_image(self, row: int) -> UInt8Array:
+        """Return an image (H, W, 3) to be augmented."""
+        ...
+
+    def fitted(self, rows: Rows) -> UInt8Array:
+        """Return images (N, H, W, 3) exactly as the tagging pipeline feeds them to the network."""
+        ...
+
+    def thumbnail(self, row: int) -> UInt8Array:
+        """Return a small image (H, W, 3) for people."""
+        ...
+
+
+def training_side(preprocessing: Preprocessing) -> int:
+    """Return the short side of training images."""
+    return round(ROOM * max(preprocessing.size))
+
+
+@dataclass
+class FilePixels:
+    """Images of files; what was decoded before, or is decoded now, is cached while it fits into `limit` bytes."""
+
+    uris: Sequence[str]
+    preprocessing: Preprocessing
+    training: dict[int, UInt8Array] = field(default_factory=dict)
+    evaluation: dict[int, UInt8Array] = field(default_factory=dict)
+    limit: int = IN_MEMORY
+
+    def training_image(self, row: int) -> UInt8Array:
+        """Return an image with its short side no longer than a crop needs; raises SourceError or ImageError."""
+        if (known := self.training.get(row)) is not None:
+            return known
+        picture, _ = images.decode(storage.read_bytes(self.uris[row]))
+        array = at_most(picture, training_side(self.preprocessing))
+        if len(self.uris) * array.nbytes < self.limit:
+            self.training[row] = array
+        return array
+
+    def fitted(self, rows: Rows) -> UInt8Array:
+        """Return images as the tagging pipeline feeds them."""
+        with ThreadPoolExecutor(hardware.cores()) as pool:
+            found = list(pool.map(self._fitted, rows.tolist()))
+        return np.stack(found) if found else np.zeros((0, *self.preprocessing.size, 3), dtype=np.uint8)
+
+    def thumbnail(self, row: int) -> UInt8Array:
+        """Return the whole image, at most 160 pixels long."""
+        picture, _ = images.decode(storage.read_bytes(self.uris[row]))
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(picture)
+
+    def keep(self, training: Rows, evaluation: Rows) -> None:
+        """Drop what was decoded of other rows."""
+        self.training = {row: self.training[row] for row in training.tolist() if row in self.training}
+        self.evaluation = {row: self.evaluation[row] for row in evaluation.tolist() if row in self.evaluation}
+
+    def _fitted(self, row: int) -> UInt8Array:
+        if (known := self.evaluation.get(row)) is not None:
+            return known
+        return images.prepare_for(storage.read_bytes(self.uris[row]), self.preprocessing)
+
+
+@dataclass
+class ArrayPixels:
+    """Images (N, H, W, 3) in memory."""
+
+    arrays: UInt8Array
+    preprocessing: Preprocessing
+
+    def training_image(self, row: int) -> UInt8Array:
+        """Return an image as it is."""
+        image: UInt8Array = self.arrays[row]
+        return image
+
+    def thumbnail(self, row: int) -> UInt8Array:
+        """Return the image."""
+        return self.training_image(row)
+
+    def fitted(self, rows: Rows) -> UInt8Array:
+        """Return images resized and cropped to the network's input."""
+        return fitted_arrays(self.arrays[rows], self.preprocessing)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows, counted from 0, for a training loader."""
+
+    pixels: Pixels
+    rows: Rows
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def training_image(self, index: int) -> UInt8Array:
+        """Return an image (H, W, 3) to be augmented."""
+        return self.pixels.training_image(int(self.rows[index]))
+
+
+def fitted_arrays(arrays: UInt8Array, preprocessing: Preprocessing) -> UInt8Array:
+    """Return images (N, H, W, 3), resized and cropped."""
+    if not len(arrays):
+        return np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(hardware.cores()) as pool:
+        return np.stack(list(pool.map(lambda array: images.fit(Image.fromarray(array), preprocessing), arrays)))

@@ -1,0 +1,197 @@
+"""Data of a training: labelled images in splits, and what one scan of them computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tagger import checkpoint, hardware
+from tagger.checkpoint.info import ModelInfo, fingerprint
+from tagger.data import dataset as datasets
+from tagger.data import scan
+from tagger.data.dataset import BoolArray, Dataset
+from tagger.data.pixels import IN_MEMORY, ArrayPixels, FilePixels, Pixels, fitted_arrays, training_side
+from tagger.data.scan import Arrays
+from tagger.data.splits import NAMES
+from tagger.errors import SourceError
+from tagger.images import Preprocessing, UInt8Array
+from tagger.inference.engines import Float32Array
+from tagger.training.config import TrainConfig
+from tagger.training.trainer import Epoch
+
+SCRATCH_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Receivers of progress."""
+
+    say: Callable[[str], None] = lambda line: None
+    on_progress: Callable[[str, int, int], None] = lambda step, done, total: None
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Labelled images in splits, with the features of a frozen backbone."""
+
+    name: str
+    """Name of the dataset, for the card."""
+    dataset: Dataset
+    pixels: Pixels
+    features: Float32Array | None
+    """(N, D); None without a backbone."""
+    backbone: ModelInfo | None
+    device: str
+    decoded: int = 0
+    """Images that had to be decoded; the others were cached."""
+    notes: tuple[str, ...] = ()
+    square: UInt8Array | None = None
+    """(N, S, S, 3) for networks trained from scratch."""
+
+    def rows(self, split: str) -> BoolArray:
+        """Return which images are in a split."""
+        return self.dataset.split(split)
+
+    def truth(self, split: str) -> Float32Array:
+        """Return targets (N, K) of a split."""
+        return self.dataset.truth[self.rows(split)]
+
+    def part(self, split: str) -> tuple[Float32Array, Float32Array]:
+        """Return features (N, D) and targets (N, K) of a split."""
+        assert self.features is not None
+        return self.features[self.rows(split)], self.truth(split)
+
+
+def for_size(info: ModelInfo, preprocessing: Preprocessing) -> ModelInfo:
+    """Return a backbone with other preprocessing, under an id of its own."""
+    if preprocessing == info.preprocessing:
+        return info
+    model_id = fingerprint([info.model_id, repr(preprocessing)])
+    return replace(info, preprocessing=preprocessing, model_id=model_id)
+
+
+def describe_backbone(config: TrainConfig) -> ModelInfo | None:
+    """Return the backbone with the preprocessing of this training; None for --method scratch."""
+    if config.method == "scratch":
+        return None
+    published = checkpoint.describe(config.backbone)
+    return for_size(published, config.preprocessing(published.preprocessing))
+
+
+def read(
+    dataset: str,
+    config: TrainConfig,
+    callbacks: Callbacks,
+    square: Preprocessing | None = None,
+    labelled_only: bool = False,
+) -> TrainingData:
+    """Read labels, scan the images once, and split them.
+
+    `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label. Raises SourceError or UsageError when there is nothing to learn from.
+    """
+    backbone = describe_backbone(config)
+    found = datasets.read_dataset(dataset, config.multilabel)
+    if labelled_only:
+        found = found.filter(np.asarray(found.truth.any(axis=1)), "they have none of the labels")
+    callbacks.say(f"{len(found):,} labelled images, {len(found.label_names):,} labels")
+    if config.method == "scratch":
+        side = config.image_size or SCRATCH_SIDE
+        square = Preprocessing(size=(side, side), crop_pct=1.0)
+    scanned = scan.scan(
+        found.table,
+        backbone,
+        config.device,
+        _arrays(found, backbone, config, square),
+        lambda done, total: callbacks.on_progress("images", done, total),
+    )
+    callbacks.say(f"{scanned.decoded:,} images read and decoded, {len(found) - scanned.decoded:,} cached")
+    have = scanned.have
+    images = datasets.scanned(found, scanned)
+    images, report = datasets.split(images, scanned, config.seed)
+    data = TrainingData(
+        name=dataset.rstrip("/").rpartition("/")[2],
+        dataset=images,
+        pixels=_pixels(images, backbone, scanned, have) if backbone else ArrayPixels(_stack(scanned, have), square),  # type: ignore[arg-type]
+        features=scanned.features[have] if scanned.features is not None else None,
+        backbone=backbone,
+        device=hardware.device(config.device),
+        decoded=scanned.decoded,
+        notes=(*images.notes, *report[1:]),
+        square=_stack(scanned, have) if square else None,
+    )
+    _check_splits(dataset, data, config.multilabel)
+    callbacks.say(report[0])
+    for note in data.notes:
+        callbacks.say(f"note: {note}")
+    return data
+
+
+def _arrays(found: Dataset, backbone: ModelInfo | None, config: TrainConfig, square: Preprocessing | None) -> Arrays:
+    """Return the pixels that fine-tuning will want, where they fit into memory."""
+    if backbone is None or config.method not in ("auto", "finetune"):
+        return Arrays(square=square)
+    side, (height, width) = training_side(backbone.preprocessing), backbone.preprocessing.size
+    fits = len(found) * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
+    return Arrays(pixels=fits, training_side=side if fits else None, square=square)
+
+
+def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, have: BoolArray) -> FilePixels:
+    place = {row: index for index, row in enumerate(np.flatnonzero(have).tolist())}
+    training, evaluation = (
+        {place[row]: array for row, array in scanned.arrays[name].items() if row in place}
+        for name in ("training", "pixels")
+    )
+    pixels = FilePixels(images.locations, backbone.preprocessing, training, evaluation)
+    train = images.split("train")
+    pixels.keep(np.flatnonzero(train), np.flatnonzero(~train))
+    return pixels
+
+
+def _stack(scanned: scan.Scan, have: BoolArray) -> UInt8Array:
+    return np.stack([scanned.arrays["square"][row] for row in np.flatnonzero(have).tolist()])
+
+
+def from_arrays(
+    name: str,
+    dataset: Dataset,
+    arrays: UInt8Array,
+    config: TrainConfig,
+    callbacks: Callbacks,
+) -> TrainingData:
+    """Return the data of a training on images (N, H, W, 3) in memory, in the splits of `dataset`."""
+    backbone = describe_backbone(config)
+    assert backbone is not None
+    features, computed = scan.embed(
+        arrays, backbone, fitted_arrays, config.device, lambda done, total: callbacks.on_progress("images", done, total)
+    )
+    return TrainingData(
+        name=name,
+        dataset=dataset,
+        pixels=ArrayPixels(arrays, backbone.preprocessing),
+        features=features,
+        backbone=backbone,
+        device=hardware.device(config.device),
+        decoded=computed,
+        notes=dataset.notes,
+    )
+
+
+def _check_splits(dataset: str, data: TrainingData, multilabel: bool) -> None:
+    counts: dict[str, Any] = {name: int(data.rows(name).sum()) for name in NAMES}
+    for name, least in (("train", 2), ("val", 1)):
+        if counts[name] < least:
+            listed = ", ".join(f"{count} {split}" for split, count in counts.items())
+            raise SourceError(
+                f"{dataset}: {listed} images; too few in {name}: label more images, or omit the given splits"
+            )
+    names = data.dataset.label_names
+    here = [names[index] for index in np.flatnonzero(data.truth("train").any(axis=0))]
+    if len(here) < (1 if multilabel else 2):
+        raise SourceError(
+            f"{dataset}: the training images have {len(here)} of {len(names)} labels ({', '.join(here) or 'none'}); "
+            "there is nothing to tell apart: put images of other labels into train"
+        )

@@ -1,0 +1,200 @@
+"""A trained network with calibration, thresholds and metrics, and its checkpoint folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from tagger import checkpoint, schema, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.data.dataset import DATASET
+from tagger.data.splits import NAMES
+from tagger.evaluation import calibration, metrics
+from tagger.evaluation.calibration import Threshold
+from tagger.evaluation.metrics import Evaluation
+from tagger.inference.engines import Float32Array
+from tagger.reporting import plots
+from tagger.training.config import TrainConfig
+from tagger.training.data import TrainingData
+from tagger.training.methods import Fitted
+from tagger.training.probe import scores_of
+
+MISTAKES = 24
+"""Images in the grid of mistakes."""
+_SHOWN = 10
+"""Tags that a warning names."""
+PACKAGES = ("tagger", "torch", "timm", "scikit-learn", "pillow")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, evaluated."""
+
+    fitted: Fitted
+    data: TrainingData
+    config: TrainConfig
+    seconds: float
+    temperature: float
+    thresholds: list[Threshold]
+    scores: dict[str, Float32Array]
+    """val, and test where there is one: (N, K), calibrated."""
+    truth: dict[str, Float32Array]
+    evaluations: dict[str, Evaluation]
+    error_before: float | None
+    """Calibration error of the reported split before calibration."""
+
+    @property
+    def reported(self) -> str:
+        """Return the split that the card reports: test, or validation, whose numbers are optimistic."""
+        return "test" if "test" in self.scores else "val"
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return what to know before the tags are used."""
+        return [*self.data.notes, *too_few(self.thresholds)]
+
+
+def evaluate(fitted: Fitted, data: TrainingData, config: TrainConfig, seconds: float) -> Trained:
+    """Fit temperature and thresholds on validation; evaluate validation and, once, the test split."""
+    task, names = config.task, data.dataset.label_names
+    truth = {name: data.truth(name) for name in fitted.logits}
+    temperature = calibration.fit_temperature(fitted.logits["val"], truth["val"], task)
+    scores = {name: scores_of(logits / temperature, task) for name, logits in fitted.logits.items()}
+    thresholds = calibration.learn_thresholds(scores["val"], truth["val"], names, config.precision_target)
+    limits = [each.threshold for each in thresholds]
+    evaluations = {name: metrics.evaluate(scores[name], truth[name], task, names, limits) for name in scores}
+    reported = "test" if "test" in scores else "val"
+    before = metrics.calibration_error(scores_of(fitted.logits[reported], task), truth[reported], task)
+    return Trained(fitted, data, config, seconds, temperature, thresholds, scores, truth, evaluations, before)
+
+
+def save(
+    out: str,
+    trained: Trained,
+    command: str,
+    facts: dict[str, Any] | None = None,
+    files: dict[str, bytes] | None = None,
+) -> ModelInfo:
+    """Write the checkpoint folder with its card and plots; `facts` are added to tagger.json, `files` to the folder."""
+    fitted, dataset = trained.fitted, trained.data.dataset
+    return checkpoint.save(
+        out,
+        fitted.net.cpu().eval(),
+        architecture=fitted.architecture,
+        model_args=fitted.model_args,
+        preprocessing=fitted.preprocessing,
+        label_names=dataset.label_names,
+        task=trained.config.task,
+        thresholds={each.tag: each.threshold for each in trained.thresholds},
+        calibration=_calibration(trained),
+        metrics={name: asdict(found) for name, found in trained.evaluations.items()},
+        training=_training(trained, command),
+        plots=_plots(trained),
+        files={DATASET: schema.serialise(dataset.table, "manifest"), **(files or {})},
+        facts=facts,
+    )
+
+
+def _calibration(trained: Trained) -> dict[str, Any]:
+    return {
+        "temperature": trained.temperature,
+        "fitted_on": "val",
+        "measured_on": trained.reported,
+        "error_before": trained.error_before,
+        "error_after": trained.evaluations[trained.reported].calibration_error,
+        "precision_target": trained.config.precision_target,
+        "tags": [asdict(each) for each in trained.thresholds],
+    }
+
+
+def _training(trained: Trained, command: str) -> dict[str, Any]:
+    fitted, config, dataset = trained.fitted, trained.config, trained.data.dataset
+    return {
+        "command": command,
+        "dataset": trained.data.name,
+        "method": fitted.method,
+        "backbone": None if config.method == "scratch" else storage.redact(config.backbone),
+        "candidates": fitted.candidates,
+        "hyperparameters": asdict(config) | fitted.chosen,
+        "seed": config.seed,
+        "images": {name: int(trained.data.rows(name).sum()) for name in NAMES},
+        "labels": dataset.counts(),
+        "fingerprint": dataset.data_fingerprint(),
+        "curve": [asdict(epoch) for epoch in fitted.curve],
+        "warnings": trained.warnings,
+        "seconds": round(trained.seconds, 1),
+        "images_decoded": trained.data.decoded,
+        "device": trained.data.device,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def too_few(thresholds: list[Threshold]) -> list[str]:
+    """Return warnings about tags whose threshold is not proven, and how many validation images would do."""
+    lines = []
+    if few := [each for each in thresholds if each.status == "too few"]:
+        missing = [f"{each.tag} ({each.needed or 'some'} more)" for each in few]
+        lines.append(f"tags with too few validation images for a threshold: {_listed(missing)}")
+    if missed := [each.tag for each in thresholds if each.status == "not reached"]:
+        lines.append(f"tags that do not reach the target precision: {_listed(missed)}")
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _plots(trained: Trained) -> dict[str, tuple[str, bytes]]:
+    """Return file name -> (title, PNG)."""
+    split, names, task = trained.reported, trained.data.dataset.label_names, trained.config.task
+    scores, truth = trained.scores[split], trained.truth[split]
+    bins = metrics.reliability_bins(scores, truth, task)
+    raw = metrics.reliability_bins(scores_of(trained.fitted.logits[split], task), truth, task)
+    before = (raw.confidence, raw.right, raw.count)
+    drawn = {
+        "reliability": ("Reliability", plots.reliability(bins.confidence, bins.right, bins.count, before)),
+        "precision-recall": ("Precision and recall", _precision_recall(trained)),
+    }
+    if task == "multiclass":
+        matrix = metrics.confusion_matrix(scores, truth)
+        drawn["confusion"] = ("Confusion matrix", plots.confusion_matrix(matrix, list(names)))
+        if (grid := _mistakes(trained)) is not None:
+            drawn["mistakes"] = ("Most confident mistakes", grid)
+    if trained.fitted.curve:
+        name = "accuracy" if task == "multiclass" else "mean average precision"
+        curve = [asdict(epoch) for epoch in trained.fitted.curve]
+        drawn["learning"] = ("Learning curves", plots.learning_curves(curve, name))
+    return drawn
+
+
+def _precision_recall(trained: Trained) -> bytes:
+    split, names = trained.reported, trained.data.dataset.label_names
+    curves, averages, chosen = {}, {}, {}
+    found = metrics.precision_recall_curve(trained.scores[split], trained.truth[split])
+    for name, curve, tag in zip(names, found, trained.evaluations[split].tags, strict=True):
+        if curve is not None:
+            curves[name] = (curve.recall, curve.precision)
+            averages[name] = tag.average_precision or 0.0
+            chosen[name] = None if tag.precision is None or tag.recall is None else (tag.recall, tag.precision)
+    return plots.precision_recall(curves, averages, chosen, trained.config.precision_target)
+
+
+def _mistakes(trained: Trained) -> bytes | None:
+    """Return the most confident mistakes as a grid of images; None without any."""
+    split, dataset = trained.reported, trained.data.dataset
+    names, scores, truth = dataset.label_names, trained.scores[split], trained.truth[split]
+    wrong = np.flatnonzero(truth[np.arange(len(truth)), scores.argmax(axis=1)] == 0)
+    confident = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
+    if not len(confident):
+        return None
+    rows = np.flatnonzero(trained.data.rows(split))[confident]
+    captions = []
+    for row, place in zip(rows.tolist(), confident.tolist(), strict=True):
+        label = names[truth[place].argmax()] if truth[place].any() else "no label"
+        file = storage.redact(dataset.uris[row]).rpartition("/")[2]
+        captions.append(f"{names[scores[place].argmax()]} {scores[place].max():.2f}\nlabel: {label}\n{file}")
+    return plots.mistakes([trained.data.pixels.thumbnail(row) for row in rows.tolist()], captions)

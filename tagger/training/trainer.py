@@ -1,0 +1,394 @@
+"""The training loop: one for every network, from a linear model to a fine-tuned backbone.
+
+A loader yields batches that are ready on the device; the trainer does epochs, schedule, averaging, early stopping and
+resuming. Random numbers are seeded anew for every epoch, so a run that is killed and resumed ends with the weights of
+one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from timm.data.mixup import Mixup
+from timm.optim._optim_factory import create_optimizer_v2
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tagger.errors import TaggerError, UsageError
+from tagger.evaluation import metrics
+from tagger.inference.engines import Float32Array
+from tagger.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+SMALL_BATCH = 8
+"""Batch-norm statistics of smaller batches are worse than those of the backbone."""
+SLOW_STEPS = 5
+"""Steps between two updates of the slow weights."""
+
+Batch = tuple[Tensor, Tensor]
+"""Network input (N, 3, H, W) and targets (N, K), on the device."""
+
+
+class Loader(Protocol):
+    """Training batches, the same for the same epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of batches per epoch."""
+        ...
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of one epoch, counted from 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One point of the learning curve."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    train_score: float | None
+    """Accuracy on the augmented training images; None for several labels per image or mixed images."""
+    val_loss: float | None
+    val_score: float | None
+    """Accuracy, or mean average precision for several labels per image."""
+    lr: float
+    seconds: float
+
+    def text(self) -> str:
+        """Return the line of a progress log."""
+        train = "" if self.train_score is None else f", train {self.train_score:.1%}"
+        validation = "" if self.val_score is None else f", validation {self.val_score:.1%} (loss {self.val_loss:.3f})"
+        left = self.seconds * (self.epochs - self.epoch)
+        return (
+            f"epoch {self.epoch}/{self.epochs}: loss {self.train_loss:.3f}{train}{validation}, "
+            f"{self.seconds:.1f} s, at most {left:.0f} s left"
+        )
+
+
+OnEpoch = Callable[[Epoch], None]
+
+
+class Diverged(TaggerError):
+    """A training whose loss is not a number."""
+
+
+class Trainer:
+    """Trains a network in place."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loader: Loader,
+        recipe: Recipe,
+        seed: int,
+        device: str,
+        validation: Callable[[], Iterable[Batch]] | None = None,
+        multilabel: bool = False,
+        label_weights: Tensor | None = None,
+        autocast: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        if recipe.patience is not None and validation is None:
+            raise UsageError("patience needs validation images")
+        self.net, self.loader, self.recipe, self.seed, self.device = net, loader, recipe, seed, device
+        self.validation, self.multilabel, self.autocast = validation, multilabel, autocast
+        self.label_weights = label_weights
+        net.to(device).to(memory_format=torch.channels_last)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
+        self.optimizer = make_optimizer(net, recipe)
+        self.ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.slow = _floats(net) if recipe.lookahead else {}
+        self.piece = recipe.batch_size
+        """Images that go through the network at a time; fewer than a batch after the memory ran out."""
+        self.curve: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch, self.best_value = 0, -math.inf
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether all epochs are done, or validation has stopped improving."""
+        done, patience = len(self.curve), self.recipe.patience
+        return done >= self.recipe.epochs or (patience is not None and done - self.best_epoch >= patience)
+
+    def start_from(self, value: float) -> None:
+        """Take the untrained network, whose monitored score is `value`, for the best so far."""
+        self.best, self.best_value = weights_of(self.net), value
+
+    def fit(self, on_epoch: OnEpoch = lambda epoch: None) -> None:
+        """Train the epochs that are left and load the weights to return; raises Diverged."""
+        while not self.finished:
+            on_epoch(self.run_epoch())
+        self.load_best()
+
+    def load_best(self) -> None:
+        """Load the best weights, the average, or those of the last epoch."""
+        if self.best:
+            self.net.load_state_dict(self.best)
+        elif self.ema:
+            self.net.load_state_dict(self.ema.module.state_dict())
+        elif self.slow:
+            self._pull(keep=1.0)
+
+    def run_epoch(self) -> Epoch:
+        """Train and validate one epoch; raises Diverged when the loss is not a number."""
+        started, number = time.perf_counter(), len(self.curve) + 1
+        epoch_seed = seed_of(self.seed, number)
+        torch.manual_seed(epoch_seed)
+        np.random.seed(epoch_seed)  # timm's mixup draws from here
+        train_loss, train_score = self._train(number)
+        if not math.isfinite(train_loss):
+            raise Diverged(f"training diverged: the loss of epoch {number} is not a number")
+        network = self.ema.module if self.ema else self.net
+        val_loss, val_score = self._validate(network)
+        lr = self.recipe.lr_at((number * len(self.loader) - 1) / self._steps)
+        seconds = time.perf_counter() - started
+        found = Epoch(number, self.recipe.epochs, train_loss, train_score, val_loss, val_score, lr, seconds)
+        self.curve.append(found)
+        self._keep_best(found, network)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the next epoch depends on."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else {},
+            "slow": self.slow,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_value": self.best_value,
+            "curve": [asdict(epoch) for epoch in self.curve],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue after the epoch whose state this is."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, slots in self.optimizer.state.items():  # in the memory layout of the weights, and so as fast
+            slots.update(
+                {k: torch.empty_like(parameter).copy_(v) for k, v in slots.items() if isinstance(v, Tensor) and v.ndim}
+            )
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.slow, self.best = ({k: v.to(self.device) for k, v in state[name].items()} for name in ("slow", "best"))
+        self.best_epoch, self.best_value = state["best_epoch"], state["best_value"]
+        self.curve = [Epoch(**entry) for entry in state["curve"]]
+
+    @property
+    def _steps(self) -> int:
+        return self.recipe.epochs * len(self.loader)
+
+    def _keep_best(self, found: Epoch, network: nn.Module) -> None:
+        if self.recipe.patience is None or found.val_loss is None or found.val_score is None:
+            return
+        value = found.val_score if self.recipe.monitor == "val_score" else -found.val_loss
+        if value > self.best_value:
+            self.best, self.best_value, self.best_epoch = weights_of(network), value, found.epoch
+
+    def _train(self, number: int) -> tuple[float, float | None]:
+        """Train on every image once; return mean loss and accuracy."""
+        recipe, total_steps = self.recipe, len(self.loader)
+        self.net.train()
+        for name, last in recipe.freeze_after:
+            self.net.get_parameter(name).requires_grad_(number <= last)
+        loss = hits = torch.zeros((), device=self.device)
+        images = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        for step, (x, target) in enumerate(self.loader.epoch(number), 1):
+            self._set_norms(len(x))
+            self._set_rates(((number - 1) * total_steps + step - 1) / self._steps)
+            last_group = step > total_steps // recipe.accumulate * recipe.accumulate
+            group = total_steps % recipe.accumulate if last_group else recipe.accumulate
+            batch_loss, batch_hits = self._backward(*self._mixed(x, target), group)
+            loss, hits, images = loss + batch_loss * len(x), hits + batch_hits, images + len(x)
+            if step % recipe.accumulate == 0 or step == total_steps:
+                self._step(-(-((number - 1) * total_steps + step) // recipe.accumulate))
+        scored = not self.multilabel and not (recipe.mixup or recipe.cutmix)
+        return loss.item() / images, hits.item() / images if scored else None
+
+    def _backward(self, x: Tensor, target: Tensor, group: int) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one of `group` batches; return mean loss and the number of hits.
+
+        When memory runs out, the batch is repeated in smaller pieces; gradients of earlier batches of its group are lost.
+        """
+        while True:
+            try:
+                return self._in_pieces(x, target, group)
+            except torch.OutOfMemoryError as error:
+                if self.piece == 1:
+                    shape = "x".join(map(str, x.shape[2:]))
+                    raise UsageError(
+                        f"--image-size: one training image of {shape} does not fit into the memory of this "
+                        f"{self.device}; choose a smaller --image-size or --backbone, or --method probe"
+                    ) from error
+            # the error holds on to memory, so retry only outside its block
+            self.piece = max(1, self.piece // 2)
+            log.warning("out of memory on %s: training on %d images at a time", self.device, self.piece)
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _in_pieces(self, x: Tensor, target: Tensor, group: int) -> tuple[Tensor, Tensor]:
+        total = hits = torch.zeros((), device=self.device)
+        for piece, wanted in zip(x.split(self.piece), target.split(self.piece), strict=True):
+            with self._precision():
+                logits = self.forward(piece).float()
+            loss = self._loss(logits, wanted)
+            if self.recipe.l1:
+                loss = loss + self.recipe.l1 * _absolute_weights(self.net)
+            loss = loss * (len(piece) / len(x))
+            (loss / group).backward()
+            total = total + loss.detach()
+            hits = hits + (logits.argmax(1) == wanted.argmax(1)).sum()
+        return total, hits
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return loss_of(logits, target, self._loss_name, self.recipe.label_smoothing, self.label_weights)
+
+    @property
+    def _loss_name(self) -> str:
+        return "sigmoid" if self.multilabel else self.recipe.loss
+
+    def _step(self, update: int) -> None:
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(self.net, step=update)
+        if self.slow and update % SLOW_STEPS == 0:
+            self._pull(keep=0.95**SLOW_STEPS * (update / self._steps) ** 3)
+
+    @torch.no_grad()
+    def _pull(self, keep: float) -> None:
+        """Move the slow weights towards the network's, and set the network to them."""
+        for name, value in self.net.state_dict().items():
+            if name in self.slow:
+                value.copy_(self.slow[name].lerp_(value, 1 - keep))
+
+    def _set_rates(self, done: float) -> None:
+        """Set learning rate and momentum; `lr_scale` is a group's own factor, as in timm."""
+        lr, momentum = self.recipe.lr_at(done), self.recipe.momentum_at(done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+            if "momentum" in group:
+                group.update(momentum=momentum, dampening=momentum if self.recipe.unit_gain else 0.0)
+
+    def _mixed(self, x: Tensor, target: Tensor) -> Batch:
+        """Blend images and labels with timm's mixup and cutmix; a batch of an odd number of images stays as it is."""
+        if not (self.recipe.mixup or self.recipe.cutmix) or len(x) % 2:
+            return x, target
+        mixer = Mixup(self.recipe.mixup, self.recipe.cutmix, label_smoothing=0.0, num_classes=len(x))
+        x, shares = mixer(x, torch.arange(len(x), device=x.device))
+        return x, shares.to(target.dtype) @ target
+
+    def _set_norms(self, images: int) -> None:
+        """Update batch-norm statistics only where the recipe wants it and the batch is large enough."""
+        if self.recipe.freeze_norms or images < SMALL_BATCH:
+            for module in self.net.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.autocast)
+
+    def _validate(self, network: nn.Module) -> tuple[float | None, float | None]:
+        """Return loss and score on the validation images; (None, None) without any."""
+        if self.validation is None:
+            return None, None
+        inputs, targets = zip(*self.validation(), strict=True)
+        logits, target = logits_of(network, inputs), torch.cat(targets).cpu()
+        loss = loss_of(logits, target, self._loss_name, 0.0, None).item()
+        return loss, score_of(logits.numpy(), target.numpy(), self.multilabel)
+
+
+def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return AdamW or SGD; SGD decays every parameter, AdamW (timm's) all but biases and norms."""
+    if recipe.optimizer != "sgd" or recipe.layer_decay != 1.0:
+        return create_optimizer_v2(
+            net,
+            opt=recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum_at(0.0),
+            layer_decay=recipe.layer_decay,
+        )
+    norms = [p for name, p in net.named_parameters() if p.requires_grad and "norm" in name]
+    others = [p for name, p in net.named_parameters() if p.requires_grad and "norm" not in name]
+    scale = recipe.norm_lr_scale
+    groups: list[dict[str, Any]] = [
+        {
+            "params": norms,
+            "lr_scale": scale,
+            "weight_decay": recipe.weight_decay / scale,
+        },  # torch multiplies by the rate
+        {"params": others, "lr_scale": 1.0, "weight_decay": recipe.weight_decay},
+    ]
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.SGD(filled, lr=recipe.lr, momentum=recipe.momentum_at(0.0), nesterov=recipe.nesterov)
+
+
+def loss_of(logits: Tensor, target: Tensor, loss: str, smoothing: float, label_weights: Tensor | None) -> Tensor:
+    """Return the mean loss of logits (N, K) against targets (N, K).
+
+    Rows of zeros are images known to have none of the labels: they count for sigmoid and squared, not for softmax.
+    """
+    if loss == "sigmoid":
+        return functional.binary_cross_entropy_with_logits(logits, target, pos_weight=label_weights)
+    if loss == "squared":
+        return functional.mse_loss(logits, target)
+    smoothed = target * (1 - smoothing) + smoothing / target.shape[1]
+    each = functional.cross_entropy(logits, smoothed, reduction="none")
+    # weighed by the image's own label, not by what smoothing gives to the others
+    return (each * (target.sum(dim=1) if label_weights is None else target @ label_weights)).mean()
+
+
+def label_weights(target: Tensor, multilabel: bool) -> Tensor:
+    """Return weights (K,) that make every label count the same: inverse frequencies, or negatives per positive."""
+    positives = target.sum(dim=0).clamp(min=1)
+    if multilabel:
+        return ((len(target) - positives) / positives).clamp(max=100)
+    return len(target) / (len(positives) * positives)
+
+
+@torch.inference_mode()
+def logits_of(net: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
+    """Return logits (N, K) in fp32 on the CPU."""
+    net.eval()
+    return torch.cat([net(x).float().cpu() for x in inputs])
+
+
+def score_of(logits: Float32Array, truth: Float32Array, multilabel: bool) -> float:
+    """Return the score that models are chosen by: accuracy, or mean average precision."""
+    if multilabel:
+        return metrics.mean_average_precision(logits, truth) or 0.0
+    labelled = truth.any(axis=1)
+    return float((logits.argmax(axis=1) == truth.argmax(axis=1))[labelled].mean())
+
+
+def seed_of(*parts: int) -> int:
+    """Return a seed that depends on all of some whole numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the weights."""
+    return {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+
+def _floats(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items() if value.is_floating_point()}
+
+
+def _absolute_weights(net: nn.Module) -> Tensor:
+    return torch.stack([p.abs().sum() for p in net.parameters() if p.requires_grad and p.ndim > 1]).sum()
