@@ -1,8 +1,10 @@
-"""A net trained from scratch learns, is reproducible, and becomes a checkpoint that tags."""
+"""A network trained from scratch learns, is reproducible, and becomes a checkpoint that tags."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +16,21 @@ from PIL import Image
 import tagger
 from tagger import checkpoint
 from tagger.data import normalisation
-from tagger.data.arrays import LabelledImages
-from tagger.errors import SourceError, UsageError
+from tagger.errors import TableError, UsageError
 from tagger.evaluation.metrics import wilson_interval
 from tagger.models.linear import Linear
 from tagger.models.speedrun import Speedrun
-from tagger.training import ScratchConfig, fitting, own, train_folder, unfinished
-from tagger.training.fitting import Recipe
-from tagger.training.from_folders import SPEEDRUN
+from tagger.training import scratch
+from tagger.training.config import TrainConfig
+from tagger.training.data import Callbacks
+from tagger.training.loaders import TensorLoader
+from tagger.training.recipe import SPEEDRUN, Recipe
+from tagger.training.resume import State
+from tagger.training.scratch import Labelled, Network
+from tagger.training.train import train
+from tagger.training.trainer import Epoch, Trainer
 
-CONFIG = ScratchConfig(epochs=3, batch_size=32)
+CONFIG = TrainConfig(method="scratch", epochs=3, batch_size=32, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +54,15 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_gives_a_checkpoint_that_knows_its_classes_and_tags(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "checkpoints" / "stripes"
     epochs: list[int] = []
-    info = train_folder(str(shapes), str(out), CONFIG, "cpu", lambda report: epochs.append(report.epoch))
+    callbacks = Callbacks(on_epoch=lambda epoch: epochs.append(epoch.epoch))
+    info = train(str(shapes), str(out), CONFIG, callbacks=callbacks)
     assert epochs == [1, 2, 3]
     assert info.label_names == ("across", "down")
     assert info.metrics["test"]["accuracy"]["accuracy"] > 0.9
+    assert info.thresholds is not None
     card = (out / "README.md").read_text()
-    assert f"tagger train DATA --method scratch --out {out}" in card
-    assert f"{info.metrics['test']['accuracy']['accuracy']:.2%}" in card
-    assert f"{info.metrics['test_accuracy_tta']:.2%} with it" in card
+    assert f"tagger train {shapes} --out {out} --method scratch --epochs 3" in card
+    assert "parameters), trained from scratch, that gives each image one of 2 tags" in card
     tagger.tag(str(shapes / "test"), str(out), str(tmp_path / "results"))
     frame = tagger.read_results(str(tmp_path / "results"))
     right = frame["top_tag"] == frame["uri"].str.split("/").str[-2]
@@ -72,90 +80,98 @@ def test_test_time_augmentation_is_the_mean_over_shifted_and_mirrored_views() ->
 
     at = {place: image[:, :, place[0], place[1]] for place in ((1, 1), (1, 4), (0, 0), (0, 3), (2, 2), (2, 5))}
     expected = (at[1, 1] + at[1, 4]) / 4 + (at[0, 0] + at[0, 3] + at[2, 2] + at[2, 5]) / 8
-    torch.testing.assert_close(fitting.logits_of(Corner(), image, tta=True), expected)
-    torch.testing.assert_close(fitting.logits_of(Corner(), image), at[1, 1])
+    torch.testing.assert_close(scratch.Views(Corner())(image), expected)
 
 
 def test_the_same_seed_gives_the_same_net_and_another_seed_another(shapes: Path, tmp_path: Path) -> None:
     ids = []
     for number, seed in enumerate((1, 1, 2)):
-        config = ScratchConfig(epochs=1, batch_size=64, seed=seed)
-        ids.append(train_folder(str(shapes), str(tmp_path / str(number)), config, "cpu").model_id)
+        config = replace(CONFIG, epochs=1, batch_size=64, seed=seed)
+        ids.append(train(str(shapes), str(tmp_path / str(number)), config).model_id)
     assert ids[0] == ids[1] != ids[2]
 
 
 @pytest.mark.parametrize(
     ("architecture", "recipe"),
     [
-        ("tagger_speedrun", replace(SPEEDRUN, epochs=4, batch_size=40, learnt_until=(("whiten.bias", 1),))),
-        ("tagger_mlp", Recipe(epochs=6, lr=0.2, batch_size=40, patience=2, mirror="random")),
-        ("tagger_convnet", Recipe(epochs=4, batch_size=40, momentum="0x2,0.9x2", unit_gain=True, shift=2)),
+        ("tagger_speedrun", replace(SPEEDRUN, epochs=4, batch_size=40, freeze_after=(("whiten.bias", 1),))),
+        ("tagger_mlp", Recipe(epochs=6, lr=0.2, batch_size=40, patience=2, flip="random")),
+        ("tagger_convnet", Recipe(epochs=4, batch_size=40, momentum="0x2,0.9x2", unit_gain=True, translate=2)),
     ],
 )
-def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_net(
-    architecture: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_network(
+    architecture: str, recipe: Recipe, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(unfinished, "EVERY", 0.0)
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 2
-    pictures = rng.integers(0, 200, (120, 32, 32, 3)) + 20 * labels[:, None, None, None]
-    images = LabelledImages(pictures.astype(np.uint8), labels.astype(np.int64), ("dark", "light"))
-    arguments = {"tagger_mlp": {"batch_norm": True}}.get(architecture, {})
+    pixels = (rng.integers(0, 200, (120, 32, 32, 3)) + 20 * labels[:, None, None, None]).astype(np.uint8)
+    images = Labelled(pixels, np.eye(2, dtype=np.float32)[labels])
+    model_args = {"tagger_mlp": {"batch_norm": True}}.get(architecture, {})
+    network = Network(architecture, model_args, 2, normalisation.compute("standardise", pixels))
     seen: list[int] = []
 
-    def train(kept: unfinished.Unfinished | None, stop_after: int = 99) -> own.Fitted:
-        def on_epoch(entry: fitting.Epoch) -> None:
-            seen.append(entry.epoch)
-            if entry.epoch == stop_after:
+    def run(state: State | None, stop_after: int = 99) -> tuple[torch.nn.Module, list[Epoch]]:
+        def on_epoch(epoch: Epoch) -> None:
+            seen.append(epoch.epoch)
+            if epoch.epoch == stop_after:
                 raise KeyboardInterrupt
 
-        preparation = normalisation.prepare("standardise", images.images)
-        return own.train_net(architecture, arguments, images, images, preparation, recipe, 3, "cpu", on_epoch, kept)
+        return scratch.train_net(network, images, recipe, 3, "cpu", images, state=state, on_epoch=on_epoch)
 
-    whole = train(None)
-    uri = str(tmp_path / "state.safetensors")
+    whole, curve = run(None)
+    state = State(str(tmp_path / "state.pt"), {"key": "a"})
     for stop in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            train(unfinished.Unfinished(uri, "key"), stop)
+            run(state, stop)
     seen.clear()
-    resumed = train(unfinished.Unfinished(uri, "key"))
+    resumed, again = run(state)
     assert seen[0] == 4
-    assert [replace(entry, seconds=0) for entry in resumed.curve] == [
-        replace(entry, seconds=0) for entry in whole.curve
-    ]
-    for name, value in whole.net.state_dict().items():
-        assert torch.equal(value, resumed.net.state_dict()[name]), name
-    seen.clear()
-    train(unfinished.Unfinished(uri, "other options"))
-    assert seen[0] == 1
-    (tmp_path / "state.safetensors").write_bytes(b"damaged")
-    seen.clear()
-    train(unfinished.Unfinished(uri, "key"))
-    assert seen[0] == 1
+    assert [replace(entry, seconds=0) for entry in again] == [replace(entry, seconds=0) for entry in curve]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_what_is_shifted_in_is_black_or_the_mean_image_or_a_reflection() -> None:
+@pytest.mark.parametrize("content", [b"damaged", b"", b"PK\x03\x04 not a training"])
+def test_a_damaged_state_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(TableError, match=r"state\.pt: damaged training state .*delete it to start again"):
+        State(str(tmp_path / "state.pt"), {}).load()
+
+
+def test_a_state_that_holds_code_is_refused_without_running_it(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    torch.save({"version": 1, "identity": {}, "trainer": Evil()}, tmp_path / "state.pt")
+    with pytest.raises(TableError, match="damaged training state"):
+        State(str(tmp_path / "state.pt"), {}).load()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_translation_brings_in_zeros_or_the_mean_image_or_a_reflection() -> None:
     mean = torch.rand(3, 8, 8) + 0.5
 
     class Spy(Linear):
-        """Keeps what is left of the images once the offset is subtracted."""
+        """Keeps the input after the offset is subtracted."""
 
         def without_offset(self, x: torch.Tensor) -> torch.Tensor:
-            self.left = super().without_offset(x).detach()
-            return self.left
+            self.seen = super().without_offset(x).detach()
+            return self.seen
 
-    def left(fill: str) -> torch.Tensor:
+    def seen(fill: str) -> torch.Tensor:
         net = Spy(2, 8, offset=True)
         net.set_offset(mean)
-        images = fitting.Pixels(mean.expand(50, 3, 8, 8) + 1, torch.zeros(50, dtype=torch.int64))
-        fitting.fit(net, images, None, Recipe(epochs=1, batch_size=50, shift=2, fill=fill))
-        return net.left
+        recipe = Recipe(epochs=1, batch_size=50, translate=2, fill=fill)
+        targets = torch.eye(2)[torch.zeros(50, dtype=torch.int64)]
+        Trainer(net, TensorLoader(mean.expand(50, 3, 8, 8) + 1, targets, recipe, 0, mean), recipe, 0, "cpu").fit()
+        return net.seen
 
-    moved_by_two_rows = left("mean")[:, :, 0].eq(0).flatten(1).all(1)
-    assert moved_by_two_rows.any(), "some of 50 images were shifted down"
-    assert set(left("mean").round(decimals=4).unique().tolist()) == {0.0, 1.0}, "zeros, or the image as it was"
-    assert left("constant").min() < -0.5, "black is far under the mean image"
-    with pytest.raises(UsageError, match="expected one of constant, mean, reflect"):
+    moved_by_two_rows = seen("mean")[:, :, 0].eq(0).flatten(1).all(1)
+    assert moved_by_two_rows.any(), "some of 50 images were moved down"
+    assert set(seen("mean").round(decimals=4).unique().tolist()) == {0.0, 1.0}, "zeros, or the image as it was"
+    assert seen("zeros").min() < -0.5, "black is far below the mean image"
+    with pytest.raises(UsageError, match="expected one of zeros, mean, reflect"):
         Recipe(epochs=1, fill="grey")
 
 
@@ -172,24 +188,11 @@ def test_the_whitening_layer_whitens() -> None:
     assert torch.allclose(covariance, torch.eye(12), atol=0.05)
 
 
-def test_bad_training_folders_are_refused_before_training(shapes: Path, tmp_path: Path) -> None:
-    import shutil
-
-    with pytest.raises(UsageError, match="not empty"):
-        train_folder(str(shapes), str(shapes), CONFIG)
-    with pytest.raises(SourceError, match="not found"):
-        train_folder(str(tmp_path), str(tmp_path / "out"), CONFIG)
-    shutil.copytree(shapes, tmp_path / "extra")
-    (tmp_path / "extra" / "test" / "down").rename(tmp_path / "extra" / "test" / "sideways")
-    with pytest.raises(SourceError, match=r"classes \['sideways'\] are not among the training classes"):
-        train_folder(str(tmp_path / "extra"), str(tmp_path / "out"), CONFIG)
+def test_images_that_do_not_decode_are_left_out_of_training_from_scratch_too(shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(shapes, tmp_path / "broken")
     (tmp_path / "broken" / "train" / "down" / "0.png").write_bytes(b"junk")
-    with pytest.raises(SourceError, match=r"down/0\.png.*remove it"):
-        train_folder(str(tmp_path / "broken"), str(tmp_path / "out"), CONFIG)
-    with pytest.raises(UsageError, match="at least"):
-        train_folder(str(shapes), str(tmp_path / "out"), ScratchConfig(epochs=0))
-    assert not (tmp_path / "out").exists()
+    train(str(tmp_path / "broken"), str(tmp_path / "out"), replace(CONFIG, epochs=1))
+    assert "left out: 1 of 380 images" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_card_and_the_bundle_of_the_shipped_checkpoint_agree() -> None:

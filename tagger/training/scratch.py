@@ -116,11 +116,11 @@ def _batches(data: Labelled, normalisation: Normalisation, device: str) -> Any:
 def score(net: nn.Module, images: UInt8Array, normalisation: Normalisation, tta: bool = False) -> Float32Array:
     """Return logits (N, K) on the CPU in fp32; with test-time augmentation, the mean over six views of each image."""
     inputs = on_device(images, normalisation, "cpu").split(_CHUNK)
-    logits: Float32Array = logits_of(_Views(net) if tta else net, inputs).numpy()
+    logits: Float32Array = logits_of(Views(net) if tta else net, inputs).numpy()
     return logits
 
 
-class _Views(nn.Module):
+class Views(nn.Module):
     """Averages over an image and two translations of it by a pixel, each mirrored too (airbench's views)."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -128,6 +128,7 @@ class _Views(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return the mean output (N, K)."""
         height, width = images.shape[-2:]
         padded = functional.pad(images, (1, 1, 1, 1), mode="reflect")
         shifts = [padded[..., :height, :width], padded[..., 2:, 2:]]
