@@ -195,7 +195,7 @@ def _own(dataset: str, side: int, say: Say) -> LadderData:
         train=_rows(everything, learning),
         held_out=parts["val"][learning],
         test=_rows(everything, parts["test"]),
-        files=lambda: Files(examples.table, list(np.array(examples.uris, dtype=object)[parts["test"]])),
+        files=lambda: Files(examples.table, list(np.array(examples.locations, dtype=object)[parts["test"]])),
         left_out=examples.notes,
     )
 
@@ -203,6 +203,6 @@ def _own(dataset: str, side: int, say: Say) -> LadderData:
 def _decoded(examples: Examples, side: int) -> LabelledImages:
     whole = Preprocessing(size=(side, side), crop_pct=1.0)
     with ThreadPoolExecutor(hardware.cores()) as pool:
-        pixels = list(pool.map(lambda uri: images.prepare_for(storage.read_bytes(uri), whole), examples.uris))
+        pixels = list(pool.map(lambda uri: images.prepare_for(storage.read_bytes(uri), whole), examples.locations))
     labels = examples.truth.argmax(axis=1).astype(np.int64)
     return LabelledImages(np.stack(pixels), labels, examples.label_names)

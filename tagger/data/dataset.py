@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger.checkpoint.info import fingerprint
-from tagger.data import ingest, splits
+from tagger.data import ingest, manifest, splits
 from tagger.data.labels.joining import TWINS, twins
 from tagger.errors import SourceError, UsageError
 
@@ -41,8 +41,13 @@ class Examples:
 
     @property
     def uris(self) -> list[str]:
-        """Return where the images are."""
+        """Return the names of the images."""
         return [str(uri) for uri in self.table["uri"].to_pylist()]
+
+    @property
+    def locations(self) -> list[str]:
+        """Return where to read the images."""
+        return manifest.locations(self.table)
 
     @property
     def labels(self) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
@@ -65,6 +66,12 @@ def read_source(source: str, on_found: Callable[[int], None] = lambda found: Non
     return Manifest(_collect(found, on_found), skipped)
 
 
+def locations(table: pa.Table) -> list[str]:
+    """Return where to read the files of a manifest or plan: at their `location`, else at their `uri`."""
+    places: list[str] = pc.coalesce(table["location"], table["uri"]).to_pylist()
+    return places
+
+
 def is_glob(source: str) -> bool:
     """Tell a pattern from a name: a local file or folder of that name wins, and the query of a web address is none."""
     if source.startswith(("http://", "https://")):
@@ -88,11 +95,11 @@ def _collect(found: Iterable[storage.FoundFile], on_found: Callable[[int], None]
     while chunk := list(islice(stream, _CHUNK)):
         total += len(chunk)
         columns = [
-            pa.array(values, field.type) for values, field in zip(zip(*chunk, strict=True), schema.KEY, strict=True)
+            pa.array(values, field.type) for values, field in zip(zip(*chunk, strict=True), schema.FOUND, strict=True)
         ]
-        batches.append(pa.record_batch(columns, schema=schema.KEY))
+        batches.append(pa.record_batch(columns, schema=schema.FOUND))
         on_found(total)
-    return schema.conform(pa.Table.from_batches(batches, schema.KEY), "manifest")
+    return schema.conform(pa.Table.from_batches(batches, schema.FOUND), "manifest")
 
 
 def _describe_all(urls: Iterable[str]) -> Iterator[storage.FoundFile]:
@@ -139,7 +146,7 @@ def _csv_column(text: str, delimiter: str, source: str) -> Iterator[str]:
 
 def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iterator[str]:
     """Make listed paths absolute (relative ones start at the list's own folder) and drop repetitions."""
-    folder = storage.absolute(source).rpartition("/")[0]
+    folder = storage.parent(storage.absolute(source))
     seen: set[str] = set()
     for value in values:
         if storage.is_remote(value):

@@ -28,7 +28,7 @@ def split(
     known = cache.read(THUMBNAILS)
     with ThreadPoolExecutor(2 * hardware.cores()) as pool:
         found = list(
-            _counted(pool.map(lambda uri: _fingerprint(uri, known), examples.uris), len(examples), on_progress)
+            _counted(pool.map(lambda uri: _fingerprint(uri, known), examples.locations), len(examples), on_progress)
         )
     fresh = {each.image_id: each.thumbnail.tobytes() for each in found if each and each.image_id not in known}
     cache.write(THUMBNAILS, fresh)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from tagger.errors import AccessDenied, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.redaction import redact
 from tagger.storage import objects
 from tagger.storage.stores import filesystem, missing_package, named_errors
-from tagger.storage.uris import is_remote, local_path, redact
+from tagger.storage.uris import is_remote, local_path
 
 
 def read_bytes(uri: str, attempts: int = 3) -> bytes:
@@ -123,7 +124,7 @@ def names_in(folder: str) -> list[str] | None:
             return None
         own = path.rstrip("/")
         if [info["name"].rstrip("/") for info in infos if info["type"] == "file"] == [own]:
-            raise SourceError(f"{redact(folder)}: is a file, not a folder")
+            raise SourceError(f"{folder}: is a file, not a folder")
         return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in infos if info["name"].rstrip("/") != own)
 
 
@@ -148,14 +149,14 @@ def write_atomic(uri: str, content: bytes) -> None:
         else:
             _write_local(local_path(uri), content)
     except OSError as error:
-        reason = redact(error.strerror or str(error))
-        raise WriteError(f"{redact(uri)}: cannot write ({reason}); nothing half-written was left behind") from error
+        reason = error.strerror or str(error)
+        raise WriteError(f"{uri}: cannot write ({reason}); nothing half-written was left behind") from error
     except ImportError as error:
         raise missing_package(uri, error) from error
     except Exception as error:
         if isinstance(error, UsageError):
             raise
-        raise WriteError(f"{redact(uri)}: cannot write ({redact(str(error))[:300]})") from error
+        raise WriteError(f"{uri}: cannot write ({redact(str(error))[:300]})") from error
 
 
 def _write_local(path: str, content: bytes) -> None:

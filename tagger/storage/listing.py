@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from fsspec.utils import glob_translate
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
+from tagger.redaction import public_uri
 from tagger.storage.stores import filesystem, is_credential_error, named_errors
-from tagger.storage.uris import is_remote, local_path, local_uri, public_uri, redact
+from tagger.storage.uris import is_remote, local_path, local_uri
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -31,6 +32,8 @@ class FoundFile(NamedTuple):
     bytes: int | None
     modified_at: datetime | None
     etag: str | None
+    location: str | None = None
+    """The URL to read where that is not the uri: one with credentials or a signature."""
 
 
 def is_image_name(name: str) -> bool:
@@ -56,11 +59,10 @@ def describe(url: str) -> FoundFile:
     if not is_remote(url):
         path = os.path.abspath(local_path(url))
         return _found_local(path, _stat(path))
-    uri = public_uri(url)
     try:
         with named_errors(url):
-            fs, path = filesystem(uri)
-            return _found_remote(uri, fs.info(path))
+            fs, path = filesystem(url)
+            return _found_remote(public_uri(url), url, fs.info(path))
     except AccessDenied as error:
         if is_credential_error(error):
             raise
@@ -68,7 +70,7 @@ def describe(url: str) -> FoundFile:
         raise
     except (SourceError, UsageError):
         pass  # it is listed all the same; reading it will say in its row what is wrong
-    return FoundFile(_printable(uri), None, None, None)
+    return _found_remote(public_uri(url), url, {})
 
 
 def _printable(uri: str) -> str:
@@ -159,14 +161,14 @@ def _from_ns(ns: int) -> datetime:
 
 
 def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
-    uri = public_uri(source)
-    fs, path = filesystem(uri)
+    fs, path = filesystem(source)
     is_glob = any(sign in path for sign in "*?[") and not fs.exists(path)
-    if uri.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
+    if source.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
         yield describe(source)  # web servers list no folders
         return
     root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if is_glob else path.rstrip("/")
-    base = uri[: len(uri) - (len(path) - len(root))].rstrip("/")
+    base = source[: len(source) - (len(path) - len(root))].rstrip("/")
+    public_base = public_uri(base)
     matches = re.compile(glob_translate(path) if is_glob else "").match
     found_any = False
     for full, info in _walk_remote(fs, root, skipped):
@@ -174,9 +176,10 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
         if not is_image_name(full):
             skipped["not an image"] += 1
         elif matches(full):
-            yield _found_remote(base + full[len(root) :], info)
+            inside = full[len(root) :]
+            yield _found_remote(public_base + inside, base + inside, info)
     if not found_any and not fs.exists(root):
-        raise SourceNotFound(f"{redact(source)}: not found, or nothing under it")
+        raise SourceNotFound(f"{source}: not found, or nothing under it")
 
 
 def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -192,7 +195,7 @@ def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[st
                 yield f"{folder.rstrip('/')}/{name}", files[name]
 
 
-def _found_remote(uri: str, info: dict[str, Any]) -> FoundFile:
+def _found_remote(uri: str, url: str, info: dict[str, Any]) -> FoundFile:
     modified = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
     if isinstance(modified, str):
         modified = _parse_time(modified)
@@ -201,7 +204,8 @@ def _found_remote(uri: str, info: dict[str, Any]) -> FoundFile:
     if isinstance(modified, datetime) and modified.tzinfo is None:
         modified = modified.replace(tzinfo=UTC)
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("content_md5")
-    return FoundFile(uri, info.get("size"), modified, str(etag).strip('"') if etag else None)
+    location = None if uri == url else _printable(url)
+    return FoundFile(_printable(uri), info.get("size"), modified, str(etag).strip('"') if etag else None, location)
 
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")

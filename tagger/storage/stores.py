@@ -11,7 +11,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
-from tagger.storage.uris import redact, signed
+from tagger.redaction import public_uri, redact
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure",
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
@@ -58,17 +58,17 @@ def named_errors(url: str) -> Iterator[None]:
     except (SourceError, UsageError, MissingExtra):
         raise
     except FileNotFoundError as error:
-        raise SourceNotFound(f"{redact(url)}: not found") from error
+        raise SourceNotFound(f"{url}: not found") from error
     except ImportError as error:
         raise missing_package(url, error) from error
     except Exception as error:
-        reason = redact(" ".join(str(error).split()))[:300] or type(error).__name__
+        reason = redact(" ".join(str(error).replace(url, public_uri(url)).split()))[:300] or type(error).__name__
         if _refuses_credentials(error, url):
-            message = f"{redact(url)}: the store refused the credentials ({reason})"
+            message = f"{url}: the store refused the credentials ({reason})"
             raise AccessDenied(message, credentials=True) from error
         if isinstance(error, PermissionError) or getattr(error, "status", None) in _REFUSED:
-            raise AccessDenied(f"{redact(url)}: permission denied ({reason})") from error
-        raise SourceError(f"{redact(url)}: {reason}") from error
+            raise AccessDenied(f"{url}: permission denied ({reason})") from error
+        raise SourceError(f"{url}: {reason}") from error
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -77,7 +77,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     known = fsspec.available_protocols()
     if scheme not in known:
         shown = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "https", "memory", "file"))
-        raise UsageError(f"{redact(url)}: unknown scheme {scheme}://; use a path or one of {shown}")
+        raise UsageError(f"{url}: unknown scheme {scheme}://; use a path or one of {shown}")
     options = {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}  # else s3fs asks each size before it reads
-    fs, path = url_to_fs(signed(url), use_listings_cache=False, **options)
+    fs, path = url_to_fs(url, use_listings_cache=False, **options)
     return fs, str(path)

@@ -92,7 +92,7 @@ def write(out: str, command: str, learned: Learned, judged: Judged) -> ModelInfo
     )
     pictures = draw(learned, judged)
     files = {f"plots/{name}.png": content for name, (_, content) in pictures.items()}
-    files[DATASET] = schema.serialise(learned.examples.table, "manifest")
+    files[DATASET] = schema.serialise(schema.without_locations(learned.examples.table), "manifest")
     text = card.card(
         _facts(out, command, learned, judged, {title: f"plots/{n}.png" for n, (title, _) in pictures.items()})
     )
@@ -158,14 +158,14 @@ def _mistakes(learned: Learned, judged: Judged) -> bytes | None:
     surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
     if not len(surest):
         return None
-    uris = np.array(learned.examples.uris, dtype=object)[learned.examples.split(split)]
+    places = np.array(learned.examples.locations, dtype=object)[learned.examples.split(split)]
     pictures, captions = [], []
     for row in surest:
-        picture, _ = images.decode(storage.read_bytes(uris[row]))
+        picture, _ = images.decode(storage.read_bytes(places[row]))
         picture.thumbnail((160, 160))
         pictures.append(np.asarray(picture))
         is_really = names[truth[row].argmax()] if truth[row].any() else "none of them"
-        name = storage.redact(uris[row]).rpartition("/")[2]
+        name = storage.public_uri(places[row]).rpartition("/")[2]
         captions.append(f"{names[scores[row].argmax()]} {scores[row].max():.2f}\nis {is_really}\n{name}")
     return plots.mistakes(pictures, captions)
 

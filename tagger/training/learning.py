@@ -117,7 +117,7 @@ def prepare(dataset: str, config: TrainConfig, reports: Reports) -> Lesson:
     examples, report = scan.split(examples, config.seed, lambda done, total: reports.on_progress("copies", done, total))
     computed, have, decoded = features.embed(
         backbone,
-        examples.uris,
+        examples.locations,
         examples.image_ids,
         config.device,
         lambda done, total: reports.on_progress("features", done, total),
@@ -189,7 +189,7 @@ def fine_tune_lesson(
 ) -> tuple[state.Progress, dict[str, Float32Array]]:
     """Fine-tune a network in place; return how it went and the logits of validation and, if asked for, test."""
     examples, config, rows = lesson.examples, lesson.config, lesson.rows
-    uris = np.array(examples.uris, dtype=object)
+    uris = np.array(examples.locations, dtype=object)
     pixels = {
         name: prepared(list(uris[rows[name]]), lesson.backbone.preprocessing)
         for name in ("val", "test")[: 1 + judge_test]
