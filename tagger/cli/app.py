@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -60,4 +61,5 @@ def options(
 
 def main() -> None:
     """Run the command line."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata, a line for each of a million images
     app(prog_name="tagger")
