@@ -1,4 +1,4 @@
-"""Every kind of source gives one row per file, and says what it passed over."""
+"""Every kind of source gives one row per file, and counts what it skips."""
 
 from __future__ import annotations
 

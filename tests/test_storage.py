@@ -102,7 +102,7 @@ def found(source: Path | str) -> tuple[list[str], Counter[str]]:
     return [entry.uri for entry in storage.find_images(str(source), skipped)], skipped
 
 
-def test_a_folder_is_walked_sorted_and_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+def test_a_folder_is_walked_sorted_and_skipped_entries_are_counted(tmp_path: Path) -> None:
     for name in (
         "b.JPG",
         "a.png",
@@ -191,7 +191,7 @@ def test_reading_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     reasons = {
         "pipe.jpg": "not a regular file",
-        "link.jpg": "link to nothing",
+        "link.jpg": "a broken link",
         "loop.jpg": "symbolic links",
         "gone.jpg": "is gone",
     }

@@ -40,7 +40,7 @@ def scale_transparent_colour(image: ImageFile.ImageFile) -> None:
 
 
 def _is_padding(image: Image.Image) -> bool:
-    """Tell whether the alpha channel holds nothing."""
+    """Return whether the alpha channel is all zero in a format where that means that there is none."""
     return image.format in _PADDED and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Folders, buckets and single files: list, read, write atomically. The only room that touches fsspec."""
+"""List, read and atomically write files in folders, buckets and behind URLs; the only package that uses fsspec."""
 
 from tagger.redaction import public_uri, redact
 from tagger.storage.files import (

@@ -1,4 +1,4 @@
-"""Find images: in a folder, a bucket, behind a glob, or one file."""
+"""Find the images of a folder, a bucket or a glob, or describe one file."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class FoundFile(NamedTuple):
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file name has an image suffix, in any case."""
+    """Return whether a file name has an image suffix, in any case."""
     return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[FoundFile]:
     """Yield the images of a folder (recursively), a glob, or one file; sorted within each folder.
 
-    `skipped` counts what was passed over, by reason. Raises SourceNotFound, AccessDenied, MissingExtra or UsageError.
+    `skipped` counts skipped entries by reason. Raises SourceNotFound, AccessDenied, MissingExtra or UsageError.
     """
     skipped = Counter() if skipped is None else skipped
     if is_remote(source):
@@ -55,7 +55,7 @@ def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[Fo
 
 
 def describe(url: str) -> FoundFile:
-    """Return what the store says about one file; size and time are None when it cannot be asked."""
+    """Return one file as its store describes it; size and time are None when that fails."""
     if not is_remote(url):
         path = os.path.abspath(local_path(url))
         return _found_local(path, _stat(path))
@@ -69,12 +69,12 @@ def describe(url: str) -> FoundFile:
     except MissingExtra:
         raise
     except (SourceError, UsageError):
-        pass  # it is listed all the same; reading it will say in its row what is wrong
+        pass  # it gets a row all the same, with the error of reading it
     return _found_remote(public_uri(url), url, {})
 
 
 def _printable(uri: str) -> str:
-    """Return a URL as UTF-8 can write it: bytes that are none become %FF."""
+    """Return a URL that is valid UTF-8: other bytes become %FF."""
     return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)
 
 
@@ -98,11 +98,11 @@ def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
         found = _walk_local(os.path.realpath(root), skipped, set())
         yield from (entry for entry in found if matches(local_path(entry.uri)))
     else:
-        raise SourceNotFound(f"{source}: not found; name a folder, a file, a glob, a URL or a list of URLs")
+        raise SourceNotFound(f"{source}: not found; expected a folder, a file, a glob, a URL or a list of URLs")
 
 
 def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
-    """Walk depth first without recursion; every folder once, however many links lead to it."""
+    """Walk depth first without recursion; a folder that several links lead to is walked once."""
     pending = [folder]
     while pending:
         folder = pending.pop()
@@ -142,7 +142,7 @@ def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
     except (OSError, ValueError):
-        return None  # a broken or looping link, a vanished file, no path at all: it is a row, and reading it says why
+        return None  # a broken link, a vanished file or no valid path gets a row, with the error of reading it
 
 
 def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
@@ -152,7 +152,7 @@ def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
 
 
 _LAST_NS = 253_402_300_799_999_999_999
-"""The end of the year 9999, the last that a timestamp can be; file systems know later ones."""
+"""The end of the year 9999, Python's last; file systems have later times."""
 
 
 def _from_ns(ns: int) -> datetime:

@@ -1,4 +1,4 @@
-"""fsspec file systems, and what stores raise put into our own words."""
+"""fsspec file systems, and the errors of stores translated into ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "ab
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
 
 _REFUSED = (401, 403)
-"""HTTP: an expired signature among others; to ask again would not help."""
+"""HTTP statuses of, among others, an expired signature; a retry does not help."""
 _CREDENTIALS = re.compile(
     r"NoCredentials|PartialCredentials|DefaultCredentials|TokenRetrieval|RefreshError|ClientAuthentication|"
     r"Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|AuthFailure|"
@@ -27,12 +27,12 @@ _CREDENTIALS = re.compile(
 
 
 def is_credential_error(error: BaseException) -> bool:
-    """Tell whether the store refused who we are, rather than one file."""
+    """Return whether the store refused the credentials, rather than access to one file."""
     return isinstance(error, AccessDenied) and error.credentials
 
 
 def _refuses_credentials(error: BaseException, url: str) -> bool:
-    """Tell it from what a store raised; the file's own name, which may say anything, left out."""
+    """Return whether an error of a store is about credentials; the file's own name in it is ignored."""
     key = url.partition("://")[2].partition("?")[0]
     own_words = re.compile("|".join(re.escape(name) for name in (url, key, key.rpartition("/")[2]) if name))
     chain: BaseException | None = error
@@ -44,7 +44,7 @@ def _refuses_credentials(error: BaseException, url: str) -> bool:
 
 
 def missing_package(url: str, error: ImportError) -> MissingExtra:
-    """Return what to install for a URL's scheme."""
+    """Return an error that names the package to install for a URL's scheme."""
     scheme = url.partition("://")[0]
     package = error.name or getattr(error.__cause__, "name", None) or scheme  # fsspec names it in the cause
     return MissingExtra(f"{scheme}://", package, EXTRAS.get(scheme))
@@ -52,7 +52,7 @@ def missing_package(url: str, error: ImportError) -> MissingExtra:
 
 @contextlib.contextmanager
 def named_errors(url: str) -> Iterator[None]:
-    """Turn what stores raise into our tree, naming the URL."""
+    """Translate the errors of stores into ours, which name the URL."""
     try:
         yield
     except (SourceError, UsageError, MissingExtra):
@@ -78,6 +78,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     if scheme not in known:
         shown = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "https", "memory", "file"))
         raise UsageError(f"{url}: unknown scheme {scheme}://; use a path or one of {shown}")
-    options = {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}  # else s3fs asks each size before it reads
+    options = (
+        {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}
+    )  # else s3fs requests the size before each read
     fs, path = url_to_fs(url, use_listings_cache=False, **options)
     return fs, str(path)

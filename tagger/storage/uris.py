@@ -1,4 +1,4 @@
-"""Names of files, as every table writes them.
+"""Names of files as written in every table.
 
 A `uri` is locally the absolute POSIX path, remotely the URL without credentials and signature (tagger.redaction). Bytes
 of a local name that are not UTF-8 become `%FF`, a literal `%` before two hex digits `%25`.
@@ -11,7 +11,7 @@ import re
 
 
 def is_remote(url: str) -> bool:
-    """Tell whether this is a URL with a scheme other than file://."""
+    """Return whether this is a URL with a scheme other than file://."""
     return "://" in url and not url.startswith("file://")
 
 
@@ -27,7 +27,7 @@ def local_uri(path: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """Return a folder or file argument as something to read: local paths absolute with the root resolved, URLs whole.
+    """Return a folder or file argument ready to open: a local path absolute and resolved, a URL as it is.
 
     A URL may hold credentials: tables and messages show its public_uri().
     """
@@ -37,12 +37,12 @@ def absolute(url: str) -> str:
 
 
 def absolute_file(url: str) -> str:
-    """Return a file argument as something describe() takes: URLs as they are, local paths as absolute uris."""
+    """Return a file argument for describe(): a URL as it is, a local path as an absolute uri."""
     return url if is_remote(url) else local_uri(resolve(url, os.getcwd()))
 
 
 def resolve(path: str, folder: str) -> str:
-    """Return a local path made absolute against a folder, `~` and `..` resolved, links kept."""
+    """Return a local path made absolute against a folder, with `~` and `..` resolved and links unresolved."""
     return os.path.normpath(os.path.join(folder, os.path.expanduser(path.removeprefix("file://"))))
 
 
