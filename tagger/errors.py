@@ -18,11 +18,19 @@ Every message says what happened, to which file, and what to do about it.
 
 from __future__ import annotations
 
+from tagger.redaction import redact
+
 
 class TaggerError(Exception):
-    """Base of every error that is the user's to solve; the CLI prints it on one line and exits with `exit_code`."""
+    """Base of every error that is the user's to solve; the CLI prints it on one line and exits with `exit_code`.
+
+    URLs in the message lose their credentials and signatures.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class UsageError(TaggerError, ValueError):

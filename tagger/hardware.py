@@ -1,4 +1,4 @@
-"""What this machine gives a run: cores, a GPU, memory."""
+"""Cores, GPU and memory of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from tagger.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
-NO_GPU = "--device cuda: torch finds no usable GPU here; use --device cpu or auto"
+NO_GPU = "--device cuda: torch finds no usable GPU; use --device cpu or auto"
 _FLAGS = (
     "avx2",
     "avx512f",
@@ -27,11 +27,11 @@ _FLAGS = (
     "bf16",
     "i8mm",
 )
-"""Instruction sets that decide how fast, and how exactly, a network runs in fewer bits."""
+"""Instruction sets that decide the speed and precision of bf16 and int8 networks."""
 
 
 def cores() -> int:
-    """Return how many cores this process may use: its affinity, and a container's quota."""
+    """Return the number of cores this process may use, by its affinity and its container's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, _quota()))
 
@@ -58,15 +58,15 @@ def processor() -> str:
 
 
 def has_bf16(device: str = "cpu") -> bool:
-    """Tell whether the device computes in bf16, as every GPU does; other processors pretend to, many times slower."""
+    """Return whether the device computes in bf16: every GPU and some CPUs do; others emulate it, far slower."""
     return device != "cpu" or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(processor().split())
 
 
 @functools.cache
 def has_cuda() -> bool:
-    """Tell whether torch can use a GPU.
+    """Return whether torch can use a GPU.
 
-    The driver's library is asked first: importing torch to learn that there is no GPU would take seconds.
+    The driver's library is looked for first: importing torch only to find no GPU would take seconds.
     """
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -77,19 +77,19 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def device(wanted: str) -> str:
-    """Return cuda or cpu for --device; raises UsageError for cuda where there is none, and for other words."""
-    if wanted not in DEVICES:
-        raise UsageError(f"--device {wanted}: expected one of {', '.join(DEVICES)}")
-    if wanted == "cuda" and not has_cuda():
+def device(name: str) -> str:
+    """Return cuda or cpu for --device; raises UsageError for cuda without a GPU, and for any other name."""
+    if name not in DEVICES:
+        raise UsageError(f"--device {name}: expected one of {', '.join(DEVICES)}")
+    if name == "cuda" and not has_cuda():
         raise UsageError(NO_GPU)
-    return "cuda" if wanted != "cpu" and has_cuda() else "cpu"
+    return "cuda" if name != "cpu" and has_cuda() else "cpu"
 
 
 def keep_freed_memory() -> None:
-    """Let large blocks that are freed stay with this process, to be used again: for training, on Linux.
+    """Keep large freed blocks in this process for reuse: for training, on Linux.
 
-    The activations of every step would otherwise be mapped, and cleared by the kernel, anew: a third of the time of a
+    Otherwise the kernel maps and clears the memory of the activations in every step, a third of the time of a
     MobileNet's step. The options are glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (mallopt(3)).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -99,7 +99,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give the system back what this process freed but still holds, so that what is measured next is its own."""
+    """Return freed memory to the system, so that it does not count in what is measured next."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:
@@ -107,7 +107,7 @@ def return_freed_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Return the most bytes this process ever held in memory; 0 where the system does not say."""
+    """Return the peak memory of this process in bytes; 0 where the system does not report it."""
     try:
         import resource
     except ImportError:

@@ -20,7 +20,10 @@ _SCORED = pa.list_(pa.struct([("tag", pa.string()), ("score", pa.float32())]))
 KEY = pa.schema([("uri", pa.string()), ("bytes", pa.int64()), ("modified_at", _TIME), ("etag", pa.string())])
 """What identifies one version of one file."""
 
-MANIFEST = pa.schema([*KEY, ("labels", pa.list_(pa.string())), ("split", pa.string())])
+FOUND = pa.schema([*KEY, ("location", pa.string())])
+"""A file of a source. `location` is the URL to read, with its signature, where that is not the `uri`; else null."""
+
+MANIFEST = pa.schema([*FOUND, ("labels", pa.list_(pa.string())), ("split", pa.string())])
 
 RESULTS = pa.schema(
     [
@@ -45,7 +48,7 @@ RESULTS = pa.schema(
     ]
 )
 
-PLAN = pa.schema([*KEY, ("wanted", pa.int64())])
+PLAN = pa.schema([*FOUND, ("wanted", pa.int64())])
 """`wanted` has bit i set when model i of the run is to tag the file."""
 
 BENCHMARK = pa.schema(
@@ -121,6 +124,12 @@ def conform(table: pa.Table, kind: str) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def without_locations(table: pa.Table) -> pa.Table:
+    """Return a manifest that may be given to others: without signatures."""
+    place = table.schema.get_field_index("location")
+    return table.set_column(place, FOUND.field("location"), pa.nulls(len(table), pa.string()))
 
 
 def from_rows(rows: list[Mapping[str, Any]], kind: str) -> pa.Table:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from pictures import photo
+from conftest import Run
+from pictures import MODEL, photo
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
@@ -59,7 +65,7 @@ def test_lossless_formats_keep_every_pixel(format: str, options: dict[str, Any])
         ("LAB", "TIFF", {}),
     ],
 )
-def test_every_colour_mode_and_format_comes_out_as_the_same_picture(
+def test_every_colour_mode_and_format_decodes_to_the_same_image(
     mode: str, format: str, options: dict[str, Any]
 ) -> None:
     original = photo(2)
@@ -140,14 +146,14 @@ GOOD_JPEG, GOOD_PNG = encoded(photo(9, (300, 200)), "JPEG"), encoded(photo(9, (3
         (GOOD_PNG[: len(GOOD_PNG) // 2], "corrupt"),
         (GOOD_JPEG[:20], "corrupt"),
         (GOOD_PNG[:12], "corrupt"),
-        (b"dear diary, this is no picture", "unsupported"),
+        (b"dear diary, this is no image", "unsupported"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported"),
         (b"%PDF-1.7 ...", "unsupported"),
         (b"\0" * 1000, "unsupported"),
         (encoded(Image.new("L", (20_000, 20_000)), "PNG"), "too_large"),
     ],
 )
-def test_what_is_no_whole_image_gets_the_status_that_says_so(data: bytes, status: str) -> None:
+def test_a_file_that_is_no_whole_image_gets_its_status(data: bytes, status: str) -> None:
     with pytest.raises(ImageError) as caught:
         images.decode(data)
     assert caught.value.status == status
@@ -220,3 +226,217 @@ def test_postscript_is_no_image_and_no_program_is_run_for_it(monkeypatch: pytest
     with pytest.raises(ImageError) as caught:
         images.decode(document)
     assert caught.value.status == "unsupported"
+
+
+# --- files cut short --------------------------------------------------------------------------------------------------
+
+
+def box(kind: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def heic_of_tiles(tiles: list[Image.Image], columns: int) -> bytes:
+    """Return a HEIC as phones write it: a grid of separately coded tiles, whose data end the file."""
+    side, rows = tiles[0].width, len(tiles) // columns
+    coded = [encoded(tile, "HEIF", quality=90) for tile in tiles]
+    start = coded[0].index(b"hvcC") - 4
+    codec = coded[0][start : start + int.from_bytes(coded[0][start : start + 4])]
+    size = struct.pack(">HH", side * columns, side * rows)
+    extents = [bytes([0, 0, rows - 1, columns - 1]) + size, *(data[data.index(b"mdat") + 4 :] for data in coded)]
+    kinds, count = [b"grid", *[b"hvc1"] * len(tiles)], struct.pack(">H", len(extents))
+    names = [box(b"infe", b"\2\0\0\0", struct.pack(">HH", n, 0), kind, b"\0") for n, kind in enumerate(kinds)]
+    sides = [struct.pack(">II", side, side), struct.pack(">II", side * columns, side * rows)]
+    uses = [struct.pack(">HBB", 0, 1, 3), *(struct.pack(">HBBB", n, 2, 0x81, 2) for n in range(1, len(extents)))]
+    of_grid = struct.pack(f">{2 + len(tiles)}H", 0, len(tiles), *range(1, len(extents)))
+
+    def meta(start: int) -> bytes:
+        places = [start + sum(map(len, extents[:n])) for n in range(len(extents))]
+        rows = [struct.pack(">HHHII", n, 0, 1, places[n], len(data)) for n, data in enumerate(extents)]
+        sizes = [box(b"ispe", bytes(4), each) for each in sides]
+        return box(
+            b"meta", bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", bytes(4), bytes(2)),
+            box(b"iloc", bytes(4), b"\x44\0", count, *rows),
+            box(b"iinf", bytes(4), count, *names),
+            box(b"iref", bytes(4), box(b"dimg", of_grid)),
+            box(b"iprp", box(b"ipco", codec, *sizes), box(b"ipma", bytes(6), count, *uses)),
+        )  # fmt: skip
+
+    kind = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    return kind + meta(len(kind) + len(meta(0)) + 8) + box(b"mdat", *extents)
+
+
+WHOLE = photo(1, (256, 256))
+TILES = [WHOLE.crop((x, y, x + 128, y + 128)) for y in (0, 128) for x in (0, 128)]
+HEIC, AVIF = heic_of_tiles(TILES, 2), encoded(WHOLE, "AVIF", quality=90)
+
+
+def test_a_heic_of_tiles_is_decoded_with_what_may_follow_it() -> None:
+    for data in (HEIC, HEIC + b"\0", HEIC + box(b"mpvd", bytes(100)), HEIC + b"\xff" * 100):
+        decoded, _ = images.decode(data)
+        assert np.abs(np.asarray(decoded, dtype=int) - np.asarray(WHOLE)).mean() < 3
+
+
+@pytest.mark.parametrize("missing", [1, 100, 3000, 9000])
+@pytest.mark.parametrize("data", [HEIC, AVIF], ids=["HEIC", "AVIF"])
+def test_a_heic_or_avif_cut_short_is_corrupt(data: bytes, missing: int) -> None:
+    with pytest.raises(ImageError) as caught:
+        images.decode(data[:-missing])
+    assert caught.value.status == "corrupt"
+
+
+@pytest.mark.parametrize("size", [20, 60, 300])
+def test_a_damaged_heic_does_not_ask_for_a_package_that_is_installed(size: int) -> None:
+    with pytest.raises(ImageError, match=r"damaged|cannot decode|cut short"):
+        images.decode(HEIC[:size])
+
+
+# --- depth and transparency -------------------------------------------------------------------------------------------
+
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""PNG colour type -> samples per pixel: grey, colour, palette, grey and alpha, colour and alpha."""
+PNGS = [
+    *((0, depth) for depth in (1, 2, 4, 8, 16)), (2, 8), (2, 16), *((3, depth) for depth in (1, 2, 4, 8)),
+    (4, 8), (4, 16), (6, 8), (6, 16),
+]  # fmt: skip
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(pixels: npt.NDArray[Any], colour_type: int, depth: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of samples (H, W, C), written by the specification."""
+    height, width = pixels.shape[:2]
+    lines = []
+    for row in pixels.reshape(height, -1):
+        if depth == 16:
+            line = row.astype(">u2").tobytes()
+        else:
+            bits = (row[:, None] >> np.arange(depth)[::-1]) & 1
+            line = np.packbits(bits.astype(np.uint8).ravel()).tobytes()
+        lines.append(b"\0" + line)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    every = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"".join(lines))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in every)
+
+
+@pytest.mark.parametrize("transparent", [False, True], ids=["opaque", "transparent"])
+@pytest.mark.parametrize(("colour_type", "depth"), PNGS)
+def test_every_png_is_scaled_and_then_laid_over_white(colour_type: int, depth: int, transparent: bool) -> None:
+    rng, top = np.random.default_rng(depth), 2**depth - 1
+    pixels = rng.integers(0, top + 1, (12, 10, SAMPLES[colour_type]))
+    if colour_type in (4, 6) and not transparent:
+        pixels[:, :, -1] = top
+    chunks, alpha = [], np.ones((12, 10, 1))
+    if colour_type == 3:
+        palette = rng.integers(0, 256, (top + 1, 3))
+        opacity = rng.integers(0, 256, top + 1)
+        chunks = [(b"PLTE", palette.astype(np.uint8).tobytes())]
+        expected = palette[pixels[:, :, 0]].astype(float)
+        if transparent:
+            chunks.append((b"tRNS", opacity.astype(np.uint8).tobytes()))
+            alpha = opacity[pixels] / 255
+    elif colour_type in (4, 6):
+        expected, alpha = pixels[:, :, :-1] * 255 / top, pixels[:, :, -1:] / top
+    else:
+        expected = pixels * 255 / top
+        if transparent:
+            key = pixels[5, 5]
+            chunks = [(b"tRNS", key.astype(">u2").tobytes())]
+            alpha = (pixels != key).any(axis=2, keepdims=True).astype(float)
+    decoded, _ = images.decode(png(pixels, colour_type, depth, *chunks))
+    over_white = expected * alpha + 255 * (1 - alpha)
+    assert np.abs(np.asarray(decoded) - over_white).max() <= 2
+
+
+def bmp(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Return a 32-bit BMP (version 4, with an alpha mask) of BGRA pixels (H, W, 4)."""
+    height, width = pixels.shape[:2]
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, width, -height, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0) + masks + bytes(52)
+    return b"BM" + struct.pack("<IHHI", 122 + pixels.nbytes, 0, 0, 122) + header + pixels.tobytes()
+
+
+def tga(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Return a 32-bit TGA of BGRA pixels (H, W, 4)."""
+    height, width = pixels.shape[:2]
+    return struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, width, height, 32, 0x28) + pixels.tobytes()
+
+
+@pytest.mark.parametrize("write", [bmp, tga])
+def test_an_alpha_channel_that_is_all_zero_is_no_transparency(write: Any) -> None:
+    pixels = np.dstack([np.asarray(photo(3))[:, :, ::-1], np.zeros((48, 64), np.uint8)])
+    assert np.array_equal(images.decode(write(pixels))[0], photo(3))
+    pixels[:24, :, 3] = 255
+    half = np.asarray(photo(3)).copy()
+    half[24:] = 255
+    assert np.array_equal(images.decode(write(pixels))[0], half)
+
+
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [
+        ("LA", "PNG"), ("RGBA", "PNG"), ("RGBA", "WEBP"), ("RGBA", "AVIF"), ("RGBA", "HEIF"), ("RGBA", "TIFF"),
+        ("LA", "TIFF"), ("RGBA", "TGA"), ("LA", "TGA"), ("RGBA", "ICO"), ("RGBA", "JPEG2000"), ("LA", "JPEG2000"),
+    ],
+)  # fmt: skip
+def test_half_transparent_pixels_are_mixed_with_white(mode: str, format: str) -> None:
+    grey = photo(3).convert("L")
+    image = Image.merge("RGBA", [grey, grey, grey, Image.linear_gradient("L").resize(grey.size)])
+    options = {"lossless": True} if format == "WEBP" else {"sizes": [grey.size]} if format == "ICO" else {}
+    decoded, _ = images.decode(encoded(image.convert(mode), format, **options))
+    pixels, alpha = np.asarray(image)[:, :, :3].astype(float), np.asarray(image)[:, :, 3:] / 255
+    assert np.abs(np.asarray(decoded) - (pixels * alpha + 255 * (1 - alpha))).mean() < 3
+
+
+# --- size, EXIF, and the host process ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("size", [(2050, 2049), (2049, 2050), (2048, 2056), (2000, 1000)])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_width_and_height_are_those_of_the_upright_image(size: tuple[int, int], orientation: int, format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.new("RGB", size)
+    _, info = images.prepare(encoded(image, format, exif=exif), [Preprocessing((32, 32)), Preprocessing((128, 128))])
+    assert (info.width, info.height) == (size[::-1] if orientation == 6 else size)
+
+
+def test_an_error_in_the_pixels_is_not_taken_for_broken_exif() -> None:
+    data = encoded(photo(9), "PPM").replace(b"P6", b"P3")  # binary where numbers are due: Pillow raises ValueError
+    with pytest.raises(ImageError, match="cannot decode") as caught:
+        images.decode(data)
+    assert caught.value.status == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000))), chunk(b"tRNS", b""), chunk(b"eXIf", b"x")],
+    ids=["zTXt", "tRNS", "eXIf"],
+)
+def test_damaged_metadata_behind_the_pixels_does_not_cost_the_image(metadata: bytes) -> None:
+    data = encoded(photo(9), "PNG")
+    end = data.index(b"IEND") - 4
+    assert np.array_equal(images.decode(data[:end] + metadata + data[end:])[0], photo(9))
+
+
+def test_pillows_limit_of_pixels_stays_the_hosts_and_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from PIL import Image as i; before = i.MAX_IMAGE_PIXELS; import tagger.images; i.MAX_IMAGE_PIXELS / before"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    large = photo(1, (1000, 800))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60_000)
+    decoded, _ = images.decode(encoded(large, "PNG"))
+    assert images.fit(decoded, Preprocessing()).shape == (224, 224, 3)
+    with pytest.raises(ImageError, match="over the limit of 700000"):
+        images.decode(encoded(large, "PNG"), max_pixels=700_000)
+
+
+def test_the_command_does_not_print_warnings_of_pillow(run_tagger: Run, tmp_path: Path) -> None:
+    photo(8).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12\0\x09")
+    ran = run_tagger("predict", tmp_path / "a.jpg", "--model", MODEL)
+    assert ran.returncode == 0, ran.stderr
+    assert "Warning" not in ran.stderr

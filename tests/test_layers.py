@@ -12,8 +12,8 @@ from pictures import ROOT
 import tagger
 
 ORDER = [
-    "errors", "schema", "hardware", "storage", "images", "models", "checkpoint", "inference", "data", "evaluation",
-    "options", "tagging", "reporting", "training", "benchmark", "cli",
+    "redaction", "errors", "schema", "hardware", "storage", "images", "models", "checkpoint", "inference", "data",
+    "evaluation", "options", "tagging", "reporting", "training", "benchmark", "cli",
 ]  # fmt: skip
 """A module imports only from packages before its own in this list."""
 

@@ -75,7 +75,7 @@ def measure(model: str, source: str | None, config: TagConfig, limit: int = 1000
     with tempfile.TemporaryDirectory() as folder:
         source = source or _make_pictures(Path(folder) / "pictures", limit)
         table = manifest.read_source(source).table.slice(0, limit)
-        uris = table["uri"].to_pylist()
+        uris = manifest.locations(table)
         info = checkpoint.describe(model)
         engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
         storage_rate, contents = _timed(_read, uris, readers_for(uris[:1]))

@@ -62,4 +62,5 @@ def options(
 def main() -> None:
     """Run the command line."""
     warnings.filterwarnings("ignore", message=".*failed to converge.*")  # a probe of any strength is chosen by its loss
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata, a line for each of a million images
     app(prog_name="tagger")

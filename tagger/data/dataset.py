@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger.checkpoint.info import fingerprint
-from tagger.data import duplicates, ingest, splits
+from tagger.data import duplicates, ingest, manifest, splits
 from tagger.data.labels.joining import TWINS, twins
 from tagger.data.scan import Scan
 from tagger.errors import SourceError, UsageError
@@ -51,10 +51,8 @@ class Dataset:
 
     @property
     def locations(self) -> list[str]:
-        """Return where the images are read from: a signed URL where there is one."""
-        if "location" not in self.table.column_names:
-            return self.uris
-        return [location or uri for location, uri in zip(self.table["location"].to_pylist(), self.uris, strict=True)]
+        """Return where to read the images."""
+        return manifest.locations(self.table)
 
     @property
     def labels(self) -> list[tuple[str, ...]]:

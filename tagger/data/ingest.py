@@ -102,10 +102,7 @@ def ingest(
     ingested = read_labelled(source, labels, label_format, label_delimiter, label_names, on_found)
     if labels and ingested.labels and not ingested.labels.matched_rows:
         why = "; ".join(ingested.notes.lines()) or "it has no rows"
-        raise SourceError(
-            f"--labels {storage.redact(labels)}: no image of {storage.redact(source)} is in it ({why}); "
-            "nothing was written"
-        )
+        raise SourceError(f"--labels {labels}: no image of {source} is in it ({why}); nothing was written")
     storage.write_atomic(out_uri, schema.serialise(ingested.table, "manifest"))
     return ingested
 
@@ -144,6 +141,8 @@ def _root_of(source: str) -> str | None:
         return None
     uri = storage.absolute(source)
     if storage.is_remote(uri):
+        if uri != storage.public_uri(uri):
+            return None  # label files match their names against uris, which hold no credentials
         return None if storage.is_image_name(uri) or uri.startswith(("http://", "https://")) else uri
     return uri if os.path.isdir(storage.local_path(uri)) else None
 
@@ -151,7 +150,7 @@ def _root_of(source: str) -> str | None:
 def _folders(source: str, root: str | None) -> Sequence[str]:
     """Return where relative names may start besides the label file's own folder."""
     if root is None:
-        root = storage.absolute(source).rpartition("/")[0]
+        root = storage.public_uri(storage.parent(storage.absolute(source)))
     return (root, storage.absolute("."))
 
 

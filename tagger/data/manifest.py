@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.errors import SourceError, TableError
 
 URL_COLUMNS = ("uri", "url", "image_url", "path", "filepath", "file_path", "file", "file_name", "filename", "image")
-"""Column names that hold the files of a list, the first found wins."""
+"""Names of the column of files in a list; the first that exists is used."""
 
 _LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 _CHUNK = 10_000
@@ -26,7 +27,7 @@ _CHUNK = 10_000
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of a source and what was passed over on the way."""
+    """The files of a source, and the number of entries that were skipped."""
 
     table: pa.Table
     skipped: Counter[str] = field(default_factory=Counter)
@@ -36,14 +37,14 @@ class Manifest:
         return len(self.table)
 
     def text(self) -> str:
-        """Say what was found and what was passed over, on one line."""
+        """Return the number of files found and skipped, on one line."""
         return found_text(len(self.table), self.skipped)
 
 
 def found_text(found: int, skipped: Mapping[str, int]) -> str:
-    """Say how many files were found and what was passed over."""
-    passed = f"; skipped {counts_text(skipped)}" if skipped else ""
-    return f"{found:,} image file{'s' * (found != 1)} found{passed}"
+    """Return the number of files found, and of those skipped by reason."""
+    rest = f"; skipped {counts_text(skipped)}" if skipped else ""
+    return f"{found:,} image file{'s' * (found != 1)} found{rest}"
 
 
 def counts_text(counts: Mapping[str, int]) -> str:
@@ -65,8 +66,14 @@ def read_source(source: str, on_found: Callable[[int], None] = lambda found: Non
     return Manifest(_collect(found, on_found), skipped)
 
 
+def locations(table: pa.Table) -> list[str]:
+    """Return where to read the files of a manifest or plan: at their `location`, else at their `uri`."""
+    places: list[str] = pc.coalesce(table["location"], table["uri"]).to_pylist()
+    return places
+
+
 def is_glob(source: str) -> bool:
-    """Tell a pattern from a name: a local file or folder of that name wins, and the query of a web address is none."""
+    """Return whether a source is a pattern; a local file of that name comes first, and a URL's query is no pattern."""
     if source.startswith(("http://", "https://")):
         source = source.partition("?")[0]
     elif not storage.is_remote(source) and os.path.exists(os.path.expanduser(source.removeprefix("file://"))):
@@ -83,20 +90,20 @@ def list_suffix(source: str) -> str:
 
 
 def _collect(found: Iterable[storage.FoundFile], on_found: Callable[[int], None]) -> pa.Table:
-    """Gather files into Arrow chunk by chunk: Python objects for a million files would cost a gigabyte."""
+    """Collect files into Arrow chunk by chunk: Python objects for a million files would take a gigabyte."""
     batches, total, stream = [], 0, iter(found)
     while chunk := list(islice(stream, _CHUNK)):
         total += len(chunk)
         columns = [
-            pa.array(values, field.type) for values, field in zip(zip(*chunk, strict=True), schema.KEY, strict=True)
+            pa.array(values, field.type) for values, field in zip(zip(*chunk, strict=True), schema.FOUND, strict=True)
         ]
-        batches.append(pa.record_batch(columns, schema=schema.KEY))
+        batches.append(pa.record_batch(columns, schema=schema.FOUND))
         on_found(total)
-    return schema.conform(pa.Table.from_batches(batches, schema.KEY), "manifest")
+    return schema.conform(pa.Table.from_batches(batches, schema.FOUND), "manifest")
 
 
 def _describe_all(urls: Iterable[str]) -> Iterator[storage.FoundFile]:
-    """Ask the stores about listed files, many at once: one round trip each would take hours."""
+    """Describe listed files, many at a time: one request after the other would take hours."""
     stream = iter(urls)
     with ThreadPoolExecutor(16) as pool:
         while chunk := list(islice(stream, _CHUNK)):
@@ -138,8 +145,8 @@ def _csv_column(text: str, delimiter: str, source: str) -> Iterator[str]:
 
 
 def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iterator[str]:
-    """Make listed paths absolute (relative ones start at the list's own folder) and drop repetitions."""
-    folder = storage.absolute(source).rpartition("/")[0]
+    """Make listed paths absolute (relative ones start at the list's own folder) and drop duplicates."""
+    folder = storage.parent(storage.absolute(source))
     seen: set[str] = set()
     for value in values:
         if storage.is_remote(value):
@@ -160,7 +167,7 @@ def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iter
 
 
 def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
-    """Tell a manifest from a URL list: by footer, then by columns."""
+    """Read a manifest, recognised by its footer, or a list of URLs, by its columns."""
     uri = storage.absolute(source)
     with storage.open_input(uri) as file:
         try:

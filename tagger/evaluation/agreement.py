@@ -129,7 +129,7 @@ def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 
 def _photographs(source: str, limit: int) -> list[bytes]:
     """Return the bytes of up to `limit` files that decode, spread over the source."""
-    uris = manifest.read_source(source).table["uri"].to_pylist()
+    uris = manifest.locations(manifest.read_source(source).table)
     count = min(limit, len(uris))
     chosen = [uris[row * len(uris) // count] for row in range(count)]
     with ThreadPoolExecutor(hardware.cores()) as pool:

@@ -54,7 +54,7 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
         raise SourceError(f"{dataset}: no labelled image is in the {split} split; choose another --split, or `all`")
     if seen := sum(known.get(uri) in ("train", "val") for uri in table["uri"].to_pylist()):
         notes.append(f"{seen:,} of {len(table):,} images were used in training, so the numbers are optimistic")
-    scores, have = scores_of(info, table["uri"].to_pylist(), device)
+    scores, have = scores_of(info, manifest.locations(table), device)
     if failed := int((~have).sum()):
         notes.append(f"{failed:,} images cannot be read or do not decode")
     if not have.any():

@@ -1,4 +1,4 @@
-"""Bytes -> RGB uint8 array, or a named decode error.
+"""Bytes -> RGB uint8 array, or an error that names what is wrong.
 
 Two deliberate differences from timm's `Image.open(f).convert("RGB")`: EXIF orientation is applied, and transparent
 pixels are laid over white. For every other image the array is what timm's own eval transform feeds its model, within
@@ -7,19 +7,18 @@ one level; a JPEG with several times the pixels that are needed is decoded at a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
-import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from tagger.errors import ImageError
+from tagger.images.isobmff import missing_bytes
+from tagger.images.rgb import scale_transparent_colour, to_rgb
 from tagger.images.transforms import Preprocessing, UInt8Array, fit, resized
 
 DECODE_VERSION = 2
@@ -31,24 +30,32 @@ MAX_PIXELS = 100_000_000
 SPARE = 2
 """A JPEG is shrunk while it decodes only to at least this many times the size it will be resized to."""
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-
 FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "HEIF",
 )  # fmt: skip
-"""What is decoded, by content. Pillow knows more, among them PostScript, which it would have another program run."""
+"""Formats that are decoded, recognised by content. Pillow knows more: for PostScript it would run another program."""
+
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> how to turn the image upright."""
 
-# Pillow's own limit is replaced by ours, which names the file and becomes a row.
-Image.MAX_IMAGE_PIXELS = None
 Image.init()
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a row says about its image; width and height as displayed, after EXIF orientation."""
+    """Columns of a results row; width and height as displayed, after EXIF orientation."""
 
     width: int
     height: int
@@ -56,69 +63,95 @@ class ImageInfo:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageInfo]:
-    """Decode one image, the first frame of an animation, to an upright RGB picture.
+    """Decode one image, the first frame of an animation, to upright RGB.
 
     Raises ImageError with status corrupt, unsupported or too_large.
     """
-    pictures, info = _decode(data, max_pixels, lambda image: {1})
-    return pictures[1], info
+    decoded, info = _decode(data, max_pixels, lambda image: {1})
+    return decoded[1], info
 
 
 def prepare(
     data: bytes,
     preparations: Collection[Preprocessing],
     max_pixels: int = MAX_PIXELS,
-    inspect: Callable[[Image.Image], None] = lambda picture: None,
+    inspect: Callable[[Image.Image], None] = lambda image: None,
 ) -> tuple[dict[Preprocessing, UInt8Array], ImageInfo]:
-    """Decode one image and fit it as each of several models wants it: (H, W, 3) uint8 arrays.
+    """Decode one image and resize and crop it for several models: (H, W, 3) uint8 arrays.
 
-    It is decoded once, unless it is a JPEG so large that the models want it at different scales. `inspect` is called
-    with the decoded RGB picture, the largest where there are several. Raises ImageError.
+    It is decoded once, unless it is a JPEG so large that the models need it at different scales. `inspect` is called
+    with the decoded RGB image, the largest where there are several. Raises ImageError.
     """
     scales: dict[Preprocessing, int] = {}
 
-    def wanted(image: Image.Image) -> set[int]:
+    def needed(image: Image.Image) -> set[int]:
         scales.update({preparation: _scale(image, preparation) for preparation in preparations})
         return set(scales.values()) or {1}
 
-    pictures, info = _decode(data, max_pixels, wanted)
-    inspect(pictures[min(pictures)])
+    decoded, info = _decode(data, max_pixels, needed)
+    inspect(decoded[min(decoded)])
     size = (info.width, info.height)
-    return {preparation: fit(pictures[scale], preparation, size) for preparation, scale in scales.items()}, info
+    return {preparation: fit(decoded[scale], preparation, size) for preparation, scale in scales.items()}, info
 
 
 def prepare_for(data: bytes, preparation: Preprocessing) -> UInt8Array:
-    """Decode one image and fit it as one model wants it: (H, W, 3) uint8. Raises ImageError."""
+    """Decode one image and resize and crop it for one model: (H, W, 3) uint8. Raises ImageError."""
     return prepare(data, [preparation])[0][preparation]
 
 
 def _decode(
-    data: bytes, max_pixels: int, wanted: Callable[[Image.Image], set[int]]
+    data: bytes, max_pixels: int, needed: Callable[[Image.Image], set[int]]
 ) -> tuple[dict[int, Image.Image], ImageInfo]:
-    """Decode at every scale (1, 2, 4 or 8 times smaller) that is wanted of the opened image."""
+    """Decode at every scale (1, 2, 4 or 8 times smaller) that `needed` returns for the opened image."""
+    with _open(data) as image:
+        _check_pixels(image, max_pixels)
+        name, size, scales = image.format or "unknown", image.size, sorted(needed(image))
+        decoded = {scales[0]: _upright_rgb(image, scales[0])}
+        turned = _orientation(image) >= 5
+    for scale in scales[1:]:
+        with _open(data) as image:
+            decoded[scale] = _upright_rgb(image, scale)
+    width, height = decoded[1].size if 1 in decoded else size[::-1] if turned else size
+    return decoded, ImageInfo(width, height, name)
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read an image's header as Image.open() does, without its limit of pixels: ours becomes a row."""
     if not data:
         raise ImageError("corrupt", "the file is empty")
+    with _decoder_errors():
+        image = next(_opened(data), None)
+    if image is None:
+        raise _unidentified(data)
+    if image.format in ("HEIF", "AVIF") and (missing := missing_bytes(data)):
+        raise ImageError("corrupt", f"the file is cut short: {missing} of {len(data) + missing} bytes are missing")
+    return image
+
+
+def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    """Yield the image as each format reads it that recognises its first bytes."""
+    for name in _known_formats():
+        factory, recognises = Image.OPEN[name]
+        recognised = not recognises or recognises(data[:16])
+        if not recognised or isinstance(recognised, str):  # the reason why this Pillow cannot read it
+            continue
+        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # another format, to Pillow
+            yield factory(io.BytesIO(data), "")
+
+
+@contextlib.contextmanager
+def _decoder_errors() -> Iterator[None]:
+    """Turn what a decoder raises into an ImageError: on hostile bytes it may be anything, and is about this image."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
-                _check_pixels(image, max_pixels)
-                name, size, scales = image.format or "unknown", image.size, sorted(wanted(image))
-                pictures = {scales[0]: _picture(image, scales[0])}
-            for scale in scales[1:]:
-                with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
-                    pictures[scale] = _picture(image, scale)
+        yield
     except ImageError:
         raise
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
     except MemoryError as error:
         raise ImageError("too_large", "not enough memory to decode the image") from error
-    except Exception as error:  # whatever a decoder raises on hostile bytes is about this image alone
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", f"a frame is too large for Pillow: {_one_line(error)}") from error
+    except Exception as error:
         raise ImageError("corrupt", f"cannot decode: {_one_line(error)}") from error
-    picture = pictures[scales[0]]
-    lying = (picture.width > picture.height) != (size[0] > size[1])
-    return pictures, ImageInfo(*(size[::-1] if lying else size), name)
 
 
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
@@ -128,11 +161,24 @@ def _check_pixels(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _picture(image: Image.Image, scale: int) -> Image.Image:
-    """Decode an opened image, so many times smaller, to upright RGB."""
-    if scale > 1:
-        image.draft(image.mode, (image.width // scale, image.height // scale))
-    return _to_rgb(_upright(image))
+def _upright_rgb(image: ImageFile.ImageFile, scale: int) -> Image.Image:
+    """Decode an opened image, so many times smaller, and turn it upright."""
+    with _decoder_errors():
+        if scale > 1:
+            image.draft(image.mode, (image.width // scale, image.height // scale))
+        scale_transparent_colour(image)
+        _load(image)
+        turn = _TURNS.get(_orientation(image))
+        return to_rgb(image if turn is None else image.transpose(turn))
+
+
+def _load(image: ImageFile.ImageFile) -> None:
+    """Decode the pixels of an opened image; damaged metadata behind those of a PNG is ignored."""
+    try:
+        image.load()
+    except (SyntaxError, ValueError):
+        if image.format != "PNG" or image.tile:  # Pillow empties `tile` once it has all pixels
+            raise
 
 
 def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
@@ -156,7 +202,7 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _scale(image: Image.Image, preparation: Preprocessing) -> int:
-    """Return how many times smaller libjpeg may decode: so that SPARE times what the resize needs is left."""
+    """Return how many times smaller libjpeg may decode and still leave SPARE times the pixels that the resize needs."""
     if image.format != "JPEG":
         return 1
     orientation = _orientation(image)
@@ -168,8 +214,8 @@ def _scale(image: Image.Image, preparation: Preprocessing) -> int:
     return scale if whole or orientation == 1 else 1
 
 
-_BROKEN_EXIF = (SyntaxError, ValueError, KeyError, TypeError, struct.error, ZeroDivisionError)
-"""A broken EXIF block says nothing about the pixels: keep them as stored, as every viewer does."""
+_BROKEN_EXIF = (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error, ZeroDivisionError)
+"""A broken EXIF block says nothing about the pixels: they stay as stored, as in every viewer."""
 
 
 def _orientation(image: Image.Image) -> int:
@@ -181,42 +227,8 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except _BROKEN_EXIF:
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        image.load()
-        return image
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey_to_rgb(image)
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ImageError("unsupported", f"colour mode {image.mode} cannot become RGB") from error
-
-
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits; floats are taken as 0..1 when nothing in them is above 1, else as 0..255."""
-    grey: npt.NDArray[Any] = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if image.mode == "F":
-        top = 1.0 if grey.size and grey.max() <= 1 else 255.0
-    else:
-        top = 65535.0
-    scaled = np.clip(np.rint(grey * (255 / top)), 0, 255).astype(np.uint8)
-    return Image.fromarray(scaled).convert("RGB")
-
-
 def _unidentified(data: bytes) -> ImageError:
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError("unsupported", "HEIC needs the package pillow-heif: pip install 'tagger[heic]'")
     webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     if webp or data[4:8] == b"ftyp" or data.startswith(_MAGIC):
@@ -230,7 +242,7 @@ def _one_line(error: Exception) -> str:
 
 @functools.cache
 def _known_formats() -> tuple[str, ...]:
-    """Return those that this Pillow, and pillow-heif where it is installed, can open."""
+    """Return the formats that this Pillow, and pillow-heif where it is installed, can open."""
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

@@ -21,7 +21,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a model wants its images: timm's words, taken from its pretrained_cfg."""
+    """Size, crop and normalisation of a model's input, named as in timm's pretrained_cfg."""
 
     size: tuple[int, int] = (224, 224)
     """Height and width in pixels."""
@@ -45,30 +45,30 @@ def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing, size: tuple[int, int] | None = None) -> UInt8Array:
-    """Resize and crop an RGB picture as timm's eval transform does, touching only the pixels the crop needs.
+    """Resize and crop an RGB image as timm's eval transform does, touching only the pixels the crop needs.
 
-    `size` is the true (width, height) of a picture that was shrunk while decoding. Returns (H, W, 3) uint8. timm
-    resizes the whole picture, then cuts out the centre; resampling only that box on the same grid gives the same
-    pixels, and a 1x20,000 strip costs no more than a photo.
+    `size` is the full (width, height) of an image that was decoded at a fraction of it. Returns (H, W, 3) uint8. timm
+    resizes the whole image, then crops the centre; resampling only that box on the same grid gives the same pixels, and
+    a 1x20,000 strip costs no more than a photo.
     """
     height, width = preprocessing.size
     size = size or image.size
     new_width, new_height = resized(size, preprocessing)
-    left, seen_width = _centre(new_width, width)
-    top, seen_height = _centre(new_height, height)
-    window = (left, top, left + seen_width, top + seen_height)
+    left, crop_width = _centre(new_width, width)
+    top, crop_height = _centre(new_height, height)
+    window = (left, top, left + crop_width, top + crop_height)
     if (new_width, new_height) == image.size:
-        cut = image.crop(window)
+        crop = image.crop(window)
     else:
         scale = round(size[0] / image.width)
         grid = (size[0] / scale / new_width, size[1] / scale / new_height)
-        cut = _resample(image, grid, window, _RESAMPLING[preprocessing.interpolation])
-    if cut.size != (width, height):
+        crop = _resample(image, grid, window, _RESAMPLING[preprocessing.interpolation])
+    if crop.size != (width, height):
         fill = tuple(round(255 * value) for value in preprocessing.mean)
         canvas = Image.new("RGB", (width, height), fill)
-        canvas.paste(cut, ((width - seen_width) // 2, (height - seen_height) // 2))
-        cut = canvas
-    return np.asarray(cut)
+        canvas.paste(crop, ((width - crop_width) // 2, (height - crop_height) // 2))
+        crop = canvas
+    return np.asarray(crop)
 
 
 _RESAMPLING: dict[str, Image.Resampling] = {
@@ -96,24 +96,25 @@ def resized(source: tuple[int, int], preprocessing: Preprocessing) -> tuple[int,
     return int(target_h * width / height), target_h
 
 
-def _centre(side: int, wanted: int) -> tuple[int, int]:
-    """Return (start, length) of the central part of a side, the whole of it when there is too little."""
-    return (round((side - wanted) / 2), wanted) if side >= wanted else (0, side)
+def _centre(side: int, length: int) -> tuple[int, int]:
+    """Return (start, length) of the central part of a side, all of it when it is shorter."""
+    return (round((side - length) / 2), length) if side >= length else (0, side)
 
 
 def _resample(
     image: Image.Image, grid: tuple[float, float], window: tuple[int, int, int, int], filter: Image.Resampling
 ) -> Image.Image:
-    """Return the window (left, top, right, bottom) of the resized image; `grid` is its pixels' width and height here.
+    """Return a window (left, top, right, bottom) of the resized image; `grid` is the size of its pixels in `image`.
 
-    Rows first are cropped to those in reach of the window, then resampled across, then down: Pillow's own order
-    for whole photographs. Given both axes at once, Pillow 13 may choose the other order for a window, whose rounding
-    differs by up to 15 levels.
+    The rows in reach of the window are cropped, resampled across, then down: Pillow's own order for whole photographs.
+    Given both axes at once, Pillow 13 may choose the other order for a window; its rounding differs by up to 15 levels.
     """
     left, top, right, bottom = window
     across, down = grid
     reach = 4 * max(down, 1)  # Lanczos, the widest filter, reaches 3 pixels of the coarser grid
     first, last = max(0, int(top * down - reach)), min(image.height, int(bottom * down + reach) + 1)
+    if Image.MAX_IMAGE_PIXELS and (last - first) * image.width > Image.MAX_IMAGE_PIXELS:
+        first, last = 0, image.height  # crop() would refuse, and it only saves time
     rows = image if (first, last) == (0, image.height) else image.crop((0, first, image.width, last))
     # a product may pass the edge by an ulp, which Pillow refuses
     x_box = (left * across, 0, min(right * across, rows.width), rows.height)

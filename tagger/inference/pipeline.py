@@ -97,8 +97,9 @@ def score_files(
 ) -> Generator[list[tuple[int, Row]]]:
     """Yield for each entry (key columns, and in `wanted` the bits of its models) its rows, in the same order.
 
-    `inspect` adds columns computed from each decoded picture. A file that cannot be scored gives rows with its status and error and leaves the others alone. Raises AccessDenied
-    when the store refuses our credentials, since then every file would fail.
+    `inspect` adds columns computed from each decoded picture. A file that cannot be scored gives rows with its status
+    and error and leaves the others alone. Raises AccessDenied when the store refuses our credentials, since then every
+    file would fail.
     """
     stream = iter(entries)
     first = next(stream, None)
@@ -185,11 +186,12 @@ def _read(entry: Row, everyone: int) -> Loaded:
     bits = entry.get("wanted", everyone)
     wanted = tuple(model for model in range(everyone.bit_length()) if bits >> model & 1)
     facts: Row = {**entry, "status": "ok", "error": None}
+    location = facts.pop("location", None) or entry["uri"]
     item = Loaded(facts, wanted)
     try:
         if (entry["bytes"] or 0) > MAX_FILE_BYTES:
             raise ImageError("too_large", f"{entry['bytes']} bytes are over the limit of {MAX_FILE_BYTES}")
-        item.content = storage.read_bytes(entry["uri"])
+        item.content = storage.read_bytes(location)
     except ImageError as error:
         return _fail(item, error.status, error)
     except AccessDenied as error:

@@ -1,5 +1,6 @@
-"""Folders, buckets and single files: list, read, write atomically. The only room that touches fsspec."""
+"""List, read and atomically write files in folders, buckets and behind URLs; the only package that uses fsspec."""
 
+from tagger.redaction import public_uri, redact
 from tagger.storage.files import (
     cache_folder,
     exists,
@@ -21,8 +22,7 @@ from tagger.storage.uris import (
     join,
     local_path,
     local_uri,
-    public_uri,
-    redact,
+    parent,
     resolve,
 )
 
@@ -42,6 +42,7 @@ __all__ = [
     "local_uri",
     "names_in",
     "open_input",
+    "parent",
     "public_uri",
     "read_bytes",
     "read_tail",

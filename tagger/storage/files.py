@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from tagger.errors import AccessDenied, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.redaction import redact
 from tagger.storage import objects
 from tagger.storage.stores import filesystem, missing_package, named_errors
-from tagger.storage.uris import is_remote, local_path, redact
+from tagger.storage.uris import is_remote, local_path
 
 
 def read_bytes(uri: str, attempts: int = 3) -> bytes:
-    """Return the whole content of one file; remote reads are tried again when the store hiccups.
+    """Return the whole content of one file; remote reads are retried.
 
-    Raises SourceError; its subclass AccessDenied with a credential error means that every other read will fail too.
+    Raises SourceError; AccessDenied with `credentials` means that every other read will fail too.
     """
     if not is_remote(uri):
         return _read_local(uri)
@@ -31,11 +32,11 @@ def read_bytes(uri: str, attempts: int = 3) -> bytes:
         content: bytes = fs.cat_file(path) if quick is None else quick
         return content
 
-    return _patiently(uri, whole, attempts)
+    return _with_retries(uri, whole, attempts)
 
 
 def read_tail(uri: str, count: int) -> bytes:
-    """Return the last bytes of a file, all of it when there are no more; raises SourceError as read_bytes() does."""
+    """Return the last `count` bytes of a file, all of a shorter one; raises SourceError as read_bytes() does."""
     if not is_remote(uri):
         try:
             with open(local_path(uri), "rb") as file:
@@ -49,18 +50,18 @@ def read_tail(uri: str, count: int) -> bytes:
         content: bytes = fs.cat_file(path, start=max(0, size - count), end=size)
         return content
 
-    return _patiently(uri, tail, 3)
+    return _with_retries(uri, tail, 3)
 
 
-def _patiently(uri: str, read: Callable[[Any, str], bytes], attempts: int) -> bytes:
-    """Read a remote file, again after a moment when the store hiccups."""
+def _with_retries(uri: str, read: Callable[[Any, str], bytes], attempts: int) -> bytes:
+    """Read a remote file, retrying after a delay."""
     for attempt in range(1, attempts + 1):
         try:
             with named_errors(uri):
                 return read(*filesystem(uri))
         except (SourceNotFound, AccessDenied):
             raise
-        except UsageError as error:  # a scheme that nobody knows: of one file, not of what was asked for
+        except UsageError as error:  # an unknown scheme is the error of this file alone
             raise SourceError(str(error)) from error
         except SourceError:
             if attempt == attempts:
@@ -72,7 +73,7 @@ def _patiently(uri: str, read: Callable[[Any, str], bytes], attempts: int) -> by
 def _read_local(uri: str) -> bytes:
     path = local_path(uri)
     try:
-        # a pipe or device would block for ever
+        # opening a pipe or device would block
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise SourceError(f"{uri}: not a regular file")
         with open(path, "rb") as file:
@@ -80,12 +81,12 @@ def _read_local(uri: str) -> bytes:
     except SourceError:
         raise
     except FileNotFoundError as error:
-        gone = "a link to nothing" if os.path.islink(path) else "the file is gone"
+        gone = "a broken link" if os.path.islink(path) else "the file is gone"
         raise SourceNotFound(f"{uri}: {gone}") from error
     except OSError as error:
         raise SourceError(f"{uri}: {(error.strerror or str(error)).lower()}") from error
     except ValueError as error:  # a name that no file system has
-        raise SourceNotFound(f"{uri}: no file has such a name ({error})") from error
+        raise SourceNotFound(f"{uri}: not a valid file name ({error})") from error
 
 
 @contextlib.contextmanager
@@ -104,7 +105,7 @@ def open_input(uri: str) -> Iterator[IO[bytes]]:
 def names_in(folder: str) -> list[str] | None:
     """Return the names directly inside a folder, sorted; None when there is no such folder.
 
-    Raises SourceError when the place is a file.
+    Raises SourceError when it is a file.
     """
     if not is_remote(folder):
         try:
@@ -123,12 +124,12 @@ def names_in(folder: str) -> list[str] | None:
             return None
         own = path.rstrip("/")
         if [info["name"].rstrip("/") for info in infos if info["type"] == "file"] == [own]:
-            raise SourceError(f"{redact(folder)}: is a file, not a folder")
+            raise SourceError(f"{folder}: is a file, not a folder")
         return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in infos if info["name"].rstrip("/") != own)
 
 
 def exists(uri: str) -> bool:
-    """Tell whether a file or folder is there."""
+    """Return whether a file or folder exists."""
     if not is_remote(uri):
         return os.path.exists(local_path(uri))
     with named_errors(uri):
@@ -137,7 +138,7 @@ def exists(uri: str) -> bool:
 
 
 def write_atomic(uri: str, content: bytes) -> None:
-    """Write a file whole or not at all: one put to an object store; locally written aside, synced and renamed.
+    """Write a file atomically: one put to an object store; locally a temporary file is written, synced and renamed.
 
     Raises WriteError.
     """
@@ -148,28 +149,28 @@ def write_atomic(uri: str, content: bytes) -> None:
         else:
             _write_local(local_path(uri), content)
     except OSError as error:
-        reason = redact(error.strerror or str(error))
-        raise WriteError(f"{redact(uri)}: cannot write ({reason}); nothing half-written was left behind") from error
+        reason = error.strerror or str(error)
+        raise WriteError(f"{uri}: cannot write ({reason}); no partial file was left") from error
     except ImportError as error:
         raise missing_package(uri, error) from error
     except Exception as error:
         if isinstance(error, UsageError):
             raise
-        raise WriteError(f"{redact(uri)}: cannot write ({redact(str(error))[:300]})") from error
+        raise WriteError(f"{uri}: cannot write ({redact(str(error))[:300]})") from error
 
 
 def _write_local(path: str, content: bytes) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    aside = os.path.join(folder, f"_tmp-{secrets.token_hex(6)}")
+    temporary = os.path.join(folder, f"_tmp-{secrets.token_hex(6)}")
     try:
-        with open(aside, "xb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -179,7 +180,7 @@ def _write_local(path: str, content: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Return where what can be made again is kept: $TAGGER_CACHE, else `tagger` in the user's cache folder."""
+    """Return the cache folder: $TAGGER_CACHE, else `tagger` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("TAGGER_CACHE") or os.path.join(base, "tagger"))
 
@@ -195,7 +196,7 @@ def rename(uri: str, new_uri: str) -> None:
 
 
 def remove_folder(uri: str) -> None:
-    """Delete a folder and all that is in it; one that is already gone is fine."""
+    """Delete a folder and all that is in it; one that does not exist is no error."""
     with named_errors(uri), contextlib.suppress(FileNotFoundError):
         if is_remote(uri):
             fs, path = filesystem(uri)
@@ -205,7 +206,7 @@ def remove_folder(uri: str) -> None:
 
 
 def remove(uri: str) -> None:
-    """Delete a file; one that is already gone is fine."""
+    """Delete a file; one that does not exist is no error."""
     with named_errors(uri), contextlib.suppress(FileNotFoundError):
         if is_remote(uri):
             fs, path = filesystem(uri)

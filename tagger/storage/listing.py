@@ -1,4 +1,4 @@
-"""Find images: in a folder, a bucket, behind a glob, or one file."""
+"""Find the images of a folder, a bucket or a glob, or describe one file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from fsspec.utils import glob_translate
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
+from tagger.redaction import public_uri
 from tagger.storage.stores import filesystem, is_credential_error, named_errors
-from tagger.storage.uris import is_remote, local_path, local_uri, public_uri, redact
+from tagger.storage.uris import is_remote, local_path, local_uri
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -31,17 +32,19 @@ class FoundFile(NamedTuple):
     bytes: int | None
     modified_at: datetime | None
     etag: str | None
+    location: str | None = None
+    """The URL to read where that is not the uri: one with credentials or a signature."""
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file name has an image suffix, in any case."""
+    """Return whether a file name has an image suffix, in any case."""
     return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[FoundFile]:
     """Yield the images of a folder (recursively), a glob, or one file; sorted within each folder.
 
-    `skipped` counts what was passed over, by reason. Raises SourceNotFound, AccessDenied, MissingExtra or UsageError.
+    `skipped` counts skipped entries by reason. Raises SourceNotFound, AccessDenied, MissingExtra or UsageError.
     """
     skipped = Counter() if skipped is None else skipped
     if is_remote(source):
@@ -52,27 +55,26 @@ def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[Fo
 
 
 def describe(url: str) -> FoundFile:
-    """Return what the store says about one file; size and time are None when it cannot be asked."""
+    """Return one file as its store describes it; size and time are None when that fails."""
     if not is_remote(url):
         path = os.path.abspath(local_path(url))
         return _found_local(path, _stat(path))
-    uri = public_uri(url)
     try:
         with named_errors(url):
-            fs, path = filesystem(uri)
-            return _found_remote(uri, fs.info(path))
+            fs, path = filesystem(url)
+            return _found_remote(public_uri(url), url, fs.info(path))
     except AccessDenied as error:
         if is_credential_error(error):
             raise
     except MissingExtra:
         raise
     except (SourceError, UsageError):
-        pass  # it is listed all the same; reading it will say in its row what is wrong
-    return FoundFile(_printable(uri), None, None, None)
+        pass  # it gets a row all the same, with the error of reading it
+    return _found_remote(public_uri(url), url, {})
 
 
 def _printable(uri: str) -> str:
-    """Return a URL as UTF-8 can write it: bytes that are none become %FF."""
+    """Return a URL that is valid UTF-8: other bytes become %FF."""
     return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)
 
 
@@ -96,11 +98,11 @@ def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
         found = _walk_local(os.path.realpath(root), skipped, set())
         yield from (entry for entry in found if matches(local_path(entry.uri)))
     else:
-        raise SourceNotFound(f"{source}: not found; name a folder, a file, a glob, a URL or a list of URLs")
+        raise SourceNotFound(f"{source}: not found; expected a folder, a file, a glob, a URL or a list of URLs")
 
 
 def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
-    """Walk depth first without recursion; every folder once, however many links lead to it."""
+    """Walk depth first without recursion; a folder that several links lead to is walked once."""
     pending = [folder]
     while pending:
         folder = pending.pop()
@@ -140,7 +142,7 @@ def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
     except (OSError, ValueError):
-        return None  # a broken or looping link, a vanished file, no path at all: it is a row, and reading it says why
+        return None  # a broken link, a vanished file or no valid path gets a row, with the error of reading it
 
 
 def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
@@ -150,7 +152,7 @@ def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
 
 
 _LAST_NS = 253_402_300_799_999_999_999
-"""The end of the year 9999, the last that a timestamp can be; file systems know later ones."""
+"""The end of the year 9999, Python's last; file systems have later times."""
 
 
 def _from_ns(ns: int) -> datetime:
@@ -159,14 +161,14 @@ def _from_ns(ns: int) -> datetime:
 
 
 def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
-    uri = public_uri(source)
-    fs, path = filesystem(uri)
+    fs, path = filesystem(source)
     is_glob = any(sign in path for sign in "*?[") and not fs.exists(path)
-    if uri.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
+    if source.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
         yield describe(source)  # web servers list no folders
         return
     root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if is_glob else path.rstrip("/")
-    base = uri[: len(uri) - (len(path) - len(root))].rstrip("/")
+    base = source[: len(source) - (len(path) - len(root))].rstrip("/")
+    public_base = public_uri(base)
     matches = re.compile(glob_translate(path) if is_glob else "").match
     found_any = False
     for full, info in _walk_remote(fs, root, skipped):
@@ -174,9 +176,10 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
         if not is_image_name(full):
             skipped["not an image"] += 1
         elif matches(full):
-            yield _found_remote(base + full[len(root) :], info)
+            inside = full[len(root) :]
+            yield _found_remote(public_base + inside, base + inside, info)
     if not found_any and not fs.exists(root):
-        raise SourceNotFound(f"{redact(source)}: not found, or nothing under it")
+        raise SourceNotFound(f"{source}: not found, or nothing under it")
 
 
 def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -192,7 +195,7 @@ def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[st
                 yield f"{folder.rstrip('/')}/{name}", files[name]
 
 
-def _found_remote(uri: str, info: dict[str, Any]) -> FoundFile:
+def _found_remote(uri: str, url: str, info: dict[str, Any]) -> FoundFile:
     modified = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
     if isinstance(modified, str):
         modified = _parse_time(modified)
@@ -201,7 +204,8 @@ def _found_remote(uri: str, info: dict[str, Any]) -> FoundFile:
     if isinstance(modified, datetime) and modified.tzinfo is None:
         modified = modified.replace(tzinfo=UTC)
     etag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("content_md5")
-    return FoundFile(uri, info.get("size"), modified, str(etag).strip('"') if etag else None)
+    location = None if uri == url else _printable(url)
+    return FoundFile(_printable(uri), info.get("size"), modified, str(etag).strip('"') if etag else None, location)
 
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")

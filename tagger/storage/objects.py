@@ -1,6 +1,6 @@
-"""Objects of S3 read by obstore, at a seventh of the processor time of s3fs: cores are what tagging is short of.
+"""Read S3 objects with obstore, at a seventh of the processor time of s3fs.
 
-s3fs stays the reference: it says where the store is and who we are, reads what obstore does not get, and says why not.
+s3fs supplies the endpoint and the credentials, reads every object that obstore cannot read, and raises the errors.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from fsspec.asyn import sync
 
 _FRESH = timedelta(minutes=5)
-"""How long a temporary credential is used before it is asked for again; who gave it renews it in time."""
+"""How long a temporary credential is used before it is fetched again; botocore refreshes it in time."""
 
 
 @dataclass
 class Bucket:
-    """A bucket as obstore reads it, unless its first object shows that it cannot: a region elsewhere, an encryption."""
+    """A bucket that obstore reads, unless it fails on the first object: another region, an encryption."""
 
     store: Any
     proven: bool = False
@@ -26,14 +26,14 @@ class Bucket:
 
 
 def read(fs: Any, path: str) -> bytes | None:
-    """Return the content of `bucket/key`; None where s3fs has to read it, or has to say why it cannot."""
+    """Return the content of `bucket/key`; None where s3fs has to read it, or raise the error."""
     name, _, key = path.partition("/")
     bucket = _open(fs, name)
     if bucket is None or bucket.hopeless:
         return None
     try:
         content = bytes(bucket.store.get(key).bytes())
-    except Exception:  # whatever it is, s3fs meets it too and has the words for it
+    except Exception:  # s3fs fails in the same way and its errors are translated
         bucket.hopeless = not bucket.proven
         return None
     bucket.proven = True
@@ -64,7 +64,7 @@ def _open(fs: Any, name: str) -> Bucket | None:
 
 
 def _credentials(fs: Any) -> Any:
-    """Return what obstore asks for credentials: those that s3fs was given, or found as every AWS tool does."""
+    """Return a credential provider for obstore: the keys that s3fs was given, else those that botocore finds."""
     found = None if fs.key else sync(fs.loop, fs.session.get_credentials)
 
     def provide() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""fsspec file systems, and what stores raise put into our own words."""
+"""fsspec file systems, and the errors of stores translated into ours."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
-from tagger.storage.uris import redact, signed
+from tagger.redaction import public_uri, redact
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure",
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
 
 _REFUSED = (401, 403)
-"""HTTP: an expired signature among others; to ask again would not help."""
+"""HTTP statuses of, among others, an expired signature; a retry does not help."""
 _CREDENTIALS = re.compile(
     r"NoCredentials|PartialCredentials|DefaultCredentials|TokenRetrieval|RefreshError|ClientAuthentication|"
     r"Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|AuthFailure|"
@@ -27,12 +27,12 @@ _CREDENTIALS = re.compile(
 
 
 def is_credential_error(error: BaseException) -> bool:
-    """Tell whether the store refused who we are, rather than one file."""
+    """Return whether the store refused the credentials, rather than access to one file."""
     return isinstance(error, AccessDenied) and error.credentials
 
 
 def _refuses_credentials(error: BaseException, url: str) -> bool:
-    """Tell it from what a store raised; the file's own name, which may say anything, left out."""
+    """Return whether an error of a store is about credentials; the file's own name in it is ignored."""
     key = url.partition("://")[2].partition("?")[0]
     own_words = re.compile("|".join(re.escape(name) for name in (url, key, key.rpartition("/")[2]) if name))
     chain: BaseException | None = error
@@ -44,7 +44,7 @@ def _refuses_credentials(error: BaseException, url: str) -> bool:
 
 
 def missing_package(url: str, error: ImportError) -> MissingExtra:
-    """Return what to install for a URL's scheme."""
+    """Return an error that names the package to install for a URL's scheme."""
     scheme = url.partition("://")[0]
     package = error.name or getattr(error.__cause__, "name", None) or scheme  # fsspec names it in the cause
     return MissingExtra(f"{scheme}://", package, EXTRAS.get(scheme))
@@ -52,23 +52,23 @@ def missing_package(url: str, error: ImportError) -> MissingExtra:
 
 @contextlib.contextmanager
 def named_errors(url: str) -> Iterator[None]:
-    """Turn what stores raise into our tree, naming the URL."""
+    """Translate the errors of stores into ours, which name the URL."""
     try:
         yield
     except (SourceError, UsageError, MissingExtra):
         raise
     except FileNotFoundError as error:
-        raise SourceNotFound(f"{redact(url)}: not found") from error
+        raise SourceNotFound(f"{url}: not found") from error
     except ImportError as error:
         raise missing_package(url, error) from error
     except Exception as error:
-        reason = redact(" ".join(str(error).split()))[:300] or type(error).__name__
+        reason = redact(" ".join(str(error).replace(url, public_uri(url)).split()))[:300] or type(error).__name__
         if _refuses_credentials(error, url):
-            message = f"{redact(url)}: the store refused the credentials ({reason})"
+            message = f"{url}: the store refused the credentials ({reason})"
             raise AccessDenied(message, credentials=True) from error
         if isinstance(error, PermissionError) or getattr(error, "status", None) in _REFUSED:
-            raise AccessDenied(f"{redact(url)}: permission denied ({reason})") from error
-        raise SourceError(f"{redact(url)}: {reason}") from error
+            raise AccessDenied(f"{url}: permission denied ({reason})") from error
+        raise SourceError(f"{url}: {reason}") from error
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -77,7 +77,9 @@ def filesystem(url: str) -> tuple[Any, str]:
     known = fsspec.available_protocols()
     if scheme not in known:
         shown = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "https", "memory", "file"))
-        raise UsageError(f"{redact(url)}: unknown scheme {scheme}://; use a path or one of {shown}")
-    options = {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}  # else s3fs asks each size before it reads
-    fs, path = url_to_fs(signed(url), use_listings_cache=False, **options)
+        raise UsageError(f"{url}: unknown scheme {scheme}://; use a path or one of {shown}")
+    options = (
+        {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}
+    )  # else s3fs requests the size before each read
+    fs, path = url_to_fs(url, use_listings_cache=False, **options)
     return fs, str(path)

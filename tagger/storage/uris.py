@@ -1,18 +1,17 @@
-"""Names of files, as every table writes them.
+"""Names of files as written in every table.
 
-A `uri` is locally the absolute POSIX path, remotely the scheme URL. Bytes of a local name that are not UTF-8 become
-`%FF`, a literal `%` before two hex digits `%25`; credentials and signatures never get in.
+A `uri` is locally the absolute POSIX path, remotely the URL without credentials and signature (tagger.redaction). Bytes
+of a local name that are not UTF-8 become `%FF`, a literal `%` before two hex digits `%25`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 
 def is_remote(url: str) -> bool:
-    """Tell whether this is a URL with a scheme other than file://."""
+    """Return whether this is a URL with a scheme other than file://."""
     return "://" in url and not url.startswith("file://")
 
 
@@ -27,47 +26,30 @@ def local_uri(path: str) -> str:
     return re.sub("[\udc80-\udcff]", lambda m: f"%{ord(m[0]) - 0xDC00:02X}", escaped)
 
 
-def public_uri(url: str) -> str:
-    """Return a URL without user, password and signature; this process remembers what was left out."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # no URL, whatever it looks like: reading it will say so
-        return url
-    user, at, host = parts.netloc.rpartition("@")
-    if not (":" in user or parts.scheme in ("http", "https", "ftp", "sftp")):
-        host = user + at + host  # abfs://container@account is no credential
-    query = parts.query
-    if parts.scheme in ("http", "https"):
-        pairs = parse_qsl(query, keep_blank_values=True)
-        kept = [(key, value) for key, value in pairs if not _SECRET_PARAMETER.fullmatch(key)]
-        query = query if len(kept) == len(pairs) else urlencode(kept)
-    if (host, query) == (parts.netloc, parts.query):
-        return url
-    public = urlunsplit(parts._replace(netloc=host, query=query))
-    _signed[public] = url
-    return public
-
-
-def signed(uri: str) -> str:
-    """Return the URL that public_uri() was given, to read it."""
-    return _signed.get(uri, uri)
-
-
 def absolute(url: str) -> str:
-    """Return a folder or file argument as a uri: local paths absolute with the root resolved, URLs without secrets."""
+    """Return a folder or file argument ready to open: a local path absolute and resolved, a URL as it is.
+
+    A URL may hold credentials: tables and messages show its public_uri().
+    """
     if is_remote(url):
-        return public_uri(url).rstrip("/")
+        return url if "?" in url else url.rstrip("/")  # a signature may end in a slash
     return local_uri(os.path.realpath(os.path.expanduser(url.removeprefix("file://"))))
 
 
 def absolute_file(url: str) -> str:
-    """Return a file argument as something describe() takes: URLs as they are, local paths as absolute uris."""
+    """Return a file argument for describe(): a URL as it is, a local path as an absolute uri."""
     return url if is_remote(url) else local_uri(resolve(url, os.getcwd()))
 
 
 def resolve(path: str, folder: str) -> str:
-    """Return a local path made absolute against a folder, `~` and `..` resolved, links kept."""
+    """Return a local path made absolute against a folder, with `~` and `..` resolved and links unresolved."""
     return os.path.normpath(os.path.join(folder, os.path.expanduser(path.removeprefix("file://"))))
+
+
+def parent(url: str) -> str:
+    """Return the folder that a file is in; the query of a web address, which may hold slashes, is no part of it."""
+    path = re.split(r"[?#]", url)[0] if url.startswith(("http://", "https://")) else url
+    return path.rpartition("/")[0]
 
 
 def join(folder: str, name: str) -> str:
@@ -75,17 +57,7 @@ def join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
 
 
-def redact(text: str) -> str:
-    """Take queries and passwords of URLs out of a message."""
-    return re.sub(r"(\w+://)[^\s/'\"]+@", r"\1", re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\")]*", r"\1", text))
-
-
-_signed: dict[str, str] = {}
 _ESCAPED = re.compile(r"%25(?=[0-9A-Fa-f]{2})|%[89A-F][0-9A-F]")
-_SECRET_PARAMETER = re.compile(
-    r"(?i)x-(amz|goog|ms)-.*|awsaccesskeyid|googleaccessid|signature|sig|expires|policy|key-pair-id|s[eprv]|st|spr|"
-    r"sk(oid|tid|t|e|s|v)|access_token|token|auth|api_?key|key|secret|password"
-)
 
 
 def _unescape(match: re.Match[str]) -> str:

@@ -67,7 +67,7 @@ class Plan:
     known: tuple[str, ...]
     """Part files that were there when the plan was made: what comes after them an overlapping run has written."""
     entries: pa.Table
-    """Key columns of the files to tag, in order; `wanted` has a bit for each target that is to tag the file."""
+    """Key columns and locations of the files to tag, in order; bit i of `wanted` is set where target i is to tag it."""
 
     def text(self) -> str:
         """Say what will be done and why, before it starts."""
@@ -110,7 +110,7 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
         target, pending = _target(model, info, manifest, parts, config)
         targets.append(target)
         wanted = pc.add(wanted, pc.if_else(pending, 1 << bit, 0))
-    entries = manifest.select(schema.KEY.names).append_column("wanted", wanted)
+    entries = manifest.select(schema.FOUND.names).append_column("wanted", wanted)
     return Plan(
         run_id=f"{_generation(parts):08d}-{secrets.token_hex(4)}",
         source=storage.public_uri(source),
@@ -160,16 +160,10 @@ def save_plan(plan: Plan) -> str:
     """Write a plan beside the results, one row group per shard; return its uri."""
     uri = storage.join(plan.out, f"{results.RUNS}/_plan-{plan.run_id}")
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
-    targets = [{**asdict(target), "model": _without_secrets(target.model)} for target in plan.targets]
-    text = json.dumps({**fields, "config": asdict(plan.config), "targets": targets})
+    text = json.dumps({**fields, "config": asdict(plan.config), "targets": [asdict(target) for target in plan.targets]})
     content = schema.serialise(plan.entries, "plan", row_group=plan.config.shard_size, plan=text)
     storage.write_atomic(uri, content)
     return uri
-
-
-def _without_secrets(model: str) -> str:
-    """Return what may be written down; this process remembers the rest."""
-    return storage.public_uri(model) if storage.is_remote(model) else model
 
 
 def load_plan(uri: str) -> Plan:

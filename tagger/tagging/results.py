@@ -149,7 +149,9 @@ def existing_parts(url: str) -> Parts:
     if not parts.uris and not parts.damaged:
         raise SourceNotFound(f"{url}: no results here; they are written by `tagger tag ... --out {url}`")
     if parts.damaged:
-        log.warning("%s: left out, for their footers are damaged: %s", url, ", ".join(parts.damaged))
+        log.warning(
+            "%s: left out, for their footers are damaged: %s", storage.public_uri(url), ", ".join(parts.damaged)
+        )
     return parts
 
 

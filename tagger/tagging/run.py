@@ -165,8 +165,8 @@ def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
     """Return some files, from shards and places in them that lie far apart."""
     picked = []
     for place in range(_SAMPLE):
-        uris = plan.shard(todo[place * len(todo) // _SAMPLE])["uri"]
-        picked.append(uris[place * len(uris) // _SAMPLE].as_py())
+        uris = manifest.locations(plan.shard(todo[place * len(todo) // _SAMPLE]))
+        picked.append(uris[place * len(uris) // _SAMPLE])
     return list(dict.fromkeys(picked))
 
 
@@ -234,7 +234,7 @@ class _ShardRun:
         from tagger.inference.engines import jpegs
 
         model, sample = self.models[0], []
-        for uri in self.plan.shard(shard)["uri"].slice(0, JPEG_SAMPLE).to_pylist():
+        for uri in manifest.locations(self.plan.shard(shard).slice(0, JPEG_SAMPLE)):
             with contextlib.suppress(SourceError):  # its row will say why
                 sample.append(storage.read_bytes(uri))
         found = jpegs.choose(sample, model.info.preprocessing, "cuda")

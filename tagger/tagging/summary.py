@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tagger import hardware
+from tagger import hardware, storage
 from tagger.data.manifest import counts_text, found_text
 from tagger.errors import TooManyFailed
 from tagger.inference.ceilings import Ceilings
@@ -202,7 +202,7 @@ def summarise(plan: Plan, counts: ShardCounts) -> Summary:
     steady = counts.timed / counts.steady_seconds if counts.steady_seconds > STEADY_SECONDS else None
     bound, bound_by = counts.ceilings.bound() or (None, None)
     return Summary(
-        out=plan.out,
+        out=storage.public_uri(plan.out),
         run_id=plan.run_id,
         found=plan.found,
         skipped=plan.skipped,

@@ -209,7 +209,8 @@ def _better(
 
 def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> Fitted:
     """Choose k and metric on validation; the network's head is the labelled images."""
-    assert data.backbone is not None and data.features is not None
+    assert data.backbone is not None
+    assert data.features is not None
 
     def compared(metric: str, done: int, total: int) -> None:
         callbacks.on_progress(f"{metric} distances", done, total)

@@ -93,7 +93,7 @@ def save(
         metrics={name: asdict(found) for name, found in trained.evaluations.items()},
         training=_training(trained, command),
         plots=_plots(trained),
-        files={DATASET: schema.serialise(dataset.table, "manifest"), **(files or {})},
+        files={DATASET: schema.serialise(schema.without_locations(dataset.table), "manifest"), **(files or {})},
         facts=facts,
     )
 

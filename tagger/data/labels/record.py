@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tagger import storage
+
 EXAMPLES = 3
 _EXAMPLE = 500  # characters; a label may be a whole text
 _SPLITS = {
@@ -91,7 +93,7 @@ class LabelFile:
     @property
     def folder(self) -> str:
         """Return the uri of the folder that relative names start at."""
-        return self.uri if self.kind == "folder" else self.uri.rpartition("/")[0]
+        return self.uri if self.kind == "folder" else storage.public_uri(storage.parent(self.uri))
 
 
 @dataclass(frozen=True)

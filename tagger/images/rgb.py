@@ -1,0 +1,58 @@
+"""Any mode of a decoded Pillow image -> RGB, transparent pixels over white."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+
+from tagger.errors import ImageError
+
+_PADDED = ("BMP", "DIB", "TGA")
+"""Formats in which many programs leave the alpha channel zero."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image as RGB; raises ImageError for a mode that has no RGB."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(image)
+    if image.has_transparency_data and not _is_padding(image):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode == "RGB":
+        return image
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ImageError("unsupported", f"colour mode {image.mode} cannot become RGB") from error
+
+
+def scale_transparent_colour(image: ImageFile.ImageFile) -> None:
+    """Bring the transparent colour of a PNG to the 8 bits that Pillow decodes to; call it before load()."""
+    colour = image.info.get("transparency")
+    if image.format != "PNG" or colour is None or not image.tile:
+        return
+    raw_mode = image.tile[0].args
+    if raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] = colour * 255 // (3 if raw_mode == "L;2" else 15)
+    elif raw_mode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def _is_padding(image: Image.Image) -> bool:
+    """Return whether the alpha channel is all zero in a format where that means that there is none."""
+    return image.format in _PADDED and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey to 8 bits; floats are taken as 0..1 when none is above 1, else as 0..255."""
+    stored = np.asarray(image)
+    grey: npt.NDArray[np.float64] = np.nan_to_num(stored.astype(np.float64))
+    if image.mode == "F":
+        top = 1.0 if grey.size and grey.max() <= 1 else 255.0
+    else:
+        top = 65535.0
+    scaled = np.clip(np.rint(grey * (255 / top)), 0, 255).astype(np.uint8)
+    if "transparency" in image.info:
+        scaled[stored == image.info["transparency"]] = 255
+    return Image.fromarray(scaled).convert("RGB")
