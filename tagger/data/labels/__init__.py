@@ -17,15 +17,12 @@ from tagger.data.labels import (
     coco,
     cvat_imagenet,
     cvat_xml,
-    delimited,
     fiftyone,
     finding,
-    huggingface,
+    label_column,
     label_studio,
     label_studio_rows,
     one_hot,
-    parquet_list,
-    single_label,
     text,
 )
 from tagger.data.labels.finding import LabelSource
@@ -34,23 +31,20 @@ from tagger.data.labels.record import Format, Notes, Options, Record, named
 from tagger.errors import TableError, UsageError
 
 FORMATS: dict[str, Format] = {
-    room.FORMAT.name: room.FORMAT
-    for room in (
-        azure,
-        coco,
-        fiftyone,
-        label_studio,
-        label_studio_rows,
-        cvat_xml,
-        automl,
-        cntk_map,
-        one_hot,
-        huggingface,
-        parquet_list,
-        delimited,
-        single_label,
-        cvat_imagenet,
-        class_folders,
+    known.name: known
+    for known in (
+        azure.FORMAT,
+        coco.FORMAT,
+        fiftyone.FORMAT,
+        label_studio.FORMAT,
+        label_studio_rows.FORMAT,
+        cvat_xml.FORMAT,
+        automl.FORMAT,
+        cntk_map.FORMAT,
+        one_hot.FORMAT,
+        *label_column.FORMATS,
+        cvat_imagenet.FORMAT,
+        class_folders.FORMAT,
     )
 }
 """In the order in which they are asked."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tagger.data.labels import json_stream, tables, text
+from tagger.data.labels import json_stream, text
+from tagger.data.labels.cells import plain_text
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, named
 from tagger.errors import UsageError
 
@@ -38,7 +39,7 @@ def _labels(value: Any, names: tuple[str, ...], uri: str, notes: Notes) -> tuple
     labels = []
     for item in value if isinstance(value, list) else [value]:
         if not isinstance(item, int):
-            labels.append(tables.plain_text(item))
+            labels.append(plain_text(item))
         elif not names:
             raise UsageError(f"{uri}: labels are ids and the file has no classes; say --label-names FILE")
         elif (name := named(str(item), names, notes)) is not None:

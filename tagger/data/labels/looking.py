@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from tagger import storage
 from tagger.data.labels import json_stream, tables, text
+from tagger.data.labels.columns import file_column
 from tagger.data.labels.record import LabelFile, Notes
 from tagger.errors import TableError
 
@@ -94,7 +95,7 @@ def _one_line_object(line: str, following: str) -> dict[str, Any]:
         value = json.loads(line.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return {}
-    is_row = isinstance(value, dict) and (following.startswith("{") or tables.file_column(tuple(value)) is not None)
+    is_row = isinstance(value, dict) and (following.startswith("{") or file_column(tuple(value)) is not None)
     return value if is_row else {}
 
 

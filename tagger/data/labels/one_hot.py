@@ -1,11 +1,14 @@
-"""A column per class holding 0 or 1, as Roboflow's `_classes.csv`."""
+"""A column per class holding 0 or 1, as in Roboflow's `_classes.csv`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tagger.data.labels import tables
+from tagger.data.labels.cells import plain_text
+from tagger.data.labels.columns import file_column, label_columns, other_columns
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record
 from tagger.errors import TableError
 
@@ -18,12 +21,11 @@ def matches(file: LabelFile) -> bool:
 
     Raises TableError for a legend of segmentation masks, which has the same file name.
     """
-    lower = [name.lower() for name in file.columns]
-    if lower[:1] == ["pixel value"]:
+    if file.columns and file.columns[0].lower() == "pixel value":
         raise TableError(f"{file.uri}: a legend of segmentation masks (columns {', '.join(file.columns)}), not labels")
-    columns = tables.other_columns(file.columns)
-    called = {*tables.label_columns(file.columns, True), *tables.label_columns(file.columns, False)}
-    if tables.file_column(file.columns) is None or not columns or not file.rows:
+    columns = other_columns(file)
+    called = {*label_columns(file.columns, True), *label_columns(file.columns, False)}
+    if file_column(file.columns) is None or not columns or not file.rows:
         return False
     if called & set(columns) and len(columns) < 3:
         return False  # `path,label` with the ids 0 and 1
@@ -32,23 +34,12 @@ def matches(file: LabelFile) -> bool:
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; a row of zeros is known to have none, a row with a gap is unlabelled."""
-    name_at, split_at = tables.required_file_column(file), tables.split_column(file.columns)
-    is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
-    columns = tables.other_columns(file.columns)
+    columns = other_columns(file)
     classes = [file.columns[at] for at in columns]
-    if not columns:
-        raise TableError(f"{file.uri}: no column of a class; have {', '.join(file.columns)}")
-    wanted = [name_at, *columns, *([] if split_at is None else [split_at])]
-    for values in tables.rows(file, wanted, notes):
-        name = tables.plain_text(values[0])
-        if not name:
-            notes.add("rows without a file name")
-            continue
-        labels = _labels(name, values[1 : len(columns) + 1], classes, notes)
-        yield Record(name, labels, None if split_at is None else tables.split_in(values[-1], is_valid, notes))
+    yield from tables.records(file, columns, partial(_labels, classes, notes), notes)
 
 
-def _labels(name: str, cells: tuple[Any, ...], classes: list[str], notes: Notes) -> tuple[str, ...] | None:
+def _labels(classes: list[str], notes: Notes, name: str, cells: Sequence[Any]) -> tuple[str, ...] | None:
     chosen = [_VALUES.get(_word(cell)) for cell in cells]
     if None in chosen:
         notes.add("rows with a value that is neither 0 nor 1, left unlabelled", name)
@@ -60,7 +51,7 @@ def _labels(name: str, cells: tuple[Any, ...], classes: list[str], notes: Notes)
 
 
 def _word(cell: Any) -> str:
-    word = tables.plain_text(cell).lower()
+    word = plain_text(cell).lower()
     return word[:-2] if word in ("1.0", "0.0", "-1.0") else word
 
 

@@ -1,4 +1,4 @@
-"""What every label format is read into, and what is said about it on the way."""
+"""The types that every label format is read into, and the notes taken on the way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPLITS = {
 
 
 class Record(NamedTuple):
-    """What a label file says about one file."""
+    """The labels and the split of one file, as a label file gives them."""
 
     file: str
     """As written."""
@@ -28,18 +28,18 @@ class Record(NamedTuple):
 
 @dataclass
 class Notes:
-    """What deserves a warning: counted, with a few examples each."""
+    """Warnings: counted by kind, with a few examples each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, example: str = "", count: int = 1) -> None:
-        """Count one more of this kind; the first examples are kept."""
+        """Count one more of this kind and keep its first examples."""
         self.counts[what] += count
-        kept = self.examples.setdefault(what, [])
+        shown = self.examples.setdefault(what, [])
         example = example if len(example) <= _EXAMPLE else f"{example[:_EXAMPLE]}..."
-        if example and len(kept) < EXAMPLES and example not in kept:
-            kept.append(example)
+        if example and len(shown) < EXAMPLES and example not in shown:
+            shown.append(example)
 
     def lines(self) -> list[str]:
         """Return one line per kind: `rows that name a file not in the source: 12 (a.jpg, b.jpg, ...)`."""
@@ -57,7 +57,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user said about the label file."""
+    """The user's options for reading a label file."""
 
     delimiter: str | None = None
     """Between the labels of one cell; "" = a cell is one label."""
@@ -69,7 +69,7 @@ class Options:
 
 @dataclass(frozen=True)
 class LabelFile:
-    """The head of a label file: enough to tell its format."""
+    """The head of a label file, from which its format is detected."""
 
     uri: str
     kind: str
@@ -96,7 +96,7 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class Format:
-    """One way of writing labels down."""
+    """A label format: its detector and its reader."""
 
     name: str
     shape: str
@@ -109,7 +109,7 @@ class Format:
 
 
 def listed(value: Any) -> list[Any]:
-    """Return a JSON value that should be a list; whatever else stands there counts as empty."""
+    """Return a JSON value that should be a list; any other value counts as empty."""
     return value if isinstance(value, list) else []
 
 
