@@ -425,3 +425,47 @@ def test_fastais_is_valid_is_read_in_every_table(source: Path, tmp_path: Path) -
         source, tmp_path / "l.csv", "path,cat,dog,is_valid\n1.jpg,1,0,True\n2.jpg,0,1,False\n3.jpg,1,1,1.0\n"
     )
     assert splits(found) == {"1.jpg": "val", "2.jpg": "train", "3.jpg": "val"}
+
+
+# --- one-hot: content decides, then the name ----------------------------------------------------------------------------
+
+ODD_NAMES = (
+    "text", "size", "width", "height", "caption", "objects", "description", "set", "subset", "photo", "image", "name",
+    "prompt", "bytes", "bbox", "file", "label_0", "class_1", "tag", "id",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_class_of_a_one_hot_table_may_have_any_name(source: Path, tmp_path: Path, name: str) -> None:
+    found = ingest(source, tmp_path / "l.csv", f"filename,cat,dog,{name}\n1.jpg,1,0,0\n2.jpg,0,0,1\n3.jpg,0,1,1\n")
+    assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": [name], "3.jpg": sorted(["dog", name])}
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "expected"),
+    [
+        ("filename,label_0,label_1", "1.jpg,1,0|2.jpg,0,1", {"1.jpg": ["label_0"], "2.jpg": ["label_1"]}),
+        ("id,photo,drawing", "1,1,0|2,0,1", {"1.jpg": ["photo"], "2.jpg": ["drawing"]}),
+        ("path,label,size", "1.jpg,a,1|2.jpg,b,0", {"1.jpg": ["a"], "2.jpg": ["b"]}),
+        ("path,species,size", "1.jpg,a,1|2.jpg,b,0", {"1.jpg": ["a"], "2.jpg": ["b"]}),
+        ("path,cat,set", "1.jpg,a,train|2.jpg,b,test", {"1.jpg": ["a"], "2.jpg": ["b"]}),
+        ("path,label", "1.jpg,1|2.jpg,0", {"1.jpg": ["1"], "2.jpg": ["0"]}),
+        ("Unnamed: 0,filename,a,b", "0,1.jpg,1,0|1,2.jpg,1,1", {"1.jpg": ["a"], "2.jpg": ["a", "b"]}),
+        ("image_id,Bald,Young", "1.jpg,-1,1|2.jpg,-1,-1|3.jpg,1,+1",
+         {"1.jpg": ["Young"], "2.jpg": [], "3.jpg": ["Bald", "Young"]}),
+        ("image_id,Bald,Young", "1.jpg,-1.0,1.0|2.jpg,1.0,1.0", {"1.jpg": ["Young"], "2.jpg": ["Bald", "Young"]}),
+        ("path,Edema,Mass", "1.jpg,-1,1|2.jpg,0,1|3.jpg,,1", {"2.jpg": ["Mass"]}),
+        ("path,Edema,Mass", "1.jpg,,1|2.jpg,1,|3.jpg,,", {"1.jpg": ["Mass"], "2.jpg": ["Edema"], "3.jpg": []}),
+        ("path,Edema,Mass", "1.jpg,TRUE,False|2.jpg,true,true", {"1.jpg": ["Edema"], "2.jpg": ["Edema", "Mass"]}),
+    ],
+)  # fmt: skip
+def test_the_values_of_a_table_say_whether_its_columns_are_classes(
+    source: Path, tmp_path: Path, header: str, rows: str, expected: dict[str, list[str]]
+) -> None:
+    found = ingest(source, tmp_path / "l.csv", "\n".join([header, *rows.split("|")]))
+    assert by_name(found) == expected
+
+
+def test_minus_one_means_unsure_when_a_zero_stands_anywhere_in_the_file(source: Path, tmp_path: Path) -> None:
+    late = "1.jpg,-1,1\n" + "gone.jpg,-1,1\n" * 2000 + "2.jpg,0,1\n"
+    assert by_name(ingest(source, tmp_path / "l.csv", f"path,Edema,Mass\n{late}")) == {"2.jpg": ["Mass"]}

@@ -67,7 +67,7 @@ def _read(
 
 
 def _is_table(file: LabelFile) -> bool:
-    return file_column(file.columns) is not None
+    return file_column(file.columns, file.rows) is not None
 
 
 FORMATS = (

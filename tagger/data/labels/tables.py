@@ -29,7 +29,7 @@ def records(
 
     Raises TableError when there is no column of files or no column of labels.
     """
-    file_at, split_at = columns.required_file_column(file), columns.split_column(file.columns)
+    file_at, split_at = columns.required_file_column(file), columns.split_column(file)
     if not label_columns:
         raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; call one `label`")
     if not file.header:
