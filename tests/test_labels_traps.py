@@ -469,3 +469,59 @@ def test_the_values_of_a_table_say_whether_its_columns_are_classes(
 def test_minus_one_means_unsure_when_a_zero_stands_anywhere_in_the_file(source: Path, tmp_path: Path) -> None:
     late = "1.jpg,-1,1\n" + "gone.jpg,-1,1\n" * 2000 + "2.jpg,0,1\n"
     assert by_name(ingest(source, tmp_path / "l.csv", f"path,Edema,Mass\n{late}")) == {"2.jpg": ["Mass"]}
+
+
+# --- several labels in a cell ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["id,attribute_ids", "id,codes", "image,label", "file_name,labels"])
+@pytest.mark.parametrize(("sign", "cell"), [(" ", "1 2 30"), ("|", "1|2|30"), (",", '"1, 2, 30"'), (";", "1;2;30")])
+def test_ids_in_one_cell_are_several_labels_under_any_name(
+    source: Path, tmp_path: Path, header: str, sign: str, cell: str
+) -> None:
+    found = ingest(source, tmp_path / "l.csv", f"{header}\n1,{cell}\n2,2\n")
+    assert by_name(found) == {"1.jpg": ["1", "2", "30"], "2.jpg": ["2"]}
+    assert f"different cells of {header.partition(',')[2]} separated at {sign!r}: 1 (" in said(found)
+
+
+def planet(rare: str) -> str:
+    """Rows as in Kaggle's Planet file, whose second row holds a rare word."""
+    weather, ground = ("clear", "haze", "cloudy"), ("primary", "water", "road", "agriculture")
+    pairs = [f"{sky} {one} {other}" for sky in weather for one in ground for other in ground if one != other]
+    rows = ["haze primary", f"clear {rare}", *pairs]
+    lines = [f"{index},{rows[index % len(rows)] if index < 3000 else 'cloudy'}" for index in range(1, 5000)]
+    return "\n".join(["image_name,tags", *lines, f"5000,{rare} road"])
+
+
+def test_one_rare_word_does_not_hide_the_separator(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", planet("blow_down"))
+    assert by_name(found)["1.jpg"] == ["blow_down", "clear"]
+    assert by_name(found)["2.jpg"] == ["clear", "primary", "water"]
+    assert "different cells of tags separated at ' ': 39 (" in said(found)
+    odd = ingest(source, tmp_path / "l.csv", planet("blow_down").replace("5000,blow_down road", "5000,a, b"))
+    assert by_name(odd)["1.jpg"] == ["blow_down", "clear"]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("path,remark", ["a cat, sitting", "a dog, standing", "a dog"]),
+        ("path,label", ["black cat", "white cat", "black dog", "white dog"]),
+        ("path,make", ["Boeing 737", "Boeing 747", "Airbus 320"]),
+        ("path,city", ["Austin, TX", "Dallas, TX", "Boston, MA"]),
+    ],
+)
+def test_names_of_several_words_stay_one_label(source: Path, tmp_path: Path, header: str, cells: list[str]) -> None:
+    rows = "".join(f'{index}.jpg,"{cell}"\n' for index, cell in enumerate(cells, 1))
+    found = ingest(source, tmp_path / "l.csv", f"{header}\n{rows}")
+    assert list(by_name(found).values()) == [[cell] for cell in cells]
+
+
+def test_numbered_names_are_not_separated_at_the_space(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot tell what separates the labels of 'class 1'"):
+        ingest(source, tmp_path / "l.csv", "path,tags\n1.jpg,class 1\n2.jpg,class 2\n")
+
+
+def test_a_sign_separates_under_any_name_when_its_parts_recur(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", "path,finding\n1.jpg,Mass|Edema\n2.jpg,Edema\n3.jpg,Mass\n")
+    assert by_name(found) == {"1.jpg": ["Edema", "Mass"], "2.jpg": ["Edema"], "3.jpg": ["Mass"]}

@@ -54,8 +54,8 @@ def _read(
 ) -> Iterator[Record]:
     """Yield a record per row; raises UsageError when it is unclear what separates the labels of a cell."""
     columns, separator = choose(file), options.delimiter
-    if separator is None and (choose is _delimited or set(columns) & set(_several(file))):
-        separator = separator_of(file, columns[0]) if columns else None
+    if separator is None and columns:
+        separator = separator_of(file, columns[0], choose is _delimited or columns[0] in _several(file), notes)
 
     def labels_of(name: str, cells: Sequence[Any]) -> tuple[str, ...] | None:
         labels = united(labels_in(cell, separator) for cell in cells)
