@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--labels", help="label file or folder of them")
     parser.add_argument("--label-format", default="auto", help="auto, none or a format's name")
     parser.add_argument("--label-delimiter", help="between the labels of one cell")
-    parser.add_argument("--label-names", help="file of class names, one a line")
+    parser.add_argument("--label-names", help="file of class names: a text list, CSV, JSON or YAML")
     command.run(ingest, vars(parser.parse_args()))
 
 

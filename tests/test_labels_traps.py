@@ -49,7 +49,7 @@ def said(found: Ingested) -> str:
     return "\n".join(found.notes.lines())
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_space_separates_tags_only_when_every_word_stands_elsewhere_too(source: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_automl_splits_ragged_rows_spaces_and_boxes(source: Path, tmp_path: Path
     assert "rows with a box, which was ignored: 2 (" in said(found)
 
 
-# --- CNTK -------------------------------------------------------------------------------------------------------------
+# --- CNTK -----------------------------------------------------------------------------------------------------------
 
 
 def test_cntk_maps_mix_plain_files_sequences_own_folder_and_zip_members(source: Path, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_table_that_looks_like_a_map_but_has_a_header_is_a_table(source: Path,
     assert (by_name(found), found.label_source and found.label_source.format.name) == ({"1.jpg": ["3"]}, "single-label")
 
 
-# --- COCO, Label Studio, CVAT, FiftyOne, Azure ------------------------------------------------------------------------
+# --- COCO, Label Studio, CVAT, FiftyOne, Azure ----------------------------------------------------------------------
 
 
 def test_coco_with_sparse_ids_roboflow_s_parent_and_unknown_categories(source: Path, tmp_path: Path) -> None:
@@ -427,7 +427,7 @@ def test_fastais_is_valid_is_read_in_every_table(source: Path, tmp_path: Path) -
     assert splits(found) == {"1.jpg": "val", "2.jpg": "train", "3.jpg": "val"}
 
 
-# --- one-hot: content decides, then the name ----------------------------------------------------------------------------
+# --- one-hot: content decides, then the name ------------------------------------------------------------------------
 
 ODD_NAMES = (
     "text", "size", "width", "height", "caption", "objects", "description", "set", "subset", "photo", "image", "name",
@@ -471,7 +471,7 @@ def test_minus_one_means_unsure_when_a_zero_stands_anywhere_in_the_file(source: 
     assert by_name(ingest(source, tmp_path / "l.csv", f"path,Edema,Mass\n{late}")) == {"2.jpg": ["Mass"]}
 
 
-# --- several labels in a cell ------------------------------------------------------------------------------------------
+# --- several labels in a cell ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("header", ["id,attribute_ids", "id,codes", "image,label", "file_name,labels"])
@@ -525,3 +525,73 @@ def test_numbered_names_are_not_separated_at_the_space(source: Path, tmp_path: P
 def test_a_sign_separates_under_any_name_when_its_parts_recur(source: Path, tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "l.csv", "path,finding\n1.jpg,Mass|Edema\n2.jpg,Edema\n3.jpg,Mass\n")
     assert by_name(found) == {"1.jpg": ["Edema", "Mass"], "2.jpg": ["Edema"], "3.jpg": ["Mass"]}
+
+
+# --- class names by id ----------------------------------------------------------------------------------------------
+
+NAME_FILES = {
+    "lines": "CBB\nCBSD\nCGM\n",
+    "blank at the end": "CBB\nCBSD\nCGM\n\n\n",
+    "numbered": "0 CBB\n1 CBSD\n2 CGM\n",
+    "numbered from elsewhere": "2: CGM\n0: CBB\n1: CBSD\n",
+    "number last": "CGM 2\nCBSD 1\nCBB 0\n",
+    "csv": "id,name\n0,CBB\n2,CGM\n1,CBSD\n",
+    "csv of names": "name\nCBB\nCBSD\nCGM\n",
+    "csv turned round": "class;index;n\nCBB;0;5\nCBSD;1;5\nCGM;2;7\n",
+    "csv with a header nobody knows": "nr,disease\n0,CBB\n1,CBSD\n2,CGM\n",
+    "csv without a header": "1,CBSD\n2,CGM\n0,CBB\n",
+    "pandas csv": ",label\n0,CBB\n1,CBSD\n2,CGM\n",
+    "json list": '["CBB", "CBSD", "CGM"]',
+    "json object": '{"0": "CBB",\n "1": "CBSD",\n "2": "CGM"}',
+    "json turned round": '{"CGM": 2, "CBB": 0, "CBSD": 1}',
+    "json objects": '[{"id": 1, "name": "CBSD"}, {"id": 0, "name": "CBB"}, {"id": 2, "name": "CGM"}]',
+    "json config": '{"model_type": "vit", "id2label": {"0": "CBB", "1": "CBSD", "2": "CGM"}}',
+    "imagenet index": '{"0": ["n01", "CBB"], "1": ["n02", "CBSD"], "2": ["n03", "CGM"]}',
+    "coco": '{"categories": [{"id": 0, "name": "CBB"}, {"id": 1, "name": "CBSD"}, {"id": 2, "name": "CGM"}]}',
+    "data.yaml": "path: ../x\ntrain: images/train\nnc: 3\nnames: [CBB, CBSD, CGM]\n",
+    "data.yaml with ids": "nc: 3\nnames:\n  0: CBB\n  2: CGM\n  1: CBSD\n",
+    "data.yaml list": "names:\n- CBB\n- CBSD\n- CGM\nnc: 3\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NAME_FILES)
+def test_class_names_are_read_with_their_ids(source: Path, tmp_path: Path, kind: str) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text(NAME_FILES[kind])
+    rows = "path,label\n1.jpg,0\n2.jpg,1\n3.jpg,2\n4.jpg,3\n"
+    found = ingest(source, tmp_path / "l.csv", rows, label_names=str(names))
+    assert by_name(found) == {"1.jpg": ["CBB"], "2.jpg": ["CBSD"], "3.jpg": ["CGM"]}
+    assert "labels of unknown classes: 1 (3)" in said(found)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["great white shark", "tiger shark"], ["tench, Tinca tinca", "goldfish, Carassius auratus"],
+        ["707-320", "727-200"], ["class 5", "class 9"], ["1 euro", "1 euro", "5 euro"], ["3", "7"],
+    ],
+)  # fmt: skip
+def test_names_with_commas_spaces_and_digits_are_names(source: Path, tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    rows = "image,label\n1.jpg,0\n2.jpg,1\n"
+    found = ingest(source, tmp_path / "l.csv", rows, label_names=str(tmp_path / "names.txt"), label_delimiter="")
+    assert by_name(found) == {"1.jpg": [names[0]], "2.jpg": [names[1]]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,label\n1.jpg,cat\n", b"1.jpg\n2.jpg\n", b'{"version": "1", "author": "x"}', b"nc: 3\nnames: 5\n",
+        b"<html></html>", b"PAR1\0\0\1", b"\x89PNG\r\n\x1a\n\0\0", b"[[1], [2]]", b'{"a": {"b": 1}}', b"x" * 1000,
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_class_names_is_refused(source: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "names.yaml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"names.yaml: no class names in it .* expected one name a line"):
+        ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,0\n", label_names=str(tmp_path / "names.yaml"))
+
+
+def test_an_id_with_two_names_is_an_error(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("id,name\n3,cat\n3,horse\n")
+    with pytest.raises(TableError, match="id 3 has two names, 'cat' and 'horse'"):
+        ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,3\n", label_names=str(tmp_path / "names.txt"))

@@ -25,7 +25,7 @@ def ingest(
         str | None, typer.Option(help="Between the labels of one cell; '' when a cell is one label.")
     ] = None,
     label_names: Annotated[
-        str | None, typer.Option(help="File of class names for files that hold ids: one a line, the first is 0.")
+        str | None, typer.Option(help="File of class names for files that hold ids: a text list, CSV, JSON or YAML.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

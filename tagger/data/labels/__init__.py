@@ -5,8 +5,7 @@ A new format is one file with a `FORMAT` and a line in `FORMATS`; the first that
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tagger import storage
 from tagger.data.labels import (
@@ -27,8 +26,9 @@ from tagger.data.labels import (
 )
 from tagger.data.labels.finding import LabelSource
 from tagger.data.labels.joining import Labels, join
+from tagger.data.labels.names import read_names
 from tagger.data.labels.record import Format, Notes, Options, Record, named
-from tagger.errors import TableError, UsageError
+from tagger.errors import UsageError
 
 FORMATS: dict[str, Format] = {
     known.name: known
@@ -101,7 +101,7 @@ def read(source: LabelSource, options: Options, notes: Notes, root: str | None =
 
 
 def read_options(delimiter: str | None, names: str | None) -> Options:
-    """Read the file of class names: one a line, a JSON list, or a saved list of Azure's GetTags.
+    """Read the file of class names, or a saved list of Azure's GetTags.
 
     Raises UsageError when it holds none.
     """
@@ -109,37 +109,18 @@ def read_options(delimiter: str | None, names: str | None) -> Options:
         return Options(delimiter)
     uri = storage.absolute(names)
     with text.open_text(uri, text.encoding_of(uri)) as file:
-        first = file.read(1 << 16).strip("\ufeff \t\r\n")
-    if first.startswith("[") and (tags := azure.read_tags(uri)):
+        is_list = file.read(1 << 16).strip("\ufeff \t\r\n").startswith("[")
+    if is_list and (tags := azure.read_tags(uri)):
         return Options(delimiter, tags=tags)
-    with text.open_text(uri, text.encoding_of(uri)) as file:
-        found = _json_names(file.read(), names) if first.startswith("[") else tuple(file.read().splitlines())
-    kept = tuple(name.strip() for name in found)
-    while kept and not kept[-1]:
-        kept = kept[:-1]
-    return Options(delimiter, kept) if kept else _no_names(names)
+    return Options(delimiter, read_names(names))
 
 
-def _json_names(content: str, shown: str) -> tuple[str, ...]:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{shown}: not a JSON list of class names ({error})") from error
-    if not all(isinstance(name, str | int) for name in found):
-        raise TableError(f"{shown}: a JSON list, but not of class names: {str(found[:1])[:80]}")
-    return tuple(str(name) for name in found)
-
-
-def _no_names(shown: str) -> Options:
-    raise UsageError(f"--label-names {shown}: no class names in it; expected one a line, or a JSON list")
-
-
-def _with_names(records: Iterable[Record], names: tuple[str, ...], notes: Notes) -> Iterator[Record]:
+def _with_names(records: Iterable[Record], names: Mapping[str, str], notes: Notes) -> Iterator[Record]:
     """Turn ids into names where names were given; labels that are neither are unknown classes."""
     if not names:
         yield from records
         return
-    known = set(names)
+    known = set(names.values())
     for record in records:
         if record.labels and not known.issuperset(record.labels):
             labels = (label if label in known else named(label, names, notes) for label in record.labels)

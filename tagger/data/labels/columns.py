@@ -17,7 +17,7 @@ FILE_COLUMNS = (
 """Columns that hold the file; the first found is used."""
 
 _LABEL = re.compile(r"(label|class|category|tag|target)(_?name|_?id|_?\d+)?")
-_LABELS = re.compile(r"labels|classes|categories|tags|keywords|targets|attributes")
+_LABELS = re.compile(r"labels|classes|categories|tags|keywords|targets|attributes|(label|class|category|tag)_?ids")
 _NUMBERED = re.compile(r".*\d")
 _INDEX = re.compile(r"(unnamed: \d+)?")
 """The nameless index that pandas writes."""

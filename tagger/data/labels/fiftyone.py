@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tagger.data.labels import json_stream, text
 from tagger.data.labels.cells import plain_text
+from tagger.data.labels.names import by_position
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, named
 from tagger.errors import UsageError
 
@@ -21,7 +22,7 @@ def matches(file: LabelFile) -> bool:
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per key; raises UsageError when values are ids and nothing names them."""
-    names = options.names or tuple(str(element) for key, element in _events(file) if key == "classes")
+    names = options.names or by_position(str(element) for key, element in _events(file) if key == "classes")
     for key, pair in _events(file):
         if key == "labels":
             # found beside data/, as FiftyOne writes it; elsewhere by the end of the path
@@ -33,7 +34,7 @@ def _events(file: LabelFile) -> Iterator[tuple[str, Any]]:
         yield from json_stream.events(opened, file.uri)
 
 
-def _labels(value: Any, names: tuple[str, ...], uri: str, notes: Notes) -> tuple[str, ...] | None:
+def _labels(value: Any, names: Mapping[str, str], uri: str, notes: Notes) -> tuple[str, ...] | None:
     if value is None:
         return None
     labels = []

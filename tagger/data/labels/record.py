@@ -61,8 +61,8 @@ class Options:
 
     delimiter: str | None = None
     """Between the labels of one cell; "" = a cell is one label."""
-    names: tuple[str, ...] = ()
-    """Class names in the order of their ids."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Class names by id."""
     tags: Mapping[str, str | None] = field(default_factory=dict)
     """Azure: tag id -> name, None for the negative tag."""
 
@@ -121,9 +121,10 @@ def split_of(word: Any, notes: Notes | None = None) -> str | None:
     return _SPLITS.get(text)
 
 
-def named(label_id: str, names: Sequence[str], notes: Notes) -> str | None:
-    """Return the class name of a 0-based id; None, and a note, when there is no such class."""
-    if label_id.isdecimal() and len(label_id) < 10 and int(label_id) < len(names):
-        return names[int(label_id)]
-    notes.add("labels of unknown classes", label_id)
-    return None
+def named(label_id: str, names: Mapping[str, str], notes: Notes) -> str | None:
+    """Return the class name of an id, a number also with leading zeros; None, and a note, when there is none."""
+    plain = str(int(label_id)) if label_id.isdecimal() and len(label_id) < 10 else label_id
+    name = names.get(label_id) or names.get(plain)
+    if not name:
+        notes.add("labels of unknown classes", label_id)
+    return name or None
