@@ -129,12 +129,15 @@ def test_rows_that_agree_are_merged_and_counted(source: Path, tmp_path: Path, wr
 def test_rows_in_conflict_leave_the_image_unlabelled_unless_they_are_one_set(
     source: Path, tmp_path: Path, writer: Writer
 ) -> None:
-    found = ingest(source, *label_files.write(tmp_path, writer, [*ONE_EACH, ("5.jpg", ("bird",))]))
+    rows: list[Row] = [*ONE_EACH, ("5.jpg", ("bird",))]
+    found = ingest(source, *label_files.write(tmp_path, writer, rows))
     if FORMATS[writer.format].merges:
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": ["bird", "cat"]})
     else:
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": None})
-        assert "images with rows in conflict, left unlabelled: 1 (" in said(found)
+        assert "images with rows in conflict, left unlabelled (--merge-rows takes all their labels): 1 (" in said(found)
+        merged = ingest(source, *label_files.write(tmp_path, writer, rows), merge_rows=True)
+        assert labels_of(merged, source) == expected(ONE_EACH, **{"5.jpg": ["bird", "cat"]})
         assert "5.jpg (cat against bird)" in said(found)
 
 

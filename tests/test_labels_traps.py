@@ -595,3 +595,48 @@ def test_an_id_with_two_names_is_an_error(source: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("id,name\n3,cat\n3,horse\n")
     with pytest.raises(TableError, match="id 3 has two names, 'cat' and 'horse'"):
         ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,3\n", label_names=str(tmp_path / "names.txt"))
+
+
+# --- one row per label, confidence ----------------------------------------------------------------------------
+
+
+def test_rows_with_one_label_each_are_one_set_when_the_user_says_so(source: Path, tmp_path: Path) -> None:
+    rows = "path,label\n1.jpg,cat\n1.jpg,dog\n2.jpg,dog\n"
+    apart = ingest(source, tmp_path / "l.csv", rows)
+    assert by_name(apart) == {"2.jpg": ["dog"]}
+    assert "left unlabelled (--merge-rows takes all their labels): 1 (" in said(apart)
+    together = ingest(source, tmp_path / "l.csv", rows, merge_rows=True)
+    assert by_name(together) == {"1.jpg": ["cat", "dog"], "2.jpg": ["dog"]}
+    boxes = "filename,width,height,class,xmin,ymin\n1.jpg,8,8,cat,1,2\n1.jpg,8,8,dog,3,4\n1.jpg,8,8,cat,5,6\n"
+    assert by_name(ingest(source, tmp_path / "l.csv", boxes, merge_rows=True)) == {"1.jpg": ["cat", "dog"]}
+
+
+@pytest.mark.parametrize("name", ["confidence", "Score", "prob", "Confidence"])
+def test_a_row_of_confidence_0_is_never_a_label(source: Path, tmp_path: Path, name: str) -> None:
+    rows = f"file_name,label,{name}\n1.jpg,dog,0\n2.jpg,cat,1\n3.jpg,cat,0.7\n4.jpg,dog,0.0\n4.jpg,cat,1\n5.jpg,owl,\n"
+    found = ingest(source, tmp_path / "l.csv", rows)
+    assert by_name(found) == {"2.jpg": ["cat"], "3.jpg": ["cat"], "4.jpg": ["cat"], "5.jpg": ["owl"]}
+    assert f"rows with 0 in {name}, whose labels do not apply: 2 (1.jpg: dog, 4.jpg: dog)" in said(found)
+    assert f"rows with neither 0 nor 1 in {name}, whose labels were taken: 2 (3.jpg: 0.7" in said(found)
+    assert "images with negatives alone, left unlabelled: 1 (" in said(found)
+
+
+def test_an_image_that_every_class_is_denied_for_is_known_to_have_none(source: Path, tmp_path: Path) -> None:
+    rows = "ImageID,Source,LabelName,Confidence\n1,verification,/m/01,1\n1,verification,/m/02,1\n2,machine,/m/01,0\n"
+    (tmp_path / "names.csv").write_text("/m/01,Tortoise\n/m/02,Container\n")
+    found = ingest(source, tmp_path / "l.csv", f"{rows}2,machine,/m/02,0\n3,machine,/m/02,0\n",
+                   label_names=str(tmp_path / "names.csv"))  # fmt: skip
+    assert by_name(found) == {"1.jpg": ["Container", "Tortoise"], "2.jpg": []}
+
+
+def test_a_label_that_is_given_and_denied_is_a_conflict(source: Path, tmp_path: Path) -> None:
+    rows = "file_name,label,confidence\n1.jpg,cat,1\n1.jpg,cat,0\n2.jpg,dog,1\n"
+    found = ingest(source, tmp_path / "l.csv", rows)
+    assert by_name(found) == {"2.jpg": ["dog"]}
+    assert "1.jpg (cat against not cat)" in said(found)
+
+
+def test_a_confidence_is_not_a_class(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", "path,cat,dog,score\n1.jpg,1,0,0.9\n2.jpg,0,1,1\n")
+    assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
+    assert "neither 0 nor 1 in score, whose labels were taken: 1 (1.jpg: 0.9)" in said(found)

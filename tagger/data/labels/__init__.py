@@ -100,19 +100,19 @@ def read(source: LabelSource, options: Options, notes: Notes, root: str | None =
             notes.add("label files without a row", storage.redact(file.uri))
 
 
-def read_options(delimiter: str | None, names: str | None) -> Options:
+def read_options(delimiter: str | None, names: str | None, merge_rows: bool = False) -> Options:
     """Read the file of class names, or a saved list of Azure's GetTags.
 
     Raises UsageError when it holds none.
     """
     if names is None:
-        return Options(delimiter)
+        return Options(delimiter, merge_rows=merge_rows)
     uri = storage.absolute(names)
     with text.open_text(uri, text.encoding_of(uri)) as file:
         is_list = file.read(1 << 16).strip("\ufeff \t\r\n").startswith("[")
     if is_list and (tags := azure.read_tags(uri)):
-        return Options(delimiter, tags=tags)
-    return Options(delimiter, read_names(names))
+        return Options(delimiter, tags=tags, merge_rows=merge_rows)
+    return Options(delimiter, read_names(names), merge_rows=merge_rows)
 
 
 def _with_names(records: Iterable[Record], names: Mapping[str, str], notes: Notes) -> Iterator[Record]:
@@ -123,6 +123,10 @@ def _with_names(records: Iterable[Record], names: Mapping[str, str], notes: Note
     known = set(names.values())
     for record in records:
         if record.labels and not known.issuperset(record.labels):
-            labels = (label if label in known else named(label, names, notes) for label in record.labels)
-            record = record._replace(labels=tuple(label for label in labels if label is not None) or None)
-        yield record
+            record = record._replace(labels=_named(record.labels, known, names, notes) or None)
+        yield record._replace(negatives=_named(record.negatives, known, names, notes)) if record.negatives else record
+
+
+def _named(labels: Iterable[str], known: set[str], names: Mapping[str, str], notes: Notes) -> tuple[str, ...]:
+    found = (label if label in known else named(label, names, notes) for label in labels)
+    return tuple(label for label in found if label is not None)

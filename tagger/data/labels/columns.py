@@ -12,7 +12,7 @@ from tagger.errors import TableError
 
 FILE_COLUMNS = (
     "file_name", "filename", "uri", "url", "image_url", "path", "filepath", "file_path", "image_path", "file", "fname",
-    "image_name", "image", "img", "img_path", "picture", "photo", "image_id", "id", "name",
+    "image_name", "image", "img", "img_path", "picture", "photo", "image_id", "imageid", "id", "name",
 )  # fmt: skip
 """Columns that hold the file; the first found is used."""
 
@@ -23,6 +23,7 @@ _INDEX = re.compile(r"(unnamed: \d+)?")
 """The nameless index that pandas writes."""
 _NO_LABEL = re.compile(r"text|captions?|prompt|description|width|height|size|bytes|bbox|objects")
 """Unless the column holds nothing but 0 and 1: a class may have any name."""
+_CONFIDENCE = re.compile(r"confidence|conf|certainty|prob|probability|score")
 _SPLIT = ("split", "is_valid", "ml_use", "subset", "set")
 _ALWAYS_SPLIT = _SPLIT[:3]
 _FLAGS = frozenset(("0", "1", "-1", "false", "true"))
@@ -63,6 +64,11 @@ def split_column(file: LabelFile) -> int | None:
     return next((at for at, name in found if name in _ALWAYS_SPLIT or not holds_flags(file.rows, at)), None)
 
 
+def confidence_column(file: LabelFile) -> int | None:
+    """Return the position of the column that says how sure a row's labels are."""
+    return next((at for at, name in enumerate(file.columns) if _CONFIDENCE.fullmatch(name.lower())), None)
+
+
 def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
     """Return the positions of columns named like one label, or like several.
 
@@ -97,6 +103,6 @@ def flag_columns(file: LabelFile) -> list[int]:
 
 
 def _open_columns(file: LabelFile) -> list[int]:
-    """Return the positions of columns that are neither the file, the split, nor an index."""
-    known = {file_column(file.columns, file.rows), split_column(file)}
+    """Return the positions of columns that are neither the file, the split, the confidence, nor an index."""
+    known = {file_column(file.columns, file.rows), split_column(file), confidence_column(file)}
     return [at for at, name in enumerate(file.columns) if at not in known and not _INDEX.fullmatch(name.lower())]

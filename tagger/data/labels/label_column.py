@@ -40,6 +40,11 @@ def _several(file: LabelFile) -> list[int]:
     return label_columns(file.columns, plural=True)
 
 
+def _open_images(file: LabelFile) -> list[int]:
+    lower = [name.lower() for name in file.columns]
+    return [lower.index("labelname")] if {"imageid", "labelname", "confidence"} <= set(lower) else []
+
+
 def _one(file: LabelFile) -> list[int]:
     return label_columns(file.columns, plural=False)
 
@@ -71,6 +76,13 @@ def _is_table(file: LabelFile) -> bool:
 
 
 FORMATS = (
+    Format(
+        "open-images",
+        "Open Images' ImageID,Source,LabelName,Confidence, a row per label",
+        lambda file: bool(_open_images(file)),
+        partial(_read, _open_images),
+        merges=True,
+    ),
     Format(
         "huggingface",
         "metadata.csv, .jsonl or .parquet with file_name and label columns",

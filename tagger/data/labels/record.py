@@ -24,6 +24,8 @@ class Record(NamedTuple):
     """None = unlabelled, () = known to have none."""
     split: str | None = None
     """train, val, test or None"""
+    negatives: tuple[str, ...] = ()
+    """Labels that are known not to apply."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Options:
     """Class names by id."""
     tags: Mapping[str, str | None] = field(default_factory=dict)
     """Azure: tag id -> name, None for the negative tag."""
+    merge_rows: bool = False
+    """Several rows of one file are one set of labels, in every format."""
 
 
 @dataclass(frozen=True)

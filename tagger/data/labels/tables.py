@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -30,17 +31,20 @@ def records(
     Raises TableError when there is no column of files or no column of labels.
     """
     file_at, split_at = columns.required_file_column(file), columns.split_column(file)
+    sure_at = columns.confidence_column(file)
     if not label_columns:
         raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; call one `label`")
     if not file.header:
         notes.add("files without a header line, columns told by the image names", file.uri)
     is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
-    for name, split, *cells in rows(file, [file_at, file_at if split_at is None else split_at, *label_columns], notes):
+    wanted = [file_at, *(file_at if at is None else at for at in (split_at, sure_at)), *label_columns]
+    for name, split, sure, *cells in rows(file, wanted, notes):
         if not (written := plain_text(name)):
             notes.add("rows without a file name", ", ".join(str(cell) for cell in cells))
             continue
         labels = labels_of(written, cells)
-        yield Record(written, labels, None if split_at is None else _split_in(split, is_valid, notes))
+        record = Record(written, labels, None if split_at is None else _split_in(split, is_valid, notes))
+        yield record if sure_at is None else _weighed(record, plain_text(sure), file.columns[sure_at], notes)
 
 
 def rows(file: LabelFile, wanted: Sequence[int], notes: Notes) -> Iterator[tuple[Any, ...]]:
@@ -112,6 +116,20 @@ def padded(row: Sequence[Any], width: int) -> list[Any]:
 def is_list_type(type: pa.DataType) -> bool:
     """Tell an Arrow list column."""
     return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
+
+
+def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Record:
+    """Return a record whose labels are negatives when the confidence is 0."""
+    try:
+        value = float(confidence)
+    except ValueError:
+        value = math.nan
+    if value == 0 and record.labels:
+        notes.add(f"rows with 0 in {column}, whose labels do not apply", f"{record.file}: {' + '.join(record.labels)}")
+        return record._replace(labels=None, negatives=record.labels)
+    if value != 1 and record.labels:
+        notes.add(f"rows with neither 0 nor 1 in {column}, whose labels were taken", f"{record.file}: {confidence}")
+    return record
 
 
 def _split_in(value: Any, is_valid: bool, notes: Notes) -> str | None:
