@@ -640,3 +640,104 @@ def test_a_confidence_is_not_a_class(source: Path, tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "l.csv", "path,cat,dog,score\n1.jpg,1,0,0.9\n2.jpg,0,1,1\n")
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
     assert "neither 0 nor 1 in score, whose labels were taken: 1 (1.jpg: 0.9)" in said(found)
+
+
+# --- lists as text --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("['ant' 'macro']", ["ant", "macro"]), ("['ant', 'macro']", ["ant", "macro"]),
+        ("['ant'\n 'macro']", ["ant", "macro"]), ("[hot dog, ant]", ["ant", "hot dog"]), ("[hot dog]", ["hot dog"]),
+        ('["ant", "macro"]', ["ant", "macro"]), ("""["it's" 'b']""", ["b", "it's"]), ("['a, b' 'c']", ["a, b", "c"]),
+        ("[1 2 10]", ["1", "10", "2"]), ("[1. 2.]", ["1", "2"]), ("[1, 2]", ["1", "2"]), ("['a' None nan]", ["a"]),
+        ("[]", []), ("('a', 'b')", ["a", "b"]), ("{'a'}", ["a"]), ("[u'a', u'b']", ["a", "b"]),
+        ("[ant, macro]", ["ant", "macro"]), ("['a']", ["a"]), (r"['a\\b' 'c']", [r"a\b", "c"]),
+        ("[['A', 'B'], ['C']]", ["A/B", "C"]),
+        ("(unknown)", ["(unknown)"]), ("[ant, ..., owl]", None),
+        ("['a' ... 'z']", None), ("['a' 'b', 'c']", None), ("['a', 'b' 'c']", None), ("[['A' 'B'], ['C' 'D']]", None),
+        ("{'x': 'a'}", None), ('{"x": ["a"]}', None), ("['a' + 'b']", None), ("['a", ["['a"]), ("[b'a' b'b']", None),
+    ],
+)  # fmt: skip
+def test_a_list_printed_into_a_cell_is_read_right_or_refused(
+    source: Path, tmp_path: Path, cell: str, expected: list[str] | None
+) -> None:
+    pd.DataFrame({"path": ["1.jpg", "2.jpg"], "label": [cell, "x"]}).to_csv(tmp_path / "l.csv", index=False)
+    found = ingest(source, tmp_path / "l.csv")
+    assert by_name(found) == {"2.jpg": ["x"], **({} if expected is None else {"1.jpg": expected})}
+    assert ("cells in brackets that are no whole list, left unlabelled: 1 (" in said(found)) == (expected is None)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_manifest_comes_back_from_pandas_as_it_was(source: Path, tmp_path: Path, suffix: str) -> None:
+    lists = [
+        ["ant", "macro"],
+        [],
+        None,
+        ["it's", 'say "hi"'],
+        ["a|b", "c, d"],
+        [f"a long label {n}" for n in range(30)],
+    ]
+    names = [f"{index}.jpg" for index in range(1, 7)]
+    pq.write_table(pa.table({"path": names, "labels": pa.array(lists, pa.list_(pa.string()))}), tmp_path / "l.parquet")
+    before = ingest(source, tmp_path / "l.parquet")
+    frame, out = pd.read_parquet(source.parent / "m.parquet"), tmp_path / f"again.{suffix}"
+    if suffix == "csv":
+        frame.to_csv(out)
+    elif suffix == "jsonl":
+        frame.to_json(out, orient="records", lines=True, date_format="iso")
+    else:
+        frame.to_parquet(out)
+    assert by_name(ingest(source, out)) == by_name(before)
+
+
+# --- keys that are not unique ---------------------------------------------------------------------------------
+
+
+def test_coco_images_with_one_id_are_left_unlabelled_and_named(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "source", ["camA/1.jpg", "camB/1.jpg", "camB/2.jpg"])
+    document = {
+        "images": [{"id": 1, "file_name": "camA/1.jpg"}, {"id": 1, "file_name": "camB/1.jpg"},
+                   {"id": 2, "file_name": "camB/2.jpg"}, {"id": 2, "file_name": "camB/2.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id": 5}],
+        "categories": [{"id": 5, "name": "cat"}],
+    }  # fmt: skip
+    found = ingest(source, tmp_path / "l.json", document)
+    assert by_name(found) == {"2.jpg": ["cat"]}
+    assert "image ids of several files, left unlabelled: 1 (1: camA/1.jpg and camB/1.jpg)" in said(found)
+
+
+def test_a_coco_category_defined_twice_labels_nothing(source: Path, tmp_path: Path) -> None:
+    document = {
+        "images": [{"id": index, "file_name": f"{index}.jpg"} for index in (1, 2)],
+        "annotations": [{"image_id": 1, "category_id": 5}, {"image_id": 1, "category_id": 6},
+                        {"image_id": 2, "category_id": 6}],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 5, "name": "horse"}, {"id": 6, "name": "owl"}],
+    }  # fmt: skip
+    found = ingest(source, tmp_path / "l.json", document)
+    assert by_name(found) == {"2.jpg": ["owl"]}
+    assert "category ids with several names, their images left unlabelled: 1 (5: cat and horse)" in said(found)
+
+
+def test_cvat_images_of_one_name_in_two_tasks_are_a_conflict(source: Path, tmp_path: Path) -> None:
+    images = "".join(
+        f'<image id="{task}" name="{name}.jpg" task_id="{task}"><tag label="{label}"/></image>'
+        for task, name, label in ((0, 1, "cat"), (1, 1, "dog"), (0, 2, "cat"), (1, 2, "cat"))
+    )
+    found = ingest(source, tmp_path / "a.xml", f"<annotations>{images}</annotations>")
+    assert by_name(found) == {"2.jpg": ["cat"]}
+    assert "1.jpg (cat against dog)" in said(found)
+
+
+def test_azure_tags_defined_twice_are_an_error(source: Path, tmp_path: Path) -> None:
+    tags = [{"id": "t", "name": name, "type": "Regular", "imageCount": 1} for name in ("cat", "dog")]
+    (tmp_path / "tags.json").write_text(json.dumps(tags))
+    page = [{"id": "1", "originalImageUri": "https://x/y", "tags": [{"tagId": "t", "tagName": None}]}]
+    with pytest.raises(TableError, match="tag t has two names, 'cat' and 'dog'"):
+        ingest(source, tmp_path / "page.json", page, label_names=str(tmp_path / "tags.json"))
+
+
+def test_a_class_with_two_columns_is_an_error(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="two columns are named 'cat'"):
+        ingest(source, tmp_path / "l.csv", "path,cat,dog,cat\n1.jpg,1,0,0\n2.jpg,0,1,1\n")

@@ -43,11 +43,15 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 def tag_list(elements: Iterator[Any]) -> dict[str, str | None]:
     """Return id -> name of a saved GetTags list, None for the negative tag; empty when it is none."""
-    found = {}
+    found: dict[str, str | None] = {}
     for tag in elements:
         if not (isinstance(tag, dict) and {"id", "name"} <= tag.keys() and {"type", "imageCount"} & tag.keys()):
             return {}
-        found[str(tag["id"])] = None if str(tag.get("type", "")).lower() == "negative" else str(tag["name"])
+        tag_id, name = str(tag["id"]), None if str(tag.get("type", "")).lower() == "negative" else str(tag["name"])
+        if found.setdefault(tag_id, name) != name:
+            raise TableError(
+                f"saved GetTags list: tag {tag_id} has two names, {found[tag_id]!r} and {name!r}; keep one"
+            )
     return found
 
 

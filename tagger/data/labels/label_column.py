@@ -63,7 +63,7 @@ def _read(
         separator = separator_of(file, columns[0], choose is _delimited or columns[0] in _several(file), notes)
 
     def labels_of(name: str, cells: Sequence[Any]) -> tuple[str, ...] | None:
-        labels = united(labels_in(cell, separator) for cell in cells)
+        labels = united(labels_in(cell, separator, notes) for cell in cells)
         if separator is None and labels and any(sign in labels[0] for sign in "|;"):
             notes.add("labels that look like several in one (if so, say --label-delimiter)", labels[0])
         return labels

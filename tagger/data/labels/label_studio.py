@@ -64,7 +64,7 @@ def _labels(answer: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
             notes.add("results that are neither choices nor taxonomy, ignored", str(result.get("type")))
     if results and not chosen:
         return None
-    return united(labels_in(result.get("value") or {}) for result in chosen) or ()
+    return united(labels_in(result.get("value") or {}, None, notes) for result in chosen) or ()
 
 
 FORMAT = Format("label-studio", "a JSON list of tasks with data and annotations", matches, read, merges=True)

@@ -37,7 +37,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         elif any(str(row.get(key)).lower() in ("true", "1") for key in ("was_cancelled", "skipped", "cancelled")):
             notes.add("cancelled annotations, skipped", name)
         else:
-            yield Record(name, united(labels_in(row.get(key), options.delimiter) for key in controls))
+            yield Record(name, united(labels_in(row.get(key), options.delimiter, notes) for key in controls))
 
 
 def _controls(heads: list[Mapping[str, Any]], image: str, uri: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tagger.data.labels import tables
-from tagger.data.labels.cells import plain_text
+from tagger.data.labels.cells import is_list_text, plain_text
 from tagger.data.labels.columns import required_file_column
 from tagger.data.labels.record import LabelFile, Notes
 from tagger.errors import UsageError
@@ -45,7 +45,7 @@ def _distinct_cells(file: LabelFile, column: int) -> set[str]:
     """Return the texts of a column that are not lists."""
     cells: set[str] = set()
     for _, value in tables.rows(file, [required_file_column(file), column], Notes()):
-        if isinstance(value, str) and (cell := plain_text(value)) and cell[0] not in "[{":
+        if isinstance(value, str) and (cell := plain_text(value)) and not is_list_text(cell):
             cells.add(cell)
         if len(cells) >= _CELLS:
             break

@@ -34,6 +34,9 @@ def records(
     sure_at = columns.confidence_column(file)
     if not label_columns:
         raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; call one `label`")
+    names = [file.columns[at] for at in label_columns]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TableError(f"{file.uri}: two columns are named {twice!r}; rename or remove one")
     if not file.header:
         notes.add("files without a header line, columns told by the image names", file.uri)
     is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
