@@ -64,6 +64,14 @@ def test_split_folders_give_splits_and_a_class_may_miss_from_one(tmp_path: Path)
         ["cat/1.jpg", "dog/1.jpg", "test/1.jpg"],
         ["holiday/1.jpg", "holiday/2.jpg"],
         ["a/b/c/1.jpg", "a/b/d/1.jpg"],
+        ["images/1.jpg", "masks/1.png"],
+        ["train2017/1.jpg", "val2017/2.jpg"],
+        ["train2017/1.jpg", "val2017/2.jpg", "unlabeled2017/3.jpg"],
+        ["JPEGImages/1.jpg", "SegmentationClass/1.png"],
+        ["photos/1.jpg", "thumbnails/1.jpg"],
+        ["train/images/1.jpg", "train/masks/1.png", "val/images/1.jpg", "val/masks/1.png"],
+        ["ground_truth/1.png", "noisy/1.png"],
+        ["train_images/1.jpg", "test_images/2.jpg"],
     ],
 )
 def test_folders_that_are_not_plainly_classes_are_no_labels(tmp_path: Path, names: list[str]) -> None:
@@ -85,6 +93,40 @@ def test_folders_in_folders_are_classes_of_their_own_when_asked_for(tmp_path: Pa
         ingest(source, str(source / "a"))
     part = ingest(source, str(source / "a"), label_format="class-folders")
     assert part.table["labels"].to_pylist() == [None, ["x"], None]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["left/a.jpg", "left/b.jpg", "right/a.jpg", "right/b.jpg"],
+        ["scans/DSC01.jpg", "scans/DSC02.jpg", "scans/c.jpg", "previews/DSC01.jpg", "previews/DSC02.jpg"],
+        ["scans/1.jpg", "scans/2.jpg", "drawn/1.png", "drawn/2.png"],
+        ["train/scans/a.jpg", "train/drawn/a.jpg", "val/scans/b.jpg", "val/drawn/c.jpg"],
+    ],
+)
+def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
+    tmp_path: Path, names: list[str]
+) -> None:
+    source = pictures(tmp_path / "s", names)
+    with pytest.raises(UsageError, match=r"images of the same names, .* confirm with tagger ingest --label-format"):
+        ingest(source)
+    confirmed = ingest(source, label_format="class-folders")
+    assert confirmed.counts()["labels"]["labelled"] == len(names)
+    assert ingest(source, label_format="none").counts()["labels"] is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat/0001.jpg", "cat/0002.jpg", "dog/0001.jpg", "dog/0002.jpg"],
+        ["cat/a.jpg", "cat/b.jpg", "cat/c.jpg", "dog/a.jpg", "dog/d.jpg"],
+        [f"{label}/image_{index}.jpg" for label in "abcde" for index in range(2)],
+        ["train2017/cat/1.jpg", "train2017/dog/1.jpg", "val2017/cat/1.jpg"],
+    ],
+)
+def test_folders_that_number_their_images_are_classes(tmp_path: Path, names: list[str]) -> None:
+    source = pictures(tmp_path / "s", names)
+    assert ingest(source).counts()["labels"]["labelled"] == len(names)
 
 
 def test_folder_names_keep_their_bytes_and_spelling(tmp_path: Path) -> None:

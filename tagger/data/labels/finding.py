@@ -58,6 +58,7 @@ def named_source(
     if wanted is class_folders.FORMAT:
         return LabelSource(wanted, (folder,))
     if class_folders.matches(folder):
+        class_folders.refuse_twins(folder)
         return LabelSource(class_folders.FORMAT, (folder,))
     why_not = class_folders.why_not(folder)
     raise TableError(
@@ -82,6 +83,7 @@ def root_source(root: str, formats: Sequence[Format], listing: Sequence[str], no
     why_not = class_folders.why_not(folder)
     if why_not:
         return f"no label file in the source, and no class folders: {why_not}"
+    class_folders.refuse_twins(folder)
     return LabelSource(class_folders.FORMAT, (folder,))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_SPLIT_ENDING = re.compile(r"[-_ ]?(\d{4}|set|images)$")
+"""As in COCO's `train2017` and Carvana's `train_images`."""
 
 
 class Record(NamedTuple):
@@ -120,9 +123,10 @@ def listed(value: Any) -> list[Any]:
 def split_of(word: Any, notes: Notes | None = None) -> str | None:
     """Return train, val or test for any usual spelling; None, and a note, for another word."""
     text = str(word or "").strip().lower()
-    if text and text not in _SPLITS and notes is not None:
+    split = _SPLITS.get(text) or _SPLITS.get(_SPLIT_ENDING.sub("", text))
+    if text and not split and notes is not None:
         notes.add("rows with a split that is not train, val or test, as good as without one: we split them", text)
-    return _SPLITS.get(text)
+    return split
 
 
 def named(label_id: str, names: Mapping[str, str], notes: Notes) -> str | None:
