@@ -269,7 +269,7 @@ def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> Non
     for options, message in (
         (
             ["--labels", tmp_path / "l.csv"],
-            "with columns width, height (call the column of files file_name and that of labels label). Known",
+            "with columns width, height. Nearest: one-hot (a path and a column of 0/1 or -1/1 per class)",
         ),
         (["--labels", tmp_path / "none.csv"], "none.csv: not found"),
         (["--labels", tmp_path / "other.csv"], "other.csv: no image of"),

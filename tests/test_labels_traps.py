@@ -221,8 +221,8 @@ def test_coco_with_sparse_ids_roboflow_s_parent_and_unknown_categories(source: P
     assert "labels of unknown classes: 1 (55)" in said(found)
     assert "classes without an image: 1 (owl)" in said(found)
     assert "images without annotations, taken as known to have no label: 1 (2.jpg)" in said(found)
-    unlabelled = ingest(source, tmp_path / "l.json", {**document, "annotations": []})
-    assert by_name(unlabelled) == {}, "a test set without annotations is unlabelled"
+    with pytest.raises(TableError, match=r"read as coco, gives no image a label \(.*rows without a label: 3"):
+        ingest(source, tmp_path / "l.json", {**document, "annotations": []})
 
 
 def test_label_studio_skips_cancelled_answers_and_old_names(source: Path, tmp_path: Path) -> None:
@@ -741,3 +741,29 @@ def test_azure_tags_defined_twice_are_an_error(source: Path, tmp_path: Path) -> 
 def test_a_class_with_two_columns_is_an_error(source: Path, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="two columns are named 'cat'"):
         ingest(source, tmp_path / "l.csv", "path,cat,dog,cat\n1.jpg,1,0,0\n2.jpg,0,1,1\n")
+
+
+# --- label files without a label ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "format", "sample"),
+    [
+        ("l.csv", 'path,label\n1.jpg,"{""x"": 1}"\n', "single-label", "path='1.jpg'"),
+        ("l.csv", "path,label\n1.jpg,\n", "single-label", "path='1.jpg', label=''"),
+        ("l.csv", "path,a,b\n1.jpg,-1,\n2.jpg,0,\n", "one-hot", "a='-1'"),
+        ("a.xml", '<annotations><image name="1.jpg"/></annotations>', "cvat-xml", "<annotations>"),
+        ("l.json", '{"labels": {"1": null}}', "fiftyone", "('1', None)"),
+        ("l.csv", "TRAIN,gs://b/1.jpg\n", "automl", "TRAIN,gs://b/1.jpg"),
+    ],
+)
+def test_a_named_label_file_that_gives_no_label_is_an_error_with_a_sample(
+    source: Path, tmp_path: Path, name: str, content: str, format: str, sample: str
+) -> None:
+    with pytest.raises(TableError) as raised:
+        ingest(source, tmp_path / name, content)
+    message = str(raised.value)
+    assert f"read as {format}, gives no image a label (" in message
+    assert sample in message.partition("Its first row: ")[2].partition(" Expected: ")[0]
+    assert "Try another --label-format; nothing was written" in message.partition("Expected: ")[2]
+    assert not (source.parent / "m.parquet").exists()

@@ -101,14 +101,25 @@ def ingest(
     if storage.exists(out_uri):
         _refuse_foreign(out_uri)
     ingested = read_labelled(source, labels, label_format, label_delimiter, label_names, merge_rows, on_found)
-    if labels and ingested.labels and not ingested.labels.matched_rows:
-        why = "; ".join(ingested.notes.lines()) or "it has no rows"
-        raise SourceError(
-            f"--labels {storage.redact(labels)}: no image of {storage.redact(source)} is in it ({why}); "
-            "nothing was written"
-        )
+    if labels:
+        _refuse_without_labels(ingested, storage.redact(source), storage.redact(labels))
     storage.write_atomic(out_uri, schema.serialise(ingested.table, "manifest"))
     return ingested
+
+
+def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None:
+    """Raise an error when the label file that the user named gives no image a label."""
+    found, label_source = ingested.labels, ingested.label_source
+    if not found or not label_source or len(ingested) > found.unlabelled:
+        return
+    why = "; ".join(ingested.notes.lines()) or "it has no rows"
+    if not found.matched_rows:
+        raise SourceError(f"--labels {labels}: no image of {source} is in it ({why}); nothing was written")
+    form = label_source.format
+    raise TableError(
+        f"--labels {labels}: read as {form.name}, gives no image a label ({why}). "
+        f"Its first row: {label_source.sample}. Expected: {form.shape}. Try another --label-format; nothing was written"
+    )
 
 
 def read_labelled(

@@ -89,4 +89,4 @@ def read_tags(uri: str) -> dict[str, str | None]:
         return tag_list(element for _, element in listed_first)
 
 
-FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read)
+FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read, kind="json")

@@ -123,4 +123,4 @@ def _spelling(name: str, remote: bool) -> str:
     return name if any("\udc80" <= sign <= "\udcff" for sign in on_disk) else on_disk
 
 
-FORMAT = Format("class-folders", "ROOT/CLASS/IMAGE or ROOT/SPLIT/CLASS/IMAGE", matches, read)
+FORMAT = Format("class-folders", "ROOT/CLASS/IMAGE or ROOT/SPLIT/CLASS/IMAGE", matches, read, kind="folder")

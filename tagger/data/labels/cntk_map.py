@@ -52,4 +52,4 @@ def _path(written: str, folder: str, notes: Notes) -> str | None:
     return f"zip://{inner}::{archive if storage.is_remote(archive) else storage.absolute(archive)}"
 
 
-FORMAT = Format("cntk-map", "path, tab, class id (with --label-names)", matches, read)
+FORMAT = Format("cntk-map", "path, tab, class id (with --label-names)", matches, read, kind="text")

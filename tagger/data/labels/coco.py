@@ -104,4 +104,4 @@ def _shared(pairs: list[tuple[str, str]], what: str, notes: Notes) -> set[str]:
     return shared
 
 
-FORMAT = Format("coco", "JSON with images, annotations and categories", matches, read)
+FORMAT = Format("coco", "JSON with images, annotations and categories", matches, read, kind="json")

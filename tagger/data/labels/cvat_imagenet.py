@@ -51,4 +51,4 @@ def _lines(uri: str) -> Iterator[str]:
         yield from (line.strip() for line in file if line.strip())
 
 
-FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read)
+FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read, kind="text")

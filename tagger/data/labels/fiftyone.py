@@ -48,4 +48,4 @@ def _labels(value: Any, names: Mapping[str, str], uri: str, notes: Notes) -> tup
     return tuple(dict.fromkeys(labels)) if labels or value == [] else None
 
 
-FORMAT = Format("fiftyone", "labels.json with labels (and classes) beside data/", matches, read)
+FORMAT = Format("fiftyone", "labels.json with labels (and classes) beside data/", matches, read, kind="json")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tagger import storage
 from tagger.data.labels import azure, class_folders
-from tagger.data.labels.looking import first_words, look
+from tagger.data.labels.looking import first_words, look, sample
 from tagger.data.labels.record import Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
@@ -19,6 +19,12 @@ KNOWN_NAMES = (
 
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".txt")
+_HINTS = {
+    "table": "Name the column of files file_name and that of labels label, or try --label-format delimited",
+    "json": "Try --label-format with one of these, or a CSV with the columns file_name,label",
+    "xml": "Export it as CVAT for images 1.1, or write a CSV with the columns file_name,label",
+    "text": "Give it a header line file_name,label, or try --label-format with one of these",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class LabelSource:
         """Return the file, or the folder and the number of files in it."""
         shown = storage.redact(self.files[0].uri)
         return shown if len(self.files) == 1 else f"{shown} and {len(self.files) - 1:,} more"
+
+    @property
+    def sample(self) -> str:
+        """Return the first row, line or element."""
+        return storage.redact(sample(self.files[0]))
 
 
 def named_source(
@@ -143,12 +154,12 @@ def _one_format(files: list[LabelFile], wanted: Format | None, formats: Sequence
 
 
 def _format_of(file: LabelFile, formats: Sequence[Format]) -> Format:
-    """Return the first format that takes a file; raises TableError naming what is in it and what we know."""
+    """Return the first format that takes a file; raises TableError with the nearest formats and a way out."""
     if found := next((format for format in formats if format.matches(file)), None):
         return found
-    known = "; ".join(f"{format.name} ({format.shape})" for format in formats)
-    hint = " (call the column of files file_name and that of labels label)" if len(file.columns) > 1 else ""
-    raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}{hint}. Known: {known}")
+    kind = file.kind if file.kind in ("json", "xml") else "table" if len(file.columns) > 1 else "text"
+    near = "; ".join(f"{format.name} ({format.shape})" for format in formats if format.kind == kind)
+    raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}. Nearest: {near}. {_HINTS[kind]}")
 
 
 def split_of_folder(file: LabelFile, root: str | None) -> str | None:

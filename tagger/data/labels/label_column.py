@@ -78,32 +78,33 @@ def _is_table(file: LabelFile) -> bool:
 FORMATS = (
     Format(
         "open-images",
-        "Open Images' ImageID,Source,LabelName,Confidence, a row per label",
+        "ImageID,LabelName,Confidence, a row per label",
         lambda file: bool(_open_images(file)),
         partial(_read, _open_images),
         merges=True,
     ),
     Format(
         "huggingface",
-        "metadata.csv, .jsonl or .parquet with file_name and label columns",
+        "file_name and label columns",
         lambda file: "file_name" in file.columns and bool(_hugging_face(file)),
         partial(_read, _hugging_face),
     ),
     Format(
         "parquet-list",
-        "Parquet with a path column and a list of labels per row",
+        "Parquet with a list of labels per row",
         lambda file: file.kind == "parquet" and _is_table(file) and bool(_lists(file)),
         partial(_read, _lists),
+        kind="parquet",
     ),
     Format(
         "delimited",
-        "a table with a path column and a labels or tags column, several in a cell",
+        "a path and a labels or tags column, several in a cell",
         lambda file: _is_table(file) and bool(_several(file)),
         partial(_read, _delimited),
     ),
     Format(
         "single-label",
-        "a table with a path column and a label column",
+        "a path and a label column",
         lambda file: _is_table(file) and bool(_single(file)),
         partial(_read, _single),
     ),

@@ -67,4 +67,6 @@ def _labels(answer: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
     return united(labels_in(result.get("value") or {}, None, notes) for result in chosen) or ()
 
 
-FORMAT = Format("label-studio", "a JSON list of tasks with data and annotations", matches, read, merges=True)
+FORMAT = Format(
+    "label-studio", "a JSON list of tasks with data and annotations", matches, read, kind="json", merges=True
+)

@@ -75,6 +75,4 @@ def _rows(file: LabelFile, notes: Notes) -> Iterator[Mapping[str, Any]]:
             yield dict(zip(file.columns, values, strict=True))
 
 
-FORMAT = Format(
-    "label-studio-rows", "Label Studio's JSON_MIN or CSV, one row per annotation", matches, read, merges=True
-)
+FORMAT = Format("label-studio-rows", "Label Studio's JSON_MIN or CSV", matches, read, kind="json", merges=True)

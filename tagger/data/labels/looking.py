@@ -20,6 +20,7 @@ from tagger.errors import TableError
 HEAD = 1000
 """Rows, lines or elements that a format is told from."""
 _LINE = 1 << 20
+_SAMPLE = 200
 
 
 def look(uri: str, notes: Notes) -> LabelFile:
@@ -49,6 +50,17 @@ def first_words(file: LabelFile) -> str:
     if len(file.columns) > 1:
         return f"columns {', '.join(file.columns[:20])}"
     return f"first line {file.lines[0][:80]!r}" if file.lines else f"a {file.kind} file"
+
+
+def sample(file: LabelFile) -> str:
+    """Return the first row, line or element of a file, cut to a readable length."""
+    if file.rows and file.header:
+        shown = ", ".join(f"{name}={cell!r}" for name, cell in zip(file.columns, file.rows[0], strict=True))
+    elif file.events:
+        shown = "; ".join(f"{key}: {element}" if key else str(element) for key, element in file.events[:3])
+    else:
+        shown = (file.lines[-1] if file.kind == "xml" else file.lines[0]) if file.lines else file.uri
+    return shown if len(shown) <= _SAMPLE else f"{shown[:_SAMPLE]}..."
 
 
 def _root_element(shown: str) -> str:

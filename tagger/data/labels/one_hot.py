@@ -57,4 +57,4 @@ def _labels(
     return labels
 
 
-FORMAT = Format("one-hot", "a table with a path column and a column of 0/1 or -1/1 per class", matches, read)
+FORMAT = Format("one-hot", "a path and a column of 0/1 or -1/1 per class", matches, read)

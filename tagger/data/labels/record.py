@@ -111,6 +111,8 @@ class Format:
     matches: Callable[[LabelFile], bool]
     """Tell from the content whether a file is of this format."""
     read: Callable[[LabelFile, Options, Notes], Iterator[Record]]
+    kind: str = "table"
+    """table, parquet, json, xml, text or folder: files that no format takes are shown the formats of their kind."""
     merges: bool = False
     """Several records of one file are one set of labels; otherwise they are a conflict."""
 
