@@ -120,6 +120,7 @@ def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
     [
         ["cat/0001.jpg", "cat/0002.jpg", "dog/0001.jpg", "dog/0002.jpg"],
         ["cat/a.jpg", "cat/b.jpg", "cat/c.jpg", "dog/a.jpg", "dog/d.jpg"],
+        ["cat/0.jpg", "cat/1.jpg", "cat/1-again.jpg", "dog/0.jpg", "dog/1.jpg"],
         [f"{label}/image_{index}.jpg" for label in "abcde" for index in range(2)],
         ["train2017/cat/1.jpg", "train2017/dog/1.jpg", "val2017/cat/1.jpg"],
     ],
@@ -162,7 +163,7 @@ def test_two_formats_in_the_root_are_not_chosen_between(tmp_path: Path) -> None:
     source = pictures(tmp_path / "s", ["a/1.jpg"])
     (source / "metadata.csv").write_text("file_name,label\na/1.jpg,cat\n")
     (source / "labels.json").write_text('{"labels": {"1": "cat"}}')
-    with pytest.raises(UsageError, match=r"label files of several formats: .*say --label-format none"):
+    with pytest.raises(UsageError, match=r"label files of several formats: .*use --label-format none"):
         ingest(source)
     assert ingest(source, str(source / "metadata.csv")).counts()["labels"]["labelled"] == 1
     assert ingest(source, label_format="none").counts()["labels"] is None

@@ -95,7 +95,7 @@ def test_the_format_can_be_named_and_switched_off(source: Path, tmp_path: Path, 
     file, names = label_files.write(tmp_path, writer, ONE_EACH)
     found = ingest(source, file, names, label_format=writer.format)
     assert labels_of(found, source) == expected(ONE_EACH)
-    with pytest.raises(UsageError, match="leave one of them out"):
+    with pytest.raises(UsageError, match="use one of them"):
         ingest(source, file, names, label_format="none")
     with pytest.raises(UsageError, match="expected auto, none or one of"):
         ingest(source, file, names, label_format="yolo")

@@ -58,7 +58,7 @@ def test_space_separates_tags_only_when_every_word_stands_elsewhere_too(source: 
         "1.jpg": ["haze", "primary"], "2.jpg": ["clear", "primary"], "3.jpg": ["haze"], "4.jpg": ["clear"],
     }  # fmt: skip
     unclear = "image_name,tags\n1,hot dog\n2,cat\n"
-    with pytest.raises(UsageError, match=r"'hot dog'; say --label-delimiter with one of ' '"):
+    with pytest.raises(UsageError, match=r"'hot dog'; use --label-delimiter with one of ' '"):
         ingest(source, tmp_path / "l.csv", unclear)
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=""))["1.jpg"] == ["hot dog"]
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=" "))["1.jpg"] == ["dog", "hot"]
@@ -71,7 +71,7 @@ def test_a_sign_that_separates_leaves_spaces_in_the_names(source: Path, tmp_path
         ingest(source, tmp_path / "l.csv", 'image,labels\n1.jpg,"a|b;c"\n')
     found = ingest(source, tmp_path / "l.csv", "image,label\n1.jpg,a|b\n")
     assert by_name(found) == {"1.jpg": ["a|b"]}
-    assert "labels that look like several in one (if so, say --label-delimiter): 1 (a|b)" in said(found)
+    assert "labels that look like several in one (if so, use --label-delimiter): 1 (a|b)" in said(found)
 
 
 def test_fastai_s_is_valid_is_a_split(source: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_cntk_maps_mix_plain_files_sequences_own_folder_and_zip_members(source: 
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"], "3.jpg": ["dog"], "x.zip": ["dog"]}
     assert "labels of unknown classes: 1 (2)" in said(found)
     assert "zip members outside their archive: 1 (" in said(found)
-    with pytest.raises(UsageError, match="say --label-names FILE"):
+    with pytest.raises(UsageError, match="add --label-names FILE"):
         ingest(source, tmp_path / "map.txt")
 
 
@@ -318,7 +318,7 @@ def test_fiftyone_finds_stems_below_data_and_null_is_unlabelled(tmp_path: Path) 
     (source / "labels.json").write_text(json.dumps({"classes": ["cat", "owl"], "labels": labels}))
     found = ingest(source)
     assert found.table["labels"].to_pylist() == [["cat"], None, ["owl"], ["dog"]]
-    with pytest.raises(UsageError, match="say --label-names FILE"):
+    with pytest.raises(UsageError, match="add --label-names FILE"):
         ingest(source, source / "labels.json", {"labels": labels})
     names = ingest(source, source / "labels.json", {"labels": {"1": "cat"}})
     assert names.counts()["labels"]["classes"] == {"cat": 1}
@@ -754,7 +754,7 @@ def test_a_class_with_two_columns_is_an_error(source: Path, tmp_path: Path) -> N
         ("l.csv", "path,a,b\n1.jpg,-1,\n2.jpg,0,\n", "one-hot", "a='-1'"),
         ("a.xml", '<annotations><image name="1.jpg"/></annotations>', "cvat-xml", "<annotations>"),
         ("l.json", '{"labels": {"1": null}}', "fiftyone", "('1', None)"),
-        ("l.csv", "TRAIN,gs://b/1.jpg\n", "automl", "TRAIN,gs://b/1.jpg"),
+        ("l.csv", "UNASSIGNED,gs://b/1.jpg\n", "automl", "UNASSIGNED,gs://b/1.jpg"),
     ],
 )
 def test_a_named_label_file_that_gives_no_label_is_an_error_with_a_sample(

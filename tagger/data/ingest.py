@@ -108,9 +108,9 @@ def ingest(
 
 
 def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None:
-    """Raise an error when the label file that the user named gives no image a label."""
+    """Raise an error when the label file that the user named gives no image a label or a split."""
     found, label_source = ingested.labels, ingested.label_source
-    if not found or not label_source or len(ingested) > found.unlabelled:
+    if not found or not label_source or found.splits or len(ingested) > found.unlabelled:
         return
     why = "; ".join(ingested.notes.lines()) or "it has no rows"
     if not found.matched_rows:

@@ -67,7 +67,7 @@ __all__ = [
 def find(
     labels: str | None, label_format: str, root: str | None, listing: Sequence[str], notes: Notes
 ) -> LabelSource | str:
-    """Return the label files that were named, or those of the source's root; when there are none say why.
+    """Return the label files that were named, or those of the source's root; without any, the reason.
 
     Raises UsageError for an unknown format, TableError when no format takes the content.
     """
@@ -76,15 +76,15 @@ def find(
     wanted, formats = FORMATS.get(label_format), tuple(FORMATS.values())
     if label_format == "none":
         if labels:
-            raise UsageError(f"--labels {labels} and --label-format none: leave one of them out")
+            raise UsageError(f"--labels {labels} and --label-format none: use one of them")
         return "switched off"
     if labels or wanted:
         place = labels or root
         if place is None:
-            raise UsageError(f"--label-format {label_format}: say --labels FILE, the source is no folder to look in")
+            raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
         return finding.named_source(place, wanted, formats, listing, notes)
     if root is None:
-        return "the source is no folder to look in; say --labels FILE"
+        return "the source is no folder; add --labels FILE"
     return finding.root_source(root, formats, listing, notes)
 
 

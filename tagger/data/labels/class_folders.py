@@ -17,7 +17,7 @@ _NO_CLASSES = {
 }  # fmt: skip
 """Folders of known layouts that hold other views of the same images (Pascal VOC, Cityscapes, YOLO, ...)."""
 _VIEWS = 4
-"""More folders than this are classes whatever the names of their files."""
+"""More folders than this are taken for classes, without a look at the names of their files."""
 
 
 def matches(file: LabelFile) -> bool:
@@ -59,8 +59,8 @@ def refuse_twins(file: LabelFile) -> None:
         uses = Counter(name for found in names.values() for name in set(found))
         shared = [name for name, count in uses.items() if count > 1]
         images = sum(map(len, names.values()))
-        counted = all(_counted(found) for found in names.values()) and not _one_suffix_each(folders)
-        if len(folders) > _VIEWS or 2 * sum(uses[name] for name in shared) < images or counted:
+        twins = sum(uses[name] for name in shared)
+        if len(folders) > _VIEWS or 2 * twins < images or (_counted(shared) and not _one_suffix_each(folders)):
             continue
         one, other = [folder for folder, found in names.items() if shared[0] in found][:2]
         raise UsageError(

@@ -81,7 +81,7 @@ def _load(file: LabelFile, notes: Notes) -> _Coco:
 
 
 def _used_names(coco: _Coco, notes: Notes) -> dict[str, str]:
-    """Return the names by id; Roboflow's category 0, a parent that no annotation uses, is dropped and said."""
+    """Return the names by id; Roboflow's category 0, a parent that no annotation uses, is dropped and noted."""
     used = {category for categories in coco.categories_of.values() for category in categories}
     names = dict(coco.named)
     idle = [category for category in names if category not in used]

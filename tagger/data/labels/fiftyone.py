@@ -42,7 +42,7 @@ def _labels(value: Any, names: Mapping[str, str], uri: str, notes: Notes) -> tup
         if not isinstance(item, int):
             labels.append(plain_text(item))
         elif not names:
-            raise UsageError(f"{uri}: labels are ids and the file has no classes; say --label-names FILE")
+            raise UsageError(f"{uri}: labels are ids and the file has no classes; add --label-names FILE")
         elif (name := named(str(item), names, notes)) is not None:
             labels.append(name)
     return tuple(dict.fromkeys(labels)) if labels or value == [] else None

@@ -147,7 +147,7 @@ def _one_format(files: list[LabelFile], wanted: Format | None, formats: Sequence
         found.setdefault(_format_of(file, formats).name, []).append(file)
     if len(found) > 1:
         shown = ", ".join(f"{name} ({same[0].uri})" for name, same in found.items())
-        choice = "name one with --labels FILE" + ("" if strict else ", or say --label-format none")
+        choice = "name one with --labels FILE" + ("" if strict else ", or use --label-format none")
         raise UsageError(f"label files of several formats: {shown}; {choice}")
     (name, same), *_ = found.items()
     return LabelSource(by_name[name], tuple(same))

@@ -1,4 +1,4 @@
-"""Lay the records of label files over the listed files: one answer per file, or none and a note why."""
+"""Join the records of label files to the listed files: one set of labels per file, or none and a note."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEVERAL = "rows whose name could mean several files, not guessed"
 
 @dataclass
 class Labels:
-    """What was settled for each listed file."""
+    """The labels and splits of the listed files."""
 
     labels: pa.Array
     """list<string>, null = unlabelled"""
@@ -87,7 +87,7 @@ class _Board:
         self.matched = 0
 
     def put(self, row: int, closeness: int, record: Record) -> None:
-        """Take what a record says about a file, unless a better match spoke before."""
+        """Add a record to its file, unless a closer match came before."""
         if (closeness < EXACT or row in self.by_end) and not self._is_closest(row, closeness, record):
             return
         self.matched += 1
@@ -138,7 +138,7 @@ class _Board:
         return self.place_of[key]
 
     def _together(self, row: int, old: int, new: int, record: Record) -> int:
-        """Return the place of what two rows for one file say together."""
+        """Return the place of the labels of two rows for one file."""
         if old == new or new == 0:
             self._merged(record)
             return old

@@ -65,7 +65,7 @@ def _read(
     def labels_of(name: str, cells: Sequence[Any]) -> tuple[str, ...] | None:
         labels = united(labels_in(cell, separator, notes) for cell in cells)
         if separator is None and labels and any(sign in labels[0] for sign in "|;"):
-            notes.add("labels that look like several in one (if so, say --label-delimiter)", labels[0])
+            notes.add("labels that look like several in one (if so, use --label-delimiter)", labels[0])
         return labels
 
     yield from tables.records(file, columns, labels_of, notes)

@@ -1,4 +1,4 @@
-"""Label Studio JSON_MIN and CSV: one row per annotation, a column called after each control holds what was chosen."""
+"""Label Studio JSON_MIN and CSV: one row per annotation, a column named after each control holds the choices."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _controls(heads: list[Mapping[str, Any]], image: str, uri: str) -> list[str]:
-    """Return the columns with choices: whose values say so, else those called like labels, else the only one left."""
+    """Return the columns with choices: by their values, else those named like labels, else the only one left."""
     names = [name for name in _keys(heads) if name not in _KNOWN and name != image]
-    said = [name for name in names if any(_says_choices(row.get(name)) for row in heads)]
+    chosen = [name for name in names if any(_says_choices(row.get(name)) for row in heads)]
     called = [name for name in names if name.lower() in ("choice", "choices", "taxonomy")]
     called += [names[at] for plural in (False, True) for at in label_columns(names, plural)]
-    found = said or called or names
-    if len(found) > 1 and not (said or called):
+    found = chosen or called or names
+    if len(found) > 1 and not (chosen or called):
         raise TableError(f"{uri}: cannot tell which column holds the labels among {', '.join(sorted(found))}")
     return sorted(found)
 

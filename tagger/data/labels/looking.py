@@ -1,4 +1,4 @@
-"""Look at the head of a label file: what kind of content, which columns, which first rows."""
+"""Read the head of a label file: its kind, columns and first rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tagger.data.labels.record import LabelFile, Notes
 from tagger.errors import TableError
 
 HEAD = 1000
-"""Rows, lines or elements that a format is told from."""
+"""Rows, lines or elements that a format is detected from."""
 _LINE = 1 << 20
 _SAMPLE = 200
 
@@ -42,7 +42,7 @@ def look(uri: str, notes: Notes) -> LabelFile:
 
 
 def first_words(file: LabelFile) -> str:
-    """Say what is in a file that no format takes: its columns, keys or first line."""
+    """Describe a file that no format takes: its columns, keys or first line."""
     if file.events:
         keys = dict.fromkeys(key for key, _ in file.events if key)
         element = next((element for key, element in file.events if not key), None)
@@ -64,7 +64,7 @@ def sample(file: LabelFile) -> str:
 
 
 def _root_element(shown: str) -> str:
-    """Return what comes after declaration and comments, as far as the head shows it."""
+    """Return the text after declaration and comments, as far as the head goes."""
     while shown.startswith(("<?", "<!--")):
         closing = "?>" if shown.startswith("<?") else "-->"
         shown = shown.partition(closing)[2].lstrip()
@@ -84,7 +84,7 @@ def _look_at_parquet(uri: str) -> LabelFile:
 
 
 def _is_content(type: pa.DataType) -> bool:
-    """Tell columns of pictures and vectors, too heavy to look at."""
+    """Tell columns of images and vectors, which are too large for the head."""
     heavy = pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_struct(type)
     return heavy or (tables.is_list_type(type) and pa.types.is_floating(type.value_type))
 

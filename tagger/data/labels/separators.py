@@ -74,6 +74,6 @@ def _parts_recur(cells: Iterable[str], sign: str) -> bool:
 def _unclear(file: LabelFile, signs: list[str], cells: set[str]) -> UsageError:
     example = min(cells, key=lambda cell: (-sum(sign in cell for sign in signs), cell))
     return UsageError(
-        f"{file.uri}: cannot tell what separates the labels of {example!r}; say --label-delimiter with one of "
+        f"{file.uri}: cannot tell what separates the labels of {example!r}; use --label-delimiter with one of "
         f"{', '.join(repr(sign) for sign in signs)}, or --label-delimiter '' when each cell is one label"
     )

@@ -38,7 +38,7 @@ def records(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TableError(f"{file.uri}: two columns are named {twice!r}; rename or remove one")
     if not file.header:
-        notes.add("files without a header line, columns told by the image names", file.uri)
+        notes.add("files without a header line, columns taken from the image names", file.uri)
     is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
     wanted = [file_at, *(file_at if at is None else at for at in (split_at, sure_at)), *label_columns]
     for name, split, sure, *cells in rows(file, wanted, notes):
