@@ -121,6 +121,7 @@ def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
         ["cat/0001.jpg", "cat/0002.jpg", "dog/0001.jpg", "dog/0002.jpg"],
         ["cat/a.jpg", "cat/b.jpg", "cat/c.jpg", "dog/a.jpg", "dog/d.jpg"],
         ["cat/0.jpg", "cat/1.jpg", "cat/1-again.jpg", "dog/0.jpg", "dog/1.jpg"],
+        [f"{'val' if n > 7 else 'train'}/{label}/{n}.jpg" for label in ("cat", "dog") for n in range(9)],
         [f"{label}/image_{index}.jpg" for label in "abcde" for index in range(2)],
         ["train2017/cat/1.jpg", "train2017/dog/1.jpg", "val2017/cat/1.jpg"],
     ],

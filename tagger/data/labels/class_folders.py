@@ -54,29 +54,24 @@ def refuse_twins(file: LabelFile) -> None:
     That is: up to four folders, and half of their images have the name of one in another folder. Names that are counted
     from 0 or 1 say nothing, unless the folders also differ in their suffix, as photos and masks do.
     """
-    for split, folders in _by_split(file):
-        names = {folder: [_stem(uri) for uri in uris] for folder, uris in folders.items()}
-        uses = Counter(name for found in names.values() for name in set(found))
-        shared = [name for name, count in uses.items() if count > 1]
-        images = sum(map(len, names.values()))
-        twins = sum(uses[name] for name in shared)
-        if len(folders) > _VIEWS or 2 * twins < images or (_counted(shared) and not _one_suffix_each(folders)):
-            continue
-        one, other = [folder for folder, found in names.items() if shared[0] in found][:2]
-        raise UsageError(
-            f"{'/'.join(filter(None, (file.uri, split)))}: {one} and {other} hold images of the same names, as "
-            f"{shared[0]}; views of the same images are no classes. If they are classes, confirm with "
-            "tagger ingest --label-format class-folders; else --label-format none"
-        )
-
-
-def _by_split(file: LabelFile) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """Yield (split's folder, images by class folder) for every split, or for the whole when there is none."""
-    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    folders: dict[str, list[str]] = defaultdict(list)
     for folder, uris in groupby(file.listing, lambda uri: uri.rpartition("/")[0]):
-        *above, name = _folders(f"{folder}/", file.uri)
-        found["/".join(above)][name] += uris
-    yield from found.items()
+        folders[_folders(f"{folder}/", file.uri)[-1]] += uris
+    if len(folders) > _VIEWS:
+        return
+    names = {folder: {_stem(uri) for uri in uris} for folder, uris in folders.items()}
+    uses = Counter(name for found in names.values() for name in found)
+    shared = [name for name, count in uses.items() if count > 1]
+    if 2 * sum(uses[name] for name in shared) < len(file.listing):
+        return
+    if _counted(shared) and not _one_suffix_each(folders):
+        return
+    one, other = [folder for folder, found in names.items() if shared[0] in found][:2]
+    raise UsageError(
+        f"{file.uri}: {one} and {other} hold images of the same names, as {shared[0]}; views of the same images are no "
+        "classes. If they are classes, confirm with tagger ingest --label-format class-folders; else use "
+        "--label-format none"
+    )
 
 
 def _stem(uri: str) -> str:
