@@ -27,11 +27,13 @@ def ingest(
     label_format: str = "auto",
     label_delimiter: str | None = None,
     label_names: str | None = None,
+    merge_rows: bool = False,
 ) -> State[dict[str, Any]]:
     """List a source into a manifest: one row per image file with its labels."""
     counts = list_source(
-        source, out, labels=labels, label_format=label_format, label_delimiter=label_delimiter, label_names=label_names
-    )
+        source, out, labels=labels, label_format=label_format, label_delimiter=label_delimiter,
+        label_names=label_names, merge_rows=merge_rows,
+    )  # fmt: skip
     rows = [("found", counts["found"]), *((f"skipped: {why}", n) for why, n in counts["skipped"].items())]
     table = "\n".join(f"| {name} | {count:,} |" for name, count in rows)
     said = f"```\n{counts['text']}\n```\n"
@@ -47,7 +49,8 @@ def main() -> None:
     parser.add_argument("--labels", help="label file or folder of them")
     parser.add_argument("--label-format", default="auto", help="auto, none or a format's name")
     parser.add_argument("--label-delimiter", help="between the labels of one cell")
-    parser.add_argument("--label-names", help="file of class names, one a line")
+    parser.add_argument("--label-names", help="file of class names: a text list, CSV, JSON or YAML")
+    parser.add_argument("--merge-rows", action="store_true", help="take the labels of all rows of an image together")
     command.run(ingest, vars(parser.parse_args()))
 
 

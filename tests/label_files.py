@@ -161,6 +161,11 @@ def delimited(rows: Sequence[Row]) -> str:
     return table(["image_name", "tags"], [(path, "|".join(labels)) for path, labels in rows])
 
 
+def open_images(rows: Sequence[Row]) -> str:
+    cells = [(Path(path).stem, "verification", label, 1) for path, labels in rows for label in labels]
+    return table(["ImageID", "Source", "LabelName", "Confidence"], cells)
+
+
 def automl(rows: Sequence[Row]) -> str:
     return "".join(f"UNASSIGNED,{','.join((path, *labels))}\n" for path, labels in rows)
 
@@ -178,6 +183,7 @@ WRITERS = {
         one("single-label", "l.parquet", lambda rows: parquet({"path": paths(rows), "label": first_labels(rows)})),
         one("cntk-map", "map.txt", lambda rows: "".join(f"{p}\t{ids(x)[0]}\n" for p, x in rows)),
         Writer("delimited", "l.csv", delimited, none=False),
+        Writer("open-images", "l.csv", open_images, none=False, paths=False),
         Writer("automl", "l.csv", automl, none=False),
         Writer("cvat-imagenet", "default.txt", cvat_text, none=False),
         Writer("cvat-xml", "annotations.xml", cvat_xml, none=False),

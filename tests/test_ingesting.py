@@ -64,6 +64,14 @@ def test_split_folders_give_splits_and_a_class_may_miss_from_one(tmp_path: Path)
         ["cat/1.jpg", "dog/1.jpg", "test/1.jpg"],
         ["holiday/1.jpg", "holiday/2.jpg"],
         ["a/b/c/1.jpg", "a/b/d/1.jpg"],
+        ["images/1.jpg", "masks/1.png"],
+        ["train2017/1.jpg", "val2017/2.jpg"],
+        ["train2017/1.jpg", "val2017/2.jpg", "unlabeled2017/3.jpg"],
+        ["JPEGImages/1.jpg", "SegmentationClass/1.png"],
+        ["photos/1.jpg", "thumbnails/1.jpg"],
+        ["train/images/1.jpg", "train/masks/1.png", "val/images/1.jpg", "val/masks/1.png"],
+        ["ground_truth/1.png", "noisy/1.png"],
+        ["train_images/1.jpg", "test_images/2.jpg"],
     ],
 )
 def test_folders_that_are_not_plainly_classes_are_no_labels(tmp_path: Path, names: list[str]) -> None:
@@ -85,6 +93,42 @@ def test_folders_in_folders_are_classes_of_their_own_when_asked_for(tmp_path: Pa
         ingest(source, str(source / "a"))
     part = ingest(source, str(source / "a"), label_format="class-folders")
     assert part.table["labels"].to_pylist() == [None, ["x"], None]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["left/a.jpg", "left/b.jpg", "right/a.jpg", "right/b.jpg"],
+        ["scans/DSC01.jpg", "scans/DSC02.jpg", "scans/c.jpg", "previews/DSC01.jpg", "previews/DSC02.jpg"],
+        ["scans/1.jpg", "scans/2.jpg", "drawn/1.png", "drawn/2.png"],
+        ["train/scans/a.jpg", "train/drawn/a.jpg", "val/scans/b.jpg", "val/drawn/c.jpg"],
+    ],
+)
+def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
+    tmp_path: Path, names: list[str]
+) -> None:
+    source = pictures(tmp_path / "s", names)
+    with pytest.raises(UsageError, match=r"images of the same names, .* confirm with tagger ingest --label-format"):
+        ingest(source)
+    confirmed = ingest(source, label_format="class-folders")
+    assert confirmed.counts()["labels"]["labelled"] == len(names)
+    assert ingest(source, label_format="none").counts()["labels"] is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat/0001.jpg", "cat/0002.jpg", "dog/0001.jpg", "dog/0002.jpg"],
+        ["cat/a.jpg", "cat/b.jpg", "cat/c.jpg", "dog/a.jpg", "dog/d.jpg"],
+        ["cat/0.jpg", "cat/1.jpg", "cat/1-again.jpg", "dog/0.jpg", "dog/1.jpg"],
+        [f"{'val' if n > 7 else 'train'}/{label}/{n}.jpg" for label in ("cat", "dog") for n in range(9)],
+        [f"{label}/image_{index}.jpg" for label in "abcde" for index in range(2)],
+        ["train2017/cat/1.jpg", "train2017/dog/1.jpg", "val2017/cat/1.jpg"],
+    ],
+)
+def test_folders_that_number_their_images_are_classes(tmp_path: Path, names: list[str]) -> None:
+    source = pictures(tmp_path / "s", names)
+    assert ingest(source).counts()["labels"]["labelled"] == len(names)
 
 
 def test_folder_names_keep_their_bytes_and_spelling(tmp_path: Path) -> None:
@@ -120,7 +164,7 @@ def test_two_formats_in_the_root_are_not_chosen_between(tmp_path: Path) -> None:
     source = pictures(tmp_path / "s", ["a/1.jpg"])
     (source / "metadata.csv").write_text("file_name,label\na/1.jpg,cat\n")
     (source / "labels.json").write_text('{"labels": {"1": "cat"}}')
-    with pytest.raises(UsageError, match=r"label files of several formats: .*say --label-format none"):
+    with pytest.raises(UsageError, match=r"label files of several formats: .*use --label-format none"):
         ingest(source)
     assert ingest(source, str(source / "metadata.csv")).counts()["labels"]["labelled"] == 1
     assert ingest(source, label_format="none").counts()["labels"] is None
@@ -227,7 +271,7 @@ def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> Non
     for options, message in (
         (
             ["--labels", tmp_path / "l.csv"],
-            "with columns width, height (call the column of files file_name and that of labels label). Known",
+            "with columns width, height. Nearest: one-hot (a path and a column of 0/1 or -1/1 per class)",
         ),
         (["--labels", tmp_path / "none.csv"], "none.csv: not found"),
         (["--labels", tmp_path / "other.csv"], "other.csv: no image of"),

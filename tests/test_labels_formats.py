@@ -95,7 +95,7 @@ def test_the_format_can_be_named_and_switched_off(source: Path, tmp_path: Path, 
     file, names = label_files.write(tmp_path, writer, ONE_EACH)
     found = ingest(source, file, names, label_format=writer.format)
     assert labels_of(found, source) == expected(ONE_EACH)
-    with pytest.raises(UsageError, match="leave one of them out"):
+    with pytest.raises(UsageError, match="use one of them"):
         ingest(source, file, names, label_format="none")
     with pytest.raises(UsageError, match="expected auto, none or one of"):
         ingest(source, file, names, label_format="yolo")
@@ -129,12 +129,15 @@ def test_rows_that_agree_are_merged_and_counted(source: Path, tmp_path: Path, wr
 def test_rows_in_conflict_leave_the_image_unlabelled_unless_they_are_one_set(
     source: Path, tmp_path: Path, writer: Writer
 ) -> None:
-    found = ingest(source, *label_files.write(tmp_path, writer, [*ONE_EACH, ("5.jpg", ("bird",))]))
+    rows: list[Row] = [*ONE_EACH, ("5.jpg", ("bird",))]
+    found = ingest(source, *label_files.write(tmp_path, writer, rows))
     if FORMATS[writer.format].merges:
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": ["bird", "cat"]})
     else:
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": None})
-        assert "images with rows in conflict, left unlabelled: 1 (" in said(found)
+        assert "images with rows in conflict, left unlabelled (--merge-rows takes all their labels): 1 (" in said(found)
+        merged = ingest(source, *label_files.write(tmp_path, writer, rows), merge_rows=True)
+        assert labels_of(merged, source) == expected(ONE_EACH, **{"5.jpg": ["bird", "cat"]})
         assert "5.jpg (cat against bird)" in said(found)
 
 
@@ -232,7 +235,11 @@ def test_content_that_no_format_takes_is_named_with_what_is_known(source: Path, 
         ingest(source, tmp_path / name, [])
     message = str(raised.value)
     assert name in message
-    assert all(f"{format} (" in message for format in FORMATS)
+    assert len(message) < 600
+    near = {"csv": "one-hot", "jsonl": "single-label", "json": "coco", "xml": "cvat-xml", "txt": "cvat-imagenet"}
+    assert f"{near[name.partition('.')[2]]} (" in message.partition("Nearest: ")[2]
+    assert "cvat-xml" not in message or name == "f.xml"
+    assert "file_name" in message.partition("Nearest: ")[2], "a way out"
     shown = {"a.csv": "columns path, width, height", "c.jsonl": "columns file_name, width", "d.json": "keys images",
              "e.json": "keys foo", "g.txt": "first line 'hello world'"}  # fmt: skip
     assert shown.get(name, "") in message

@@ -49,7 +49,7 @@ def said(found: Ingested) -> str:
     return "\n".join(found.notes.lines())
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_space_separates_tags_only_when_every_word_stands_elsewhere_too(source: Path, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_space_separates_tags_only_when_every_word_stands_elsewhere_too(source: 
         "1.jpg": ["haze", "primary"], "2.jpg": ["clear", "primary"], "3.jpg": ["haze"], "4.jpg": ["clear"],
     }  # fmt: skip
     unclear = "image_name,tags\n1,hot dog\n2,cat\n"
-    with pytest.raises(UsageError, match=r"'hot dog'; say --label-delimiter with one of ' '"):
+    with pytest.raises(UsageError, match=r"'hot dog'; use --label-delimiter with one of ' '"):
         ingest(source, tmp_path / "l.csv", unclear)
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=""))["1.jpg"] == ["hot dog"]
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=" "))["1.jpg"] == ["dog", "hot"]
@@ -71,7 +71,7 @@ def test_a_sign_that_separates_leaves_spaces_in_the_names(source: Path, tmp_path
         ingest(source, tmp_path / "l.csv", 'image,labels\n1.jpg,"a|b;c"\n')
     found = ingest(source, tmp_path / "l.csv", "image,label\n1.jpg,a|b\n")
     assert by_name(found) == {"1.jpg": ["a|b"]}
-    assert "labels that look like several in one (if so, say --label-delimiter): 1 (a|b)" in said(found)
+    assert "labels that look like several in one (if so, use --label-delimiter): 1 (a|b)" in said(found)
 
 
 def test_fastai_s_is_valid_is_a_split(source: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_automl_splits_ragged_rows_spaces_and_boxes(source: Path, tmp_path: Path
     assert "rows with a box, which was ignored: 2 (" in said(found)
 
 
-# --- CNTK -------------------------------------------------------------------------------------------------------------
+# --- CNTK -----------------------------------------------------------------------------------------------------------
 
 
 def test_cntk_maps_mix_plain_files_sequences_own_folder_and_zip_members(source: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_cntk_maps_mix_plain_files_sequences_own_folder_and_zip_members(source: 
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"], "3.jpg": ["dog"], "x.zip": ["dog"]}
     assert "labels of unknown classes: 1 (2)" in said(found)
     assert "zip members outside their archive: 1 (" in said(found)
-    with pytest.raises(UsageError, match="say --label-names FILE"):
+    with pytest.raises(UsageError, match="add --label-names FILE"):
         ingest(source, tmp_path / "map.txt")
 
 
@@ -201,7 +201,7 @@ def test_a_table_that_looks_like_a_map_but_has_a_header_is_a_table(source: Path,
     assert (by_name(found), found.label_source and found.label_source.format.name) == ({"1.jpg": ["3"]}, "single-label")
 
 
-# --- COCO, Label Studio, CVAT, FiftyOne, Azure ------------------------------------------------------------------------
+# --- COCO, Label Studio, CVAT, FiftyOne, Azure ----------------------------------------------------------------------
 
 
 def test_coco_with_sparse_ids_roboflow_s_parent_and_unknown_categories(source: Path, tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ def test_coco_with_sparse_ids_roboflow_s_parent_and_unknown_categories(source: P
     assert "labels of unknown classes: 1 (55)" in said(found)
     assert "classes without an image: 1 (owl)" in said(found)
     assert "images without annotations, taken as known to have no label: 1 (2.jpg)" in said(found)
-    unlabelled = ingest(source, tmp_path / "l.json", {**document, "annotations": []})
-    assert by_name(unlabelled) == {}, "a test set without annotations is unlabelled"
+    with pytest.raises(TableError, match=r"read as coco, gives no image a label \(.*rows without a label: 3"):
+        ingest(source, tmp_path / "l.json", {**document, "annotations": []})
 
 
 def test_label_studio_skips_cancelled_answers_and_old_names(source: Path, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_fiftyone_finds_stems_below_data_and_null_is_unlabelled(tmp_path: Path) 
     (source / "labels.json").write_text(json.dumps({"classes": ["cat", "owl"], "labels": labels}))
     found = ingest(source)
     assert found.table["labels"].to_pylist() == [["cat"], None, ["owl"], ["dog"]]
-    with pytest.raises(UsageError, match="say --label-names FILE"):
+    with pytest.raises(UsageError, match="add --label-names FILE"):
         ingest(source, source / "labels.json", {"labels": labels})
     names = ingest(source, source / "labels.json", {"labels": {"1": "cat"}})
     assert names.counts()["labels"]["classes"] == {"cat": 1}
@@ -425,3 +425,345 @@ def test_fastais_is_valid_is_read_in_every_table(source: Path, tmp_path: Path) -
         source, tmp_path / "l.csv", "path,cat,dog,is_valid\n1.jpg,1,0,True\n2.jpg,0,1,False\n3.jpg,1,1,1.0\n"
     )
     assert splits(found) == {"1.jpg": "val", "2.jpg": "train", "3.jpg": "val"}
+
+
+# --- one-hot: content decides, then the name ------------------------------------------------------------------------
+
+ODD_NAMES = (
+    "text", "size", "width", "height", "caption", "objects", "description", "set", "subset", "photo", "image", "name",
+    "prompt", "bytes", "bbox", "file", "label_0", "class_1", "tag", "id",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_class_of_a_one_hot_table_may_have_any_name(source: Path, tmp_path: Path, name: str) -> None:
+    found = ingest(source, tmp_path / "l.csv", f"filename,cat,dog,{name}\n1.jpg,1,0,0\n2.jpg,0,0,1\n3.jpg,0,1,1\n")
+    assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": [name], "3.jpg": sorted(["dog", name])}
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "expected"),
+    [
+        ("filename,label_0,label_1", "1.jpg,1,0|2.jpg,0,1", {"1.jpg": ["label_0"], "2.jpg": ["label_1"]}),
+        ("id,photo,drawing", "1,1,0|2,0,1", {"1.jpg": ["photo"], "2.jpg": ["drawing"]}),
+        ("path,label,size", "1.jpg,a,1|2.jpg,b,0", {"1.jpg": ["a"], "2.jpg": ["b"]}),
+        ("path,species,size", "1.jpg,a,1|2.jpg,b,0", {"1.jpg": ["a"], "2.jpg": ["b"]}),
+        ("path,cat,set", "1.jpg,a,train|2.jpg,b,test", {"1.jpg": ["a"], "2.jpg": ["b"]}),
+        ("path,label", "1.jpg,1|2.jpg,0", {"1.jpg": ["1"], "2.jpg": ["0"]}),
+        ("Unnamed: 0,filename,a,b", "0,1.jpg,1,0|1,2.jpg,1,1", {"1.jpg": ["a"], "2.jpg": ["a", "b"]}),
+        ("image_id,Bald,Young", "1.jpg,-1,1|2.jpg,-1,-1|3.jpg,1,+1",
+         {"1.jpg": ["Young"], "2.jpg": [], "3.jpg": ["Bald", "Young"]}),
+        ("image_id,Bald,Young", "1.jpg,-1.0,1.0|2.jpg,1.0,1.0", {"1.jpg": ["Young"], "2.jpg": ["Bald", "Young"]}),
+        ("path,Edema,Mass", "1.jpg,-1,1|2.jpg,0,1|3.jpg,,1", {"2.jpg": ["Mass"]}),
+        ("path,Edema,Mass", "1.jpg,,1|2.jpg,1,|3.jpg,,", {"1.jpg": ["Mass"], "2.jpg": ["Edema"], "3.jpg": []}),
+        ("path,Edema,Mass", "1.jpg,TRUE,False|2.jpg,true,true", {"1.jpg": ["Edema"], "2.jpg": ["Edema", "Mass"]}),
+    ],
+)  # fmt: skip
+def test_the_values_of_a_table_say_whether_its_columns_are_classes(
+    source: Path, tmp_path: Path, header: str, rows: str, expected: dict[str, list[str]]
+) -> None:
+    found = ingest(source, tmp_path / "l.csv", "\n".join([header, *rows.split("|")]))
+    assert by_name(found) == expected
+
+
+def test_minus_one_means_unsure_when_a_zero_stands_anywhere_in_the_file(source: Path, tmp_path: Path) -> None:
+    late = "1.jpg,-1,1\n" + "gone.jpg,-1,1\n" * 2000 + "2.jpg,0,1\n"
+    assert by_name(ingest(source, tmp_path / "l.csv", f"path,Edema,Mass\n{late}")) == {"2.jpg": ["Mass"]}
+
+
+# --- several labels in a cell ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["id,attribute_ids", "id,codes", "image,label", "file_name,labels"])
+@pytest.mark.parametrize(("sign", "cell"), [(" ", "1 2 30"), ("|", "1|2|30"), (",", '"1, 2, 30"'), (";", "1;2;30")])
+def test_ids_in_one_cell_are_several_labels_under_any_name(
+    source: Path, tmp_path: Path, header: str, sign: str, cell: str
+) -> None:
+    found = ingest(source, tmp_path / "l.csv", f"{header}\n1,{cell}\n2,2\n")
+    assert by_name(found) == {"1.jpg": ["1", "2", "30"], "2.jpg": ["2"]}
+    assert f"different cells of {header.partition(',')[2]} separated at {sign!r}: 1 (" in said(found)
+
+
+def planet(rare: str) -> str:
+    """Rows as in Kaggle's Planet file, whose second row holds a rare word."""
+    weather, ground = ("clear", "haze", "cloudy"), ("primary", "water", "road", "agriculture")
+    pairs = [f"{sky} {one} {other}" for sky in weather for one in ground for other in ground if one != other]
+    rows = ["haze primary", f"clear {rare}", *pairs]
+    lines = [f"{index},{rows[index % len(rows)] if index < 3000 else 'cloudy'}" for index in range(1, 5000)]
+    return "\n".join(["image_name,tags", *lines, f"5000,{rare} road"])
+
+
+def test_one_rare_word_does_not_hide_the_separator(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", planet("blow_down"))
+    assert by_name(found)["1.jpg"] == ["blow_down", "clear"]
+    assert by_name(found)["2.jpg"] == ["clear", "primary", "water"]
+    assert "different cells of tags separated at ' ': 39 (" in said(found)
+    odd = ingest(source, tmp_path / "l.csv", planet("blow_down").replace("5000,blow_down road", "5000,a, b"))
+    assert by_name(odd)["1.jpg"] == ["blow_down", "clear"]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("path,remark", ["a cat, sitting", "a dog, standing", "a dog"]),
+        ("path,label", ["black cat", "white cat", "black dog", "white dog"]),
+        ("path,make", ["Boeing 737", "Boeing 747", "Airbus 320"]),
+        ("path,city", ["Austin, TX", "Dallas, TX", "Boston, MA"]),
+    ],
+)
+def test_names_of_several_words_stay_one_label(source: Path, tmp_path: Path, header: str, cells: list[str]) -> None:
+    rows = "".join(f'{index}.jpg,"{cell}"\n' for index, cell in enumerate(cells, 1))
+    found = ingest(source, tmp_path / "l.csv", f"{header}\n{rows}")
+    assert list(by_name(found).values()) == [[cell] for cell in cells]
+
+
+def test_numbered_names_are_not_separated_at_the_space(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot tell what separates the labels of 'class 1'"):
+        ingest(source, tmp_path / "l.csv", "path,tags\n1.jpg,class 1\n2.jpg,class 2\n")
+
+
+def test_a_sign_separates_under_any_name_when_its_parts_recur(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", "path,finding\n1.jpg,Mass|Edema\n2.jpg,Edema\n3.jpg,Mass\n")
+    assert by_name(found) == {"1.jpg": ["Edema", "Mass"], "2.jpg": ["Edema"], "3.jpg": ["Mass"]}
+
+
+# --- class names by id ----------------------------------------------------------------------------------------------
+
+NAME_FILES = {
+    "lines": "CBB\nCBSD\nCGM\n",
+    "blank at the end": "CBB\nCBSD\nCGM\n\n\n",
+    "numbered": "0 CBB\n1 CBSD\n2 CGM\n",
+    "numbered from elsewhere": "2: CGM\n0: CBB\n1: CBSD\n",
+    "number last": "CGM 2\nCBSD 1\nCBB 0\n",
+    "csv": "id,name\n0,CBB\n2,CGM\n1,CBSD\n",
+    "csv of names": "name\nCBB\nCBSD\nCGM\n",
+    "csv turned round": "class;index;n\nCBB;0;5\nCBSD;1;5\nCGM;2;7\n",
+    "csv with a header nobody knows": "nr,disease\n0,CBB\n1,CBSD\n2,CGM\n",
+    "csv without a header": "1,CBSD\n2,CGM\n0,CBB\n",
+    "pandas csv": ",label\n0,CBB\n1,CBSD\n2,CGM\n",
+    "json list": '["CBB", "CBSD", "CGM"]',
+    "json object": '{"0": "CBB",\n "1": "CBSD",\n "2": "CGM"}',
+    "json turned round": '{"CGM": 2, "CBB": 0, "CBSD": 1}',
+    "json objects": '[{"id": 1, "name": "CBSD"}, {"id": 0, "name": "CBB"}, {"id": 2, "name": "CGM"}]',
+    "json config": '{"model_type": "vit", "id2label": {"0": "CBB", "1": "CBSD", "2": "CGM"}}',
+    "imagenet index": '{"0": ["n01", "CBB"], "1": ["n02", "CBSD"], "2": ["n03", "CGM"]}',
+    "coco": '{"categories": [{"id": 0, "name": "CBB"}, {"id": 1, "name": "CBSD"}, {"id": 2, "name": "CGM"}]}',
+    "data.yaml": "path: ../x\ntrain: images/train\nnc: 3\nnames: [CBB, CBSD, CGM]\n",
+    "data.yaml with ids": "nc: 3\nnames:\n  0: CBB\n  2: CGM\n  1: CBSD\n",
+    "data.yaml list": "names:\n- CBB\n- CBSD\n- CGM\nnc: 3\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NAME_FILES)
+def test_class_names_are_read_with_their_ids(source: Path, tmp_path: Path, kind: str) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text(NAME_FILES[kind])
+    rows = "path,label\n1.jpg,0\n2.jpg,1\n3.jpg,2\n4.jpg,3\n"
+    found = ingest(source, tmp_path / "l.csv", rows, label_names=str(names))
+    assert by_name(found) == {"1.jpg": ["CBB"], "2.jpg": ["CBSD"], "3.jpg": ["CGM"]}
+    assert "labels of unknown classes: 1 (3)" in said(found)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["great white shark", "tiger shark"], ["tench, Tinca tinca", "goldfish, Carassius auratus"],
+        ["707-320", "727-200"], ["class 5", "class 9"], ["1 euro", "1 euro", "5 euro"], ["3", "7"],
+    ],
+)  # fmt: skip
+def test_names_with_commas_spaces_and_digits_are_names(source: Path, tmp_path: Path, names: list[str]) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    rows = "image,label\n1.jpg,0\n2.jpg,1\n"
+    found = ingest(source, tmp_path / "l.csv", rows, label_names=str(tmp_path / "names.txt"), label_delimiter="")
+    assert by_name(found) == {"1.jpg": [names[0]], "2.jpg": [names[1]]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"path,label\n1.jpg,cat\n", b"1.jpg\n2.jpg\n", b'{"version": "1", "author": "x"}', b"nc: 3\nnames: 5\n",
+        b"<html></html>", b"PAR1\0\0\1", b"\x89PNG\r\n\x1a\n\0\0", b"[[1], [2]]", b'{"a": {"b": 1}}', b"x" * 1000,
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_class_names_is_refused(source: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "names.yaml").write_bytes(content)
+    with pytest.raises(UsageError, match=r"names.yaml: no class names in it .* expected one name a line"):
+        ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,0\n", label_names=str(tmp_path / "names.yaml"))
+
+
+def test_an_id_with_two_names_is_an_error(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("id,name\n3,cat\n3,horse\n")
+    with pytest.raises(TableError, match="id 3 has two names, 'cat' and 'horse'"):
+        ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,3\n", label_names=str(tmp_path / "names.txt"))
+
+
+# --- one row per label, confidence ----------------------------------------------------------------------------
+
+
+def test_rows_with_one_label_each_are_one_set_when_the_user_says_so(source: Path, tmp_path: Path) -> None:
+    rows = "path,label\n1.jpg,cat\n1.jpg,dog\n2.jpg,dog\n"
+    apart = ingest(source, tmp_path / "l.csv", rows)
+    assert by_name(apart) == {"2.jpg": ["dog"]}
+    assert "left unlabelled (--merge-rows takes all their labels): 1 (" in said(apart)
+    together = ingest(source, tmp_path / "l.csv", rows, merge_rows=True)
+    assert by_name(together) == {"1.jpg": ["cat", "dog"], "2.jpg": ["dog"]}
+    boxes = "filename,width,height,class,xmin,ymin\n1.jpg,8,8,cat,1,2\n1.jpg,8,8,dog,3,4\n1.jpg,8,8,cat,5,6\n"
+    assert by_name(ingest(source, tmp_path / "l.csv", boxes, merge_rows=True)) == {"1.jpg": ["cat", "dog"]}
+
+
+@pytest.mark.parametrize("name", ["confidence", "Score", "prob", "Confidence"])
+def test_a_row_of_confidence_0_is_never_a_label(source: Path, tmp_path: Path, name: str) -> None:
+    rows = f"file_name,label,{name}\n1.jpg,dog,0\n2.jpg,cat,1\n3.jpg,cat,0.7\n4.jpg,dog,0.0\n4.jpg,cat,1\n5.jpg,owl,\n"
+    found = ingest(source, tmp_path / "l.csv", rows)
+    assert by_name(found) == {"2.jpg": ["cat"], "3.jpg": ["cat"], "4.jpg": ["cat"], "5.jpg": ["owl"]}
+    assert f"rows with 0 in {name}, whose labels do not apply: 2 (1.jpg: dog, 4.jpg: dog)" in said(found)
+    assert f"rows with neither 0 nor 1 in {name}, whose labels were taken: 2 (3.jpg: 0.7" in said(found)
+    assert "images with negatives alone, left unlabelled: 1 (" in said(found)
+
+
+def test_an_image_that_every_class_is_denied_for_is_known_to_have_none(source: Path, tmp_path: Path) -> None:
+    rows = "ImageID,Source,LabelName,Confidence\n1,verification,/m/01,1\n1,verification,/m/02,1\n2,machine,/m/01,0\n"
+    (tmp_path / "names.csv").write_text("/m/01,Tortoise\n/m/02,Container\n")
+    found = ingest(source, tmp_path / "l.csv", f"{rows}2,machine,/m/02,0\n3,machine,/m/02,0\n",
+                   label_names=str(tmp_path / "names.csv"))  # fmt: skip
+    assert by_name(found) == {"1.jpg": ["Container", "Tortoise"], "2.jpg": []}
+
+
+def test_a_label_that_is_given_and_denied_is_a_conflict(source: Path, tmp_path: Path) -> None:
+    rows = "file_name,label,confidence\n1.jpg,cat,1\n1.jpg,cat,0\n2.jpg,dog,1\n"
+    found = ingest(source, tmp_path / "l.csv", rows)
+    assert by_name(found) == {"2.jpg": ["dog"]}
+    assert "1.jpg (cat against not cat)" in said(found)
+
+
+def test_a_confidence_is_not_a_class(source: Path, tmp_path: Path) -> None:
+    found = ingest(source, tmp_path / "l.csv", "path,cat,dog,score\n1.jpg,1,0,0.9\n2.jpg,0,1,1\n")
+    assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
+    assert "neither 0 nor 1 in score, whose labels were taken: 1 (1.jpg: 0.9)" in said(found)
+
+
+# --- lists as text --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("['ant' 'macro']", ["ant", "macro"]), ("['ant', 'macro']", ["ant", "macro"]),
+        ("['ant'\n 'macro']", ["ant", "macro"]), ("[hot dog, ant]", ["ant", "hot dog"]), ("[hot dog]", ["hot dog"]),
+        ('["ant", "macro"]', ["ant", "macro"]), ("""["it's" 'b']""", ["b", "it's"]), ("['a, b' 'c']", ["a, b", "c"]),
+        ("[1 2 10]", ["1", "10", "2"]), ("[1. 2.]", ["1", "2"]), ("[1, 2]", ["1", "2"]), ("['a' None nan]", ["a"]),
+        ("[]", []), ("('a', 'b')", ["a", "b"]), ("{'a'}", ["a"]), ("[u'a', u'b']", ["a", "b"]),
+        ("[ant, macro]", ["ant", "macro"]), ("['a']", ["a"]), (r"['a\\b' 'c']", [r"a\b", "c"]),
+        ("[['A', 'B'], ['C']]", ["A/B", "C"]),
+        ("(unknown)", ["(unknown)"]), ("[ant, ..., owl]", None),
+        ("['a' ... 'z']", None), ("['a' 'b', 'c']", None), ("['a', 'b' 'c']", None), ("[['A' 'B'], ['C' 'D']]", None),
+        ("{'x': 'a'}", None), ('{"x": ["a"]}', None), ("['a' + 'b']", None), ("['a", ["['a"]), ("[b'a' b'b']", None),
+    ],
+)  # fmt: skip
+def test_a_list_printed_into_a_cell_is_read_right_or_refused(
+    source: Path, tmp_path: Path, cell: str, expected: list[str] | None
+) -> None:
+    pd.DataFrame({"path": ["1.jpg", "2.jpg"], "label": [cell, "x"]}).to_csv(tmp_path / "l.csv", index=False)
+    found = ingest(source, tmp_path / "l.csv")
+    assert by_name(found) == {"2.jpg": ["x"], **({} if expected is None else {"1.jpg": expected})}
+    assert ("cells in brackets that are no whole list, left unlabelled: 1 (" in said(found)) == (expected is None)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_manifest_comes_back_from_pandas_as_it_was(source: Path, tmp_path: Path, suffix: str) -> None:
+    lists = [
+        ["ant", "macro"],
+        [],
+        None,
+        ["it's", 'say "hi"'],
+        ["a|b", "c, d"],
+        [f"a long label {n}" for n in range(30)],
+    ]
+    names = [f"{index}.jpg" for index in range(1, 7)]
+    pq.write_table(pa.table({"path": names, "labels": pa.array(lists, pa.list_(pa.string()))}), tmp_path / "l.parquet")
+    before = ingest(source, tmp_path / "l.parquet")
+    frame, out = pd.read_parquet(source.parent / "m.parquet"), tmp_path / f"again.{suffix}"
+    if suffix == "csv":
+        frame.to_csv(out)
+    elif suffix == "jsonl":
+        frame.to_json(out, orient="records", lines=True, date_format="iso")
+    else:
+        frame.to_parquet(out)
+    assert by_name(ingest(source, out)) == by_name(before)
+
+
+# --- keys that are not unique ---------------------------------------------------------------------------------
+
+
+def test_coco_images_with_one_id_are_left_unlabelled_and_named(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "source", ["camA/1.jpg", "camB/1.jpg", "camB/2.jpg"])
+    document = {
+        "images": [{"id": 1, "file_name": "camA/1.jpg"}, {"id": 1, "file_name": "camB/1.jpg"},
+                   {"id": 2, "file_name": "camB/2.jpg"}, {"id": 2, "file_name": "camB/2.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id": 5}],
+        "categories": [{"id": 5, "name": "cat"}],
+    }  # fmt: skip
+    found = ingest(source, tmp_path / "l.json", document)
+    assert by_name(found) == {"2.jpg": ["cat"]}
+    assert "image ids of several files, left unlabelled: 1 (1: camA/1.jpg and camB/1.jpg)" in said(found)
+
+
+def test_a_coco_category_defined_twice_labels_nothing(source: Path, tmp_path: Path) -> None:
+    document = {
+        "images": [{"id": index, "file_name": f"{index}.jpg"} for index in (1, 2)],
+        "annotations": [{"image_id": 1, "category_id": 5}, {"image_id": 1, "category_id": 6},
+                        {"image_id": 2, "category_id": 6}],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 5, "name": "horse"}, {"id": 6, "name": "owl"}],
+    }  # fmt: skip
+    found = ingest(source, tmp_path / "l.json", document)
+    assert by_name(found) == {"2.jpg": ["owl"]}
+    assert "category ids with several names, their images left unlabelled: 1 (5: cat and horse)" in said(found)
+
+
+def test_cvat_images_of_one_name_in_two_tasks_are_a_conflict(source: Path, tmp_path: Path) -> None:
+    images = "".join(
+        f'<image id="{task}" name="{name}.jpg" task_id="{task}"><tag label="{label}"/></image>'
+        for task, name, label in ((0, 1, "cat"), (1, 1, "dog"), (0, 2, "cat"), (1, 2, "cat"))
+    )
+    found = ingest(source, tmp_path / "a.xml", f"<annotations>{images}</annotations>")
+    assert by_name(found) == {"2.jpg": ["cat"]}
+    assert "1.jpg (cat against dog)" in said(found)
+
+
+def test_azure_tags_defined_twice_are_an_error(source: Path, tmp_path: Path) -> None:
+    tags = [{"id": "t", "name": name, "type": "Regular", "imageCount": 1} for name in ("cat", "dog")]
+    (tmp_path / "tags.json").write_text(json.dumps(tags))
+    page = [{"id": "1", "originalImageUri": "https://x/y", "tags": [{"tagId": "t", "tagName": None}]}]
+    with pytest.raises(TableError, match="tag t has two names, 'cat' and 'dog'"):
+        ingest(source, tmp_path / "page.json", page, label_names=str(tmp_path / "tags.json"))
+
+
+def test_a_class_with_two_columns_is_an_error(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="two columns are named 'cat'"):
+        ingest(source, tmp_path / "l.csv", "path,cat,dog,cat\n1.jpg,1,0,0\n2.jpg,0,1,1\n")
+
+
+# --- label files without a label ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "format", "sample"),
+    [
+        ("l.csv", 'path,label\n1.jpg,"{""x"": 1}"\n', "single-label", "path='1.jpg'"),
+        ("l.csv", "path,label\n1.jpg,\n", "single-label", "path='1.jpg', label=''"),
+        ("l.csv", "path,a,b\n1.jpg,-1,\n2.jpg,0,\n", "one-hot", "a='-1'"),
+        ("a.xml", '<annotations><image name="1.jpg"/></annotations>', "cvat-xml", "<annotations>"),
+        ("l.json", '{"labels": {"1": null}}', "fiftyone", "('1', None)"),
+        ("l.csv", "UNASSIGNED,gs://b/1.jpg\n", "automl", "UNASSIGNED,gs://b/1.jpg"),
+    ],
+)
+def test_a_named_label_file_that_gives_no_label_is_an_error_with_a_sample(
+    source: Path, tmp_path: Path, name: str, content: str, format: str, sample: str
+) -> None:
+    with pytest.raises(TableError) as raised:
+        ingest(source, tmp_path / name, content)
+    message = str(raised.value)
+    assert f"read as {format}, gives no image a label (" in message
+    assert sample in message.partition("Its first row: ")[2].partition(" Expected: ")[0]
+    assert "Try another --label-format; nothing was written" in message.partition("Expected: ")[2]
+    assert not (source.parent / "m.parquet").exists()

@@ -25,8 +25,11 @@ def ingest(
         str | None, typer.Option(help="Between the labels of one cell; '' when a cell is one label.")
     ] = None,
     label_names: Annotated[
-        str | None, typer.Option(help="File of class names for files that hold ids: one a line, the first is 0.")
+        str | None, typer.Option(help="File of class names for files that hold ids: a text list, CSV, JSON or YAML.")
     ] = None,
+    merge_rows: Annotated[
+        bool, typer.Option(help="Take the labels of all rows of an image together (one row per label).")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -34,7 +37,7 @@ def ingest(
     from tagger.data import ingest
 
     with found_progress(quiet or as_json) as on_found:
-        found = ingest.ingest(source, out, labels, label_format, label_delimiter, label_names, on_found)
+        found = ingest.ingest(source, out, labels, label_format, label_delimiter, label_names, merge_rows, on_found)
     if as_json:
         print_json({"out": out, **found.counts()})
     elif not quiet:

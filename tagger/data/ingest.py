@@ -85,26 +85,41 @@ def ingest(
     label_format: str = "auto",
     label_delimiter: str | None = None,
     label_names: str | None = None,
+    merge_rows: bool = False,
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
     """List a source, find its labels and write its manifest.
 
     `labels` is a label file or a folder of them; without it label files in the root of the source, else class folders,
     are taken when there are any. `label_format` is auto, none or a name in tagger.labels.FORMATS; `label_delimiter`
-    separates the labels of a cell; `label_names` is a file of class names by id. Raises SourceError, also where
-    `labels` has none of the images, TableError or UsageError.
+    separates the labels of a cell; `label_names` is a file of class names by id; `merge_rows` takes the labels of all
+    rows of an image together. Raises SourceError, also where `labels` has none of the images, TableError or UsageError.
     """
     out_uri = storage.absolute(out)
     if not out_uri.endswith(".parquet"):
         raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")
     if storage.exists(out_uri):
         _refuse_foreign(out_uri)
-    ingested = read_labelled(source, labels, label_format, label_delimiter, label_names, on_found)
-    if labels and ingested.labels and not ingested.labels.matched_rows:
-        why = "; ".join(ingested.notes.lines()) or "it has no rows"
-        raise SourceError(f"--labels {labels}: no image of {source} is in it ({why}); nothing was written")
+    ingested = read_labelled(source, labels, label_format, label_delimiter, label_names, merge_rows, on_found)
+    if labels:
+        _refuse_without_labels(ingested, source, labels)
     storage.write_atomic(out_uri, schema.serialise(ingested.table, "manifest"))
     return ingested
+
+
+def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None:
+    """Raise an error when the label file that the user named gives no image a label or a split."""
+    found, label_source = ingested.labels, ingested.label_source
+    if not found or not label_source or found.splits or len(ingested) > found.unlabelled:
+        return
+    why = "; ".join(ingested.notes.lines()) or "it has no rows"
+    if not found.matched_rows:
+        raise SourceError(f"--labels {labels}: no image of {source} is in it ({why}); nothing was written")
+    form = label_source.format
+    raise TableError(
+        f"--labels {labels}: read as {form.name}, gives no image a label ({why}). "
+        f"Its first row: {label_source.sample}. Expected: {form.shape}. Try another --label-format; nothing was written"
+    )
 
 
 def read_labelled(
@@ -113,10 +128,11 @@ def read_labelled(
     label_format: str = "auto",
     label_delimiter: str | None = None,
     label_names: str | None = None,
+    merge_rows: bool = False,
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
     """List a source and find its labels, as ingest() does, without writing a manifest."""
-    options = label_files.read_options(label_delimiter, label_names)
+    options = label_files.read_options(label_delimiter, label_names, merge_rows)
     return _with_labels(manifest.read_source(source, on_found), source, labels, label_format, options)
 
 
@@ -129,7 +145,8 @@ def _with_labels(
     if isinstance(label_source, str):
         return Ingested(table, found.skipped, notes=notes, why_none=label_source)
     records = label_files.read(label_source, options, notes, root)
-    joined = label_files.join(uris, records, _folders(source, root), label_source.format.merges, notes)
+    merges = label_source.format.merges or options.merge_rows
+    joined = label_files.join(uris, records, _folders(source, root), merges, notes)
     for name, column in (("labels", joined.labels), ("split", joined.split)):
         table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array([column]))
     return Ingested(table, found.skipped, label_source, joined, notes)

@@ -5,8 +5,7 @@ A new format is one file with a `FORMAT` and a line in `FORMATS`; the first that
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tagger import storage
 from tagger.data.labels import (
@@ -17,40 +16,35 @@ from tagger.data.labels import (
     coco,
     cvat_imagenet,
     cvat_xml,
-    delimited,
     fiftyone,
     finding,
-    huggingface,
+    label_column,
     label_studio,
     label_studio_rows,
     one_hot,
-    parquet_list,
-    single_label,
     text,
 )
 from tagger.data.labels.finding import LabelSource
 from tagger.data.labels.joining import Labels, join
+from tagger.data.labels.names import read_names
 from tagger.data.labels.record import Format, Notes, Options, Record, named
-from tagger.errors import TableError, UsageError
+from tagger.errors import UsageError
 
 FORMATS: dict[str, Format] = {
-    room.FORMAT.name: room.FORMAT
-    for room in (
-        azure,
-        coco,
-        fiftyone,
-        label_studio,
-        label_studio_rows,
-        cvat_xml,
-        automl,
-        cntk_map,
-        one_hot,
-        huggingface,
-        parquet_list,
-        delimited,
-        single_label,
-        cvat_imagenet,
-        class_folders,
+    known.name: known
+    for known in (
+        azure.FORMAT,
+        coco.FORMAT,
+        fiftyone.FORMAT,
+        label_studio.FORMAT,
+        label_studio_rows.FORMAT,
+        cvat_xml.FORMAT,
+        automl.FORMAT,
+        cntk_map.FORMAT,
+        one_hot.FORMAT,
+        *label_column.FORMATS,
+        cvat_imagenet.FORMAT,
+        class_folders.FORMAT,
     )
 }
 """In the order in which they are asked."""
@@ -73,7 +67,7 @@ __all__ = [
 def find(
     labels: str | None, label_format: str, root: str | None, listing: Sequence[str], notes: Notes
 ) -> LabelSource | str:
-    """Return the label files that were named, or those of the source's root; when there are none say why.
+    """Return the label files that were named, or those of the source's root; without any, the reason.
 
     Raises UsageError for an unknown format, TableError when no format takes the content.
     """
@@ -82,15 +76,15 @@ def find(
     wanted, formats = FORMATS.get(label_format), tuple(FORMATS.values())
     if label_format == "none":
         if labels:
-            raise UsageError(f"--labels {labels} and --label-format none: leave one of them out")
+            raise UsageError(f"--labels {labels} and --label-format none: use one of them")
         return "switched off"
     if labels or wanted:
         place = labels or root
         if place is None:
-            raise UsageError(f"--label-format {label_format}: say --labels FILE, the source is no folder to look in")
+            raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
         return finding.named_source(place, wanted, formats, listing, notes)
     if root is None:
-        return "the source is no folder to look in; say --labels FILE"
+        return "the source is no folder; add --labels FILE"
     return finding.root_source(root, formats, listing, notes)
 
 
@@ -106,48 +100,33 @@ def read(source: LabelSource, options: Options, notes: Notes, root: str | None =
             notes.add("label files without a row", storage.redact(file.uri))
 
 
-def read_options(delimiter: str | None, names: str | None) -> Options:
-    """Read the file of class names: one a line, a JSON list, or a saved list of Azure's GetTags.
+def read_options(delimiter: str | None, names: str | None, merge_rows: bool = False) -> Options:
+    """Read the file of class names, or a saved list of Azure's GetTags.
 
     Raises UsageError when it holds none.
     """
     if names is None:
-        return Options(delimiter)
+        return Options(delimiter, merge_rows=merge_rows)
     uri = storage.absolute(names)
     with text.open_text(uri, text.encoding_of(uri)) as file:
-        first = file.read(1 << 16).strip("\ufeff \t\r\n")
-    if first.startswith("[") and (tags := azure.read_tags(uri)):
-        return Options(delimiter, tags=tags)
-    with text.open_text(uri, text.encoding_of(uri)) as file:
-        found = _json_names(file.read(), names) if first.startswith("[") else tuple(file.read().splitlines())
-    kept = tuple(name.strip() for name in found)
-    while kept and not kept[-1]:
-        kept = kept[:-1]
-    return Options(delimiter, kept) if kept else _no_names(names)
+        is_list = file.read(1 << 16).strip("\ufeff \t\r\n").startswith("[")
+    if is_list and (tags := azure.read_tags(uri)):
+        return Options(delimiter, tags=tags, merge_rows=merge_rows)
+    return Options(delimiter, read_names(names), merge_rows=merge_rows)
 
 
-def _json_names(content: str, shown: str) -> tuple[str, ...]:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{shown}: not a JSON list of class names ({error})") from error
-    if not all(isinstance(name, str | int) for name in found):
-        raise TableError(f"{shown}: a JSON list, but not of class names: {str(found[:1])[:80]}")
-    return tuple(str(name) for name in found)
-
-
-def _no_names(shown: str) -> Options:
-    raise UsageError(f"--label-names {shown}: no class names in it; expected one a line, or a JSON list")
-
-
-def _with_names(records: Iterable[Record], names: tuple[str, ...], notes: Notes) -> Iterator[Record]:
+def _with_names(records: Iterable[Record], names: Mapping[str, str], notes: Notes) -> Iterator[Record]:
     """Turn ids into names where names were given; labels that are neither are unknown classes."""
     if not names:
         yield from records
         return
-    known = set(names)
+    known = set(names.values())
     for record in records:
         if record.labels and not known.issuperset(record.labels):
-            labels = (label if label in known else named(label, names, notes) for label in record.labels)
-            record = record._replace(labels=tuple(label for label in labels if label is not None) or None)
-        yield record
+            record = record._replace(labels=_named(record.labels, known, names, notes) or None)
+        yield record._replace(negatives=_named(record.negatives, known, names, notes)) if record.negatives else record
+
+
+def _named(labels: Iterable[str], known: set[str], names: Mapping[str, str], notes: Notes) -> tuple[str, ...]:
+    found = (label if label in known else named(label, names, notes) for label in labels)
+    return tuple(label for label in found if label is not None)

@@ -45,5 +45,10 @@ def _is_share(cell: str) -> bool:
 
 
 FORMAT = Format(
-    "automl", "TRAIN|VALIDATION|TEST|UNASSIGNED,file,label,... without a header", matches, read, merges=True
+    "automl",
+    "TRAIN|VALIDATION|TEST|UNASSIGNED,file,label,... without a header",
+    matches,
+    read,
+    kind="text",
+    merges=True,
 )

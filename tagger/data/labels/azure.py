@@ -1,7 +1,7 @@
 """Azure Custom Vision: saved pages of GetTaggedImages. A negative tag means that an image has no tags.
 
 The pages hold no file names: images are found by `id`. A saved GetTags list, given as label names or lying beside the
-pages, names tags whose `tagName` is null and says which tag is the negative one, whatever it is called.
+pages, names the tags whose `tagName` is null and marks the negative tag.
 """
 
 from __future__ import annotations
@@ -43,11 +43,15 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 def tag_list(elements: Iterator[Any]) -> dict[str, str | None]:
     """Return id -> name of a saved GetTags list, None for the negative tag; empty when it is none."""
-    found = {}
+    found: dict[str, str | None] = {}
     for tag in elements:
         if not (isinstance(tag, dict) and {"id", "name"} <= tag.keys() and {"type", "imageCount"} & tag.keys()):
             return {}
-        found[str(tag["id"])] = None if str(tag.get("type", "")).lower() == "negative" else str(tag["name"])
+        tag_id, name = str(tag["id"]), None if str(tag.get("type", "")).lower() == "negative" else str(tag["name"])
+        if found.setdefault(tag_id, name) != name:
+            raise TableError(
+                f"saved GetTags list: tag {tag_id} has two names, {found[tag_id]!r} and {name!r}; keep one"
+            )
     return found
 
 
@@ -57,7 +61,7 @@ def _name(tag: Mapping[str, Any], tags: Mapping[str, str | None], uri: str) -> s
     if tag_id in tags:
         return tags[tag_id]
     if not name:
-        raise UsageError(f"{uri}: tag {tag_id} has no name; save the answer of GetTags and say --label-names FILE")
+        raise UsageError(f"{uri}: tag {tag_id} has no name; save the answer of GetTags and add --label-names FILE")
     return None if str(name).lower() in _NEGATIVE else str(name)
 
 
@@ -72,7 +76,7 @@ def _tags_beside(file: LabelFile) -> dict[str, str | None]:
     for uri in (storage.join(file.folder, name) for name in islice(names, 20)):
         if uri == file.uri:
             continue
-        with contextlib.suppress(TableError):  # a neighbour that is no JSON is not ours to complain about
+        with contextlib.suppress(TableError):  # another file in the folder need not be JSON
             if tags := read_tags(uri):
                 return tags
     return {}
@@ -85,4 +89,4 @@ def read_tags(uri: str) -> dict[str, str | None]:
         return tag_list(element for _, element in listed_first)
 
 
-FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read)
+FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read, kind="json")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import groupby
 
 from tagger import storage
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, split_of
-from tagger.errors import TableError
+from tagger.errors import TableError, UsageError
+
+_NO_CLASSES = {
+    "images", "imgs", "jpegimages", "masks", "annotations", "labels", "segmentationclass", "segmentationobject",
+    "groundtruth", "gtfine", "leftimg8bit", "thumbnails", "thumbs",
+}  # fmt: skip
+"""Folders of known layouts that hold other views of the same images (Pascal VOC, Cityscapes, YOLO, ...)."""
+_VIEWS = 4
+"""More folders than this are taken for classes, without a look at the names of their files."""
 
 
 def matches(file: LabelFile) -> bool:
@@ -30,9 +41,55 @@ def why_not(file: LabelFile) -> str:
         return f"{'/'.join(folders[splits.index(False)][1])} has no split's name above it"
     if depth == 1 and any(splits):
         return f"{folders[splits.index(True)][1][0]} is a split's name, not a class"
+    if known := next((path[-1] for _, path in folders if _bare(path[-1]) in _NO_CLASSES), None):
+        return f"{known} is a part of a known layout, not a class"
     if len({path[-1] for _, path in folders}) < 2:
         return "there is only one class folder"
     return ""
+
+
+def refuse_twins(file: LabelFile) -> None:
+    """Raise UsageError when folders of a listing look like views of the same images, as `photos` and `previews` do.
+
+    That is: up to four folders, and half of their images have the name of one in another folder. Names that are counted
+    from 0 or 1 say nothing, unless the folders also differ in their suffix, as photos and masks do.
+    """
+    folders: dict[str, list[str]] = defaultdict(list)
+    for folder, uris in groupby(file.listing, lambda uri: uri.rpartition("/")[0]):
+        folders[_folders(f"{folder}/", file.uri)[-1]] += uris
+    if len(folders) > _VIEWS:
+        return
+    names = {folder: {_stem(uri) for uri in uris} for folder, uris in folders.items()}
+    uses = Counter(name for found in names.values() for name in found)
+    shared = [name for name, count in uses.items() if count > 1]
+    if 2 * sum(uses[name] for name in shared) < len(file.listing):
+        return
+    if _counted(shared) and not _one_suffix_each(folders):
+        return
+    one, other = [folder for folder, found in names.items() if shared[0] in found][:2]
+    raise UsageError(
+        f"{file.uri}: {one} and {other} hold images of the same names, as {shared[0]}; views of the same images are no "
+        "classes. If they are classes, confirm with tagger ingest --label-format class-folders; else use "
+        "--label-format none"
+    )
+
+
+def _stem(uri: str) -> str:
+    return uri.rpartition("/")[2].rpartition(".")[0]
+
+
+def _counted(names: list[str]) -> bool:
+    """Tell names that are numbers from 0 or 1 on, with a few missing."""
+    return all(name.isdecimal() for name in names) and max(map(int, names)) <= 2 * len(names) + 1
+
+
+def _one_suffix_each(folders: dict[str, list[str]]) -> bool:
+    suffixes = [{uri.rpartition(".")[2].lower() for uri in uris} for uris in folders.values()]
+    return all(len(found) == 1 for found in suffixes) and len(set(map(frozenset, suffixes))) > 1
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
@@ -61,4 +118,4 @@ def _spelling(name: str, remote: bool) -> str:
     return name if any("\udc80" <= sign <= "\udcff" for sign in on_disk) else on_disk
 
 
-FORMAT = Format("class-folders", "ROOT/CLASS/IMAGE or ROOT/SPLIT/CLASS/IMAGE", matches, read)
+FORMAT = Format("class-folders", "ROOT/CLASS/IMAGE or ROOT/SPLIT/CLASS/IMAGE", matches, read, kind="folder")

@@ -24,7 +24,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; raises UsageError without the names of the classes."""
     if not options.names:
-        raise UsageError(f"{file.uri}: a CNTK map file holds class ids only; say --label-names FILE, one name a line")
+        raise UsageError(f"{file.uri}: a CNTK map file holds class ids only; add --label-names FILE, one name a line")
     with text.open_text(file.uri, file.encoding) as lines:
         for line in lines:
             fields = [field.strip() for field in line.strip("\r\n").split("\t")]
@@ -52,4 +52,4 @@ def _path(written: str, folder: str, notes: Notes) -> str | None:
     return f"zip://{inner}::{archive if storage.is_remote(archive) else storage.absolute(archive)}"
 
 
-FORMAT = Format("cntk-map", "path, tab, class id (with --label-names)", matches, read)
+FORMAT = Format("cntk-map", "path, tab, class id (with --label-names)", matches, read, kind="text")

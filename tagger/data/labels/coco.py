@@ -1,4 +1,4 @@
-"""COCO JSON: the tags of an image are the distinct categories of its annotations; boxes are not looked at."""
+"""COCO JSON: the labels of an image are the distinct categories of its annotations; boxes are ignored."""
 
 from __future__ import annotations
 
@@ -26,8 +26,13 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; one without annotations has none, unless the whole file has no annotation."""
     coco = _load(file, notes)
     names = _used_names(coco, notes)
+    shared = _shared(coco.images, "image ids of several files, left unlabelled", notes)
+    doubtful = _shared(coco.named, "category ids with several names, their images left unlabelled", notes)
     for image_id, name in coco.images:
         categories = coco.categories_of.get(image_id)
+        if image_id in shared or doubtful.intersection(categories or ()):
+            yield Record(name, None)
+            continue
         if categories is None:
             if coco.categories_of:
                 notes.add("images without annotations, taken as known to have no label", name)
@@ -42,11 +47,12 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 @dataclass
 class _Coco:
     images: list[tuple[str, str]] = field(default_factory=list)
-    """(id, file name): an id or a name may come twice"""
+    """(id, file name): an id or a name may come twice."""
     categories_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
+    named: list[tuple[str, str]] = field(default_factory=list)
+    """(id, name) of the categories: an id may come twice."""
     parents: set[str] = field(default_factory=set)
-    """ids of categories that another one names as its supercategory"""
+    """Ids of categories that another one names as its supercategory."""
 
 
 def _load(file: LabelFile, notes: Notes) -> _Coco:
@@ -68,22 +74,34 @@ def _load(file: LabelFile, notes: Notes) -> _Coco:
                 categories.append(element)
     if not coco.images:
         raise TableError(f"{file.uri}: no image with id and file_name; is this COCO?")
-    coco.names = {str(category["id"]): str(category["name"]) for category in categories}
+    coco.named = [(str(category["id"]), str(category["name"])) for category in categories]
     above = {str(category.get("supercategory")) for category in categories}
-    coco.parents = {category for category, name in coco.names.items() if name in above}
+    coco.parents = {category for category, name in coco.named if name in above}
     return coco
 
 
 def _used_names(coco: _Coco, notes: Notes) -> dict[str, str]:
-    """Return the names by id; Roboflow's category 0, a parent that no annotation uses, is dropped and said."""
+    """Return the names by id; Roboflow's category 0, a parent that no annotation uses, is dropped and noted."""
     used = {category for categories in coco.categories_of.values() for category in categories}
-    idle = [category for category in coco.names if category not in used]
+    names = dict(coco.named)
+    idle = [category for category in names if category not in used]
     for category in idle:
         if category == "0" and category in coco.parents:
-            notes.add("parent categories that no annotation uses, dropped", coco.names[category])
+            notes.add("parent categories that no annotation uses, dropped", names[category])
         else:
-            notes.add("classes without an image", coco.names[category])
-    return {category: name for category, name in coco.names.items() if category not in idle}
+            notes.add("classes without an image", names[category])
+    return {category: name for category, name in names.items() if category not in idle}
 
 
-FORMAT = Format("coco", "JSON with images, annotations and categories", matches, read, merges=True)
+def _shared(pairs: list[tuple[str, str]], what: str, notes: Notes) -> set[str]:
+    """Return the ids that stand for several names, and note each."""
+    names: dict[str, str] = {}
+    shared = set()
+    for key, name in pairs:
+        if names.setdefault(key, name) != name:
+            shared.add(key)
+            notes.add(what, f"{key}: {names[key]} and {name}")
+    return shared
+
+
+FORMAT = Format("coco", "JSON with images, annotations and categories", matches, read, kind="json")

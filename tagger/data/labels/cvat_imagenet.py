@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from tagger import storage
 from tagger.data.labels import text
+from tagger.data.labels.names import by_position
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, named, split_of
 
 SYNSETS = "synsets.txt"
@@ -27,7 +28,7 @@ def matches(file: LabelFile) -> bool:
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; a line without ids is unlabelled."""
-    names = options.names or tuple(_lines(storage.join(file.folder, SYNSETS)))
+    names = options.names or by_position(_lines(storage.join(file.folder, SYNSETS)))
     own = [file.uri.rpartition("/")[2]]
     for subset in _subsets(file.folder) if own == [SYNSETS] else own:
         split = split_of(subset.removesuffix(".txt"))
@@ -50,4 +51,4 @@ def _lines(uri: str) -> Iterator[str]:
         yield from (line.strip() for line in file if line.strip())
 
 
-FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read)
+FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read, kind="text")

@@ -83,4 +83,4 @@ class _Images:
         self.image = {}
 
 
-FORMAT = Format("cvat-xml", "CVAT for images XML 1.1", matches, read, merges=True)
+FORMAT = Format("cvat-xml", "CVAT for images XML 1.1", matches, read, kind="xml")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tagger import storage
 from tagger.data.labels import azure, class_folders
-from tagger.data.labels.looking import first_words, look
+from tagger.data.labels.looking import first_words, look, sample
 from tagger.data.labels.record import Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
@@ -19,6 +19,12 @@ KNOWN_NAMES = (
 
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".txt")
+_HINTS = {
+    "table": "Name the column of files file_name and that of labels label, or try --label-format delimited",
+    "json": "Try --label-format with one of these, or a CSV with the columns file_name,label",
+    "xml": "Export it as CVAT for images 1.1, or write a CSV with the columns file_name,label",
+    "text": "Give it a header line file_name,label, or try --label-format with one of these",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,11 @@ class LabelSource:
         """Return the file, or the folder and the number of files in it."""
         shown = storage.redact(self.files[0].uri)
         return shown if len(self.files) == 1 else f"{shown} and {len(self.files) - 1:,} more"
+
+    @property
+    def sample(self) -> str:
+        """Return the first row, line or element."""
+        return storage.redact(sample(self.files[0]))
 
 
 def named_source(
@@ -58,6 +69,7 @@ def named_source(
     if wanted is class_folders.FORMAT:
         return LabelSource(wanted, (folder,))
     if class_folders.matches(folder):
+        class_folders.refuse_twins(folder)
         return LabelSource(class_folders.FORMAT, (folder,))
     why_not = class_folders.why_not(folder)
     raise TableError(
@@ -82,6 +94,7 @@ def root_source(root: str, formats: Sequence[Format], listing: Sequence[str], no
     why_not = class_folders.why_not(folder)
     if why_not:
         return f"no label file in the source, and no class folders: {why_not}"
+    class_folders.refuse_twins(folder)
     return LabelSource(class_folders.FORMAT, (folder,))
 
 
@@ -134,19 +147,19 @@ def _one_format(files: list[LabelFile], wanted: Format | None, formats: Sequence
         found.setdefault(_format_of(file, formats).name, []).append(file)
     if len(found) > 1:
         shown = ", ".join(f"{name} ({same[0].uri})" for name, same in found.items())
-        choice = "name one with --labels FILE" + ("" if strict else ", or say --label-format none")
+        choice = "name one with --labels FILE" + ("" if strict else ", or use --label-format none")
         raise UsageError(f"label files of several formats: {shown}; {choice}")
     (name, same), *_ = found.items()
     return LabelSource(by_name[name], tuple(same))
 
 
 def _format_of(file: LabelFile, formats: Sequence[Format]) -> Format:
-    """Return the first format that takes a file; raises TableError naming what is in it and what we know."""
+    """Return the first format that takes a file; raises TableError with the nearest formats and a way out."""
     if found := next((format for format in formats if format.matches(file)), None):
         return found
-    known = "; ".join(f"{format.name} ({format.shape})" for format in formats)
-    hint = " (call the column of files file_name and that of labels label)" if len(file.columns) > 1 else ""
-    raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}{hint}. Known: {known}")
+    kind = file.kind if file.kind in ("json", "xml") else "table" if len(file.columns) > 1 else "text"
+    near = "; ".join(f"{format.name} ({format.shape})" for format in formats if format.kind == kind)
+    raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}. Nearest: {near}. {_HINTS[kind]}")
 
 
 def split_of_folder(file: LabelFile, root: str | None) -> str | None:

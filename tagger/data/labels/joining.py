@@ -1,4 +1,4 @@
-"""Lay the records of label files over the listed files: one answer per file, or none and a note why."""
+"""Join the records of label files to the listed files: one set of labels per file, or none and a note."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEVERAL = "rows whose name could mean several files, not guessed"
 
 @dataclass
 class Labels:
-    """What was settled for each listed file."""
+    """The labels and splits of the listed files."""
 
     labels: pa.Array
     """list<string>, null = unlabelled"""
@@ -48,8 +48,8 @@ def join(
     """Match (folder of the label file, record) pairs to files and settle every file's labels.
 
     Relative names start at that folder, else at one of `folders`. Rows that agree are merged. Rows in conflict leave
-    their file unlabelled: other labels for the same file unless `merges`, labels against known none always. A name that
-    fits several files is reported, not guessed.
+    their file unlabelled: other labels for the same file unless `merges`, labels against known none or against the same
+    label as a negative always. A name that fits several files is reported, not guessed.
     """
     board = _Board(uris, merges, notes)
     files = Files(uris)
@@ -82,24 +82,27 @@ class _Board:
         self.split = bytearray(len(uris))
         self.sets: list[tuple[str, ...] | None] = [None]
         self.place_of: dict[tuple[str, ...] | None, int] = {None: 0}
+        self.negatives: dict[int, set[str]] = {}
         self.by_end: dict[int, tuple[int, str]] = {}
         self.matched = 0
 
     def put(self, row: int, closeness: int, record: Record) -> None:
-        """Take what a record says about a file, unless a better match spoke before."""
+        """Add a record to its file, unless a closer match came before."""
         if (closeness < EXACT or row in self.by_end) and not self._is_closest(row, closeness, record):
             return
         self.matched += 1
-        if record.labels is None:
+        if record.negatives:
+            self.negatives.setdefault(row, set()).update(record.negatives)
+        elif record.labels is None:
             self.notes.add("rows without a label", record.file)
         self._put_split(row, record)
         new = self._place(record.labels)
         old = self.chosen[row]
         if old == _NOTHING or (old == 0 and new >= 0):
-            if old == 0:
+            if old == 0 and row not in self.negatives:
                 self._merged(record)
             self.chosen[row] = new
-        elif old >= 0:
+        elif old >= 0 and not record.negatives:
             self.chosen[row] = self._together(row, old, new, record)
 
     def _is_closest(self, row: int, closeness: int, record: Record) -> bool:
@@ -119,6 +122,7 @@ class _Board:
             self.chosen[row] = _AMBIGUOUS
             return False
         self.chosen[row], self.split[row] = _NOTHING, 0
+        self.negatives.pop(row, None)
         self.by_end[row] = (closeness, record.file)
         if closeness == 1 and ("/" in record.file or "\\" in record.file):
             self.notes.add("rows matched by file name alone, in another folder", record.file)
@@ -134,7 +138,7 @@ class _Board:
         return self.place_of[key]
 
     def _together(self, row: int, old: int, new: int, record: Record) -> int:
-        """Return the place of what two rows for one file say together."""
+        """Return the place of the labels of two rows for one file."""
         if old == new or new == 0:
             self._merged(record)
             return old
@@ -142,9 +146,27 @@ class _Board:
         if self.merges and one and other:
             self._merged(record)
             return self._place((*one, *other))
-        said = " against ".join(" + ".join(labels) or "none" for labels in (one, other))
-        self.notes.add("images with rows in conflict, left unlabelled", f"{self.uris[row]} ({said})")
+        offer = " (--merge-rows takes all their labels)" if one and other else ""
+        self._conflict(row, " against ".join(" + ".join(labels) or "none" for labels in (one, other)), offer)
         return _CONFLICT
+
+    def _conflict(self, row: int, answers: str, offer: str = "") -> None:
+        self.notes.add(f"images with rows in conflict, left unlabelled{offer}", f"{self.uris[row]} ({answers})")
+
+    def _settle_negatives(self) -> None:
+        """Set a file to known none when every class is among its negatives, and compare negatives with labels."""
+        classes = {label for place in set(self.chosen) if place > 0 for label in self.sets[place] or ()}
+        classes.update(*self.negatives.values())
+        for row, negatives in self.negatives.items():
+            place = self.chosen[row]
+            if place == 0 and negatives >= classes:
+                self.chosen[row] = self._place(())
+            elif place == 0:
+                self.notes.add("images with negatives alone, left unlabelled", self.uris[row])
+            elif place > 0 and (both := negatives & set(self.sets[place] or ())):
+                label = min(both)
+                self._conflict(row, f"{label} against not {label}")
+                self.chosen[row] = _CONFLICT
 
     def _merged(self, record: Record) -> None:
         self.notes.add("further rows for the same image, merged", record.file)
@@ -159,6 +181,7 @@ class _Board:
 
     def settle(self) -> Labels:
         """Return the columns and counts."""
+        self._settle_negatives()
         sets = [self.sets[place] if place >= 0 else None for place in self.chosen]
         splits = [_SPLITS[place] if place < _CLASHING else None for place in self.split]
         uses = Counter(place for place in self.chosen if place > 0)

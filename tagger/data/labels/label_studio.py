@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tagger.data.labels import json_stream, tables, text
+from tagger.data.labels import json_stream, text
+from tagger.data.labels.cells import labels_in, united
+from tagger.data.labels.columns import file_column
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, listed
 
 _ANSWERS = ("annotations", "completions")
@@ -47,7 +49,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 def _file(data: dict[str, Any]) -> str:
     """Return the image of a task: a usual name, else the only text that looks like a file or URL."""
-    at = tables.file_column(tuple(data))
+    at = file_column(tuple(data))
     if at is not None and isinstance(value := list(data.values())[at], str):
         return value
     return next((value for value in data.values() if isinstance(value, str) and "/" in value), "")
@@ -62,7 +64,9 @@ def _labels(answer: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
             notes.add("results that are neither choices nor taxonomy, ignored", str(result.get("type")))
     if results and not chosen:
         return None
-    return tables.united(tables.labels_in(result.get("value") or {}) for result in chosen) or ()
+    return united(labels_in(result.get("value") or {}, None, notes) for result in chosen) or ()
 
 
-FORMAT = Format("label-studio", "a JSON list of tasks with data and annotations", matches, read, merges=True)
+FORMAT = Format(
+    "label-studio", "a JSON list of tasks with data and annotations", matches, read, kind="json", merges=True
+)

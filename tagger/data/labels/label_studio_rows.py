@@ -1,4 +1,4 @@
-"""Label Studio JSON_MIN and CSV: one row per annotation, a column called after each control holds what was chosen."""
+"""Label Studio JSON_MIN and CSV: one row per annotation, a column named after each control holds the choices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tagger.data.labels import json_stream, tables, text
+from tagger.data.labels.cells import labels_in, plain_text, united
+from tagger.data.labels.columns import file_column, label_columns
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record
 from tagger.errors import TableError
 
@@ -23,29 +25,29 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; raises TableError when it is not plain which columns hold the choices."""
     heads = _heads(file)
     names = tuple(dict.fromkeys(name for row in heads for name in row))
-    at = tables.file_column([name for name in names if name not in _KNOWN])
+    at = file_column([name for name in names if name not in _KNOWN])
     if at is None:
         raise TableError(f"{file.uri}: no column of images; have {', '.join(names)}")
     image = [name for name in names if name not in _KNOWN][at]
     controls = _controls(heads, image, file.uri)
     for row in _rows(file, notes):
-        name = tables.plain_text(row.get(image))
+        name = plain_text(row.get(image))
         if not name:
             notes.add("tasks without an image", str(dict(row))[:80])
         elif any(str(row.get(key)).lower() in ("true", "1") for key in ("was_cancelled", "skipped", "cancelled")):
             notes.add("cancelled annotations, skipped", name)
         else:
-            yield Record(name, tables.united(tables.labels_in(row.get(key), options.delimiter) for key in controls))
+            yield Record(name, united(labels_in(row.get(key), options.delimiter, notes) for key in controls))
 
 
 def _controls(heads: list[Mapping[str, Any]], image: str, uri: str) -> list[str]:
-    """Return the columns with choices: whose values say so, else those called like labels, else the only one left."""
+    """Return the columns with choices: by their values, else those named like labels, else the only one left."""
     names = [name for name in _keys(heads) if name not in _KNOWN and name != image]
-    said = [name for name in names if any(_says_choices(row.get(name)) for row in heads)]
+    chosen = [name for name in names if any(_says_choices(row.get(name)) for row in heads)]
     called = [name for name in names if name.lower() in ("choice", "choices", "taxonomy")]
-    called += [names[at] for plural in (False, True) for at in tables.label_columns(names, plural)]
-    found = said or called or names
-    if len(found) > 1 and not (said or called):
+    called += [names[at] for plural in (False, True) for at in label_columns(names, plural)]
+    found = chosen or called or names
+    if len(found) > 1 and not (chosen or called):
         raise TableError(f"{uri}: cannot tell which column holds the labels among {', '.join(sorted(found))}")
     return sorted(found)
 
@@ -73,6 +75,4 @@ def _rows(file: LabelFile, notes: Notes) -> Iterator[Mapping[str, Any]]:
             yield dict(zip(file.columns, values, strict=True))
 
 
-FORMAT = Format(
-    "label-studio-rows", "Label Studio's JSON_MIN or CSV, one row per annotation", matches, read, merges=True
-)
+FORMAT = Format("label-studio-rows", "Label Studio's JSON_MIN or CSV", matches, read, kind="json", merges=True)

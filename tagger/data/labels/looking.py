@@ -1,4 +1,4 @@
-"""Look at the head of a label file: what kind of content, which columns, which first rows."""
+"""Read the head of a label file: its kind, columns and first rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 
 from tagger import storage
 from tagger.data.labels import json_stream, tables, text
+from tagger.data.labels.columns import file_column
 from tagger.data.labels.record import LabelFile, Notes
 from tagger.errors import TableError
 
 HEAD = 1000
-"""Rows, lines or elements that a format is told from."""
+"""Rows, lines or elements that a format is detected from."""
 _LINE = 1 << 20
+_SAMPLE = 200
 
 
 def look(uri: str, notes: Notes) -> LabelFile:
@@ -40,7 +42,7 @@ def look(uri: str, notes: Notes) -> LabelFile:
 
 
 def first_words(file: LabelFile) -> str:
-    """Say what is in a file that no format takes: its columns, keys or first line."""
+    """Describe a file that no format takes: its columns, keys or first line."""
     if file.events:
         keys = dict.fromkeys(key for key, _ in file.events if key)
         element = next((element for key, element in file.events if not key), None)
@@ -50,8 +52,19 @@ def first_words(file: LabelFile) -> str:
     return f"first line {file.lines[0][:80]!r}" if file.lines else f"a {file.kind} file"
 
 
+def sample(file: LabelFile) -> str:
+    """Return the first row, line or element of a file, cut to a readable length."""
+    if file.rows and file.header:
+        shown = ", ".join(f"{name}={cell!r}" for name, cell in zip(file.columns, file.rows[0], strict=True))
+    elif file.events:
+        shown = "; ".join(f"{key}: {element}" if key else str(element) for key, element in file.events[:3])
+    else:
+        shown = (file.lines[-1] if file.kind == "xml" else file.lines[0]) if file.lines else file.uri
+    return shown if len(shown) <= _SAMPLE else f"{shown[:_SAMPLE]}..."
+
+
 def _root_element(shown: str) -> str:
-    """Return what comes after declaration and comments, as far as the head shows it."""
+    """Return the text after declaration and comments, as far as the head goes."""
     while shown.startswith(("<?", "<!--")):
         closing = "?>" if shown.startswith("<?") else "-->"
         shown = shown.partition(closing)[2].lstrip()
@@ -71,7 +84,7 @@ def _look_at_parquet(uri: str) -> LabelFile:
 
 
 def _is_content(type: pa.DataType) -> bool:
-    """Tell columns of pictures and vectors, too heavy to look at."""
+    """Tell columns of images and vectors, which are too large for the head."""
     heavy = pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_struct(type)
     return heavy or (tables.is_list_type(type) and pa.types.is_floating(type.value_type))
 
@@ -94,7 +107,7 @@ def _one_line_object(line: str, following: str) -> dict[str, Any]:
         value = json.loads(line.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return {}
-    is_row = isinstance(value, dict) and (following.startswith("{") or tables.file_column(tuple(value)) is not None)
+    is_row = isinstance(value, dict) and (following.startswith("{") or file_column(tuple(value)) is not None)
     return value if is_row else {}
 
 

@@ -1,55 +1,53 @@
-"""A column per class holding 0 or 1, as Roboflow's `_classes.csv`."""
+"""A column per class holding 0 or 1, or -1 and 1: Roboflow's `_classes.csv`, CelebA."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tagger.data.labels import tables
+from tagger.data.labels.columns import file_column, flag, flag_columns, other_columns, required_file_column
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record
 from tagger.errors import TableError
 
-_VALUES = {"1": True, "true": True, "0": False, "false": False}
-_UNSURE = ("", "-1")
+_NO = ("0", "false")
 
 
 def matches(file: LabelFile) -> bool:
-    """Tell by a column of files and others, none called a label, that hold nothing but 0 and 1.
+    """Tell by a column of files and others that hold nothing but 0 and 1, or -1 and 1.
 
     Raises TableError for a legend of segmentation masks, which has the same file name.
     """
-    lower = [name.lower() for name in file.columns]
-    if lower[:1] == ["pixel value"]:
+    if file.columns and file.columns[0].lower() == "pixel value":
         raise TableError(f"{file.uri}: a legend of segmentation masks (columns {', '.join(file.columns)}), not labels")
-    columns = tables.other_columns(file.columns)
-    called = {*tables.label_columns(file.columns, True), *tables.label_columns(file.columns, False)}
-    if tables.file_column(file.columns) is None or not columns or not file.rows:
-        return False
-    if called & set(columns) and len(columns) < 3:
-        return False  # `path,label` with the ids 0 and 1
-    return all(_word(row[at]) in _VALUES or _word(row[at]) in _UNSURE for row in file.rows for at in columns)
+    return file_column(file.columns, file.rows) is not None and bool(flag_columns(file))
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per row; a row of zeros is known to have none, a row with a gap is unlabelled."""
-    name_at, split_at = tables.required_file_column(file), tables.split_column(file.columns)
-    is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
-    columns = tables.other_columns(file.columns)
+    """Yield a record per row; a row that sets no class is known to have none, a row with a gap is unlabelled."""
+    columns = flag_columns(file) or other_columns(file)
     classes = [file.columns[at] for at in columns]
-    if not columns:
-        raise TableError(f"{file.uri}: no column of a class; have {', '.join(file.columns)}")
-    wanted = [name_at, *columns, *([] if split_at is None else [split_at])]
-    for values in tables.rows(file, wanted, notes):
-        name = tables.plain_text(values[0])
-        if not name:
-            notes.add("rows without a file name")
-            continue
-        labels = _labels(name, values[1 : len(columns) + 1], classes, notes)
-        yield Record(name, labels, None if split_at is None else tables.split_in(values[-1], is_valid, notes))
+    labels_of = partial(_labels, classes, _meanings(file, columns), notes)
+    yield from tables.records(file, columns, labels_of, notes)
 
 
-def _labels(name: str, cells: tuple[Any, ...], classes: list[str], notes: Notes) -> tuple[str, ...] | None:
-    chosen = [_VALUES.get(_word(cell)) for cell in cells]
+def _meanings(file: LabelFile, columns: Sequence[int]) -> Mapping[str, bool]:
+    """Return the values that set a class, and those that do not, by what stands anywhere in the file.
+
+    Where 0 says no, -1 and gaps mean unsure; else -1 says no; in a file of nothing but 1 and gaps a gap does.
+    """
+    found = {
+        flag(cell) for row in tables.rows(file, [required_file_column(file), *columns], Notes()) for cell in row[1:]
+    }
+    no = next((words for words in (_NO, ("-1",), ("",)) if found & set(words)), ())
+    return {"1": True, "true": True, **dict.fromkeys(no, False)}
+
+
+def _labels(
+    classes: list[str], meanings: Mapping[str, bool], notes: Notes, name: str, cells: Sequence[Any]
+) -> tuple[str, ...] | None:
+    chosen = [meanings.get(flag(cell)) for cell in cells]
     if None in chosen:
         notes.add("rows with a value that is neither 0 nor 1, left unlabelled", name)
         return None
@@ -59,9 +57,4 @@ def _labels(name: str, cells: tuple[Any, ...], classes: list[str], notes: Notes)
     return labels
 
 
-def _word(cell: Any) -> str:
-    word = tables.plain_text(cell).lower()
-    return word[:-2] if word in ("1.0", "0.0", "-1.0") else word
-
-
-FORMAT = Format("one-hot", "a table with a path column and a 0/1 column per class", matches, read)
+FORMAT = Format("one-hot", "a path and a column of 0/1 or -1/1 per class", matches, read)

@@ -1,7 +1,8 @@
-"""What every label format is read into, and what is said about it on the way."""
+"""The types that every label format is read into, and the notes taken on the way."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,12 @@ _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "validate": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_SPLIT_ENDING = re.compile(r"[-_ ]?(\d{4}|set|images)$")
+"""As in COCO's `train2017` and Carvana's `train_images`."""
 
 
 class Record(NamedTuple):
-    """What a label file says about one file."""
+    """The labels and the split of one file, as a label file gives them."""
 
     file: str
     """As written."""
@@ -26,22 +29,24 @@ class Record(NamedTuple):
     """None = unlabelled, () = known to have none."""
     split: str | None = None
     """train, val, test or None"""
+    negatives: tuple[str, ...] = ()
+    """Labels that are known not to apply."""
 
 
 @dataclass
 class Notes:
-    """What deserves a warning: counted, with a few examples each."""
+    """Warnings: counted by kind, with a few examples each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, example: str = "", count: int = 1) -> None:
-        """Count one more of this kind; the first examples are kept."""
+        """Count one more of this kind and keep its first examples."""
         self.counts[what] += count
-        kept = self.examples.setdefault(what, [])
+        shown = self.examples.setdefault(what, [])
         example = example if len(example) <= _EXAMPLE else f"{example[:_EXAMPLE]}..."
-        if example and len(kept) < EXAMPLES and example not in kept:
-            kept.append(example)
+        if example and len(shown) < EXAMPLES and example not in shown:
+            shown.append(example)
 
     def lines(self) -> list[str]:
         """Return one line per kind: `rows that name a file not in the source: 12 (a.jpg, b.jpg, ...)`."""
@@ -59,19 +64,21 @@ class Notes:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user said about the label file."""
+    """The user's options for reading a label file."""
 
     delimiter: str | None = None
     """Between the labels of one cell; "" = a cell is one label."""
-    names: tuple[str, ...] = ()
-    """Class names in the order of their ids."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Class names by id."""
     tags: Mapping[str, str | None] = field(default_factory=dict)
     """Azure: tag id -> name, None for the negative tag."""
+    merge_rows: bool = False
+    """Several rows of one file are one set of labels, in every format."""
 
 
 @dataclass(frozen=True)
 class LabelFile:
-    """The head of a label file: enough to tell its format."""
+    """The head of a label file, from which its format is detected."""
 
     uri: str
     kind: str
@@ -98,7 +105,7 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class Format:
-    """One way of writing labels down."""
+    """A label format: its detector and its reader."""
 
     name: str
     shape: str
@@ -106,26 +113,30 @@ class Format:
     matches: Callable[[LabelFile], bool]
     """Tell from the content whether a file is of this format."""
     read: Callable[[LabelFile, Options, Notes], Iterator[Record]]
+    kind: str = "table"
+    """table, parquet, json, xml, text or folder: files that no format takes are shown the formats of their kind."""
     merges: bool = False
     """Several records of one file are one set of labels; otherwise they are a conflict."""
 
 
 def listed(value: Any) -> list[Any]:
-    """Return a JSON value that should be a list; whatever else stands there counts as empty."""
+    """Return a JSON value that should be a list; any other value counts as empty."""
     return value if isinstance(value, list) else []
 
 
 def split_of(word: Any, notes: Notes | None = None) -> str | None:
     """Return train, val or test for any usual spelling; None, and a note, for another word."""
     text = str(word or "").strip().lower()
-    if text and text not in _SPLITS and notes is not None:
+    split = _SPLITS.get(text) or _SPLITS.get(_SPLIT_ENDING.sub("", text))
+    if text and not split and notes is not None:
         notes.add("rows with a split that is not train, val or test, as good as without one: we split them", text)
-    return _SPLITS.get(text)
+    return split
 
 
-def named(label_id: str, names: Sequence[str], notes: Notes) -> str | None:
-    """Return the class name of a 0-based id; None, and a note, when there is no such class."""
-    if label_id.isdecimal() and len(label_id) < 10 and int(label_id) < len(names):
-        return names[int(label_id)]
-    notes.add("labels of unknown classes", label_id)
-    return None
+def named(label_id: str, names: Mapping[str, str], notes: Notes) -> str | None:
+    """Return the class name of an id, a number also with leading zeros; None, and a note, when there is none."""
+    plain = str(int(label_id)) if label_id.isdecimal() and len(label_id) < 10 else label_id
+    name = names.get(label_id) or names.get(plain)
+    if not name:
+        notes.add("labels of unknown classes", label_id)
+    return name or None

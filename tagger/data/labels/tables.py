@@ -1,132 +1,94 @@
-"""Tables of labels: CSV with any delimiter, JSON lines and Parquet, row by row."""
+"""The reader of all tables of labels: CSV with any delimiter, JSON lines and Parquet, row by row."""
 
 from __future__ import annotations
 
-import ast
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tagger import storage
-from tagger.data.labels import text
+from tagger.data.labels import columns, text
+from tagger.data.labels.cells import plain_text
 from tagger.data.labels.record import LabelFile, Notes, Record, split_of
 from tagger.errors import TableError
 
-FILE_COLUMNS = (
-    "file_name", "filename", "uri", "url", "image_url", "path", "filepath", "file_path", "image_path", "file", "fname",
-    "image_name", "image", "img", "img_path", "picture", "photo", "image_id", "id", "name",
-)  # fmt: skip
-"""Columns that hold the file, the first found wins."""
-
-_LABEL = re.compile(r"(label|class|category|tag|target)(_?name|_?id|_?\d+)?")
-_LABELS = re.compile(r"labels|classes|categories|tags|keywords|targets")
-_NO_LABEL = re.compile(r"(unnamed: \d+)?|text|captions?|prompt|description|width|height|size|bytes|bbox|objects")
-"""The first is the nameless index that pandas writes."""
-_SPLIT = ("split", "subset", "set", "is_valid", "ml_use")
 _SAME_SPLIT = {"dev": "val", "eval": "val", "holdout": "test"}
 """In a cell; folders of these names are too often something else."""
 
 
-def file_column(columns: Sequence[str]) -> int | None:
-    """Return the position of the column of files."""
-    lower = [name.lower() for name in columns]
-    return next((lower.index(name) for name in FILE_COLUMNS if name in lower), None)
+def records(
+    file: LabelFile,
+    label_columns: Sequence[int],
+    labels_of: Callable[[str, Sequence[Any]], tuple[str, ...] | None],
+    notes: Notes,
+) -> Iterator[Record]:
+    """Yield a record per row; `labels_of` gets the file name and the cells of the label columns.
 
-
-def split_column(columns: Sequence[str]) -> int | None:
-    """Return the position of the column of splits."""
-    return next((at for at, name in enumerate(columns) if name.lower() in _SPLIT), None)
-
-
-def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
-    """Return the positions of columns called like one label, or like several."""
-    pattern = _LABELS if plural else _LABEL
-    found = [at for at, name in enumerate(columns) if pattern.fullmatch(name.lower())]
-    for says_more in (lambda name: name.endswith("name"), lambda name: not name.endswith("id")):
-        if better := [at for at in found if says_more(columns[at].lower())]:
-            return better  # than ids, which mean the same
-    return found
-
-
-def other_columns(columns: Sequence[str]) -> list[int]:
-    """Return the positions of what may be a label: neither file, split, nor what is known to be something else."""
-    known = {file_column(columns), split_column(columns)}
-    return [at for at, name in enumerate(columns) if at not in known and not _NO_LABEL.fullmatch(name.lower())]
-
-
-def is_list_type(type: pa.DataType) -> bool:
-    """Tell an Arrow list column."""
-    return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
-
-
-def records(file: LabelFile, columns: Sequence[int], delimiter: str | None, notes: Notes) -> Iterator[Record]:
-    """Yield a record per row, its labels those of all the given columns together.
-
-    Raises TableError when there is no column of files.
+    Raises TableError when there is no column of files or no column of labels.
     """
-    name_at, split_at = required_file_column(file), split_column(file.columns)
+    file_at, split_at = columns.required_file_column(file), columns.split_column(file)
+    sure_at = columns.confidence_column(file)
+    if not label_columns:
+        raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; call one `label`")
+    names = [file.columns[at] for at in label_columns]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise TableError(f"{file.uri}: two columns are named {twice!r}; rename or remove one")
+    if not file.header:
+        notes.add("files without a header line, columns taken from the image names", file.uri)
     is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
-    wanted = [name_at, *columns, *([] if split_at is None else [split_at])]
-    for values in rows(file, wanted, notes):
-        if not (name := plain_text(values[0])):
-            notes.add("rows without a file name", ", ".join(str(value) for value in values[1:]))
+    wanted = [file_at, *(file_at if at is None else at for at in (split_at, sure_at)), *label_columns]
+    for name, split, sure, *cells in rows(file, wanted, notes):
+        if not (written := plain_text(name)):
+            notes.add("rows without a file name", ", ".join(str(cell) for cell in cells))
             continue
-        labels = united(labels_in(value, delimiter) for value in values[1 : len(columns) + 1])
-        if delimiter is None and labels and any(sign in labels[0] for sign in "|;"):
-            notes.add("labels that look like several in one (if so, say --label-delimiter)", labels[0])
-        split = None if split_at is None else split_in(values[-1], is_valid, notes)
-        yield Record(name, labels, split)
+        labels = labels_of(written, cells)
+        record = Record(written, labels, None if split_at is None else _split_in(split, is_valid, notes))
+        yield record if sure_at is None else _weighed(record, plain_text(sure), file.columns[sure_at], notes)
 
 
-def required_file_column(file: LabelFile) -> int:
-    """Return the position of the column of files; raises TableError when there is none."""
-    position = file_column(file.columns)
-    if position is None:
-        shown = ", ".join(file.columns) or "none"
-        raise TableError(f"{file.uri}: no column of files; have {shown}; expected one of {', '.join(FILE_COLUMNS)}")
-    return position
+def rows(file: LabelFile, wanted: Sequence[int], notes: Notes) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of some columns of every row, streaming; the missing cells of a short row are None.
 
-
-def rows(file: LabelFile, columns: Sequence[int], notes: Notes) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of some columns of every row, streaming; what a short row lacks is None."""
+    The first of the columns is that of the files.
+    """
     if file.kind == "parquet":
-        yield from _parquet_rows(file, columns)
+        yield from _parquet_rows(file, wanted)
     elif file.kind == "jsonl":
-        names = [file.columns[at] for at in columns]
+        names = [file.columns[at] for at in wanted]
         with text.open_text(file.uri, file.encoding) as lines:
             yield from (tuple(row.get(name) for name in names) for row in json_lines(lines, file.uri))
     else:
         with text.open_text(file.uri, file.encoding) as lines:
-            yield from _csv_rows(file, columns, text.csv_rows(lines, file.delimiter, file.uri), notes)
+            yield from _csv_rows(file, wanted, text.csv_rows(lines, file.delimiter, file.uri), notes)
 
 
 def _csv_rows(
-    file: LabelFile, columns: Sequence[int], found: Iterator[list[str]], notes: Notes
+    file: LabelFile, wanted: Sequence[int], found: Iterator[list[str]], notes: Notes
 ) -> Iterator[tuple[Any, ...]]:
-    width, name_at = len(file.columns), columns[0]
+    width, name_at = len(file.columns), wanted[0]
     if file.header:
         next(found, None)
     for row in found:
         if len(row) == width:
-            yield tuple(row[at] for at in columns)
+            yield tuple(row[at] for at in wanted)
             continue
         if any(cell.strip() for cell in row[width:]):
             # an unquoted delimiter inside a cell: which of the cells are labels would be a guess
             notes.add("rows with more cells than the header, left unlabelled", file.delimiter.join(row))
-            yield tuple(row[at] if at == name_at else None for at in columns)
+            yield tuple(row[at] if at == name_at else None for at in wanted)
             continue
         if len(row) < width:
             notes.add("rows shorter than the header", file.delimiter.join(row))
         cells = padded(row, width)
-        yield tuple(cells[at] for at in columns)
+        yield tuple(cells[at] for at in wanted)
 
 
-def _parquet_rows(file: LabelFile, columns: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    names = [file.columns[at] for at in columns]
+def _parquet_rows(file: LabelFile, wanted: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    names = [file.columns[at] for at in wanted]
     with storage.open_input(file.uri) as opened:
         try:
             for batch in pq.ParquetFile(opened).iter_batches(columns=list(dict.fromkeys(names))):
@@ -136,7 +98,7 @@ def _parquet_rows(file: LabelFile, columns: Sequence[int]) -> Iterator[tuple[Any
 
 
 def json_lines(lines: TextIO, uri: str) -> Iterator[dict[str, Any]]:
-    """Yield the object of every line that holds anything; raises TableError naming a line that is none."""
+    """Yield the object of every line that is not blank; raises TableError naming a line that is not an object."""
     for number, line in enumerate(lines, 1):
         if not line.strip("\ufeff \t\r\n"):
             continue
@@ -154,59 +116,27 @@ def padded(row: Sequence[Any], width: int) -> list[Any]:
     return [*row[:width], *[None] * (width - len(row))]
 
 
-def labels_in(value: Any, delimiter: str | None = None) -> tuple[str, ...] | None:
-    """Return the labels of one cell: text, a number, a list, JSON or Python text of a list, or Label Studio's choices.
-
-    An empty cell is None, an empty list (). Paths of a taxonomy are joined with `/`.
-    """
-    if isinstance(value, dict):
-        value = next((value[key] for key in ("choices", "taxonomy", "label", "labels") if key in value), None)
-    if isinstance(value, list | tuple):
-        return tuple(dict.fromkeys(label for item in value if (label := _item(item))))
-    if not (cell := plain_text(value)):
-        return None
-    if cell[0] in "[{" and (parsed := _parsed(cell)) is not None:
-        return labels_in(parsed)
-    if delimiter:
-        return tuple(dict.fromkeys(part.strip() for part in cell.split(delimiter) if part.strip()))
-    return (cell,)
+def is_list_type(type: pa.DataType) -> bool:
+    """Tell an Arrow list column."""
+    return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
 
 
-def united(found: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    """Return the labels of several cells together; None when all are empty."""
-    given = [labels for labels in found if labels is not None]
-    return tuple(dict.fromkeys(label for labels in given for label in labels)) if given else None
+def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Record:
+    """Return a record whose labels are negatives when the confidence is 0."""
+    try:
+        value = float(confidence)
+    except ValueError:
+        value = math.nan
+    if value == 0 and record.labels:
+        notes.add(f"rows with 0 in {column}, whose labels do not apply", f"{record.file}: {' + '.join(record.labels)}")
+        return record._replace(labels=None, negatives=record.labels)
+    if value != 1 and record.labels:
+        notes.add(f"rows with neither 0 nor 1 in {column}, whose labels were taken", f"{record.file}: {confidence}")
+    return record
 
 
-def plain_text(value: Any) -> str:
-    """Return a cell as text without spaces around it; whole floats lose their `.0`, missing values are empty."""
-    if isinstance(value, str):
-        return value.strip()
-    if value is None or value != value:  # NaN
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _item(item: Any) -> str:
-    if isinstance(item, list | tuple):
-        return "/".join(str(part) for part in item)
-    return item if isinstance(item, str) else plain_text(item)
-
-
-def _parsed(cell: str) -> Any:
-    """Return what a cell that looks like a list holds; None when it only looks like one."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            parsed = parse(cell)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(parsed, list | tuple | dict):
-            return parsed
-    return None
-
-
-def split_in(value: Any, is_valid: bool, notes: Notes) -> str | None:
-    """Return the split that a cell says; in fastai's column `is_valid` true is val."""
+def _split_in(value: Any, is_valid: bool, notes: Notes) -> str | None:
+    """Return the split of a cell; true in fastai's column `is_valid` is val."""
     if is_valid:
         return "val" if plain_text(value).lower() in ("true", "1", "1.0") else "train"
     return split_of(_SAME_SPLIT.get(plain_text(value).lower(), value), notes)

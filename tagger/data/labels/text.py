@@ -1,4 +1,4 @@
-"""Text files whatever their encoding: UTF-8 with or without mark, UTF-16, else Latin-1."""
+"""Text files in UTF-8 with or without byte-order mark, UTF-16, or else Latin-1."""
 
 from __future__ import annotations
 

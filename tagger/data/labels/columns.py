@@ -1,0 +1,108 @@
+"""The role of each column of a table: file, split, or labels. Content decides first, then the name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tagger.data.labels.cells import plain_text
+from tagger.data.labels.record import LabelFile
+from tagger.errors import TableError
+
+FILE_COLUMNS = (
+    "file_name", "filename", "uri", "url", "image_url", "path", "filepath", "file_path", "image_path", "file", "fname",
+    "image_name", "image", "img", "img_path", "picture", "photo", "image_id", "imageid", "id", "name",
+)  # fmt: skip
+"""Columns that hold the file; the first found is used."""
+
+_LABEL = re.compile(r"(label|class|category|tag|target)(_?name|_?id|_?\d+)?")
+_LABELS = re.compile(r"labels|classes|categories|tags|keywords|targets|attributes|(label|class|category|tag)_?ids")
+_NUMBERED = re.compile(r".*\d")
+_INDEX = re.compile(r"(unnamed: \d+)?")
+"""The nameless index that pandas writes."""
+_NO_LABEL = re.compile(r"text|captions?|prompt|description|width|height|size|bytes|bbox|objects")
+"""Unless the column holds nothing but 0 and 1: a class may have any name."""
+_CONFIDENCE = re.compile(r"confidence|conf|certainty|prob|probability|score")
+_SPLIT = ("split", "is_valid", "ml_use", "subset", "set")
+_ALWAYS_SPLIT = _SPLIT[:3]
+_FLAGS = frozenset(("0", "1", "-1", "false", "true"))
+
+
+def flag(cell: Any) -> str:
+    """Return the cell of a one-hot column as 0, 1, -1, true or false; other cells as their text in lower case."""
+    word = plain_text(cell).lower().removeprefix("+")
+    return word.removesuffix(".0")
+
+
+def holds_flags(rows: Sequence[tuple[Any, ...]], at: int) -> bool:
+    """Tell a column with nothing but 0, 1, -1, true, false and gaps, and not only gaps."""
+    words = {flag(row[at]) for row in rows} - {""}
+    return bool(words) and words <= _FLAGS
+
+
+def file_column(columns: Sequence[str], rows: Sequence[tuple[Any, ...]] = ()) -> int | None:
+    """Return the position of the column of files: by its name, and rather one that holds more than 0 and 1."""
+    lower = [name.lower() for name in columns]
+    found = [lower.index(name) for name in FILE_COLUMNS if name in lower]
+    return min(found, key=lambda at: holds_flags(rows, at), default=None)
+
+
+def required_file_column(file: LabelFile) -> int:
+    """Return the position of the column of files; raises TableError when there is none."""
+    position = file_column(file.columns, file.rows)
+    if position is None:
+        shown = ", ".join(file.columns) or "none"
+        raise TableError(f"{file.uri}: no column of files; have {shown}; expected one of {', '.join(FILE_COLUMNS)}")
+    return position
+
+
+def split_column(file: LabelFile) -> int | None:
+    """Return the position of the column of splits; `set` and `subset` with nothing but 0 and 1 are classes."""
+    lower = [name.lower() for name in file.columns]
+    found = [(lower.index(name), name) for name in _SPLIT if name in lower]
+    return next((at for at, name in found if name in _ALWAYS_SPLIT or not holds_flags(file.rows, at)), None)
+
+
+def confidence_column(file: LabelFile) -> int | None:
+    """Return the position of the column that says how sure a row's labels are."""
+    return next((at for at, name in enumerate(file.columns) if _CONFIDENCE.fullmatch(name.lower())), None)
+
+
+def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
+    """Return the positions of columns named like one label, or like several.
+
+    Columns of names are preferred to columns of ids, which mean the same.
+    """
+    pattern = _LABELS if plural else _LABEL
+    found = [at for at, name in enumerate(columns) if pattern.fullmatch(name.lower())]
+    for better in (lambda name: name.endswith("name"), lambda name: not name.endswith("id")):
+        if preferred := [at for at in found if better(columns[at].lower())]:
+            return preferred
+    return found
+
+
+def other_columns(file: LabelFile) -> list[int]:
+    """Return the positions of columns that may be labels: not the file, the split, or one named as neither."""
+    return [at for at in _open_columns(file) if not _NO_LABEL.fullmatch(file.columns[at].lower())]
+
+
+def flag_columns(file: LabelFile) -> list[int]:
+    """Return the columns that are one class each; none unless all that may be labels hold nothing but 0 and 1.
+
+    `path,label` with the ids 0 and 1 has none; `path,label_0,label_1` has two.
+    """
+    named = other_columns(file)
+    found = [at for at in _open_columns(file) if at in named or holds_flags(file.rows, at)]
+    called = [at for plural in (True, False) for at in label_columns(file.columns, plural) if at in found]
+    if len(found) < 3 and any(not _NUMBERED.fullmatch(file.columns[at]) for at in called):
+        return []
+    flags = [at for at in found if holds_flags(file.rows, at)]
+    gaps = [at for at in found if not any(plain_text(row[at]) for row in file.rows)]
+    return found if flags and len(flags) + len(gaps) == len(found) else []
+
+
+def _open_columns(file: LabelFile) -> list[int]:
+    """Return the positions of columns that are neither the file, the split, the confidence, nor an index."""
+    known = {file_column(file.columns, file.rows), split_column(file), confidence_column(file)}
+    return [at for at, name in enumerate(file.columns) if at not in known and not _INDEX.fullmatch(name.lower())]
