@@ -79,12 +79,11 @@ def predict(
     max_pixels: MaxPixels = 100_000_000,
     as_json: Json = False,
 ) -> None:
-    """Show the best tags of single pictures; nothing is written."""
-    from tagger.tagging import run
-    from tagger.tagging.config import TagConfig
+    """Show the best tags of single images; nothing is written."""
+    from tagger.inference.model import load
 
-    config = TagConfig(top_k=top_k, device=device, engine=engine, precision=precision, max_pixels=max_pixels)
-    rows = run.predict(images, model, config)
+    loaded = load(model, device=device, engine=engine, precision=precision, top_k=top_k, max_pixels=max_pixels)
+    rows = loaded.predict(images)
     if as_json:
         print_json(
             {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}

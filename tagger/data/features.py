@@ -15,7 +15,8 @@ from tagger.images import MAX_PIXELS
 from tagger.images.transforms import Preprocessing
 from tagger.inference import engines
 from tagger.inference.engines import Choice, Float32Array
-from tagger.inference.pipeline import LoadedModel, Row, score_files
+from tagger.inference.model import Model
+from tagger.inference.pipeline import Row, score_files
 
 _CHUNK = 5000
 """Images per file of the cache: what a kill can lose."""
@@ -64,7 +65,7 @@ def _computed(
     if not missing:
         return
     engine = engines.load(info, checkpoint.build_resized, Choice(device, precision="fp32"))
-    model = LoadedModel(info, engine, lambda scores, embedding: {"embedding": embedding})
+    model = Model(info, engine, lambda scores, embedding: {"embedding": embedding})
     entries: list[Row] = [{"uri": uri, "bytes": None} for uri in missing.values()]
     for done, rows in enumerate(score_files(entries, [model], MAX_PIXELS), 1):
         _, row = rows[0]

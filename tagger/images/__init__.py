@@ -7,13 +7,13 @@ from tagger.images.decode import (
     SPARE,
     ImageInfo,
     decode,
-    plain_jpeg_size,
     prepare,
     prepare_for,
+    prepare_image,
 )
 from tagger.images.transforms import Preprocessing, UInt8Array, fit, resized
 
 __all__ = [
     "DECODE_VERSION", "FORMATS", "MAX_PIXELS", "SPARE", "ImageInfo", "Preprocessing", "UInt8Array", "decode", "fit",
-    "plain_jpeg_size", "prepare", "prepare_for", "resized",
+    "prepare", "prepare_for", "prepare_image", "resized",
 ]  # fmt: skip

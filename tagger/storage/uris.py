@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+StrPath: TypeAlias = str | os.PathLike[str]
+"""A local path, or a URL as text."""
 
 
 def is_remote(url: str) -> bool:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tagger import schema, storage
 from tagger.data import manifest
 from tagger.errors import UsageError
+from tagger.storage import StrPath
 from tagger.tagging import results
 
 _CONTROL, _IMAGE = "choice", "image"
@@ -38,13 +39,14 @@ class Exported:
         return f"{self.rows:,} rows with {self.kind} written: {self.out}"
 
 
-def export(table: str, out: str, format: str, model: str | None = None) -> Exported:
+def export(table: StrPath, out: StrPath, format: str, model: str | None = None) -> Exported:
     """Write a manifest's labels, or the latest tags of a results folder, as one file.
 
     `format` is csv, parquet, huggingface (metadata.csv beside the images) or label-studio (tasks, with annotations from
     labels and predictions from tags). `model` chooses among several in the results. Failed images have no tags. Raises
     UsageError, TableError or SourceError.
     """
+    table, out = os.fspath(table), os.fspath(out)
     if format not in _WRITERS:
         raise UsageError(f"--format {format}: expected one of {', '.join(_WRITERS)}")
     rows, kind = (_labels(table), "labels") if table.lower().endswith(".parquet") else (_tags(table, model), "tags")

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.errors import MissingExtra, QueryError, SourceError, SourceNotFound, TableError, first_line
+from tagger.storage import StrPath
 
 if TYPE_CHECKING:
     import duckdb
@@ -114,7 +116,7 @@ def latest(table: pa.Table) -> pa.Table:
     return table.filter(first)
 
 
-def read_results(url: str, latest: bool = True, long: bool = False) -> pd.DataFrame:
+def read_results(url: StrPath, latest: bool = True, long: bool = False) -> pd.DataFrame:
     """Read a results folder into a DataFrame.
 
     `latest` keeps the newest row per (uri, model); `long` gives one row per image and tag (columns uri, model, tag,
@@ -142,9 +144,9 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def existing_parts(url: str) -> Parts:
+def existing_parts(url: StrPath) -> Parts:
     """Return the parts of a results folder; raises SourceNotFound when there is none."""
-    out = storage.absolute(url)
+    out = storage.absolute(os.fspath(url))
     parts = list_parts(out)
     if not parts.uris and not parts.damaged:
         raise SourceNotFound(f"{url}: no results here; they are written by `tagger tag ... --out {url}`")
@@ -168,7 +170,7 @@ CREATE VIEW tags AS
 """
 
 
-def connect(url: str) -> duckdb.DuckDBPyConnection:
+def connect(url: StrPath) -> duckdb.DuckDBPyConnection:
     """Open the views `history` (all rows), `images` (latest row per uri and model) and `tags` (row per image and tag).
 
     Local parts are scanned by DuckDB itself; remote ones are read through fsspec first.
@@ -208,7 +210,7 @@ OVERVIEW = {
 """What a query without SQL answers: title -> SQL."""
 
 
-def query(url: str, sql: str) -> pa.Table:
+def query(url: StrPath, sql: str) -> pa.Table:
     """Run SQL over the views of a results folder; raises QueryError with DuckDB's own explanation."""
     import duckdb
 

@@ -1,18 +1,18 @@
-"""One tagging job: manifest -> plan -> shards -> part files -> summary."""
+"""One tagging run: manifest -> plan -> shards -> part files -> summary."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import logging
+import os
 import platform
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -20,25 +20,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagger import checkpoint, hardware, schema, storage
+from tagger import checkpoint, schema, storage
 from tagger.data import manifest
 from tagger.errors import AccessDenied, ModelError, SourceError
-from tagger.inference import engines
+from tagger.inference import model as inference
 from tagger.inference.ceilings import Meter
-from tagger.inference.pipeline import LoadedModel, Row, score_files
+from tagger.inference.model import Model
+from tagger.inference.pipeline import Row, score_files
+from tagger.storage import StrPath
 from tagger.tagging import results
 from tagger.tagging.config import TagConfig
-from tagger.tagging.plan import Plan, make_plan, read_committed, without_committed
+from tagger.tagging.plan import Plan, Target, make_plan, read_committed, without_committed
 from tagger.tagging.summary import ShardCounts, Summary, summarise
 
-log = logging.getLogger(__name__)
-
 FIRST = f"{1:08d}"
-"""What the run_id of a first run begins with."""
+"""Generation of a first run."""
 _SAMPLE = 8
-"""Files on which it is tried whether a store lets us read."""
-JPEG_SAMPLE = 64
-"""Files on which a GPU's JPEG decoder is tried against the cores."""
+"""Files read to learn whether a store grants access."""
 
 
 @dataclass(frozen=True)
@@ -59,52 +57,71 @@ def _ignore(_: Any) -> None:
     """Report to nobody."""
 
 
+class Models:
+    """The models of one run, each loaded once, when it is first used, however many tasks share them."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[str, str, str], Model] = {}
+        self._lock = threading.Lock()
+
+    def get(self, target: Target, config: TagConfig) -> Model:
+        """Return a model of a plan; raises ModelError when it has changed since."""
+        key = (target.model, target.model_id, target.settings_id)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = _load(target, config)
+            return self._loaded[key]
+
+
+def _load(target: Target, config: TagConfig) -> Model:
+    info = checkpoint.describe(target.model)
+    if (info.model_id, config.settings_id(info)) != (target.model_id, target.settings_id):
+        raise ModelError(
+            f"{target.model}: changed since the run was planned ({target.model_id} -> {info.model_id}); run it again"
+        )
+    return inference.build(info, config)
+
+
 def tag(
-    source: str,
-    model: str | Sequence[str],
-    out: str,
+    source: StrPath,
+    model: StrPath | Sequence[StrPath],
+    out: StrPath,
     config: TagConfig | None = None,
     on_plan: OnPlan = _ignore,
     on_progress: OnProgress = _ignore,
     on_found: OnFound = _ignore,
 ) -> Summary:
-    """Tag every image of a source that has no right row yet; return what was done.
+    """Tag every image of a source whose row is missing or out of date; return what was done.
 
-    `source` is anything manifest.read_source takes, `model` one or more of what checkpoint.describe takes, `out` a
-    folder or URL. With several models every file is read and decoded once.
-    Whatever was committed stays when this is interrupted, and the next call does the rest. Raises TaggerError.
+    `source` is a folder, file, glob, URL, list of URLs or manifest, `model` one or more checkpoints, `out` a folder or
+    URL. With several models every file is read and decoded once. Committed parts stay when this is interrupted, and
+    the next call does the rest. Raises TaggerError.
     """
     plan = prepare(source, model, out, config or TagConfig(), on_found)
     on_plan(plan)
-    return finish(plan, run_shards(plan, range(plan.shards), on_progress))
+    return finish(plan, run_shards(plan, range(plan.shards), on_progress=on_progress))
 
 
-def predict(
-    sources: Sequence[str],
-    model: str,
-    config: TagConfig | None = None,
-) -> list[Row]:
-    """Return one row per file or URL with its `candidates`; nothing is written."""
-    config = config or TagConfig(top_k=3)
-    info = checkpoint.describe(model)
-    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
-    loaded = LoadedModel(info, engine, config.selector(info))
-    entries = [storage.describe(storage.absolute_file(source))._asdict() for source in sources]
-    return [row for rows in score_files(entries, [loaded], config.max_pixels) for _, row in rows]
-
-
-def prepare(source: str, model: str | Sequence[str], out: str, config: TagConfig, on_found: OnFound = _ignore) -> Plan:
+def prepare(
+    source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
+) -> Plan:
     """List the source, compare it with the results, and return what is to be done."""
-    names = [model] if isinstance(model, str) else model
-    models = {name: checkpoint.describe(name) for name in names}
+    source, out = os.fspath(source), os.fspath(out)
+    names = [model] if isinstance(model, str | os.PathLike) else model
+    models = {os.fspath(name): checkpoint.describe(os.fspath(name)) for name in names}
     plan = make_plan(source, manifest.read_source(source, on_found), models, out, config)
     if plan.shards:
         _record(plan, {"state": "started"})
     return plan
 
 
-def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ignore) -> ShardCounts:
-    """Tag some shards of a plan; those whose part file exists are skipped, so a retry does only what is missing."""
+def run_shards(
+    plan: Plan, shards: Sequence[int], models: Models | None = None, on_progress: OnProgress = _ignore
+) -> ShardCounts:
+    """Tag some shards of a plan; those whose part file exists are skipped, so a retry does only what is missing.
+
+    Calls that share `models` load each of them once.
+    """
     started = time.perf_counter()
     existing = set(storage.names_in(plan.out) or [])
     todo = [index for index in shards if plan.part(index) not in existing]
@@ -112,8 +129,8 @@ def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ign
     if not todo:
         return before
     _check_access(plan, todo)
-    models = [_load(each.model, each.model_id, each.settings_id, plan.config) for each in plan.targets]
-    run = _ShardRun(plan, models, on_progress)
+    models = models or Models()
+    run = _ShardRun(plan, [models.get(target, plan.config) for target in plan.targets], on_progress)
     run.go(_rotated(todo))
     return before + run.counts(time.perf_counter() - started)
 
@@ -170,18 +187,6 @@ def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(picked))
 
 
-@functools.lru_cache(maxsize=8)
-def _load(model: str, model_id: str, settings_id: str, config: TagConfig) -> LoadedModel:
-    """Load a model once per process, however many tasks use it; raises ModelError when it is not the planned one."""
-    info = checkpoint.describe(model)
-    if (info.model_id, config.settings_id(info)) != (model_id, settings_id):
-        raise ModelError(f"{model}: changed since the run was planned ({model_id} -> {info.model_id}); run it again")
-    for doubt in engines.doubts(config.choice, info, hardware.has_cuda()):
-        log.warning(doubt)
-    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
-    return LoadedModel(info, engine, config.selector(info))
-
-
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
     """Write the JSON that describes a run; it informs people, no plan ever reads it."""
     record = {
@@ -201,8 +206,9 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
 class _ShardRun:
     """Stream several shards through one pipeline, committing each as its last row arrives."""
 
-    def __init__(self, plan: Plan, models: Sequence[LoadedModel], on_progress: OnProgress) -> None:
+    def __init__(self, plan: Plan, models: Sequence[Model], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
+        self._columns = [model.columns() for model in models]
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
         self.files = self.parts = 0
         self.meter = Meter()
@@ -215,7 +221,6 @@ class _ShardRun:
 
     def go(self, shards: list[int]) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
-        self._let_the_device_decode(shards[0])
         files = score_files(self._entries(shards), self.models, self.plan.config.max_pixels, self.meter)
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
@@ -227,19 +232,6 @@ class _ShardRun:
             if commit:
                 commit.result()
 
-    def _let_the_device_decode(self, shard: int) -> None:
-        """On CUDA, have the GPU decode JPEGs too where it wins on a sample of them."""
-        if len(self.models) > 1 or self.models[0].engine.shares_cores:
-            return
-        from tagger.inference.engines import jpegs
-
-        model, sample = self.models[0], []
-        for uri in self.plan.shard(shard)["uri"].slice(0, JPEG_SAMPLE).to_pylist():
-            with contextlib.suppress(SourceError):  # its row will say why
-                sample.append(storage.read_bytes(uri))
-        found = jpegs.choose(sample, model.info.preprocessing, "cuda")
-        self.models = [replace(model, jpegs=found)]
-
     def counts(self, seconds: float) -> ShardCounts:
         """Return what all of it came to."""
         rates = [model.engine.images_per_second for model in self.models]
@@ -247,7 +239,7 @@ class _ShardRun:
         shares = any(model.engine.shares_cores for model in self.models)
         return ShardCounts(
             statuses=[dict(counter) for counter in self.statuses],
-            engines=[_engine_name(model) for model in self.models],
+            engines=[model.engine.name for model in self.models],
             files=self.files,
             timed=self.files,
             parts=self.parts,
@@ -280,7 +272,7 @@ class _ShardRun:
         finished = in_shard = 0
         for rows in files:
             self._count(rows, total)
-            collected += [{**row, **self._fixed(model)} for model, row in rows]
+            collected += [{**row, **self._columns[model]} for model, row in rows]
             in_shard += 1
             index, size = self._sizes[finished]
             if in_shard == size:
@@ -298,25 +290,12 @@ class _ShardRun:
             failed = sum(counter.total() - counter["ok"] for counter in self.statuses)
             self.on_progress(Progress(self.files, total, failed))
 
-    def _fixed(self, model: int) -> Row:
-        target = self.plan.targets[model]
-        return {
-            "model": target.name,
-            "model_id": target.model_id,
-            "settings_id": target.settings_id,
-            "engine": _engine_name(self.models[model]),
-        }
-
     def _commit(self, index: int, rows: list[Row]) -> None:
         fixed = {"run_id": self.plan.run_id, "tagged_at": datetime.now(UTC)}
         table = schema.from_rows([{**row, **fixed} for row in rows], "results")
         table = table.sort_by([("uri", "ascending"), ("model", "ascending")])
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
         self.parts += 1
-
-
-def _engine_name(model: LoadedModel) -> str:
-    return model.engine.name + (", jpegs too" if model.jpegs else "")
 
 
 def _rotated(shards: list[int]) -> list[int]:

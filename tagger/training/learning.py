@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from tagger.data.splits import NAMES
 from tagger.errors import SourceError, UsageError
 from tagger.inference.engines import Float32Array
 from tagger.options import command
+from tagger.storage import StrPath
 from tagger.training import finetune, neighbours, network, probe, state
 from tagger.training.bundle import Learned, Outcome, judge, too_few, write
 from tagger.training.config import TrainConfig
@@ -39,8 +41,8 @@ class Reports:
 
 
 def train(
-    dataset: str,
-    out: str,
+    dataset: StrPath,
+    out: StrPath,
     config: TrainConfig | None = None,
     resume: bool = False,
     reports: Reports | None = None,
@@ -60,6 +62,7 @@ def train(
     config, reports = config or TrainConfig(), reports or Reports()
     torch.set_num_threads(hardware.cores())
     hardware.keep_freed_memory()
+    dataset, out = os.fspath(dataset), os.fspath(out)
     folder = storage.absolute(out)
     _check_out(out, folder, resume, beside)
     started = time.perf_counter()

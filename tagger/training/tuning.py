@@ -18,6 +18,7 @@ from tagger import checkpoint, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import MissingExtra, UsageError
 from tagger.reporting import plots
+from tagger.storage import StrPath
 from tagger.training import finetune, network, probe
 from tagger.training.config import TrainConfig, differences
 from tagger.training.learning import UNFINISHED, Lesson, Reports, fine_tune_lesson, prepare, train
@@ -37,8 +38,8 @@ class Tuned:
 
 
 def tune(
-    dataset: str,
-    out: str,
+    dataset: StrPath,
+    out: StrPath,
     config: TrainConfig,
     trials: int = 20,
     timeout_minutes: float | None = None,
@@ -56,6 +57,7 @@ def tune(
     reports = reports or Reports()
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
+    dataset, out = os.fspath(dataset), os.fspath(out)
     folder = storage.absolute(out)
     if storage.is_remote(folder):
         raise UsageError(f"--out {out}: a study is a local file; tune into a local folder")

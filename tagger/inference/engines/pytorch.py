@@ -64,6 +64,8 @@ class TorchEngine:
         self.images_per_second: float | None = None
         self._device, self._precision, self._compiled = device, precision, compiled
         self._lock = threading.Lock()
+        if device == "cuda" and precision == "fp32":
+            use_ieee_fp32()
         self._copies = torch.cuda.Stream() if device == "cuda" else None
         scorer = scorer.to(device).to(memory_format=torch.channels_last)
         self._run: Any = scorer
@@ -112,6 +114,12 @@ class TorchEngine:
             return batch
         with torch.cuda.stream(self._copies):
             return batch.pin_memory().to(self._device, non_blocking=True)
+
+
+def use_ieee_fp32() -> None:
+    """Compute fp32 on CUDA as IEEE fp32 in this process; PyTorch's default for convolutions is TF32."""
+    cudnn: Any = torch.backends.cudnn
+    cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def scorer(info: ModelInfo, net: nn.Module) -> Scorer:
