@@ -391,6 +391,25 @@ def test_two_overlapping_runs_end_with_the_right_table(photos: Path, tmp_path: P
     assert run(photos, out).tagged == 0
 
 
+def test_overlapping_runs_of_a_model_and_its_copy_under_another_name_both_end_whole(
+    photos: Path, tmp_path: Path
+) -> None:
+    out, copy = tmp_path / "out", tmp_path / "copy"
+    shutil.copytree(MODEL, copy)
+    plans = [
+        job.prepare(photos, models, out, TagConfig(shard_size=2, batch_size=2))
+        for models in (MODEL, copy, [MODEL, copy])
+    ]
+    for plan in plans:  # each sees what the others have committed since all were planned
+        job.run_shards(plan, range(plan.shards))
+    frame = tagger.read_results(out)
+    assert frame.groupby("model")["uri"].nunique().to_dict() == {"cifar10-speedrun": 6, "copy": 6}
+    assert len(tagger.read_results(out, latest=False)) == 12, "nothing was done twice"
+    assert set(frame["model_id"]) == {frame["model_id"][0]}
+    both = run(photos, out, model=[MODEL, str(copy)])
+    assert [model.done_before for model in both.models] == [6, 6]
+
+
 def test_a_run_skips_what_another_has_committed_since_it_was_planned(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     late = job.prepare(str(photos), MODEL, str(out), TagConfig(shard_size=2, batch_size=2))

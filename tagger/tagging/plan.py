@@ -6,6 +6,7 @@ highest in the table, so no clock decides which of two rows is newer.
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
@@ -210,12 +211,17 @@ def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
     config = replace(plan.config, redo=False, retry_failed=False)
     wanted = shard["wanted"]
     for bit, target in enumerate(plan.targets):
-        ours = pc.and_(pc.equal(rows["model_id"], target.model_id), pc.equal(rows["settings_id"], target.settings_id))
-        why = _reasons(shard, results.latest(rows.filter(ours)), target.model_id, target.settings_id, config)
+        why = _reasons(shard, results.latest(rows.filter(_is_of(target, rows))), target.model_id, target.settings_id, config)
         committed = pc.if_else(pc.is_valid(why), 0, 1 << bit)
         wanted = pc.bit_wise_and(wanted, pc.bit_wise_not(committed))
     place = shard.column_names.index("wanted")
     return shard.set_column(place, "wanted", wanted).filter(pc.not_equal(wanted, 0))
+
+
+def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:
+    """Return for each row whether this model made it with these settings."""
+    same = (pc.equal(rows[name], getattr(target, name)) for name in ("model_id", "settings_id"))
+    return functools.reduce(pc.and_, same, pc.equal(rows["model"], target.name))
 
 
 def _generation(parts: results.Parts) -> int:
