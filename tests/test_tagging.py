@@ -341,6 +341,24 @@ def test_a_part_with_a_damaged_footer_is_set_aside_and_its_rows_redone(photos: P
     assert_same_table(out, tmp_path / "good")
 
 
+def test_a_part_with_damaged_data_is_set_aside_and_its_rows_redone_by_the_same_run(
+    photos: Path, tmp_path: Path, run_tagger: Any
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out, shard_size=3)
+    shutil.copytree(out, tmp_path / "good")
+    victim = min(out.glob("*.parquet"))
+    content = bytearray(victim.read_bytes())
+    content[pq.ParquetFile(victim).metadata.row_group(0).column(14).data_page_offset + 40] ^= 4  # no column of a plan
+    victim.write_bytes(content)
+    ran = run_tagger("tag", photos, "--model", MODEL, "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    assert f"set aside a damaged part: {victim.name}" in ran.stdout
+    assert [path.name for path in out.glob("_damaged-*")] == [f"_damaged-{victim.stem}"]
+    assert "3 tagged, 0 failed" in ran.stdout
+    assert_same_table(out, tmp_path / "good")
+
+
 def test_an_out_that_holds_something_else_is_refused_and_left_alone(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="holds other files"):
         run(photos, photos)

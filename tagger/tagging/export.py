@@ -64,8 +64,8 @@ def _labels(table: str) -> pa.Table:
 
 def _tags(folder: str, model: str | None) -> pa.Table:
     """Return uri, tags, scores and model of the latest rows of one model."""
-    parts = results.existing_parts(folder)
-    rows = results.latest(results.read_rows(parts.uris, ["uri", "tags", "model", "status", "tagged_at", "run_id"]))
+    columns = ["uri", "tags", "model", "status", "tagged_at", "run_id"]
+    rows = results.latest(results.read_table(folder, columns))
     models = sorted(set(rows["model"].to_pylist()))
     if model is None and len(models) > 1:
         raise UsageError(f"{folder}: say --model NAME: the results hold {', '.join(models)}")
@@ -74,13 +74,13 @@ def _tags(folder: str, model: str | None) -> pa.Table:
             raise UsageError(f"--model {model}: not in {folder}, whose results hold {', '.join(models)}")
         rows = rows.filter(pc.equal(rows["model"], model))
     pairs = rows["tags"].to_pylist()
-    columns = {
+    exported = {
         "uri": rows["uri"],
         "tags": pa.array([_column(row, "tag") for row in pairs], pa.list_(pa.string())),
         "scores": pa.array([_column(row, "score") for row in pairs], pa.list_(pa.float32())),
         "model": rows["model"],
     }
-    return pa.table(columns)
+    return pa.table(exported)
 
 
 def _column(pairs: list[dict[str, Any]] | None, key: str) -> list[Any] | None:

@@ -6,24 +6,24 @@ highest in the table, so no clock decides which of two rows is newer.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.data.manifest import Manifest, counts_text
-from tagger.errors import TableError, UsageError
+from tagger.errors import SourceNotFound, TableError, UsageError
 from tagger.tagging import results
 from tagger.tagging.config import TagConfig
 
@@ -103,12 +103,13 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
     if repeated := [name for name, count in Counter(info.name for info in models.values()).items() if count > 1]:
         raise UsageError(f"--model: two models are called {repeated[0]}, and rows are told apart by that name")
     parts = results.list_parts(out)
-    for name in parts.damaged:
-        storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
+    rows, damaged = results.read_rows(parts.uris, _LATEST_COLUMNS, [info.name for info in models.values()])
+    damaged = (*parts.damaged, *damaged)
+    _set_aside(out, damaged)
     wanted = pa.array([0]).take(pa.array([0] * len(manifest), pa.int32()))
     targets = []
     for bit, (model, info) in enumerate(models.items()):
-        target, pending = _target(model, info, manifest, parts, config)
+        target, pending = _target(model, info, manifest, rows, config)
         targets.append(target)
         wanted = pc.add(wanted, pc.if_else(pending, 1 << bit, 0))
     entries = manifest.select(schema.KEY.names).append_column("wanted", wanted)
@@ -120,18 +121,25 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
         out=out,
         config=config,
         found=len(manifest),
-        damaged=parts.damaged,
-        known=tuple(uri.rpartition("/")[2] for uri in parts.uris),
+        damaged=damaged,
+        known=tuple(name for uri in parts.uris if (name := uri.rpartition("/")[2]) not in damaged),
         entries=entries.filter(pc.not_equal(wanted, 0)),
     )
 
 
+def _set_aside(out: str, damaged: Iterable[str]) -> None:
+    """Rename damaged parts, so that no reader takes them for parts."""
+    for name in damaged:
+        with contextlib.suppress(SourceNotFound):  # an overlapping run was first
+            storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
+
+
 def _target(
-    model: str, info: ModelInfo, manifest: pa.Table, parts: results.Parts, config: TagConfig
+    model: str, info: ModelInfo, manifest: pa.Table, rows: pa.Table, config: TagConfig
 ) -> tuple[Target, pa.ChunkedArray]:
     """Return what one model has to do, and for each manifest row whether it is to be tagged."""
     settings_id = config.settings_id(info)
-    previous = results.latest(results.read_rows(parts.uris, _LATEST_COLUMNS, model=info.name))
+    previous = results.latest(rows.filter(pc.equal(rows["model"], info.name)))
     why = _reasons(manifest, previous, info.model_id, settings_id, config)
     pending = pc.is_valid(why)
     standing = manifest.select(["uri"]).filter(pc.invert(pending)).join(previous.select(["uri", "status"]), "uri")
@@ -175,7 +183,9 @@ def _without_secrets(model: str) -> str:
 
 def load_plan(uri: str) -> Plan:
     """Read a plan that save_plan wrote."""
-    table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+    content = storage.read_bytes(uri)
+    with schema.named_damage(uri):
+        table = schema.open_parquet(io.BytesIO(content)).read()
     fields: dict[str, Any] = json.loads(schema.check_footer(table.schema, "plan", uri)["plan"])
     fields["config"] = TagConfig(**fields["config"])
     fields["damaged"], fields["known"] = tuple(fields["damaged"]), tuple(fields["known"])
@@ -197,7 +207,7 @@ def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
 
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     """Read what an overlapping run has written that may be as good as what the plan wants."""
-    rows = results.read_rows(new_parts, _LATEST_COLUMNS)
+    rows, _ = results.read_rows(new_parts, _LATEST_COLUMNS)  # the next plan sets damaged ones aside
     # what a run that was planned before this one does is not what --redo and --retry-failed ask for
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
     if plan.config.redo:
@@ -211,7 +221,8 @@ def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
     config = replace(plan.config, redo=False, retry_failed=False)
     wanted = shard["wanted"]
     for bit, target in enumerate(plan.targets):
-        why = _reasons(shard, results.latest(rows.filter(_is_of(target, rows))), target.model_id, target.settings_id, config)
+        previous = results.latest(rows.filter(_is_of(target, rows)))
+        why = _reasons(shard, previous, target.model_id, target.settings_id, config)
         committed = pc.if_else(pc.is_valid(why), 0, 1 << bit)
         wanted = pc.bit_wise_and(wanted, pc.bit_wise_not(committed))
     place = shard.column_names.index("wanted")
@@ -230,7 +241,7 @@ def _generation(parts: results.Parts) -> int:
     known = [int(run) for run in runs if run.isdigit()]
     renamed = [uri for uri, run in zip(parts.uris, runs, strict=True) if not run.isdigit()]
     if renamed:
-        known += [int(run[:8]) for run in pc.unique(results.read_rows(renamed, ["run_id"])["run_id"]).to_pylist()]
+        known += [int(run[:8]) for run in pc.unique(results.read_rows(renamed, ["run_id"])[0]["run_id"]).to_pylist()]
     generation = 1 + max(known, default=0)
     if generation > 99_999_999:
         raise UsageError("the table has used up its generations; start a new results folder")

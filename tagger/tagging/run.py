@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from tagger import checkpoint, schema, storage
 from tagger.data import manifest
-from tagger.errors import AccessDenied, ModelError, SourceError
+from tagger.errors import AccessDenied, ModelError, SourceError, TableError
 from tagger.inference import model as inference
 from tagger.inference.ceilings import Meter
 from tagger.inference.model import Model
@@ -139,7 +139,10 @@ def _committed(plan: Plan, parts: list[str]) -> ShardCounts:
     """Count what an earlier attempt at these shards wrote: the parts are the record."""
     if not parts:
         return ShardCounts()
-    rows = results.read_rows([storage.join(plan.out, name) for name in parts], ["uri", "model", "status", "engine"])
+    columns = ["uri", "model", "status", "engine"]
+    rows, damaged = results.read_rows([storage.join(plan.out, name) for name in parts], columns)
+    if damaged:
+        raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run again, which tags its files again")
     statuses, engines = [], []
     for target in plan.targets:
         own = rows.filter(pc.equal(rows["model"], target.name))
