@@ -25,7 +25,7 @@ from PIL import Image
 
 import tagger
 from tagger import schema, storage
-from tagger.errors import AccessDenied, ModelError, SourceError, TableError, TooManyFailed, UsageError
+from tagger.errors import AccessDenied, ModelError, SourceError, TableError, TooManyFailed, UsageError, WriteError
 from tagger.inference.pipeline import BYTES_AHEAD, bounded_map
 from tagger.tagging import run as job
 from tagger.tagging.config import TagConfig
@@ -433,7 +433,7 @@ def test_a_run_skips_what_another_has_committed_since_it_was_planned(photos: Pat
     late = job.prepare(str(photos), MODEL, str(out), TagConfig(shard_size=2, batch_size=2))
     run(photos, out)
     existing = set(os.listdir(out))
-    assert job.run_shards(late, range(late.shards)).parts == 0
+    assert job.run_shards(late, range(late.shards)).shards == ()
     assert set(os.listdir(out)) == existing
 
 
@@ -453,9 +453,37 @@ def test_a_run_skips_what_one_that_was_planned_long_before_has_just_committed(ph
 
 def test_a_retried_range_skips_the_shards_that_are_there(photos: Path, tmp_path: Path) -> None:
     plan = job.prepare(str(photos), MODEL, str(tmp_path / "out"), TagConfig(shard_size=2, batch_size=2))
-    assert job.run_shards(plan, [0]).parts == 1
+    assert job.run_shards(plan, [0]).shards == (0,)
     counts = job.run_shards(plan, range(plan.shards))
-    assert (counts.parts, counts.statuses) == (3, [{"ok": 6}]), "the parts are the record"
+    assert (sorted(counts.shards), counts.statuses) == ([0, 1, 2], [{"ok": 6}]), "the parts are the record"
+
+
+def test_parts_that_are_deleted_during_a_run_are_redone(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def delete(progress: job.Progress) -> None:
+        if not list(tmp_path.glob("deleted")):
+            out.rename(tmp_path / "deleted")
+
+    summary = tagger.tag(photos, MODEL, out, TagConfig(shard_size=1, batch_size=1), on_progress=delete)
+    assert list((tmp_path / "deleted").glob("*.parquet")), "some were written before"
+    assert (summary.tagged, summary.parts) == (6, 6)
+    assert len(rows(out)) == len(list(out.glob("*.parquet"))) == 6
+
+
+def test_a_run_during_which_older_parts_are_deleted_says_to_run_it_again(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    photo(80).save(photos / "new.jpg")
+
+    def delete(progress: job.Progress) -> None:
+        for part in out.glob("part-00000001-*"):
+            part.unlink()
+
+    with pytest.raises(WriteError, match="1 part files were deleted during the run, such as part-00000001-"):
+        tagger.tag(photos, MODEL, out, on_progress=delete)
+    assert run(photos, out).tagged == 6
+    assert len(rows(out)) == 7
 
 
 def test_a_model_that_changes_between_plan_and_run_is_an_error(photos: Path, tmp_path: Path) -> None:
@@ -558,7 +586,7 @@ def test_what_an_earlier_attempt_wrote_is_counted(photos: Path, tmp_path: Path) 
     plan = job.prepare(str(photos), MODEL, str(tmp_path / "out"), TagConfig(shard_size=2))
     first = job.run_shards(plan, [0, 1])
     counts = job.run_shards(plan, range(plan.shards))
-    assert (counts.files, counts.parts) == (7, plan.shards)
+    assert (counts.files, sorted(counts.shards)) == (7, list(range(plan.shards)))
     assert first.files == 4
     assert counts.statuses == [{"ok": 6, "unsupported": 1}]
     assert job.run_shards(plan, range(plan.shards)).statuses == [{"ok": 6, "unsupported": 1}]

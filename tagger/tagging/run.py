@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import random
@@ -12,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow.compute as pc
 
 from tagger import checkpoint, schema, storage
 from tagger.data import manifest
-from tagger.errors import AccessDenied, ModelError, SourceError, TableError
+from tagger.errors import AccessDenied, ModelError, SourceError, TableError, WriteError
 from tagger.inference import model as inference
 from tagger.inference.ceilings import Meter
 from tagger.inference.model import Model
@@ -32,6 +33,8 @@ from tagger.tagging import results
 from tagger.tagging.config import TagConfig
 from tagger.tagging.plan import Plan, Target, make_plan, read_committed, without_committed
 from tagger.tagging.summary import ShardCounts, Summary, summarise
+
+log = logging.getLogger(__name__)
 
 FIRST = f"{1:08d}"
 """Generation of a first run."""
@@ -99,7 +102,9 @@ def tag(
     """
     plan = prepare(source, model, out, config or TagConfig(), on_found)
     on_plan(plan)
-    return finish(plan, run_shards(plan, range(plan.shards), on_progress=on_progress))
+    models = Models()
+    counts = run_shards(plan, range(plan.shards), models, on_progress)
+    return finish(plan, _redo_deleted(plan, counts, models, on_progress))
 
 
 def prepare(
@@ -123,9 +128,8 @@ def run_shards(
     Calls that share `models` load each of them once.
     """
     started = time.perf_counter()
-    existing = set(storage.names_in(plan.out) or [])
-    todo = [index for index in shards if plan.part(index) not in existing]
-    before = _committed(plan, [plan.part(index) for index in shards if plan.part(index) in existing])
+    todo = _without_part(plan, shards)
+    before = _committed(plan, sorted({*shards} - {*todo}))
     if not todo:
         return before
     _check_access(plan, todo)
@@ -135,12 +139,30 @@ def run_shards(
     return before + run.counts(time.perf_counter() - started)
 
 
-def _committed(plan: Plan, parts: list[str]) -> ShardCounts:
-    """Count what an earlier attempt at these shards wrote: the parts are the record."""
-    if not parts:
+def _without_part(plan: Plan, shards: Sequence[int]) -> list[int]:
+    """Return the shards whose part file is not there."""
+    names = set(storage.names_in(plan.out) or [])
+    return [index for index in shards if plan.part(index) not in names]
+
+
+def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: OnProgress) -> ShardCounts:
+    """Tag the shards again whose part was deleted after it was written."""
+    deleted = _without_part(plan, counts.shards)
+    if not deleted:
+        return counts
+    log.warning("%s: %d part files of this run were deleted; tagging their files again", plan.out, len(deleted))
+    again = run_shards(plan, deleted, models, on_progress)
+    shards = sorted({*counts.shards} - {*deleted} | {*again.shards})
+    there = _committed(plan, shards)
+    return replace(counts, statuses=there.statuses, files=there.files, shards=there.shards)
+
+
+def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
+    """Count what is in the parts of these shards: the parts are the record."""
+    if not shards:
         return ShardCounts()
     columns = ["uri", "model", "status", "engine"]
-    rows, damaged = results.read_rows([storage.join(plan.out, name) for name in parts], columns)
+    rows, damaged = results.read_rows([storage.join(plan.out, plan.part(index)) for index in shards], columns)
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run again, which tags its files again")
     statuses, engines = [], []
@@ -148,15 +170,27 @@ def _committed(plan: Plan, parts: list[str]) -> ShardCounts:
         own = rows.filter(pc.equal(rows["model"], target.name))
         statuses.append(dict(Counter(own["status"].to_pylist())))
         engines.append(own["engine"][0].as_py() if len(own) else "")
-    return ShardCounts(statuses, engines, files=pc.count_distinct(rows["uri"]).as_py(), parts=len(parts))
+    return ShardCounts(statuses, engines, files=pc.count_distinct(rows["uri"]).as_py(), shards=tuple(shards))
 
 
 def finish(plan: Plan, counts: ShardCounts) -> Summary:
-    """Sum up a run and record it under `_runs/`."""
+    """Sum up a run and record it under `_runs/`; raises WriteError when parts of the table were deleted meanwhile."""
+    if plan.shards:
+        _check_parts(plan, counts)
     summary = summarise(plan, counts)
     if plan.shards:
         _record(plan, {"state": "finished", **summary.to_dict()})
     return summary
+
+
+def _check_parts(plan: Plan, counts: ShardCounts) -> None:
+    names = set(storage.names_in(plan.out) or [])
+    deleted = [name for name in (*plan.known, *map(plan.part, counts.shards)) if name not in names]
+    if deleted:
+        raise WriteError(
+            f"{plan.out}: {len(deleted):,} part files were deleted during the run, such as {deleted[0]}; "
+            "run it again, which tags their files"
+        )
 
 
 def _check_access(plan: Plan, todo: Sequence[int]) -> None:
@@ -213,7 +247,8 @@ class _ShardRun:
         self.plan, self.models, self.on_progress = plan, models, on_progress
         self._columns = [model.columns() for model in models]
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
-        self.files = self.parts = 0
+        self.files = 0
+        self.written: list[int] = []
         self.meter = Meter()
         self.first_row = self.last_row = 0.0
         self._seen = set(plan.known)
@@ -245,7 +280,7 @@ class _ShardRun:
             engines=[model.engine.name for model in self.models],
             files=self.files,
             timed=self.files,
-            parts=self.parts,
+            shards=tuple(self.written),
             seconds=seconds,
             steady_seconds=self.last_row - self.first_row,
             ceilings=self.meter.ceilings(together, shares),
@@ -298,7 +333,7 @@ class _ShardRun:
         table = schema.from_rows([{**row, **fixed} for row in rows], "results")
         table = table.sort_by([("uri", "ascending"), ("model", "ascending")])
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
-        self.parts += 1
+        self.written.append(index)
 
 
 def _rotated(shards: list[int]) -> list[int]:

@@ -24,7 +24,8 @@ class ShardCounts:
     statuses: list[dict[str, int]] = field(default_factory=list)
     engines: list[str] = field(default_factory=list)
     files: int = 0
-    parts: int = 0
+    shards: tuple[int, ...] = ()
+    """Those with a part file."""
     timed: int = 0
     """Of the files, those that took the seconds; the others an earlier attempt had written."""
     seconds: float = 0.0
@@ -41,7 +42,7 @@ class ShardCounts:
             statuses=[dict(Counter(one) + Counter(two)) for one, two in pairs],
             engines=other.engines,
             files=self.files + other.files,
-            parts=self.parts + other.parts,
+            shards=self.shards + other.shards,
             timed=self.timed + other.timed,
             seconds=self.seconds + other.seconds,
             steady_seconds=self.steady_seconds + other.steady_seconds,
@@ -182,6 +183,8 @@ class Summary:
             }
             table = "\n".join(f"| {name} | {count:,} |" for name, count in rows.items())
             sections.append(f"| {model.model} | files |\n|---|--:|\n{table}")
+        if self.damaged_parts:
+            sections.append(f"damaged parts, set aside and tagged again: {', '.join(self.damaged_parts)}")
         rate = "  \n".join(self._rate_lines()) if self.parts else "nothing to do"
         return "\n\n".join(["# Tags", f"`{self.out}`", *sections, rate]) + "\n"
 
@@ -208,7 +211,7 @@ def summarise(plan: Plan, counts: ShardCounts) -> Summary:
         skipped=plan.skipped,
         models=[_summarise_model(index, target, counts) for index, target in enumerate(plan.targets)],
         damaged_parts=list(plan.damaged),
-        parts=counts.parts,
+        parts=len(counts.shards),
         seconds=round(counts.seconds, 3),
         images_per_second=round(counts.timed / counts.seconds, 1) if counts.seconds else 0.0,
         steady_images_per_second=steady and round(steady, 1),
