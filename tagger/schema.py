@@ -20,7 +20,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 _SCORED = pa.list_(pa.struct([("tag", pa.string()), ("score", pa.float32())]))
 
 KEY = pa.schema([("uri", pa.string()), ("bytes", pa.int64()), ("modified_at", _TIME), ("etag", pa.string())])
-"""What identifies one version of one file."""
+"""Columns that identify one version of one file."""
 
 MANIFEST = pa.schema([*KEY, ("labels", pa.list_(pa.string())), ("split", pa.string())])
 
@@ -189,7 +189,7 @@ def check_footer(schema: pa.Schema, kind: str, name: str) -> dict[str, str]:
 
 
 def conform(table: pa.Table, kind: str) -> pa.Table:
-    """Give an older table today's columns: what it lacks reads as null, what we do not know is dropped."""
+    """Give an older table today's columns: missing ones read as null, unknown ones are dropped."""
     schema = SCHEMAS[kind]
     columns = [
         table[field.name].cast(field.type) if field.name in table.schema.names else pa.nulls(len(table), field.type)

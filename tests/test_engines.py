@@ -31,10 +31,10 @@ def test_openvino_agrees_with_the_reference_in_batches_of_any_size(model: str) -
     reference = engines.load(info, checkpoint.build, Choice("cpu", "eager"))
     fast = engines.load(info, checkpoint.build, Choice("cpu", "openvino"), batch_size=8)
     assert fast.name.startswith("openvino")
-    pictures = engines.probe_images(info.preprocessing.size, count=19)
-    expected_scores, expected_embeddings = reference(pictures)
+    batch = engines.probe_images(info.preprocessing.size, count=19)
+    expected_scores, expected_embeddings = reference(batch)
     for size in (1, 7, 8, 19):
-        scores, embeddings = fast(pictures[:size])
+        scores, embeddings = fast(batch[:size])
         assert scores.shape == (size, len(info.label_names))
         assert scores.dtype == embeddings.dtype == np.float32
         assert np.abs(scores - expected_scores[:size]).max() < 1e-4
@@ -45,9 +45,9 @@ def test_openvino_agrees_with_the_reference_in_batches_of_any_size(model: str) -
 def test_an_images_scores_do_not_depend_on_its_neighbours(model: str) -> None:
     info = checkpoint.describe(model)
     engine = engines.load(info, checkpoint.build, batch_size=8)
-    pictures = engines.probe_images(info.preprocessing.size, count=8)
-    alone = engine(pictures[:1])[0]
-    others = engine(np.concatenate([pictures[:1], 255 - pictures[1:]]))[0]
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    alone = engine(batch[:1])[0]
+    others = engine(np.concatenate([batch[:1], 255 - batch[1:]]))[0]
     assert np.abs(alone[0] - others[0]).max() < 1e-5
 
 
@@ -60,18 +60,18 @@ def test_the_auto_engine_is_openvino_here_and_starts_from_the_cache(timm_folder:
         raise AssertionError("the network was built although a converted copy is in the cache")
 
     again = engines.load(info, never)  # type: ignore[arg-type]
-    pictures = engines.probe_images(info.preprocessing.size, count=3)
-    assert np.array_equal(first(pictures)[0], again(pictures)[0])
+    batch = engines.probe_images(info.preprocessing.size, count=3)
+    assert np.array_equal(first(batch)[0], again(batch)[0])
 
 
 @pytest.mark.parametrize("name", ["model.xml", "model.bin", "agreement.json"])
 def test_a_damaged_cache_is_rebuilt(timm_folder: Path, name: str) -> None:
     info = checkpoint.describe(f"local-dir:{timm_folder}")
-    pictures = engines.probe_images(info.preprocessing.size, count=3)
-    expected = engines.load(info, checkpoint.build)(pictures)[0]
-    kept = storage.cache_folder() / "openvino" / info.model_id / name
-    kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
-    assert np.abs(engines.load(info, checkpoint.build)(pictures)[0] - expected).max() < 1e-5
+    batch = engines.probe_images(info.preprocessing.size, count=3)
+    expected = engines.load(info, checkpoint.build)(batch)[0]
+    cached = storage.cache_folder() / "openvino" / info.model_id / name
+    cached.write_bytes(cached.read_bytes()[: cached.stat().st_size // 2])
+    assert np.abs(engines.load(info, checkpoint.build)(batch)[0] - expected).max() < 1e-5
 
 
 def test_a_network_that_another_openvino_converted_is_converted_again(timm_folder: Path) -> None:
@@ -185,9 +185,9 @@ def test_a_checked_engine_gives_doubtful_images_to_the_exact_one() -> None:
 @pytest.mark.skipif(not hardware.has_cuda(), reason="needs a GPU")
 def test_fp32_on_a_gpu_is_ieee_fp32(timm_folder: Path) -> None:
     info = checkpoint.describe(f"local-dir:{timm_folder}")
-    pictures = engines.probe_images(info.preprocessing.size, count=8)
-    expected = engines.load(info, checkpoint.build, Choice("cpu", "eager", "fp32"))(pictures)[0]
-    found = engines.load(info, checkpoint.build, Choice("cuda", "eager", "fp32"))(pictures)[0]
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    expected = engines.load(info, checkpoint.build, Choice("cpu", "eager", "fp32"))(batch)[0]
+    found = engines.load(info, checkpoint.build, Choice("cuda", "eager", "fp32"))(batch)[0]
     assert np.abs(found - expected).max() < 1e-5
 
 
@@ -213,9 +213,9 @@ def test_a_compiled_network_gives_the_eager_scores(timm_folder: Path) -> None:
     info = checkpoint.describe(f"local-dir:{timm_folder}")
     compiled = engines.load(info, checkpoint.build, Choice("cpu", "torch"), batch_size=4)
     eager = engines.load(info, checkpoint.build, Choice("cpu", "eager"))
-    pictures = engines.probe_images(info.preprocessing.size, count=7)
+    batch = engines.probe_images(info.preprocessing.size, count=7)
     assert "compiled" in compiled.name
-    assert np.abs(compiled(pictures)[0] - eager(pictures)[0]).max() < 1e-4
+    assert np.abs(compiled(batch)[0] - eager(batch)[0]).max() < 1e-4
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(
@@ -237,23 +237,23 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     info = checkpoint.describe(MODEL)
     engine = engines.load(info, checkpoint.build, Choice("cpu", "eager"), batch_size=2)
     engine.batch_size = 8
-    pictures = engines.probe_images(info.preprocessing.size, count=8)
-    expected = engine(pictures)[0]
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    expected = engine(batch)[0]
     monkeypatch.setattr(Scorer, "forward", small_device)
-    assert np.abs(engine(pictures)[0] - expected).max() < 1e-5
+    assert np.abs(engine(batch)[0] - expected).max() < 1e-5
     assert (engine.batch_size, seen[:2], max(seen[2:])) == (2, [8, 4], 2)
     assert "batches of 2 from here on" in caplog.text
 
 
 def test_a_damaged_compiled_network_is_compiled_again(timm_folder: Path) -> None:
     info = checkpoint.describe(f"local-dir:{timm_folder}")
-    pictures = engines.probe_images(info.preprocessing.size, count=3)
-    expected = engines.load(info, checkpoint.build)(pictures)[0]
+    batch = engines.probe_images(info.preprocessing.size, count=3)
+    expected = engines.load(info, checkpoint.build)(batch)[0]
     blobs = list((storage.cache_folder() / "openvino" / info.model_id / "compiled").glob("*.blob"))
     assert blobs
     for blob in blobs:
         blob.write_bytes(b"junk" * 100)
-    assert np.array_equal(engines.load(info, checkpoint.build)(pictures)[0], expected)
+    assert np.array_equal(engines.load(info, checkpoint.build)(batch)[0], expected)
 
 
 def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) -> None:
@@ -261,11 +261,11 @@ def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) 
     info = checkpoint.describe(f"local-dir:{timm_folder}")
     with pytest.raises(UsageError, match="benchmark agreement"):
         engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"))
-    pictures = engines.probe_images(info.preprocessing.size, count=8)
-    made = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"), None, lambda: pictures)
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    made = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"), None, lambda: batch)
     again = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"))
     assert "int8" in again.name
-    assert np.array_equal(made(pictures)[0], again(pictures)[0])
+    assert np.array_equal(made(batch)[0], again(batch)[0])
 
 
 def test_engines_report_to_nobody() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MODEL, photo
+from pictures import MODEL, ROOT, photo
 from PIL import Image
 
 import tagger
@@ -124,3 +126,24 @@ def test_a_store_that_refuses_the_credentials_is_a_row(model: tagger.Model, phot
     pytest.importorskip("s3fs")
     denied, good = model.predict(["s3://a-bucket/a.jpg", photos / "0.jpg"])
     assert (denied["status"], good["status"]) == ("unreadable", "ok")
+
+
+def test_the_examples_of_the_python_page_run(
+    tmp_path: Path, timm_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    photo(0).save(tmp_path / "photos" / "cat.jpg")
+    photo(1).save(tmp_path / "photos" / "horse.png")
+    for number, name in enumerate(("left", "right")):
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        for index in range(12):
+            photo(100 * number + index).save(tmp_path / "labelled" / name / f"{index}.png")
+    shutil.copytree(MODEL, tmp_path / "checkpoints" / "cifar10-speedrun")
+    page = (ROOT / "docs" / "python.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    local = code.replace('method="probe"', f'method="probe", backbone="local-dir:{timm_folder}"')
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(local, found)
+    assert found["model"].info.label_names == ("left", "right")
+    assert "2 tagged, 0 failed" in capsys.readouterr().out

@@ -511,12 +511,12 @@ def test_a_model_that_changes_between_plan_and_run_is_an_error(photos: Path, tmp
         ("0", 1, True),
     ],
 )
-def test_max_failed_is_judged_over_the_files_found(
+def test_max_failed_counts_over_the_files_found(
     photos: Path, tmp_path: Path, max_failed: str | None, bad: int, fails: bool
 ) -> None:
     for path in sorted(photos.rglob("*.jpg"))[:bad]:
         path.write_bytes(b"junk")
-    for _ in range(2):  # the second run tags nothing, and judges the same
+    for _ in range(2):  # the second run tags nothing, with the same outcome
         summary = run(photos, tmp_path / "out", max_failed=max_failed)
         if fails:
             with pytest.raises(TooManyFailed, match=f"{bad} of 6 files failed"):

@@ -41,7 +41,7 @@ def tag(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tag every image of a source that has no right row yet: one Parquet row per file."""
+    """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""
     from tagger.tagging import run
     from tagger.tagging.config import TagConfig
 

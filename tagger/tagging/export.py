@@ -1,4 +1,4 @@
-"""Manifest or results -> labels in a format that other tools read, so that corrections travel both ways."""
+"""Export a manifest's labels or the latest tags in a format that other tools read and `ingest` reads back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CONTROL, _IMAGE = "choice", "image"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """A file that export wrote."""
 
     out: str
     rows: int
@@ -35,7 +35,7 @@ class Exported:
     """labels (of a manifest) or tags (of results)"""
 
     def text(self) -> str:
-        """Say it on one line."""
+        """Return one line for a terminal."""
         return f"{self.rows:,} rows with {self.kind} written: {self.out}"
 
 
@@ -68,7 +68,7 @@ def _tags(folder: str, model: str | None) -> pa.Table:
     rows = results.latest(results.read_table(folder, columns))
     models = sorted(set(rows["model"].to_pylist()))
     if model is None and len(models) > 1:
-        raise UsageError(f"{folder}: say --model NAME: the results hold {', '.join(models)}")
+        raise UsageError(f"--model must name one of the models in {folder}: {', '.join(models)}")
     if model is not None:
         if model not in models:
             raise UsageError(f"--model {model}: not in {folder}, whose results hold {', '.join(models)}")

@@ -1,4 +1,4 @@
-"""Decide what is to be done: compare the manifest with the latest rows, cut the difference into shards.
+"""The plan of a run: the files whose latest row is missing or out of date, cut into shards.
 
 The parts are the record of what is done. A run_id belongs to one frozen plan; its generation is one more than the
 highest in the table, so no clock decides which of two rows is newer.
@@ -32,7 +32,7 @@ _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_i
 
 @dataclass(frozen=True)
 class Target:
-    """One model of a run, and what it has to do."""
+    """One model of a run, and its work."""
 
     model: str
     """The --model argument, to load it again elsewhere."""
@@ -40,38 +40,38 @@ class Target:
     model_id: str
     settings_id: str
     done: int
-    """Files whose latest row is still right."""
+    """Files whose latest row is up to date."""
     reasons: dict[str, int]
-    """Why the others are to be tagged: reason -> files."""
+    """Reason for tagging -> files."""
     standing: dict[str, int]
-    """Statuses of the rows that stay."""
+    """Status -> rows that are up to date."""
 
     def text(self) -> str:
-        """Say how many files, and why."""
+        """Return the number of files and the reasons."""
         return f"{sum(self.reasons.values()):,} ({counts_text(self.reasons)})" if self.reasons else "0"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run will do; frozen, so that a retried shard is the same shard."""
+    """The work of one run; frozen, so that a retried shard is the same shard."""
 
     run_id: str
     source: str
     skipped: dict[str, int]
-    """Why names in the source are no files to tag -> names."""
+    """Reason for skipping -> names in the source."""
     targets: tuple[Target, ...]
     out: str
     config: TagConfig
     found: int
     damaged: tuple[str, ...]
-    """Part files set aside because their footer could not be read."""
+    """Part files set aside because they are damaged."""
     known: tuple[str, ...]
-    """Part files that were there when the plan was made: what comes after them an overlapping run has written."""
+    """Part files that the plan has read; an overlapping run writes others."""
     entries: pa.Table
     """Key columns of the files to tag, in order; `wanted` has a bit for each target that is to tag the file."""
 
     def text(self) -> str:
-        """Say what will be done and why, before it starts."""
+        """Return a few lines on the work and its reasons."""
         damaged = [f"set aside a damaged part: {name}" for name in self.damaged]
         if len(self.targets) == 1:
             why = f" ({counts_text(self.targets[0].reasons)})" if len(self.entries) else ""
@@ -101,7 +101,9 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
     out, manifest = storage.absolute(out), files.table
     check_out(out)
     if repeated := [name for name, count in Counter(info.name for info in models.values()).items() if count > 1]:
-        raise UsageError(f"--model: two models are called {repeated[0]}, and rows are told apart by that name")
+        raise UsageError(
+            f"--model: two models are called {repeated[0]}, and rows are kept apart by that name; rename one folder"
+        )
     parts = results.list_parts(out)
     rows, damaged = results.read_rows(parts.uris, _LATEST_COLUMNS, [info.name for info in models.values()])
     damaged = (*parts.damaged, *damaged)
@@ -137,7 +139,7 @@ def _set_aside(out: str, damaged: Iterable[str]) -> None:
 def _target(
     model: str, info: ModelInfo, manifest: pa.Table, rows: pa.Table, config: TagConfig
 ) -> tuple[Target, pa.ChunkedArray]:
-    """Return what one model has to do, and for each manifest row whether it is to be tagged."""
+    """Return one model's work, and for each manifest row whether it is to be tagged."""
     settings_id = config.settings_id(info)
     previous = results.latest(rows.filter(pc.equal(rows["model"], info.name)))
     why = _reasons(manifest, previous, info.model_id, settings_id, config)
@@ -156,7 +158,7 @@ def _target(
 
 
 def check_out(out: str) -> None:
-    """Refuse a folder that holds something else than results."""
+    """Raise TableError for a folder that holds other files than results."""
     names = storage.names_in(out) or []
     if results.RUNS in names:
         return
@@ -177,7 +179,7 @@ def save_plan(plan: Plan) -> str:
 
 
 def _without_secrets(model: str) -> str:
-    """Return what may be written down; this process remembers the rest."""
+    """Return the model without credentials; this process remembers them."""
     return storage.public_uri(model) if storage.is_remote(model) else model
 
 
@@ -206,9 +208,9 @@ def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
 
 
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
-    """Read what an overlapping run has written that may be as good as what the plan wants."""
+    """Read rows of overlapping runs that may replace some of the plan's."""
     rows, _ = results.read_rows(new_parts, _LATEST_COLUMNS)  # the next plan sets damaged ones aside
-    # what a run that was planned before this one does is not what --redo and --retry-failed ask for
+    # --redo and --retry-failed replace the rows of runs that were planned earlier
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
     if plan.config.redo:
         return rows.filter(later)
@@ -216,7 +218,7 @@ def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
 
 
 def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
-    """Drop from a shard what an overlapping run has committed meanwhile."""
+    """Drop files of a shard that an overlapping run has committed."""
     rows = rows.filter(pc.is_in(rows["uri"], shard["uri"]))
     config = replace(plan.config, redo=False, retry_failed=False)
     wanted = shard["wanted"]
@@ -251,7 +253,7 @@ def _generation(parts: results.Parts) -> int:
 def _reasons(
     manifest: pa.Table, previous: pa.Table, model_id: str, settings_id: str, config: TagConfig
 ) -> pa.ChunkedArray:
-    """Return for each manifest row why it is to be tagged; null when its latest row is right."""
+    """Return for each manifest row why it is to be tagged; null when its latest row is up to date."""
     numbered = manifest.select(schema.KEY.names).append_column("row", pa.array(range(len(manifest)), pa.int64()))
     renamed = previous.rename_columns([name if name == "uri" else f"was_{name}" for name in previous.column_names])
     joined = numbered.join(renamed, "uri", join_type="left outer").sort_by("row")

@@ -275,7 +275,7 @@ OVERVIEW = {
         FROM tags GROUP BY ALL ORDER BY images DESC, tag
     """,
 }
-"""What a query without SQL answers: title -> SQL."""
+"""Title -> SQL of a query without SQL."""
 
 
 def query(url: StrPath, sql: str) -> pa.Table:

@@ -44,7 +44,7 @@ _SAMPLE = 8
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run, in files."""
 
     done: int
     total: int
@@ -57,7 +57,7 @@ OnFound = Callable[[int], None]
 
 
 def _ignore(_: Any) -> None:
-    """Report to nobody."""
+    """Ignore a report."""
 
 
 class Models:
@@ -110,7 +110,7 @@ def tag(
 def prepare(
     source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
 ) -> Plan:
-    """List the source, compare it with the results, and return what is to be done."""
+    """List the source, compare it with the results, and return the plan."""
     source, out = os.fspath(source), os.fspath(out)
     names = [model] if isinstance(model, str | os.PathLike) else model
     models = {os.fspath(name): checkpoint.describe(os.fspath(name)) for name in names}
@@ -194,10 +194,10 @@ def _check_parts(plan: Plan, counts: ShardCounts) -> None:
 
 
 def _check_access(plan: Plan, todo: Sequence[int]) -> None:
-    """Raise AccessDenied when a store refuses who we are: a wrong credential is one error, not a row each.
+    """Raise AccessDenied when a store refuses the credentials: that is one error, not a row per file.
 
-    In a first run on a bucket also when it refuses a whole sample, drawn from all over. Later ones may be down to the
-    few files that nobody lets us read, and the web has many doors.
+    In a first run on a bucket, a refused sample of its files counts too. A later run may be left with the few files
+    that cannot be read, and each web server has its own rules.
     """
     refused: AccessDenied | None = None
     sample = _sample(plan, todo)
@@ -216,7 +216,7 @@ def _check_access(plan: Plan, todo: Sequence[int]) -> None:
 
 
 def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
-    """Return some files, from shards and places in them that lie far apart."""
+    """Return some files, spread over the shards."""
     picked = []
     for place in range(_SAMPLE):
         uris = plan.shard(todo[place * len(todo) // _SAMPLE])["uri"]
@@ -225,7 +225,7 @@ def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
 
 
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
-    """Write the JSON that describes a run; it informs people, no plan ever reads it."""
+    """Write the JSON that describes a run; no plan reads it."""
     record = {
         "run_id": plan.run_id,
         "source": plan.source,
@@ -271,7 +271,7 @@ class _ShardRun:
                 commit.result()
 
     def counts(self, seconds: float) -> ShardCounts:
-        """Return what all of it came to."""
+        """Return the counts of the shards so far."""
         rates = [model.engine.images_per_second for model in self.models]
         together = 1 / sum(1 / rate for rate in rates if rate) if all(rates) else None
         shares = any(model.engine.shares_cores for model in self.models)
@@ -294,7 +294,7 @@ class _ShardRun:
                 yield from entries.to_pylist()
 
     def _still_to_do(self, index: int) -> pa.Table:
-        """Return a shard without what an overlapping run has committed since this one was planned."""
+        """Return a shard without the files that an overlapping run has committed."""
         shard = self.plan.shard(index)
         names = [name for name in storage.names_in(self.plan.out) or [] if name.endswith(".parquet")]
         new = [name for name in names if name not in self._seen and self.plan.run_id not in name]
@@ -305,7 +305,7 @@ class _ShardRun:
         return without_committed(self.plan, shard, self._committed) if len(self._committed) else shard
 
     def _by_shard(self, files: Iterable[list[tuple[int, Row]]], total: int) -> Iterator[tuple[int, list[Row]]]:
-        """Cut the stream where the shards end."""
+        """Collect the rows of each shard."""
         collected: list[Row] = []
         finished = in_shard = 0
         for rows in files:
@@ -337,6 +337,6 @@ class _ShardRun:
 
 
 def _rotated(shards: list[int]) -> list[int]:
-    """Start somewhere else than an overlapping run does."""
+    """Start at a random shard, so that overlapping runs start at different ones."""
     start = random.randrange(len(shards))
     return shards[start:] + shards[:start]
