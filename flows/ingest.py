@@ -1,6 +1,6 @@
 """List a source into a manifest, as a Prefect flow: `python -m flows.ingest SOURCE --out manifest.parquet`."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -10,6 +10,7 @@ from prefect.states import Completed
 from flows import command
 from flows.retries import may_pass
 from tagger.data.ingest import ingest as write_manifest
+from tagger.options import Option
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
@@ -21,13 +22,13 @@ def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
 
 @flow(name="ingest", persist_result=False)
 def ingest(
-    source: str,
-    out: str,
-    labels: str | None = None,
-    label_format: str = "auto",
-    label_delimiter: str | None = None,
-    label_names: str | None = None,
-    merge_rows: bool = False,
+    source: Annotated[str, Option("Folder, file, glob, URL, or list of files or URLs.")],
+    out: Annotated[str, Option("Manifest to write, NAME.parquet.")],
+    labels: Annotated[str | None, Option("Label file, or a folder of them.")] = None,
+    label_format: Annotated[str, Option("Format of the labels: auto, none or a name.")] = "auto",
+    label_delimiter: Annotated[str | None, Option("Separator of the labels in one cell.")] = None,
+    label_names: Annotated[str | None, Option("File of class names: a text list, CSV, JSON or YAML.")] = None,
+    merge_rows: Annotated[bool, Option("Take the labels of all rows of an image together.")] = False,
 ) -> State[dict[str, Any]]:
     """List a source into a manifest: one row per image file with its labels."""
     counts = list_source(
@@ -41,18 +42,5 @@ def ingest(
     return Completed(message=f"{counts['found']:,} files found; manifest: {out}", data=counts)
 
 
-def main() -> None:
-    """Parse the command line and run the flow."""
-    parser = command.parser("ingest", ingest.__doc__)
-    parser.add_argument("source", help="folder, file, glob, URL or list of URLs")
-    parser.add_argument("--out", required=True, help="manifest to write, NAME.parquet")
-    parser.add_argument("--labels", help="label file or folder of them")
-    parser.add_argument("--label-format", default="auto", help="auto, none or a format's name")
-    parser.add_argument("--label-delimiter", help="between the labels of one cell")
-    parser.add_argument("--label-names", help="file of class names: a text list, CSV, JSON or YAML")
-    parser.add_argument("--merge-rows", action="store_true", help="take the labels of all rows of an image together")
-    command.run(ingest, vars(parser.parse_args()))
-
-
 if __name__ == "__main__":
-    main()
+    command.main(ingest)

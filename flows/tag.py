@@ -1,13 +1,14 @@
 """Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --model MODEL --out RESULTS`.
 
-Few coarse tasks whatever the size: one plan, at most 16 ranges of shards, one report. The results table knows what is
-done, so a retried task, a rerun after a kill, and tomorrow's run each do only what is missing.
+One plan, at most 16 ranges of shards, one report, whatever the size. The results table knows what is done, so a
+retried task, a rerun after a kill, and tomorrow's run each do only what is missing.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from prefect.futures import wait
 from prefect.states import Completed
@@ -15,6 +16,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import command
 from flows.retries import may_pass
+from tagger.errors import UsageError
+from tagger.options import Option
 from tagger.tagging import plan, run
 from tagger.tagging.config import TagConfig
 from tagger.tagging.summary import ShardCounts, Summary
@@ -25,7 +28,7 @@ DEFAULTS = TagConfig()
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
 def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> dict[str, Any]:
-    """Decide what is to be done; return the plan's URL and its number of shards."""
+    """Plan the run; return the plan's URL and its number of shards."""
     planned = run.prepare(source, model, out, options)
     return {"plan": plan.save_plan(planned), "shards": planned.shards}
 
@@ -35,11 +38,12 @@ def plan_shards(source: str, model: str | list[str], out: str, options: TagConfi
     retry_delay_seconds=30,
     retry_condition_fn=may_pass,
     persist_result=False,
+    cache_policy=NO_CACHE,
     task_run_name="tag-shards-{start}-{stop}",
 )
-def tag_shards(plan_url: str, start: int, stop: int) -> ShardCounts:
+def tag_shards(plan_url: str, start: int, stop: int, models: run.Models) -> ShardCounts:
     """Tag a range of shards; a retry skips those whose part file exists."""
-    return run.run_shards(plan.load_plan(plan_url), range(start, stop))
+    return run.run_shards(plan.load_plan(plan_url), range(start, stop), models)
 
 
 @task(persist_result=False)
@@ -52,35 +56,27 @@ def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
 
 
 @flow(name="tag", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)  # type: ignore[arg-type]
-def tag(source: str, model: str | list[str], out: str, options: TagConfig = DEFAULTS) -> State[Any]:
-    """Tag every image of a source that has no right row yet: one Parquet row per file and model."""
+def tag(
+    source: Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list of files or URLs, or manifest.")],
+    model: Annotated[list[str], Option("Checkpoint folder or URL, timm/NAME or local-dir:FOLDER; may be repeated.")],
+    out: Annotated[str, Option("Results folder or URL.")],
+    options: TagConfig = DEFAULTS,
+) -> State[Any]:
+    """Tag every image of a source whose row is missing or out of date: one Parquet row per file and model."""
+    if not model:
+        raise UsageError("--model: name at least one model")
     planned = plan_shards(source, model, out, options)
     ranges = plan.ranges(planned["shards"], MAX_RANGES)
-    futures = [tag_shards.submit(planned["plan"], start, stop) for start, stop in ranges]
+    models = run.Models()
+    futures = [tag_shards.submit(planned["plan"], start, stop, models) for start, stop in ranges]
     wait(futures)
     finished = [future.result() for future in futures if future.state.is_completed()]
     summary = report(planned["plan"], finished)
     for future in futures:
-        future.result()  # raises what a range could not get over, after the report counted the others
+        future.result()  # raises the error of a range that failed, after the report counted the others
     summary.check_failures()
     return Completed(message=summary.text(), data=summary.to_dict())
 
 
-def main() -> None:
-    """Parse the command line and run the flow."""
-    parser = command.parser("tag", tag.__doc__)
-    parser.add_argument("source", help="folder, file, glob, URL, list of URLs or manifest")
-    parser.add_argument(
-        "--model",
-        required=True,
-        action="append",
-        help="checkpoint folder or URL, timm/NAME or local-dir:FOLDER; may be repeated",
-    )
-    parser.add_argument("--out", required=True, help="results folder or URL")
-    build = command.add_options(parser, TagConfig)
-    parsed = parser.parse_args()
-    command.run(tag, {"source": parsed.source, "model": parsed.model, "out": parsed.out, "options": build(parsed)})
-
-
 if __name__ == "__main__":
-    main()
+    command.main(tag)

@@ -1,4 +1,4 @@
-"""Put tags on a mountain of images: folder or bucket in, Parquet out, every night."""
+"""Batch image tagging: a folder or bucket in, Parquet out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from tagger.data.manifest import Manifest
     from tagger.errors import TaggerError
     from tagger.evaluation.evaluate import evaluate
+    from tagger.inference.model import Model, load, predict
     from tagger.tagging.config import TagConfig
     from tagger.tagging.export import export
     from tagger.tagging.results import query, read_results
-    from tagger.tagging.run import predict, tag
+    from tagger.tagging.run import tag
     from tagger.tagging.summary import Summary
     from tagger.training.config import TrainConfig
     from tagger.training.train import train
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Ingested": "tagger.data.ingest",
     "Manifest": "tagger.data.manifest",
+    "Model": "tagger.inference.model",
     "Summary": "tagger.tagging.summary",
     "TagConfig": "tagger.tagging.config",
     "TaggerError": "tagger.errors",
@@ -29,7 +31,8 @@ _HOMES = {
     "evaluate": "tagger.evaluation.evaluate",
     "export": "tagger.tagging.export",
     "ingest": "tagger.data.ingest",
-    "predict": "tagger.tagging.run",
+    "load": "tagger.inference.model",
+    "predict": "tagger.inference.model",
     "query": "tagger.tagging.results",
     "read_results": "tagger.tagging.results",
     "tag": "tagger.tagging.run",
@@ -38,8 +41,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "TrainConfig", "evaluate", "export", "ingest",
-    "predict", "query", "read_results", "tag", "train", "tune",
+    "Ingested", "Manifest", "Model", "Summary", "TagConfig", "TaggerError", "TrainConfig", "evaluate", "export",
+    "ingest", "load", "predict", "query", "read_results", "tag", "train", "tune",
 ]  # fmt: skip
 
 

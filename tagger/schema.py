@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
-from typing import Any
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tagger.errors import TableError
+from tagger.errors import TableError, first_line
 
 VERSION = 1
 ROW_GROUP = 65_536
@@ -18,7 +20,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 _SCORED = pa.list_(pa.struct([("tag", pa.string()), ("score", pa.float32())]))
 
 KEY = pa.schema([("uri", pa.string()), ("bytes", pa.int64()), ("modified_at", _TIME), ("etag", pa.string())])
-"""What identifies one version of one file."""
+"""Columns that identify one version of one file."""
 
 FOUND = pa.schema([*KEY, ("location", pa.string())])
 """A file of a source. `location` is the URL to read, with its signature, where that is not the `uri`; else null."""
@@ -91,8 +93,82 @@ def serialise(table: pa.Table, kind: str, row_group: int = ROW_GROUP, **footer: 
     entries = {"table": kind, "schema": str(VERSION), **footer}
     metadata = {f"tagger.{key}": value for key, value in entries.items()}
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", row_group_size=row_group)
-    return sink.getvalue()
+    pq.write_table(
+        table.replace_schema_metadata(metadata), sink,
+        compression="zstd", row_group_size=row_group, write_page_checksum=True,
+    )  # fmt: skip
+    return _sealed(sink.getvalue())
+
+
+_SEAL = b"TGCK"
+_SEAL_LENGTH = 12
+_END = 8
+"""Bytes after a Parquet footer: its length and a magic number."""
+TAIL = 1 << 16
+"""Bytes at a file's end that nearly always hold its seal and footer."""
+DAMAGE = (pa.ArrowException, OSError)
+"""Errors of pyarrow on a damaged file."""
+
+
+def _sealed(content: bytes) -> bytes:
+    """Put a seal between pages and footer: _SEAL, the CRC-32 of the pages, the CRC-32 from the footer to the end.
+
+    Parquet's own checksums cover neither page headers nor the footer. Other readers find pages by their offsets and
+    never see the seal; a copy that they write has none.
+    """
+    start = len(content) - _footer_length(content)
+    pages, footer = content[:start], content[start:]
+    return pages + _SEAL + _crc(pages) + _crc(footer) + footer
+
+
+def _footer_length(end: bytes) -> int:
+    return _END + int.from_bytes(end[-_END : -_END + 4], "little")
+
+
+def sealed_length(end: bytes) -> int:
+    """Return from a file's last bytes how many of them the seal and the footer take."""
+    return _SEAL_LENGTH + _footer_length(end)
+
+
+def is_whole(content: bytes, footer_only: bool = False) -> bool:
+    """Return whether a file has the bytes it was sealed with; true where there is no seal.
+
+    With `footer_only`, `content` may be the end of the file, from the seal on.
+    """
+    view = memoryview(content)
+    start = max(0, len(view) - _footer_length(content))
+    pages, footer = view[:start], view[start:]
+    seal = bytes(pages[-_SEAL_LENGTH:])
+    if not seal.startswith(_SEAL) or len(seal) < _SEAL_LENGTH:
+        return True
+    return seal[8:] == _crc(footer) and (footer_only or seal[4:8] == _crc(pages[:-_SEAL_LENGTH]))
+
+
+def _crc(content: bytes | memoryview) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
+
+
+def open_parquet(file: IO[bytes]) -> pq.ParquetFile:
+    """Open a Parquet file so that damage raises one of DAMAGE: in the footer now, in a page when it is read."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - TAIL))
+    tail = file.read()
+    if sealed_length(tail) > len(tail):
+        file.seek(max(0, size - sealed_length(tail)))
+        tail = file.read()
+    if not is_whole(tail, footer_only=True):
+        raise pa.ArrowInvalid("the checksum of the footer is wrong")
+    file.seek(0)
+    return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+@contextlib.contextmanager
+def named_damage(name: str) -> Iterator[None]:
+    """Raise TableError, with the name of the file, for what pyarrow raises on a damaged one."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise TableError(f"{name}: a damaged Parquet file ({first_line(error)}); write it again") from error
 
 
 def footer_of(schema: pa.Schema) -> dict[str, str]:
@@ -117,7 +193,7 @@ def check_footer(schema: pa.Schema, kind: str, name: str) -> dict[str, str]:
 
 
 def conform(table: pa.Table, kind: str) -> pa.Table:
-    """Give an older table today's columns: what it lacks reads as null, what we do not know is dropped."""
+    """Give an older table today's columns: missing ones read as null, unknown ones are dropped."""
     schema = SCHEMAS[kind]
     columns = [
         table[field.name].cast(field.type) if field.name in table.schema.names else pa.nulls(len(table), field.type)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MODEL, ROOT, photo
+from pictures import MODEL, ROOT
 
 from tagger import checkpoint, hardware, images, storage
 from tagger.errors import UsageError
@@ -30,10 +31,10 @@ def test_openvino_agrees_with_the_reference_in_batches_of_any_size(model: str) -
     reference = engines.load(info, checkpoint.build, Choice("cpu", "eager"))
     fast = engines.load(info, checkpoint.build, Choice("cpu", "openvino"), batch_size=8)
     assert fast.name.startswith("openvino")
-    pictures = engines.probe_images(info.preprocessing.size, count=19)
-    expected_scores, expected_embeddings = reference(pictures)
+    batch = engines.probe_images(info.preprocessing.size, count=19)
+    expected_scores, expected_embeddings = reference(batch)
     for size in (1, 7, 8, 19):
-        scores, embeddings = fast(pictures[:size])
+        scores, embeddings = fast(batch[:size])
         assert scores.shape == (size, len(info.label_names))
         assert scores.dtype == embeddings.dtype == np.float32
         assert np.abs(scores - expected_scores[:size]).max() < 1e-4
@@ -44,9 +45,9 @@ def test_openvino_agrees_with_the_reference_in_batches_of_any_size(model: str) -
 def test_an_images_scores_do_not_depend_on_its_neighbours(model: str) -> None:
     info = checkpoint.describe(model)
     engine = engines.load(info, checkpoint.build, batch_size=8)
-    pictures = engines.probe_images(info.preprocessing.size, count=8)
-    alone = engine(pictures[:1])[0]
-    others = engine(np.concatenate([pictures[:1], 255 - pictures[1:]]))[0]
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    alone = engine(batch[:1])[0]
+    others = engine(np.concatenate([batch[:1], 255 - batch[1:]]))[0]
     assert np.abs(alone[0] - others[0]).max() < 1e-5
 
 
@@ -59,18 +60,18 @@ def test_the_auto_engine_is_openvino_here_and_starts_from_the_cache(timm_folder:
         raise AssertionError("the network was built although a converted copy is in the cache")
 
     again = engines.load(info, never)  # type: ignore[arg-type]
-    pictures = engines.probe_images(info.preprocessing.size, count=3)
-    assert np.array_equal(first(pictures)[0], again(pictures)[0])
+    batch = engines.probe_images(info.preprocessing.size, count=3)
+    assert np.array_equal(first(batch)[0], again(batch)[0])
 
 
 @pytest.mark.parametrize("name", ["model.xml", "model.bin", "agreement.json"])
 def test_a_damaged_cache_is_rebuilt(timm_folder: Path, name: str) -> None:
     info = checkpoint.describe(f"local-dir:{timm_folder}")
-    pictures = engines.probe_images(info.preprocessing.size, count=3)
-    expected = engines.load(info, checkpoint.build)(pictures)[0]
-    kept = storage.cache_folder() / "openvino" / info.model_id / name
-    kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
-    assert np.abs(engines.load(info, checkpoint.build)(pictures)[0] - expected).max() < 1e-5
+    batch = engines.probe_images(info.preprocessing.size, count=3)
+    expected = engines.load(info, checkpoint.build)(batch)[0]
+    cached = storage.cache_folder() / "openvino" / info.model_id / name
+    cached.write_bytes(cached.read_bytes()[: cached.stat().st_size // 2])
+    assert np.abs(engines.load(info, checkpoint.build)(batch)[0] - expected).max() < 1e-5
 
 
 def test_a_network_that_another_openvino_converted_is_converted_again(timm_folder: Path) -> None:
@@ -170,6 +171,24 @@ def test_a_checked_engine_gives_doubtful_images_to_the_exact_one() -> None:
     assert (fast.seen, exact.seen) == (3, 2)
     assert both.name == "fast-checked"
     assert both.images_per_second == pytest.approx(1 / (1 / 100 + 2 / 3 / 100))
+    batch = np.array([0, 1], np.uint8).reshape(2, 1, 1, 1)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: both(batch), range(3000)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert both.images_per_second == pytest.approx(1 / (1 / 100 + 3002 / 6003 / 100), rel=1e-12)
+
+
+@pytest.mark.skipif(not hardware.has_cuda(), reason="needs a GPU")
+def test_fp32_on_a_gpu_is_ieee_fp32(timm_folder: Path) -> None:
+    info = checkpoint.describe(f"local-dir:{timm_folder}")
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    expected = engines.load(info, checkpoint.build, Choice("cpu", "eager", "fp32"))(batch)[0]
+    found = engines.load(info, checkpoint.build, Choice("cuda", "eager", "fp32"))(batch)[0]
+    assert np.abs(found - expected).max() < 1e-5
 
 
 # --- when something does not work -------------------------------------------------------------------------------------
@@ -194,9 +213,9 @@ def test_a_compiled_network_gives_the_eager_scores(timm_folder: Path) -> None:
     info = checkpoint.describe(f"local-dir:{timm_folder}")
     compiled = engines.load(info, checkpoint.build, Choice("cpu", "torch"), batch_size=4)
     eager = engines.load(info, checkpoint.build, Choice("cpu", "eager"))
-    pictures = engines.probe_images(info.preprocessing.size, count=7)
+    batch = engines.probe_images(info.preprocessing.size, count=7)
     assert "compiled" in compiled.name
-    assert np.abs(compiled(pictures)[0] - eager(pictures)[0]).max() < 1e-4
+    assert np.abs(compiled(batch)[0] - eager(batch)[0]).max() < 1e-4
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(
@@ -218,23 +237,23 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     info = checkpoint.describe(MODEL)
     engine = engines.load(info, checkpoint.build, Choice("cpu", "eager"), batch_size=2)
     engine.batch_size = 8
-    pictures = engines.probe_images(info.preprocessing.size, count=8)
-    expected = engine(pictures)[0]
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    expected = engine(batch)[0]
     monkeypatch.setattr(Scorer, "forward", small_device)
-    assert np.abs(engine(pictures)[0] - expected).max() < 1e-5
+    assert np.abs(engine(batch)[0] - expected).max() < 1e-5
     assert (engine.batch_size, seen[:2], max(seen[2:])) == (2, [8, 4], 2)
     assert "batches of 2 from here on" in caplog.text
 
 
 def test_a_damaged_compiled_network_is_compiled_again(timm_folder: Path) -> None:
     info = checkpoint.describe(f"local-dir:{timm_folder}")
-    pictures = engines.probe_images(info.preprocessing.size, count=3)
-    expected = engines.load(info, checkpoint.build)(pictures)[0]
+    batch = engines.probe_images(info.preprocessing.size, count=3)
+    expected = engines.load(info, checkpoint.build)(batch)[0]
     blobs = list((storage.cache_folder() / "openvino" / info.model_id / "compiled").glob("*.blob"))
     assert blobs
     for blob in blobs:
         blob.write_bytes(b"junk" * 100)
-    assert np.array_equal(engines.load(info, checkpoint.build)(pictures)[0], expected)
+    assert np.array_equal(engines.load(info, checkpoint.build)(batch)[0], expected)
 
 
 def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) -> None:
@@ -242,62 +261,11 @@ def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) 
     info = checkpoint.describe(f"local-dir:{timm_folder}")
     with pytest.raises(UsageError, match="benchmark agreement"):
         engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"))
-    pictures = engines.probe_images(info.preprocessing.size, count=8)
-    made = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"), None, lambda: pictures)
+    batch = engines.probe_images(info.preprocessing.size, count=8)
+    made = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"), None, lambda: batch)
     again = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "int8"))
     assert "int8" in again.name
-    assert np.array_equal(made(pictures)[0], again(pictures)[0])
-
-
-def test_jpegs_decoded_on_the_device_give_the_rows_of_the_usual_way(tmp_path: Path, photos: Path) -> None:
-    from PIL import Image
-
-    from tagger.inference.engines.jpegs import DeviceJpegs
-    from tagger.inference.pipeline import LoadedModel, score_files
-
-    big = photo(1, (100, 75))
-    for name, mode in {"plain.jpg": "RGB", "grey.jpg": "L", "cmyk.jpg": "CMYK"}.items():
-        big.convert(mode).save(photos / name, quality=92)
-    big.save(photos / "late.jpg", quality=92, progressive=True)
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    big.save(photos / "turned.jpg", exif=turned)
-    big.save(photos / "png.jpg", "PNG")
-    (photos / "cut.jpg").write_bytes((photos / "plain.jpg").read_bytes()[:1500])
-    info = checkpoint.describe(MODEL)
-    engine = engines.load(info, checkpoint.build, Choice("cpu", "eager"))
-    device = DeviceJpegs("cpu", info.preprocessing)
-    entries = [{"uri": str(path), "bytes": None} for path in sorted(photos.rglob("*.jpg"))]
-    found = {}
-    for jpegs in (None, device):
-        model = LoadedModel(info, engine, lambda scores, embedding: {"scores": scores}, jpegs)
-        rows = [row for each in score_files(entries, [model], 10**8) for _, row in each]
-        found[jpegs] = {Path(row["uri"]).name: row for row in rows}
-    taken = {Path(e["uri"]).name for e in entries if device.takes(Path(e["uri"]).read_bytes())}
-    assert {"plain.jpg", "grey.jpg", "cut.jpg", "0.jpg"} <= taken
-    assert not taken & {"cmyk.jpg", "late.jpg", "turned.jpg", "png.jpg"}
-    for name, row in found[None].items():
-        other = found[device][name]
-        assert {k: v for k, v in row.items() if k != "scores"} == {k: v for k, v in other.items() if k != "scores"}
-        if row["status"] == "ok":
-            assert np.abs(row["scores"] - other["scores"]).max() < 0.02
-    assert found[device]["cut.jpg"]["status"] == "corrupt"
-
-
-def test_the_devices_jpeg_decoder_is_not_chosen_where_it_fails_or_loses(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tagger.inference.engines import jpegs
-
-    prep = checkpoint.describe(MODEL).preprocessing
-    contents = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
-    assert jpegs.choose([b"no picture"], prep, "cpu") is None
-    assert jpegs.choose(contents, prep, "cuda") is None, "there is no GPU here"
-    seconds = iter([1.0, 2.0, 3.0, 1.0])
-    honest = jpegs._timed
-    monkeypatch.setattr(jpegs, "_timed", lambda work: (honest(work)[0], next(seconds)))
-    assert jpegs.choose(contents, prep, "cpu") is not None
-    assert jpegs.choose(contents, prep, "cpu") is None
+    assert np.array_equal(made(batch)[0], again(batch)[0])
 
 
 def test_engines_report_to_nobody() -> None:
@@ -310,7 +278,7 @@ def test_engines_report_to_nobody() -> None:
 
 def test_torch_uses_the_cores_that_this_process_may_use() -> None:
     code = (
-        "import torch; from tagger import checkpoint, hardware as machine;"
+        "import torch; from tagger import checkpoint, hardware;"
         "from tagger.inference import engines; from tagger.inference.engines import Choice;"
         f"engine = engines.load(checkpoint.describe({MODEL!r}), checkpoint.build, Choice('cpu', 'eager'));"
         "print(hardware.cores(), torch.get_num_threads())"
@@ -329,7 +297,8 @@ def test_a_containers_quota_counts(tmp_path: Path) -> None:
 FIRST_CALLS = """
 import os, sys, threading
 import numpy as np
-from tagger import checkpoint, engines
+from tagger import checkpoint
+from tagger.inference import engines
 
 sys.setswitchinterval(1e-6)  # threads take turns as often as they can
 engine = engines.load(checkpoint.describe(sys.argv[1]), checkpoint.build, engines.Choice("cpu", "openvino", "fp32"))

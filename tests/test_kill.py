@@ -58,6 +58,27 @@ def test_runs_killed_at_random_moments_end_with_the_uninterrupted_table(tmp_path
     assert run(folder, tmp_path / "killed").reasons == {"unreadable before": 2}
 
 
+def test_a_run_whose_output_is_deleted_ends_with_the_whole_table_or_says_so(tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    photo(0, (1600, 1200)).save(tmp_path / "big.jpg", quality=95)
+    for index in range(120):
+        os.link(tmp_path / "big.jpg", folder / f"{index:03d}.jpg")
+    process = start(folder, out, MODEL, 4)
+    while len(list(out.glob("*.parquet"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.01)
+    subprocess.run(["rm", "-rf", out], check=False)
+    stdout, stderr = process.communicate()
+    if process.returncode == 0:
+        assert json.loads(stdout)["tagged"] == len(tagger.read_results(out)) == 120
+    else:
+        assert (process.returncode, stderr.count("\n")) == (1, 1), stderr
+        assert str(out) in stderr
+    run(folder, out)
+    assert len(tagger.read_results(out)) == 120
+
+
 @pytest.mark.slow
 def test_500_photographs_survive_20_kills(shared: Path, real_photos: Path, tmp_path: Path) -> None:
     model = f"local-dir:{shared}/backbones/mobilenetv2_100.imagenet"

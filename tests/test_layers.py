@@ -12,7 +12,7 @@ from pictures import ROOT
 import tagger
 
 ORDER = [
-    "redaction", "errors", "schema", "hardware", "storage", "images", "models", "checkpoint", "inference", "data",
+    "redaction", "errors", "schema", "hardware", "storage", "options", "images", "models", "checkpoint", "inference", "data",
     "evaluation", "options", "tagging", "reporting", "training", "benchmark", "cli",
 ]  # fmt: skip
 """A module imports only from packages before its own in this list."""
@@ -74,8 +74,8 @@ def test_functions_stay_short() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     names = [
-        "Ingested", "Manifest", "Summary", "TagConfig", "TaggerError", "TrainConfig", "evaluate", "export", "ingest",
-        "predict", "query", "read_results", "tag", "train", "tune",
+        "Ingested", "Manifest", "Model", "Summary", "TagConfig", "TaggerError", "TrainConfig", "evaluate", "export",
+        "ingest", "load", "predict", "query", "read_results", "tag", "train", "tune",
     ]  # fmt: skip
     assert sorted(tagger.__all__) == names
     for name in tagger.__all__:

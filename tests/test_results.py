@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+import shutil
+import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,20 @@ from typing import Any
 import duckdb
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from pictures import MODEL
 
 import tagger
-from tagger import schema
-from tagger.errors import QueryError, SourceNotFound
-from tagger.tagging import results
+from tagger import schema, storage
+from tagger.data import manifest
+from tagger.errors import QueryError, SourceNotFound, TableError
+from tagger.tagging import plan, results, run
+from tagger.tagging.status import status
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def make_row(rng: random.Random, run: int) -> dict[str, Any]:
@@ -107,6 +117,92 @@ def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
     for name in ("none", ""):
         with pytest.raises(SourceNotFound, match="no results here"):
             tagger.read_results(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["model=x/status=failed", "x*", "x[a]?", "it's"])
+def test_a_folder_of_any_name_is_queried_as_it_is(table: Path, tmp_path: Path, name: str) -> None:
+    for folder in (tmp_path / name, tmp_path / "xy"):  # the neighbour that a glob would read too
+        folder.mkdir(parents=True)
+        for part in table.glob("*.parquet"):
+            shutil.copy(part, folder)
+    ask = "SELECT * FROM history ORDER BY ALL"
+    assert tagger.query(tmp_path / name, ask).equals(tagger.query(table, ask))
+
+
+def test_columns_of_one_name_are_numbered(table: Path) -> None:
+    result = tagger.query(
+        table,
+        "SELECT i.uri, h.uri, 1 AS uri_1, i.model, 'x' AS uri FROM images i JOIN history h USING (run_id) LIMIT 1",
+    )
+    assert result.column_names == ["uri", "uri_1", "uri_1_1", "model", "uri_2"]
+    assert len(json.loads(results.export(result, "json"))[0]) == 5
+    assert results.export(result, "csv").decode().splitlines()[1].count(",") == 4
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def flipped(content: bytes, rng: random.Random) -> bytes:
+    """Flip one random bit."""
+    bit, damaged = rng.randrange(8 * len(content)), bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("store", ["file", "memory"])
+def test_a_flipped_bit_never_changes_a_row(tmp_path: Path, store: str) -> None:
+    rng = random.Random(2)
+    rows = schema.from_rows([make_row(rng, 1) | {"uri": f"/{index}.jpg"} for index in range(30)], "results")
+    content = schema.serialise(rows, "results")
+    out = str(tmp_path / "out") if store == "file" else f"memory://{tmp_path.name}"
+    uri, sound = f"{out}/part-00000001-aa-00000.parquet", 0
+    for _ in range(100):
+        storage.write_atomic(uri, flipped(content, rng))
+        asked = tagger.query(out, "SELECT * FROM history ORDER BY uri")
+        read, damaged = results.read_rows(results.list_parts(out).uris)
+        assert len(asked) == len(read)
+        if len(read):
+            assert read.equals(rows)
+            sound += 1
+        else:
+            assert status(out, verify=True).damaged == (damaged or results.list_parts(out).damaged)
+    assert sound < (1 if store == "file" else 10), "page headers of a remote part hold bits that decide nothing"
+
+
+@pytest.mark.parametrize("kind", ["manifest", "plan"])
+def test_a_flipped_bit_in_another_table_is_one_clear_error(photos: Path, tmp_path: Path, kind: str) -> None:
+    rng, file = random.Random(3), tmp_path / "m.parquet"
+    if kind == "manifest":
+        tagger.ingest(photos, file)
+        read: Callable[[str], pa.Table] = lambda path: manifest.read_source(path).table  # noqa: E731
+    else:
+        made = run.prepare(photos, MODEL, tmp_path / "out", tagger.TagConfig())
+        shutil.move(plan.save_plan(made), file)
+        read = lambda path: plan.load_plan(path).entries  # noqa: E731
+    content, expected = file.read_bytes(), read(str(file))
+    for _ in range(100):
+        file.write_bytes(flipped(content, rng))
+        with contextlib.suppress(TableError):  # any other error fails
+            assert read(str(file)).equals(expected)
+    file.write_bytes(content.replace(b"PAR1", b"PAR2"))
+    with pytest.raises(TableError, match=str(file)):
+        read(str(file))
+
+
+def test_status_counts_rows_and_verify_finds_damage(table: Path, run_tagger: Run) -> None:
+    found = json.loads(run_tagger("status", table, "--json").stdout)
+    images = tagger.read_results(table)
+    assert (found["parts"], found["rows"], found["damaged"]) == (12, 720, [])
+    assert found["models"]["m"]["ok"] == ((images["model"] == "m") & (images["status"] == "ok")).sum()
+    victim = min(table.glob("*.parquet"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 3] ^= 1
+    victim.write_bytes(content)
+    ran = run_tagger("status", table, "--verify")
+    assert ran.returncode == 1
+    assert f"damaged: {victim.name}" in ran.stdout
+    assert "1 damaged part files; the next `tagger tag`" in ran.stderr
+    assert ran.stderr.count("\n") == 1
 
 
 def test_export_gives_csv_json_and_parquet(table: Path, tmp_path: Path) -> None:

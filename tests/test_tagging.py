@@ -25,7 +25,7 @@ from PIL import Image
 
 import tagger
 from tagger import schema, storage
-from tagger.errors import AccessDenied, ModelError, SourceError, TableError, TooManyFailed, UsageError
+from tagger.errors import AccessDenied, ModelError, SourceError, TableError, TooManyFailed, UsageError, WriteError
 from tagger.inference.pipeline import BYTES_AHEAD, bounded_map
 from tagger.tagging import run as job
 from tagger.tagging.config import TagConfig
@@ -341,6 +341,24 @@ def test_a_part_with_a_damaged_footer_is_set_aside_and_its_rows_redone(photos: P
     assert_same_table(out, tmp_path / "good")
 
 
+def test_a_part_with_damaged_data_is_set_aside_and_its_rows_redone_by_the_same_run(
+    photos: Path, tmp_path: Path, run_tagger: Any
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out, shard_size=3)
+    shutil.copytree(out, tmp_path / "good")
+    victim = min(out.glob("*.parquet"))
+    content = bytearray(victim.read_bytes())
+    content[pq.ParquetFile(victim).metadata.row_group(0).column(14).data_page_offset + 40] ^= 4  # no column of a plan
+    victim.write_bytes(content)
+    ran = run_tagger("tag", photos, "--model", MODEL, "--out", out)
+    assert ran.returncode == 0, ran.stderr
+    assert f"set aside a damaged part: {victim.name}" in ran.stdout
+    assert [path.name for path in out.glob("_damaged-*")] == [f"_damaged-{victim.stem}"]
+    assert "3 tagged, 0 failed" in ran.stdout
+    assert_same_table(out, tmp_path / "good")
+
+
 def test_an_out_that_holds_something_else_is_refused_and_left_alone(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="holds other files"):
         run(photos, photos)
@@ -391,12 +409,31 @@ def test_two_overlapping_runs_end_with_the_right_table(photos: Path, tmp_path: P
     assert run(photos, out).tagged == 0
 
 
+def test_overlapping_runs_of_a_model_and_its_copy_under_another_name_both_end_whole(
+    photos: Path, tmp_path: Path
+) -> None:
+    out, copy = tmp_path / "out", tmp_path / "copy"
+    shutil.copytree(MODEL, copy)
+    plans = [
+        job.prepare(photos, models, out, TagConfig(shard_size=2, batch_size=2))
+        for models in (MODEL, copy, [MODEL, copy])
+    ]
+    for plan in plans:  # each sees what the others have committed since all were planned
+        job.run_shards(plan, range(plan.shards))
+    frame = tagger.read_results(out)
+    assert frame.groupby("model")["uri"].nunique().to_dict() == {"cifar10-speedrun": 6, "copy": 6}
+    assert len(tagger.read_results(out, latest=False)) == 12, "nothing was done twice"
+    assert set(frame["model_id"]) == {frame["model_id"][0]}
+    both = run(photos, out, model=[MODEL, str(copy)])
+    assert [model.done_before for model in both.models] == [6, 6]
+
+
 def test_a_run_skips_what_another_has_committed_since_it_was_planned(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     late = job.prepare(str(photos), MODEL, str(out), TagConfig(shard_size=2, batch_size=2))
     run(photos, out)
     existing = set(os.listdir(out))
-    assert job.run_shards(late, range(late.shards)).parts == 0
+    assert job.run_shards(late, range(late.shards)).shards == ()
     assert set(os.listdir(out)) == existing
 
 
@@ -416,9 +453,37 @@ def test_a_run_skips_what_one_that_was_planned_long_before_has_just_committed(ph
 
 def test_a_retried_range_skips_the_shards_that_are_there(photos: Path, tmp_path: Path) -> None:
     plan = job.prepare(str(photos), MODEL, str(tmp_path / "out"), TagConfig(shard_size=2, batch_size=2))
-    assert job.run_shards(plan, [0]).parts == 1
+    assert job.run_shards(plan, [0]).shards == (0,)
     counts = job.run_shards(plan, range(plan.shards))
-    assert (counts.parts, counts.statuses) == (3, [{"ok": 6}]), "the parts are the record"
+    assert (sorted(counts.shards), counts.statuses) == ([0, 1, 2], [{"ok": 6}]), "the parts are the record"
+
+
+def test_parts_that_are_deleted_during_a_run_are_redone(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def delete(progress: job.Progress) -> None:
+        if not list(tmp_path.glob("deleted")):
+            out.rename(tmp_path / "deleted")
+
+    summary = tagger.tag(photos, MODEL, out, TagConfig(shard_size=1, batch_size=1), on_progress=delete)
+    assert list((tmp_path / "deleted").glob("*.parquet")), "some were written before"
+    assert (summary.tagged, summary.parts) == (6, 6)
+    assert len(rows(out)) == len(list(out.glob("*.parquet"))) == 6
+
+
+def test_a_run_during_which_older_parts_are_deleted_says_to_run_it_again(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    photo(80).save(photos / "new.jpg")
+
+    def delete(progress: job.Progress) -> None:
+        for part in out.glob("part-00000001-*"):
+            part.unlink()
+
+    with pytest.raises(WriteError, match="1 part files were deleted during the run, such as part-00000001-"):
+        tagger.tag(photos, MODEL, out, on_progress=delete)
+    assert run(photos, out).tagged == 6
+    assert len(rows(out)) == 7
 
 
 def test_a_model_that_changes_between_plan_and_run_is_an_error(photos: Path, tmp_path: Path) -> None:
@@ -446,12 +511,12 @@ def test_a_model_that_changes_between_plan_and_run_is_an_error(photos: Path, tmp
         ("0", 1, True),
     ],
 )
-def test_max_failed_is_judged_over_the_files_found(
+def test_max_failed_counts_over_the_files_found(
     photos: Path, tmp_path: Path, max_failed: str | None, bad: int, fails: bool
 ) -> None:
     for path in sorted(photos.rglob("*.jpg"))[:bad]:
         path.write_bytes(b"junk")
-    for _ in range(2):  # the second run tags nothing, and judges the same
+    for _ in range(2):  # the second run tags nothing, with the same outcome
         summary = run(photos, tmp_path / "out", max_failed=max_failed)
         if fails:
             with pytest.raises(TooManyFailed, match=f"{bad} of 6 files failed"):
@@ -521,7 +586,7 @@ def test_what_an_earlier_attempt_wrote_is_counted(photos: Path, tmp_path: Path) 
     plan = job.prepare(str(photos), MODEL, str(tmp_path / "out"), TagConfig(shard_size=2))
     first = job.run_shards(plan, [0, 1])
     counts = job.run_shards(plan, range(plan.shards))
-    assert (counts.files, counts.parts) == (7, plan.shards)
+    assert (counts.files, sorted(counts.shards)) == (7, list(range(plan.shards)))
     assert first.files == 4
     assert counts.statuses == [{"ok": 6, "unsupported": 1}]
     assert job.run_shards(plan, range(plan.shards)).statuses == [{"ok": 6, "unsupported": 1}]

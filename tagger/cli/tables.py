@@ -1,4 +1,4 @@
-"""`ingest`, `query`, `export`: tables in and out."""
+"""`ingest`, `query`, `status`, `export`: tables in and out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from tagger.cli.app import app
 from tagger.cli.options import Json, Quiet, Results, Source
 from tagger.cli.printing import emit, found_progress, print_json, titled
-from tagger.errors import UsageError
+from tagger.errors import TableError, UsageError
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
@@ -72,6 +72,27 @@ def query(
             emit(answer, format, out and titled(out, title))
     else:
         emit(table.query(results, sql), format, out)
+
+
+@app.command(epilog="Example: tagger status results --verify")
+def status(
+    results: Results,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every byte of every part file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a results table's parts, rows by status, runs and damaged parts; exit 1 when a part is damaged."""
+    from tagger.tagging.status import status
+
+    found = status(results, verify)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        typer.echo(found.text())
+    if found.damaged:
+        raise TableError(
+            f"{results}: {len(found.damaged)} damaged part files; the next `tagger tag` sets them aside and tags their "
+            "files again"
+        )
 
 
 @app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")

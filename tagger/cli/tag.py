@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagger.cli.app import app
-from tagger.cli.options import BatchSize, Device, Engine, Json, MaxPixels, Model, Models, Precision, Quiet, Source
+from tagger.cli.options import Device, Engine, Json, MaxPixels, Model, Models, Precision, Quiet, Source
 from tagger.cli.printing import found_progress, headline, print_json, print_prediction, print_table, tag_progress
 from tagger.errors import TooManyFailed
+from tagger.options import expand
+from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
     from tagger.checkpoint.info import ModelInfo
@@ -18,38 +20,18 @@ if TYPE_CHECKING:
 
 
 @app.command(epilog="Example: tagger tag ~/photos --model checkpoints/cifar10-speedrun --out results")
+@expand
 def tag(
     source: Source,
     model: Models,
-    out: Annotated[str, typer.Option(help="Results folder or URL; one Parquet row per file lands here.")],
-    top_k: Annotated[int, typer.Option(help="Candidates kept per image, whatever the threshold.")] = 5,
-    threshold: Annotated[float | None, typer.Option(help="One threshold instead of the model's own, 0 to 1.")] = None,
-    batch_size: BatchSize = None,
-    device: Device = "auto",
-    engine: Engine = "auto",
-    precision: Precision = "auto",
-    shard_size: Annotated[
-        int, typer.Option(help="Images per part file; a kill loses at most the shard at work.")
-    ] = 5000,
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="Store each image's feature vector.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Also try again files that failed.")] = False,
-    redo: Annotated[bool, typer.Option("--redo", help="Tag everything again.")] = False,
-    max_failed: Annotated[
-        str | None, typer.Option(help="Share (1%) or count of failed files allowed; beyond it exit 3.")
-    ] = None,
-    max_pixels: MaxPixels = 100_000_000,
+    out: Annotated[str, typer.Option(help="Results folder or URL; one Parquet row per file is written here.")],
+    config: TagConfig,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tag every image of a source that has no right row yet: one Parquet row per file."""
+    """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""
     from tagger.tagging import run
-    from tagger.tagging.config import TagConfig
 
-    config = TagConfig(
-        top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine,
-        precision=precision, shard_size=shard_size, embeddings=embeddings, retry_failed=retry_failed, redo=redo,
-        max_failed=max_failed, max_pixels=max_pixels,
-    )  # fmt: skip
     silent = quiet or as_json
     with contextlib.ExitStack() as stack:
         on_found = stack.enter_context(found_progress(silent))
@@ -79,12 +61,11 @@ def predict(
     max_pixels: MaxPixels = 100_000_000,
     as_json: Json = False,
 ) -> None:
-    """Show the best tags of single pictures; nothing is written."""
-    from tagger.tagging import run
-    from tagger.tagging.config import TagConfig
+    """Show the best tags of single images; nothing is written."""
+    from tagger.inference.model import load
 
-    config = TagConfig(top_k=top_k, device=device, engine=engine, precision=precision, max_pixels=max_pixels)
-    rows = run.predict(images, model, config)
+    loaded = load(model, device=device, engine=engine, precision=precision, top_k=top_k, max_pixels=max_pixels)
+    rows = loaded.predict(images)
     if as_json:
         print_json(
             {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}

@@ -16,6 +16,7 @@ from tagger.data import manifest
 from tagger.data.labels import Labels, LabelSource, Notes
 from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import SourceError, TableError, UsageError
+from tagger.storage import StrPath
 
 _CLASSES_SHOWN = 20
 
@@ -79,9 +80,9 @@ class Ingested(Manifest):
 
 
 def ingest(
-    source: str,
-    out: str,
-    labels: str | None = None,
+    source: StrPath,
+    out: StrPath,
+    labels: StrPath | None = None,
     label_format: str = "auto",
     label_delimiter: str | None = None,
     label_names: str | None = None,
@@ -95,6 +96,9 @@ def ingest(
     separates the labels of a cell; `label_names` is a file of class names by id; `merge_rows` takes the labels of all
     rows of an image together. Raises SourceError, also where `labels` has none of the images, TableError or UsageError.
     """
+    source, out = os.fspath(source), os.fspath(out)
+    labels = None if labels is None else os.fspath(labels)
+    label_names = None if label_names is None else os.fspath(label_names)
     out_uri = storage.absolute(out)
     if not out_uri.endswith(".parquet"):
         raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")

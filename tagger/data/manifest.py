@@ -13,7 +13,6 @@ from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.errors import SourceError, TableError
@@ -171,13 +170,14 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
     uri = storage.absolute(source)
     with storage.open_input(uri) as file:
         try:
-            parquet = pq.ParquetFile(file)
+            parquet = schema.open_parquet(file)
         except pa.ArrowInvalid as error:
             raise TableError(f"{source}: not a readable Parquet file ({error})") from error
         arrow = parquet.schema_arrow
         if schema.footer_of(arrow):
             schema.check_footer(arrow, "manifest", source)
-            table = schema.conform(parquet.read(), "manifest")
+            with schema.named_damage(source):
+                table = schema.conform(parquet.read(), "manifest")
             on_found(len(table))
             return Manifest(table)
         column = next((name for name in URL_COLUMNS if name in arrow.names), None)

@@ -25,7 +25,8 @@ from tagger.data.duplicates import Fingerprint
 from tagger.images import MAX_PIXELS, Preprocessing, UInt8Array
 from tagger.inference import engines
 from tagger.inference.engines import Choice, Float32Array
-from tagger.inference.pipeline import Fitted, LoadedModel, Row, score_files
+from tagger.inference.model import Model
+from tagger.inference.pipeline import Fitted, Row, score_files
 
 THUMBNAIL = 160
 """Longest side of a thumbnail in pixels."""
@@ -115,11 +116,11 @@ def scan(
     return Scan(facts, _stacked(vectors, len(table)) if backbone else None, decoded, taken)
 
 
-def _models(backbone: ModelInfo | None, device: str) -> list[LoadedModel]:
+def _models(backbone: ModelInfo | None, device: str) -> list[Model]:
     if backbone is None:
         return []
     engine = engines.load(backbone, checkpoint.build_resized, Choice(device, precision="fp32"))
-    return [LoadedModel(backbone, engine, lambda scores, embedding: {"embedding": embedding})]
+    return [Model(backbone, engine, lambda scores, embedding: {"embedding": embedding})]
 
 
 def _missing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,9 @@ from tagger.evaluation.metrics import Evaluation
 from tagger.images import MAX_PIXELS
 from tagger.inference import engines
 from tagger.inference.engines import Choice
-from tagger.inference.pipeline import LoadedModel, Row, score_files
+from tagger.inference.model import Model
+from tagger.inference.pipeline import Row, score_files
+from tagger.storage import StrPath
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Judgement:
     """What was left out."""
 
 
-def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto") -> Judgement:
+def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str = "auto") -> Judgement:
     """Score the images of one split (`all`: every labelled image) and compare with their labels.
 
     Images that the checkpoint was trained with are in the split they had then, whatever the dataset says. Raises
@@ -42,6 +45,7 @@ def evaluate(model: str, dataset: str, split: str = "test", device: str = "auto"
     """
     if split not in (*NAMES, "all"):
         raise UsageError(f"--split {split}: expected one of {', '.join(NAMES)}, all")
+    model, dataset = os.fspath(model), os.fspath(dataset)
     info = checkpoint.describe(model)
     known = _splits_of(model)
     table = _with_splits(ingest.read_labelled(dataset).table, known)
@@ -103,7 +107,7 @@ def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Ta
 def scores_of(info: ModelInfo, uris: list[str], device: str = "auto") -> tuple[Any, Any]:
     """Score images through the tagging pipeline; return scores (N, K), and which images have them (N,)."""
     engine = engines.load(info, checkpoint.build, Choice(device))
-    model = LoadedModel(info, engine, lambda scores, embedding: {"scores": scores})
+    model = Model(info, engine, lambda scores, embedding: {"scores": scores})
     entries: list[Row] = [{"uri": uri, "bytes": None} for uri in uris]
     rows = [found[0][1] for found in score_files(entries, [model], MAX_PIXELS)]
     have = np.array([row["status"] == "ok" for row in rows], dtype=bool)

@@ -7,13 +7,13 @@ from tagger.images.decode import (
     SPARE,
     ImageInfo,
     decode,
-    plain_jpeg_size,
     prepare,
     prepare_for,
+    prepare_image,
 )
 from tagger.images.transforms import Preprocessing, UInt8Array, fit, normalise, resized
 
 __all__ = [
     "DECODE_VERSION", "FORMATS", "MAX_PIXELS", "SPARE", "ImageInfo", "Preprocessing", "UInt8Array", "decode", "fit",
-    "normalise", "plain_jpeg_size", "prepare", "prepare_for", "resized",
+    "normalise", "prepare", "prepare_for", "prepare_image", "resized",
 ]  # fmt: skip

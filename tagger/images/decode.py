@@ -94,6 +94,20 @@ def prepare(
     return {preparation: fit(decoded[scale], preparation, size) for preparation, scale in scales.items()}, info
 
 
+def prepare_image(
+    image: Image.Image, preparations: Collection[Preprocessing], max_pixels: int = MAX_PIXELS
+) -> tuple[dict[Preprocessing, UInt8Array], ImageInfo]:
+    """Fit an image in memory to the input of each of several models: (H, W, 3) uint8 arrays. Raises ImageError."""
+    _check_pixels(image, max_pixels)
+    with _decoder_errors():  # it may be opened, but not loaded
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        rgb = to_rgb(image if turn is None else image.transpose(turn))
+    width, height = rgb.size
+    fitted = {preparation: fit(rgb, preparation, rgb.size) for preparation in preparations}
+    return fitted, ImageInfo(width, height, image.format or "unknown")
+
+
 def prepare_for(data: bytes, preparation: Preprocessing) -> UInt8Array:
     """Decode one image and resize and crop it for one model: (H, W, 3) uint8. Raises ImageError."""
     return prepare(data, [preparation])[0][preparation]
@@ -179,26 +193,6 @@ def _load(image: ImageFile.ImageFile) -> None:
     except (SyntaxError, ValueError):
         if image.format != "PNG" or image.tile:  # Pillow empties `tile` once it has all pixels
             raise
-
-
-def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """Return the (width, height) of a baseline JPEG of 8 bits, grey or colour, upright; None for any other file.
-
-    Reads the headers alone (ITU-T T.81, annex B).
-    """
-    if content[:2] != b"\xff\xd8":
-        return None
-    place = 2
-    while place + 9 < len(content) and content[place] == 0xFF:
-        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
-        body = content[place + 4 : place + 2 + length]
-        if (marker == 0xE1 and body.startswith(b"Exif")) or marker == 0xEE:
-            return None  # perhaps turned, or Adobe's CMYK
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            plain = marker == 0xC0 and body[0] == 8 and body[5] in (1, 3)
-            return (int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")) if plain else None
-        place += 2 + length
-    return None
 
 
 def _scale(image: Image.Image, preparation: Preprocessing) -> int:

@@ -1,4 +1,4 @@
-"""What each stage of a run could do with the machine to itself, and which of them bounds the whole."""
+"""The rate of each stage of a run alone, and the bound that they set together."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Ceilings:
     decode: float | None = None
     model: float | None = None
     shares_cores: bool = True
-    """Whether the model computes on the cores that also decode."""
+    """True when the model computes on the cores that also decode."""
 
     def bound(self) -> tuple[float, str] | None:
-        """Return the highest rate the whole can reach and what sets it; None when too little is known.
+        """Return the highest rate of the run and what limits it; None when too little is known.
 
         Stages on the same cores take turns, so their times add up; others run side by side and the slowest decides.
         """
@@ -36,7 +36,7 @@ class Ceilings:
 
 @dataclass
 class Meter:
-    """Seconds that the stages of a run took, image by image; one thread adds them up."""
+    """Seconds spent in the stages of a run, summed over images by one thread."""
 
     reads: int = 0
     read_seconds: float = 0.0
@@ -47,7 +47,7 @@ class Meter:
     readers: int = 1
 
     def ceilings(self, model: float | None, shares_cores: bool) -> Ceilings:
-        """Return the ceilings these seconds mean, beside the model's own rate."""
+        """Return the ceilings that follow from these seconds and the model's own rate."""
         storage = self.readers * self.reads / self.read_seconds if self.read_seconds else None
         decode = hardware.cores() * self.decoded / self.decode_seconds if self.decode_seconds else None
         return Ceilings(storage, decode, model, shares_cores)

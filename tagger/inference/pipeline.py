@@ -1,7 +1,7 @@
 """read -> decode -> stack -> infer: files in, one row per file and model out, in order.
 
 Every stage holds a bounded number of images, so memory does not grow with the number of files. All of them run in
-threads that release the GIL while they work; a file is read and decoded once, however many models want it.
+threads that release the GIL while they work; a file is read and decoded once, however many models score it.
 """
 
 from __future__ import annotations
@@ -14,57 +14,39 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from tagger import hardware, images, storage
-from tagger.checkpoint.info import ModelInfo
 from tagger.errors import AccessDenied, ImageError, SourceError
 from tagger.images.transforms import Preprocessing
 from tagger.inference.ceilings import Meter
-from tagger.inference.engines import Engine, Float32Array
+from tagger.inference.engines import Float32Array
+
+if TYPE_CHECKING:
+    from tagger.inference.model import Model
 
 Row = dict[str, Any]
 Fitted = Mapping[Preprocessing, images.UInt8Array]
 Inspect = Callable[[Image.Image, tuple[int, int], Fitted], Row]
 """Columns computed from a decoded RGB image, its true (width, height), and its pixels as the models want them."""
+Selector = Callable[[Float32Array, Float32Array], Row]
+"""One image's scores (classes,) and embedding (D,) -> columns."""
+Read = Callable[[Row, int], "Loaded"]
+"""An entry and a bit for every model -> the file's content, or why there is none."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_FILE_BYTES = 1 << 30
-"""A larger file is not read: it would take the memory of a thousand photographs."""
+"""Larger files are not read: one would take the memory of a thousand photographs."""
 
 BYTES_AHEAD = 1 << 29
-"""Encoded images that wait to be decoded together weigh no more: scans of hundreds of megabytes go a few at a time."""
+"""Limit on the encoded images that wait to be decoded: scans of hundreds of megabytes go a few at a time."""
 _REMOTE_READS, _LOCAL_READS = 32, 4
 _AHEAD = 64
-"""Images that wait before each stage, at least: while a part file is written, the others go on."""
-
-
-class Jpegs(Protocol):
-    """What engines.jpegs.DeviceJpegs is."""
-
-    def takes(self, content: bytes) -> tuple[int, int] | None:
-        """Return the (width, height) of a file that it can decode; None for any other."""
-        ...
-
-    def __call__(self, contents: Sequence[bytes]) -> list[images.UInt8Array]:
-        """Return (H, W, 3) uint8 per file; raises RuntimeError when one does not decode."""
-        ...
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model of a run, ready to score."""
-
-    info: ModelInfo
-    engine: Engine
-    answer: Callable[[Float32Array, Float32Array], Row]
-    """One image's scores (classes,) and embedding (D,) -> the columns they become."""
-    jpegs: Jpegs | None = None
-    """Decodes plain JPEGs many at a time on the engine's device; used when the model runs alone."""
+"""Images that wait before each stage, at least, so that no stage stops while a part file is written."""
 
 
 @dataclass
@@ -72,12 +54,14 @@ class Loaded:
     """One file on its way."""
 
     facts: Row
-    """Columns that are the same for every model: key, image, status and error."""
+    """Columns that are the same for every model: key, image, status, error."""
     wanted: tuple[int, ...]
-    """Which models are to score it."""
+    """Models that score it."""
     content: bytes = b""
+    image: Image.Image | None = None
+    """An image that is in memory already, instead of its content."""
     pixels: dict[int, images.UInt8Array] = field(default_factory=dict)
-    """Model -> picture as that model wants it; empty once the file has failed."""
+    """Model -> its input; empty once the file has failed."""
     answers: dict[int, Row] = field(default_factory=dict)
     """Model -> columns of its own."""
     read_seconds: float = 0.0
@@ -90,42 +74,40 @@ class Loaded:
 
 def score_files(
     entries: Iterable[Row],
-    models: Sequence[LoadedModel],
+    models: Sequence[Model],
     max_pixels: int,
     meter: Meter | None = None,
     inspect: Inspect | None = None,
+    read: Read | None = None,
 ) -> Generator[list[tuple[int, Row]]]:
     """Yield for each entry (key columns, and in `wanted` the bits of its models) its rows, in the same order.
 
-    `inspect` adds columns computed from each decoded picture. A file that cannot be scored gives rows with its status
-    and error and leaves the others alone. Raises AccessDenied when the store refuses our credentials, since then every
-    file would fail.
+    `inspect` adds columns computed from each decoded image; `read` replaces read_entry. A file that cannot be scored
+    gives rows with its status and error and leaves the others alone. Raises AccessDenied when the store refuses our
+    credentials, since then every file would fail.
     """
     stream = iter(entries)
     first = next(stream, None)
     if first is None:
         return
-    meter = meter or Meter()
-    meter.readers = readers_for([first["uri"]])
+    meter, read = meter or Meter(), read or read_entry
+    meter.readers = readers_for([first["uri"] or ""])
     everyone = (1 << len(models)) - 1
     preparations = [model.info.preprocessing for model in models]
-    jpegs = models[0].jpegs if len(models) == 1 else None
     size = max((model.engine.batch_size for model in models), default=16)
     callers = max((model.engine.concurrency for model in models), default=1)
     decoders = hardware.cores()
     with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
         listed, ahead = chain([first], stream), 2 * meter.readers
-        read = bounded_map(
-            lambda entry: _read(entry, everyone), listed, readers, ahead, lambda entry: entry["bytes"] or 0
+        loaded = bounded_map(
+            lambda entry: read(entry, everyone), listed, readers, ahead, lambda entry: entry["bytes"] or 0
         )
         ahead = max(size + 2 * decoders, _AHEAD)
         decoded = bounded_map(
-            lambda item: _decode(item, preparations, max_pixels, jpegs, inspect), read, decode_pool, ahead,
+            lambda item: _decode(item, preparations, max_pixels, inspect), loaded, decode_pool, ahead,
             lambda item: len(item.content),
         )  # fmt: skip
         batches = iter(lambda: list(islice(decoded, size)), [])
-        if jpegs:
-            batches = (_decode_together(batch, jpegs, preparations, max_pixels) for batch in batches)
         ahead = callers + max(1, _AHEAD // size)
         for batch in bounded_map(lambda batch: _infer(batch, models), batches, infer_pool, ahead):
             for item in batch:
@@ -140,7 +122,7 @@ def readers_for(uris: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _pools(**threads: int) -> Iterator[list[ThreadPoolExecutor]]:
-    """Open thread pools by name; on the way out nothing that waits in them is still done."""
+    """Open thread pools by name; on exit, work that has not started is cancelled."""
     pools = [ThreadPoolExecutor(count, name) for name, count in threads.items()]
     try:
         yield pools
@@ -160,7 +142,7 @@ def bounded_map(
 ) -> Iterator[R]:
     """Map in a pool, in order, with at most `ahead` items submitted and not yet consumed.
 
-    Together they weigh at most BYTES_AHEAD, but that one always goes on.
+    Together they weigh at most BYTES_AHEAD; one item is always let through.
     """
     stream = iter(items)
     waiting: deque[tuple[Future[R], int]] = deque()
@@ -181,7 +163,8 @@ def bounded_map(
         yield result
 
 
-def _read(entry: Row, everyone: int) -> Loaded:
+def read_entry(entry: Row, everyone: int) -> Loaded:
+    """Read the file of an entry; what is wrong with it becomes its status and error. Raises AccessDenied."""
     started = time.perf_counter()
     bits = entry.get("wanted", everyone)
     wanted = tuple(model for model in range(everyone.bit_length()) if bits >> model & 1)
@@ -205,56 +188,31 @@ def _read(entry: Row, everyone: int) -> Loaded:
     return item
 
 
-def _decode(
-    item: Loaded,
-    preparations: Sequence[Preprocessing],
-    max_pixels: int,
-    jpegs: Jpegs | None = None,
-    inspect: Inspect | None = None,
-) -> Loaded:
-    """Decode once, and fit once for all models that want the same; leave to `jpegs` what it takes."""
+def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int, inspect: Inspect | None) -> Loaded:
+    """Decode once, and fit once for all models with the same preprocessing."""
     if item.facts["status"] != "ok":
-        return item
-    if jpegs and (size := jpegs.takes(item.content)) and size[0] * size[1] <= max_pixels:
         return item
     started = time.thread_time()
     try:
         wanted = {model: preparations[model] for model in item.wanted}
         pictures: list[Image.Image] = []
-        fitted, facts = images.prepare(item.content, set(wanted.values()), max_pixels, pictures.append)
+        if item.image is not None:
+            fitted, facts = images.prepare_image(item.image, set(wanted.values()), max_pixels)
+        else:
+            fitted, facts = images.prepare(item.content, set(wanted.values()), max_pixels, pictures.append)
     except ImageError as error:
         return _fail(item, error.status, error)
     finally:
-        item.content = b""
+        item.content, item.image = b"", None
     item.pixels = {model: fitted[preparation] for model, preparation in wanted.items()}
     item.facts.update(width=facts.width, height=facts.height, format=facts.format)
-    if inspect:
+    if inspect and pictures:
         item.facts.update(inspect(pictures[0], (facts.width, facts.height), fitted))
     item.decode_seconds = time.thread_time() - started
     return item
 
 
-def _decode_together(
-    batch: list[Loaded], jpegs: Jpegs, preparations: Sequence[Preprocessing], max_pixels: int
-) -> list[Loaded]:
-    """Decode what was left for the device; when one file stops it, all of them go the usual way."""
-    left = [item for item in batch if item.content]
-    if not left:
-        return batch
-    try:
-        pictures = jpegs([item.content for item in left])
-        sizes = [jpegs.takes(item.content) or (0, 0) for item in left]
-    except RuntimeError:
-        for item in left:
-            _decode(item, preparations, max_pixels)
-        return batch
-    for item, picture, (width, height) in zip(left, pictures, sizes, strict=True):
-        item.facts.update(width=width, height=height, format="JPEG")
-        item.pixels, item.content = {0: picture}, b""
-    return batch
-
-
-def _infer(batch: list[Loaded], models: Sequence[LoadedModel]) -> list[Loaded]:
+def _infer(batch: list[Loaded], models: Sequence[Model]) -> list[Loaded]:
     for number, model in enumerate(models):
         good = [item for item in batch if number in item.pixels]
         if not good:
@@ -262,7 +220,7 @@ def _infer(batch: list[Loaded], models: Sequence[LoadedModel]) -> list[Loaded]:
         scores, embeddings = model.engine(np.stack([item.pixels[number] for item in good]))
         for item, row_scores, embedding in zip(good, scores, embeddings, strict=True):
             if np.isfinite(row_scores).all():
-                item.answers[number] = model.answer(row_scores, embedding)
+                item.answers[number] = model.selector(row_scores, embedding)
             else:
                 item.answers[number] = {"status": "failed", "error": "the model gave scores that are not numbers"}
     for item in batch:

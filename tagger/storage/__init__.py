@@ -16,6 +16,7 @@ from tagger.storage.files import (
 from tagger.storage.listing import FoundFile, describe, find_images, is_image_name
 from tagger.storage.stores import is_credential_error
 from tagger.storage.uris import (
+    StrPath,
     absolute,
     absolute_file,
     is_remote,
@@ -28,6 +29,7 @@ from tagger.storage.uris import (
 
 __all__ = [
     "FoundFile",
+    "StrPath",
     "absolute",
     "absolute_file",
     "cache_folder",

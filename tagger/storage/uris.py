@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeAlias
+
+StrPath: TypeAlias = str | os.PathLike[str]
+"""A local path, or a URL as text."""
 
 
 def is_remote(url: str) -> bool:

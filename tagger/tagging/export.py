@@ -1,4 +1,4 @@
-"""Manifest or results -> labels in a format that other tools read, so that corrections travel both ways."""
+"""Export a manifest's labels or the latest tags in a format that other tools read and `ingest` reads back."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tagger import schema, storage
 from tagger.data import manifest
 from tagger.errors import UsageError
+from tagger.storage import StrPath
 from tagger.tagging import results
 
 _CONTROL, _IMAGE = "choice", "image"
@@ -26,7 +27,7 @@ _CONTROL, _IMAGE = "choice", "image"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """A file that export wrote."""
 
     out: str
     rows: int
@@ -34,17 +35,18 @@ class Exported:
     """labels (of a manifest) or tags (of results)"""
 
     def text(self) -> str:
-        """Say it on one line."""
+        """Return one line for a terminal."""
         return f"{self.rows:,} rows with {self.kind} written: {self.out}"
 
 
-def export(table: str, out: str, format: str, model: str | None = None) -> Exported:
+def export(table: StrPath, out: StrPath, format: str, model: str | None = None) -> Exported:
     """Write a manifest's labels, or the latest tags of a results folder, as one file.
 
     `format` is csv, parquet, huggingface (metadata.csv beside the images) or label-studio (tasks, with annotations from
     labels and predictions from tags). `model` chooses among several in the results. Failed images have no tags. Raises
     UsageError, TableError or SourceError.
     """
+    table, out = os.fspath(table), os.fspath(out)
     if format not in _WRITERS:
         raise UsageError(f"--format {format}: expected one of {', '.join(_WRITERS)}")
     rows, kind = (_labels(table), "labels") if table.lower().endswith(".parquet") else (_tags(table, model), "tags")
@@ -62,23 +64,23 @@ def _labels(table: str) -> pa.Table:
 
 def _tags(folder: str, model: str | None) -> pa.Table:
     """Return uri, tags, scores and model of the latest rows of one model."""
-    parts = results.existing_parts(folder)
-    rows = results.latest(results.read_rows(parts.uris, ["uri", "tags", "model", "status", "tagged_at", "run_id"]))
+    columns = ["uri", "tags", "model", "status", "tagged_at", "run_id"]
+    rows = results.latest(results.read_table(folder, columns))
     models = sorted(set(rows["model"].to_pylist()))
     if model is None and len(models) > 1:
-        raise UsageError(f"{folder}: say --model NAME: the results hold {', '.join(models)}")
+        raise UsageError(f"--model must name one of the models in {folder}: {', '.join(models)}")
     if model is not None:
         if model not in models:
             raise UsageError(f"--model {model}: not in {folder}, whose results hold {', '.join(models)}")
         rows = rows.filter(pc.equal(rows["model"], model))
     pairs = rows["tags"].to_pylist()
-    columns = {
+    exported = {
         "uri": rows["uri"],
         "tags": pa.array([_column(row, "tag") for row in pairs], pa.list_(pa.string())),
         "scores": pa.array([_column(row, "score") for row in pairs], pa.list_(pa.float32())),
         "model": rows["model"],
     }
-    return pa.table(columns)
+    return pa.table(exported)
 
 
 def _column(pairs: list[dict[str, Any]] | None, key: str) -> list[Any] | None:

@@ -1,4 +1,4 @@
-"""Decide what is to be done: compare the manifest with the latest rows, cut the difference into shards.
+"""The plan of a run: the files whose latest row is missing or out of date, cut into shards.
 
 The parts are the record of what is done. A run_id belongs to one frozen plan; its generation is one more than the
 highest in the table, so no clock decides which of two rows is newer.
@@ -6,23 +6,24 @@ highest in the table, so no clock decides which of two rows is newer.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import itertools
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.data.manifest import Manifest, counts_text
-from tagger.errors import TableError, UsageError
+from tagger.errors import SourceNotFound, TableError, UsageError
 from tagger.tagging import results
 from tagger.tagging.config import TagConfig
 
@@ -31,7 +32,7 @@ _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_i
 
 @dataclass(frozen=True)
 class Target:
-    """One model of a run, and what it has to do."""
+    """One model of a run, and its work."""
 
     model: str
     """The --model argument, to load it again elsewhere."""
@@ -39,38 +40,38 @@ class Target:
     model_id: str
     settings_id: str
     done: int
-    """Files whose latest row is still right."""
+    """Files whose latest row is up to date."""
     reasons: dict[str, int]
-    """Why the others are to be tagged: reason -> files."""
+    """Reason for tagging -> files."""
     standing: dict[str, int]
-    """Statuses of the rows that stay."""
+    """Status -> rows that are up to date."""
 
     def text(self) -> str:
-        """Say how many files, and why."""
+        """Return the number of files and the reasons."""
         return f"{sum(self.reasons.values()):,} ({counts_text(self.reasons)})" if self.reasons else "0"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run will do; frozen, so that a retried shard is the same shard."""
+    """The work of one run; frozen, so that a retried shard is the same shard."""
 
     run_id: str
     source: str
     skipped: dict[str, int]
-    """Why names in the source are no files to tag -> names."""
+    """Reason for skipping -> names in the source."""
     targets: tuple[Target, ...]
     out: str
     config: TagConfig
     found: int
     damaged: tuple[str, ...]
-    """Part files set aside because their footer could not be read."""
+    """Part files set aside because they are damaged."""
     known: tuple[str, ...]
-    """Part files that were there when the plan was made: what comes after them an overlapping run has written."""
+    """Part files that the plan has read; an overlapping run writes others."""
     entries: pa.Table
     """Key columns and locations of the files to tag, in order; bit i of `wanted` is set where target i is to tag it."""
 
     def text(self) -> str:
-        """Say what will be done and why, before it starts."""
+        """Return a few lines on the work and its reasons."""
         damaged = [f"set aside a damaged part: {name}" for name in self.damaged]
         if len(self.targets) == 1:
             why = f" ({counts_text(self.targets[0].reasons)})" if len(self.entries) else ""
@@ -100,14 +101,17 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
     out, manifest = storage.absolute(out), files.table
     check_out(out)
     if repeated := [name for name, count in Counter(info.name for info in models.values()).items() if count > 1]:
-        raise UsageError(f"--model: two models are called {repeated[0]}, and rows are told apart by that name")
+        raise UsageError(
+            f"--model: two models are called {repeated[0]}, and rows are kept apart by that name; rename one folder"
+        )
     parts = results.list_parts(out)
-    for name in parts.damaged:
-        storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
+    rows, damaged = results.read_rows(parts.uris, _LATEST_COLUMNS, [info.name for info in models.values()])
+    damaged = (*parts.damaged, *damaged)
+    _set_aside(out, damaged)
     wanted = pa.array([0]).take(pa.array([0] * len(manifest), pa.int32()))
     targets = []
     for bit, (model, info) in enumerate(models.items()):
-        target, pending = _target(model, info, manifest, parts, config)
+        target, pending = _target(model, info, manifest, rows, config)
         targets.append(target)
         wanted = pc.add(wanted, pc.if_else(pending, 1 << bit, 0))
     entries = manifest.select(schema.FOUND.names).append_column("wanted", wanted)
@@ -119,18 +123,25 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
         out=out,
         config=config,
         found=len(manifest),
-        damaged=parts.damaged,
-        known=tuple(uri.rpartition("/")[2] for uri in parts.uris),
+        damaged=damaged,
+        known=tuple(name for uri in parts.uris if (name := uri.rpartition("/")[2]) not in damaged),
         entries=entries.filter(pc.not_equal(wanted, 0)),
     )
 
 
+def _set_aside(out: str, damaged: Iterable[str]) -> None:
+    """Rename damaged parts, so that no reader takes them for parts."""
+    for name in damaged:
+        with contextlib.suppress(SourceNotFound):  # an overlapping run was first
+            storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
+
+
 def _target(
-    model: str, info: ModelInfo, manifest: pa.Table, parts: results.Parts, config: TagConfig
+    model: str, info: ModelInfo, manifest: pa.Table, rows: pa.Table, config: TagConfig
 ) -> tuple[Target, pa.ChunkedArray]:
-    """Return what one model has to do, and for each manifest row whether it is to be tagged."""
+    """Return one model's work, and for each manifest row whether it is to be tagged."""
     settings_id = config.settings_id(info)
-    previous = results.latest(results.read_rows(parts.uris, _LATEST_COLUMNS, model=info.name))
+    previous = results.latest(rows.filter(pc.equal(rows["model"], info.name)))
     why = _reasons(manifest, previous, info.model_id, settings_id, config)
     pending = pc.is_valid(why)
     standing = manifest.select(["uri"]).filter(pc.invert(pending)).join(previous.select(["uri", "status"]), "uri")
@@ -147,7 +158,7 @@ def _target(
 
 
 def check_out(out: str) -> None:
-    """Refuse a folder that holds something else than results."""
+    """Raise TableError for a folder that holds other files than results."""
     names = storage.names_in(out) or []
     if results.RUNS in names:
         return
@@ -168,7 +179,9 @@ def save_plan(plan: Plan) -> str:
 
 def load_plan(uri: str) -> Plan:
     """Read a plan that save_plan wrote."""
-    table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+    content = storage.read_bytes(uri)
+    with schema.named_damage(uri):
+        table = schema.open_parquet(io.BytesIO(content)).read()
     fields: dict[str, Any] = json.loads(schema.check_footer(table.schema, "plan", uri)["plan"])
     fields["config"] = TagConfig(**fields["config"])
     fields["damaged"], fields["known"] = tuple(fields["damaged"]), tuple(fields["known"])
@@ -189,9 +202,9 @@ def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
 
 
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
-    """Read what an overlapping run has written that may be as good as what the plan wants."""
-    rows = results.read_rows(new_parts, _LATEST_COLUMNS)
-    # what a run that was planned before this one does is not what --redo and --retry-failed ask for
+    """Read rows of overlapping runs that may replace some of the plan's."""
+    rows, _ = results.read_rows(new_parts, _LATEST_COLUMNS)  # the next plan sets damaged ones aside
+    # --redo and --retry-failed replace the rows of runs that were planned earlier
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
     if plan.config.redo:
         return rows.filter(later)
@@ -199,17 +212,23 @@ def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
 
 
 def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
-    """Drop from a shard what an overlapping run has committed meanwhile."""
+    """Drop files of a shard that an overlapping run has committed."""
     rows = rows.filter(pc.is_in(rows["uri"], shard["uri"]))
     config = replace(plan.config, redo=False, retry_failed=False)
     wanted = shard["wanted"]
     for bit, target in enumerate(plan.targets):
-        ours = pc.and_(pc.equal(rows["model_id"], target.model_id), pc.equal(rows["settings_id"], target.settings_id))
-        why = _reasons(shard, results.latest(rows.filter(ours)), target.model_id, target.settings_id, config)
+        previous = results.latest(rows.filter(_is_of(target, rows)))
+        why = _reasons(shard, previous, target.model_id, target.settings_id, config)
         committed = pc.if_else(pc.is_valid(why), 0, 1 << bit)
         wanted = pc.bit_wise_and(wanted, pc.bit_wise_not(committed))
     place = shard.column_names.index("wanted")
     return shard.set_column(place, "wanted", wanted).filter(pc.not_equal(wanted, 0))
+
+
+def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:
+    """Return for each row whether this model made it with these settings."""
+    same = (pc.equal(rows[name], getattr(target, name)) for name in ("model_id", "settings_id"))
+    return functools.reduce(pc.and_, same, pc.equal(rows["model"], target.name))
 
 
 def _generation(parts: results.Parts) -> int:
@@ -218,7 +237,7 @@ def _generation(parts: results.Parts) -> int:
     known = [int(run) for run in runs if run.isdigit()]
     renamed = [uri for uri, run in zip(parts.uris, runs, strict=True) if not run.isdigit()]
     if renamed:
-        known += [int(run[:8]) for run in pc.unique(results.read_rows(renamed, ["run_id"])["run_id"]).to_pylist()]
+        known += [int(run[:8]) for run in pc.unique(results.read_rows(renamed, ["run_id"])[0]["run_id"]).to_pylist()]
     generation = 1 + max(known, default=0)
     if generation > 99_999_999:
         raise UsageError("the table has used up its generations; start a new results folder")
@@ -228,7 +247,7 @@ def _generation(parts: results.Parts) -> int:
 def _reasons(
     manifest: pa.Table, previous: pa.Table, model_id: str, settings_id: str, config: TagConfig
 ) -> pa.ChunkedArray:
-    """Return for each manifest row why it is to be tagged; null when its latest row is right."""
+    """Return for each manifest row why it is to be tagged; null when its latest row is up to date."""
     numbered = manifest.select(schema.KEY.names).append_column("row", pa.array(range(len(manifest)), pa.int64()))
     renamed = previous.rename_columns([name if name == "uri" else f"was_{name}" for name in previous.column_names])
     joined = numbered.join(renamed, "uri", join_type="left outer").sort_by("row")

@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import logging
+import os
+import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
-from tagger.errors import MissingExtra, QueryError, SourceError, SourceNotFound, TableError, first_line
+from tagger.errors import MissingExtra, QueryError, SourceNotFound
+from tagger.storage import StrPath
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,8 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUNS = "_runs"
-_TAIL = 1 << 16
-"""Bytes at a file's end that nearly always hold its footer."""
+_READERS = 8
+VERIFIED = 1 << 30
+"""Bytes of local parts up to which all of them are verified before each query."""
 
 LATEST_ORDER = (
     ("uri", "ascending"),
@@ -45,7 +52,7 @@ class Parts:
 
     uris: tuple[str, ...]
     damaged: tuple[str, ...]
-    """Names of files whose footer cannot be read."""
+    """Names of files with a damaged footer."""
 
 
 def list_parts(out: str) -> Parts:
@@ -56,8 +63,8 @@ def list_parts(out: str) -> Parts:
         uri = storage.join(out, name)
         content = _footer(uri)  # a store that does not answer raises here: that is no damage
         try:
-            found = pq.read_schema(io.BytesIO(content))
-        except (pa.ArrowInvalid, OSError, EOFError):
+            found = schema.open_parquet(io.BytesIO(content)).schema_arrow
+        except schema.DAMAGE:
             damaged.append(name)
             continue
         schema.check_footer(found, "results", uri)
@@ -66,35 +73,82 @@ def list_parts(out: str) -> Parts:
 
 
 def _footer(uri: str) -> bytes:
-    """Return as much of a Parquet file's end as says what is in it, to be read like a whole one."""
-    tail = storage.read_tail(uri, _TAIL)
-    length = 8 + int.from_bytes(tail[-8:-4], "little")
+    """Return the end of a Parquet file from its seal on, in the form of a whole file."""
+    tail = storage.read_tail(uri, schema.TAIL)
+    length = schema.sealed_length(tail)
     if tail.endswith(b"PAR1") and length > len(tail):
         tail = storage.read_tail(uri, length)
     return b"PAR1" + tail[-length:]
 
 
-def read_rows(uris: Sequence[str], columns: Sequence[str] | None = None, model: str | None = None) -> pa.Table:
-    """Read part files into one table with today's columns, or some of them; optionally the rows of one model."""
+def read_rows(
+    uris: Sequence[str], columns: Sequence[str] | None = None, models: Sequence[str] | None = None
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """Read part files; return one table with today's columns, or some of them, and the names of damaged parts.
+
+    `models` keeps the rows of these models only.
+    """
     wanted = schema.RESULTS.names if columns is None else list(columns)
-    tables = [_read_part(uri, wanted, model) for uri in uris]
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda uri: _read_part(uri, wanted, models), uris))
     empty = schema.RESULTS.empty_table().select(wanted)
-    return pa.concat_tables([empty, *tables])
+    damaged = tuple(_name(uri) for uri, table in zip(uris, tables, strict=True) if table is None)
+    return pa.concat_tables([empty, *(table for table in tables if table is not None)]), damaged
 
 
-def _read_part(uri: str, wanted: list[str], model: str | None) -> pa.Table:
-    with storage.open_input(uri) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-            needed = {*wanted, "model"} if model is not None else set(wanted)
-            table = parquet.read([name for name in parquet.schema_arrow.names if name in needed])
-        except (pa.ArrowInvalid, OSError) as error:
-            if storage.is_remote(uri) and not isinstance(error, pa.ArrowInvalid):
-                raise SourceError(f"{uri}: cannot be read ({first_line(error)}); try again") from error
-            raise TableError(f"{uri}: damaged ({error}); move it away and run again, its rows are redone") from error
-    if model is not None:
-        table = table.filter(pc.equal(table["model"], model))
+def damaged_parts(uris: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of parts that are damaged anywhere; every byte of them is read."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        whole = pool.map(lambda uri: _parse(storage.read_bytes(uri), schema.RESULTS.names, None) is not None, uris)
+        return tuple(_name(uri) for uri, is_whole in zip(uris, whole, strict=True) if not is_whole)
+
+
+def _name(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _read_part(uri: str, wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table | None:
+    """Read a part; None when it is damaged. Of a remote one only the columns that are needed are fetched."""
+    if storage.is_remote(uri):
+        # an error is the store's or the part's: reading it whole tells which
+        with contextlib.suppress(*schema.DAMAGE), storage.open_input(uri) as file:
+            return _columns(file, wanted, models)
+    return _parse(storage.read_bytes(uri), wanted, models)
+
+
+def _parse(content: bytes, wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table | None:
+    """Read a part's content; None when it is damaged."""
+    if not schema.is_whole(content):
+        return None
+    try:
+        return _columns(io.BytesIO(content), wanted, models)
+    except schema.DAMAGE:
+        return None
+
+
+def _columns(file: IO[bytes], wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table:
+    parquet = schema.open_parquet(file)
+    needed = {*wanted, "model"} if models is not None else set(wanted)
+    table = parquet.read([name for name in parquet.schema_arrow.names if name in needed])
+    if models is not None:
+        table = table.filter(pc.is_in(table["model"], pa.array(models)))
     return schema.conform(table, "results").select(wanted)
+
+
+def read_table(url: StrPath, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read all rows of a results folder without those of damaged parts, which are named in a warning."""
+    parts = existing_parts(url)
+    rows, damaged = read_rows(parts.uris, columns)
+    _warn(url, damaged)
+    return rows
+
+
+def _warn(url: StrPath, damaged: Sequence[str]) -> None:
+    if damaged:
+        log.warning(
+            "%s: damaged parts are left out: %s; the next `tagger tag` sets them aside and tags their files again",
+            url, ", ".join(damaged),
+        )  # fmt: skip
 
 
 def latest(table: pa.Table) -> pa.Table:
@@ -114,13 +168,13 @@ def latest(table: pa.Table) -> pa.Table:
     return table.filter(first)
 
 
-def read_results(url: str, latest: bool = True, long: bool = False) -> pd.DataFrame:
+def read_results(url: StrPath, latest: bool = True, long: bool = False) -> pd.DataFrame:
     """Read a results folder into a DataFrame.
 
     `latest` keeps the newest row per (uri, model); `long` gives one row per image and tag (columns uri, model, tag,
     score, rank). Damaged parts are left out. Raises SourceNotFound or TableError.
     """
-    table = read_rows(existing_parts(url).uris)
+    table = read_table(url)
     if latest:
         table = _latest(table)
     if not long:
@@ -142,16 +196,13 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def existing_parts(url: str) -> Parts:
+def existing_parts(url: StrPath) -> Parts:
     """Return the parts of a results folder; raises SourceNotFound when there is none."""
-    out = storage.absolute(url)
+    out = storage.absolute(os.fspath(url))
     parts = list_parts(out)
     if not parts.uris and not parts.damaged:
         raise SourceNotFound(f"{url}: no results here; they are written by `tagger tag ... --out {url}`")
-    if parts.damaged:
-        log.warning(
-            "%s: left out, for their footers are damaged: %s", storage.public_uri(url), ", ".join(parts.damaged)
-        )
+    _warn(url, parts.damaged)
     return parts
 
 
@@ -170,7 +221,7 @@ CREATE VIEW tags AS
 """
 
 
-def connect(url: str) -> duckdb.DuckDBPyConnection:
+def connect(url: StrPath) -> duckdb.DuckDBPyConnection:
     """Open the views `history` (all rows), `images` (latest row per uri and model) and `tags` (row per image and tag).
 
     Local parts are scanned by DuckDB itself; remote ones are read through fsspec first.
@@ -183,18 +234,35 @@ def connect(url: str) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     if parts.uris and not storage.is_remote(parts.uris[0]):
-        empty = schema.RESULTS.empty_table()
-        connection.register("schema_of_results", empty)
-        files = [storage.local_path(uri) for uri in parts.uris]
-        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        connection.execute(
-            "CREATE VIEW history AS SELECT * FROM schema_of_results "
-            f"UNION ALL BY NAME SELECT * FROM read_parquet([{listed}], union_by_name = true)"
-        )
+        connection.register("schema_of_results", schema.RESULTS.empty_table())
+        connection.execute(_history(_verified(url, [storage.local_path(uri) for uri in parts.uris])))
     else:
-        connection.register("history", read_rows(parts.uris))
+        connection.register("history", read_table(url))
     connection.execute(_VIEWS)
     return connection
+
+
+def _verified(url: StrPath, paths: list[str]) -> list[str]:
+    """Return the parts without damaged ones; a table over VERIFIED bytes is taken as it is."""
+    if sum(map(os.path.getsize, paths)) > VERIFIED:
+        return paths
+    with ThreadPoolExecutor(_READERS) as pool:
+        whole = list(pool.map(lambda path: schema.is_whole(Path(path).read_bytes()), paths))
+    _warn(url, [os.path.basename(path) for path, is_whole in zip(paths, whole, strict=True) if not is_whole])
+    return [path for path, is_whole in zip(paths, whole, strict=True) if is_whole]
+
+
+def _history(paths: list[str]) -> str:
+    """Return the SQL of the view over all rows; DuckDB takes paths for globs, and `a=b` in them for columns."""
+    empty = "CREATE VIEW history AS SELECT * FROM schema_of_results"
+    if not paths:
+        return empty
+    literal = [re.sub(r"([*?[])", r"[\1]", path).replace("'", "''") for path in paths]
+    listed = ", ".join(f"'{path}'" for path in literal)
+    return (
+        f"{empty} UNION ALL BY NAME "
+        f"SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+    )
 
 
 OVERVIEW = {
@@ -207,21 +275,30 @@ OVERVIEW = {
         FROM tags GROUP BY ALL ORDER BY images DESC, tag
     """,
 }
-"""What a query without SQL answers: title -> SQL."""
+"""Title -> SQL of a query without SQL."""
 
 
-def query(url: str, sql: str) -> pa.Table:
+def query(url: StrPath, sql: str) -> pa.Table:
     """Run SQL over the views of a results folder; raises QueryError with DuckDB's own explanation."""
     import duckdb
 
     with contextlib.closing(connect(url)) as connection:
         try:
             relation = connection.sql(sql)
-            result: Any = pa.table({}) if relation is None else relation.to_arrow_table()
+            result: Any = pa.table({}) if relation is None else _unique_names(relation.to_arrow_table())
         except duckdb.Error as error:
             reason = " ".join(str(error).split())
             raise QueryError(f"{reason} (views: images, tags, history)") from error
     return result
+
+
+def _unique_names(result: pa.Table) -> pa.Table:
+    """Number the columns that repeat a name, as DuckDB's own shell does: uri, uri_1."""
+    names: list[str] = []
+    for name in result.column_names:
+        numbered = (f"{name}_{number}" for number in itertools.count(1))
+        names.append(next(each for each in itertools.chain([name], numbered) if each not in names))
+    return result.rename_columns(names)
 
 
 def export(result: pa.Table, format: str) -> bytes:

@@ -1,13 +1,14 @@
-"""One tagging job: manifest -> plan -> shards -> part files -> summary."""
+"""One tagging run: manifest -> plan -> shards -> part files -> summary."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
+import os
 import platform
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,30 +21,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagger import checkpoint, hardware, schema, storage
+from tagger import checkpoint, schema, storage
 from tagger.data import manifest
-from tagger.errors import AccessDenied, ModelError, SourceError
-from tagger.inference import engines
+from tagger.errors import AccessDenied, ModelError, SourceError, TableError, WriteError
+from tagger.inference import model as inference
 from tagger.inference.ceilings import Meter
-from tagger.inference.pipeline import LoadedModel, Row, score_files
+from tagger.inference.model import Model
+from tagger.inference.pipeline import Row, score_files
+from tagger.storage import StrPath
 from tagger.tagging import results
 from tagger.tagging.config import TagConfig
-from tagger.tagging.plan import Plan, make_plan, read_committed, without_committed
+from tagger.tagging.plan import Plan, Target, make_plan, read_committed, without_committed
 from tagger.tagging.summary import ShardCounts, Summary, summarise
 
 log = logging.getLogger(__name__)
 
 FIRST = f"{1:08d}"
-"""What the run_id of a first run begins with."""
+"""Generation of a first run."""
 _SAMPLE = 8
-"""Files on which it is tried whether a store lets us read."""
-JPEG_SAMPLE = 64
-"""Files on which a GPU's JPEG decoder is tried against the cores."""
+"""Files read to learn whether a store grants access."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run, in files."""
 
     done: int
     total: int
@@ -56,94 +57,147 @@ OnFound = Callable[[int], None]
 
 
 def _ignore(_: Any) -> None:
-    """Report to nobody."""
+    """Ignore a report."""
+
+
+class Models:
+    """The models of one run, each loaded once, when it is first used, however many tasks share them."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[str, str, str], Model] = {}
+        self._lock = threading.Lock()
+
+    def get(self, target: Target, config: TagConfig) -> Model:
+        """Return a model of a plan; raises ModelError when it has changed since."""
+        key = (target.model, target.model_id, target.settings_id)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = _load(target, config)
+            return self._loaded[key]
+
+
+def _load(target: Target, config: TagConfig) -> Model:
+    info = checkpoint.describe(target.model)
+    if (info.model_id, config.settings_id(info)) != (target.model_id, target.settings_id):
+        raise ModelError(
+            f"{target.model}: changed since the run was planned ({target.model_id} -> {info.model_id}); run it again"
+        )
+    return inference.build(info, config)
 
 
 def tag(
-    source: str,
-    model: str | Sequence[str],
-    out: str,
+    source: StrPath,
+    model: StrPath | Sequence[StrPath],
+    out: StrPath,
     config: TagConfig | None = None,
     on_plan: OnPlan = _ignore,
     on_progress: OnProgress = _ignore,
     on_found: OnFound = _ignore,
 ) -> Summary:
-    """Tag every image of a source that has no right row yet; return what was done.
+    """Tag every image of a source whose row is missing or out of date; return what was done.
 
-    `source` is anything manifest.read_source takes, `model` one or more of what checkpoint.describe takes, `out` a
-    folder or URL. With several models every file is read and decoded once.
-    Whatever was committed stays when this is interrupted, and the next call does the rest. Raises TaggerError.
+    `source` is a folder, file, glob, URL, list of URLs or manifest, `model` one or more checkpoints, `out` a folder or
+    URL. With several models every file is read and decoded once. Committed parts stay when this is interrupted, and
+    the next call does the rest. Raises TaggerError.
     """
     plan = prepare(source, model, out, config or TagConfig(), on_found)
     on_plan(plan)
-    return finish(plan, run_shards(plan, range(plan.shards), on_progress))
+    models = Models()
+    counts = run_shards(plan, range(plan.shards), models, on_progress)
+    return finish(plan, _redo_deleted(plan, counts, models, on_progress))
 
 
-def predict(
-    sources: Sequence[str],
-    model: str,
-    config: TagConfig | None = None,
-) -> list[Row]:
-    """Return one row per file or URL with its `candidates`; nothing is written."""
-    config = config or TagConfig(top_k=3)
-    info = checkpoint.describe(model)
-    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
-    loaded = LoadedModel(info, engine, config.selector(info))
-    entries = [storage.describe(storage.absolute_file(source))._asdict() for source in sources]
-    return [row for rows in score_files(entries, [loaded], config.max_pixels) for _, row in rows]
-
-
-def prepare(source: str, model: str | Sequence[str], out: str, config: TagConfig, on_found: OnFound = _ignore) -> Plan:
-    """List the source, compare it with the results, and return what is to be done."""
-    names = [model] if isinstance(model, str) else model
-    models = {name: checkpoint.describe(name) for name in names}
+def prepare(
+    source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
+) -> Plan:
+    """List the source, compare it with the results, and return the plan."""
+    source, out = os.fspath(source), os.fspath(out)
+    names = [model] if isinstance(model, str | os.PathLike) else model
+    models = {os.fspath(name): checkpoint.describe(os.fspath(name)) for name in names}
     plan = make_plan(source, manifest.read_source(source, on_found), models, out, config)
     if plan.shards:
         _record(plan, {"state": "started"})
     return plan
 
 
-def run_shards(plan: Plan, shards: Sequence[int], on_progress: OnProgress = _ignore) -> ShardCounts:
-    """Tag some shards of a plan; those whose part file exists are skipped, so a retry does only what is missing."""
+def run_shards(
+    plan: Plan, shards: Sequence[int], models: Models | None = None, on_progress: OnProgress = _ignore
+) -> ShardCounts:
+    """Tag some shards of a plan; those whose part file exists are skipped, so a retry does only what is missing.
+
+    Calls that share `models` load each of them once.
+    """
     started = time.perf_counter()
-    existing = set(storage.names_in(plan.out) or [])
-    todo = [index for index in shards if plan.part(index) not in existing]
-    before = _committed(plan, [plan.part(index) for index in shards if plan.part(index) in existing])
+    todo = _without_part(plan, shards)
+    before = _committed(plan, sorted({*shards} - {*todo}))
     if not todo:
         return before
     _check_access(plan, todo)
-    models = [_load(each.model, each.model_id, each.settings_id, plan.config) for each in plan.targets]
-    run = _ShardRun(plan, models, on_progress)
+    models = models or Models()
+    run = _ShardRun(plan, [models.get(target, plan.config) for target in plan.targets], on_progress)
     run.go(_rotated(todo))
     return before + run.counts(time.perf_counter() - started)
 
 
-def _committed(plan: Plan, parts: list[str]) -> ShardCounts:
-    """Count what an earlier attempt at these shards wrote: the parts are the record."""
-    if not parts:
+def _without_part(plan: Plan, shards: Sequence[int]) -> list[int]:
+    """Return the shards whose part file is not there."""
+    names = set(storage.names_in(plan.out) or [])
+    return [index for index in shards if plan.part(index) not in names]
+
+
+def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: OnProgress) -> ShardCounts:
+    """Tag the shards again whose part was deleted after it was written."""
+    deleted = _without_part(plan, counts.shards)
+    if not deleted:
+        return counts
+    log.warning("%s: %d part files of this run were deleted; tagging their files again", plan.out, len(deleted))
+    again = run_shards(plan, deleted, models, on_progress)
+    shards = sorted({*counts.shards} - {*deleted} | {*again.shards})
+    there = _committed(plan, shards)
+    return replace(counts, statuses=there.statuses, files=there.files, shards=there.shards)
+
+
+def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
+    """Count what is in the parts of these shards: the parts are the record."""
+    if not shards:
         return ShardCounts()
-    rows = results.read_rows([storage.join(plan.out, name) for name in parts], ["uri", "model", "status", "engine"])
+    columns = ["uri", "model", "status", "engine"]
+    rows, damaged = results.read_rows([storage.join(plan.out, plan.part(index)) for index in shards], columns)
+    if damaged:
+        raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run again, which tags its files again")
     statuses, engines = [], []
     for target in plan.targets:
         own = rows.filter(pc.equal(rows["model"], target.name))
         statuses.append(dict(Counter(own["status"].to_pylist())))
         engines.append(own["engine"][0].as_py() if len(own) else "")
-    return ShardCounts(statuses, engines, files=pc.count_distinct(rows["uri"]).as_py(), parts=len(parts))
+    return ShardCounts(statuses, engines, files=pc.count_distinct(rows["uri"]).as_py(), shards=tuple(shards))
 
 
 def finish(plan: Plan, counts: ShardCounts) -> Summary:
-    """Sum up a run and record it under `_runs/`."""
+    """Sum up a run and record it under `_runs/`; raises WriteError when parts of the table were deleted meanwhile."""
+    if plan.shards:
+        _check_parts(plan, counts)
     summary = summarise(plan, counts)
     if plan.shards:
         _record(plan, {"state": "finished", **summary.to_dict()})
     return summary
 
 
-def _check_access(plan: Plan, todo: Sequence[int]) -> None:
-    """Raise AccessDenied when a store refuses who we are: a wrong credential is one error, not a row each.
+def _check_parts(plan: Plan, counts: ShardCounts) -> None:
+    names = set(storage.names_in(plan.out) or [])
+    deleted = [name for name in (*plan.known, *map(plan.part, counts.shards)) if name not in names]
+    if deleted:
+        raise WriteError(
+            f"{plan.out}: {len(deleted):,} part files were deleted during the run, such as {deleted[0]}; "
+            "run it again, which tags their files"
+        )
 
-    In a first run on a bucket also when it refuses a whole sample, drawn from all over. Later ones may be down to the
-    few files that nobody lets us read, and the web has many doors.
+
+def _check_access(plan: Plan, todo: Sequence[int]) -> None:
+    """Raise AccessDenied when a store refuses the credentials: that is one error, not a row per file.
+
+    In a first run on a bucket, a refused sample of its files counts too. A later run may be left with the few files
+    that cannot be read, and each web server has its own rules.
     """
     refused: AccessDenied | None = None
     sample = _sample(plan, todo)
@@ -162,7 +216,7 @@ def _check_access(plan: Plan, todo: Sequence[int]) -> None:
 
 
 def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
-    """Return some files, from shards and places in them that lie far apart."""
+    """Return some files, spread over the shards."""
     picked = []
     for place in range(_SAMPLE):
         uris = manifest.locations(plan.shard(todo[place * len(todo) // _SAMPLE]))
@@ -170,20 +224,8 @@ def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(picked))
 
 
-@functools.lru_cache(maxsize=8)
-def _load(model: str, model_id: str, settings_id: str, config: TagConfig) -> LoadedModel:
-    """Load a model once per process, however many tasks use it; raises ModelError when it is not the planned one."""
-    info = checkpoint.describe(model)
-    if (info.model_id, config.settings_id(info)) != (model_id, settings_id):
-        raise ModelError(f"{model}: changed since the run was planned ({model_id} -> {info.model_id}); run it again")
-    for doubt in engines.doubts(config.choice, info, hardware.has_cuda()):
-        log.warning(doubt)
-    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
-    return LoadedModel(info, engine, config.selector(info))
-
-
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
-    """Write the JSON that describes a run; it informs people, no plan ever reads it."""
+    """Write the JSON that describes a run; no plan reads it."""
     record = {
         "run_id": plan.run_id,
         "source": plan.source,
@@ -201,10 +243,12 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
 class _ShardRun:
     """Stream several shards through one pipeline, committing each as its last row arrives."""
 
-    def __init__(self, plan: Plan, models: Sequence[LoadedModel], on_progress: OnProgress) -> None:
+    def __init__(self, plan: Plan, models: Sequence[Model], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
+        self._columns = [model.columns() for model in models]
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
-        self.files = self.parts = 0
+        self.files = 0
+        self.written: list[int] = []
         self.meter = Meter()
         self.first_row = self.last_row = 0.0
         self._seen = set(plan.known)
@@ -215,7 +259,6 @@ class _ShardRun:
 
     def go(self, shards: list[int]) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
-        self._let_the_device_decode(shards[0])
         files = score_files(self._entries(shards), self.models, self.plan.config.max_pixels, self.meter)
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
@@ -227,30 +270,17 @@ class _ShardRun:
             if commit:
                 commit.result()
 
-    def _let_the_device_decode(self, shard: int) -> None:
-        """On CUDA, have the GPU decode JPEGs too where it wins on a sample of them."""
-        if len(self.models) > 1 or self.models[0].engine.shares_cores:
-            return
-        from tagger.inference.engines import jpegs
-
-        model, sample = self.models[0], []
-        for uri in manifest.locations(self.plan.shard(shard).slice(0, JPEG_SAMPLE)):
-            with contextlib.suppress(SourceError):  # its row will say why
-                sample.append(storage.read_bytes(uri))
-        found = jpegs.choose(sample, model.info.preprocessing, "cuda")
-        self.models = [replace(model, jpegs=found)]
-
     def counts(self, seconds: float) -> ShardCounts:
-        """Return what all of it came to."""
+        """Return the counts of the shards so far."""
         rates = [model.engine.images_per_second for model in self.models]
         together = 1 / sum(1 / rate for rate in rates if rate) if all(rates) else None
         shares = any(model.engine.shares_cores for model in self.models)
         return ShardCounts(
             statuses=[dict(counter) for counter in self.statuses],
-            engines=[_engine_name(model) for model in self.models],
+            engines=[model.engine.name for model in self.models],
             files=self.files,
             timed=self.files,
-            parts=self.parts,
+            shards=tuple(self.written),
             seconds=seconds,
             steady_seconds=self.last_row - self.first_row,
             ceilings=self.meter.ceilings(together, shares),
@@ -264,7 +294,7 @@ class _ShardRun:
                 yield from entries.to_pylist()
 
     def _still_to_do(self, index: int) -> pa.Table:
-        """Return a shard without what an overlapping run has committed since this one was planned."""
+        """Return a shard without the files that an overlapping run has committed."""
         shard = self.plan.shard(index)
         names = [name for name in storage.names_in(self.plan.out) or [] if name.endswith(".parquet")]
         new = [name for name in names if name not in self._seen and self.plan.run_id not in name]
@@ -275,12 +305,12 @@ class _ShardRun:
         return without_committed(self.plan, shard, self._committed) if len(self._committed) else shard
 
     def _by_shard(self, files: Iterable[list[tuple[int, Row]]], total: int) -> Iterator[tuple[int, list[Row]]]:
-        """Cut the stream where the shards end."""
+        """Collect the rows of each shard."""
         collected: list[Row] = []
         finished = in_shard = 0
         for rows in files:
             self._count(rows, total)
-            collected += [{**row, **self._fixed(model)} for model, row in rows]
+            collected += [{**row, **self._columns[model]} for model, row in rows]
             in_shard += 1
             index, size = self._sizes[finished]
             if in_shard == size:
@@ -298,28 +328,15 @@ class _ShardRun:
             failed = sum(counter.total() - counter["ok"] for counter in self.statuses)
             self.on_progress(Progress(self.files, total, failed))
 
-    def _fixed(self, model: int) -> Row:
-        target = self.plan.targets[model]
-        return {
-            "model": target.name,
-            "model_id": target.model_id,
-            "settings_id": target.settings_id,
-            "engine": _engine_name(self.models[model]),
-        }
-
     def _commit(self, index: int, rows: list[Row]) -> None:
         fixed = {"run_id": self.plan.run_id, "tagged_at": datetime.now(UTC)}
         table = schema.from_rows([{**row, **fixed} for row in rows], "results")
         table = table.sort_by([("uri", "ascending"), ("model", "ascending")])
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
-        self.parts += 1
-
-
-def _engine_name(model: LoadedModel) -> str:
-    return model.engine.name + (", jpegs too" if model.jpegs else "")
+        self.written.append(index)
 
 
 def _rotated(shards: list[int]) -> list[int]:
-    """Start somewhere else than an overlapping run does."""
+    """Start at a random shard, so that overlapping runs start at different ones."""
     start = random.randrange(len(shards))
     return shards[start:] + shards[:start]

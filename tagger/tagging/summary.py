@@ -1,4 +1,4 @@
-"""What a run did: counted, judged, put into words."""
+"""The summary of a run: counts, rates, and their text."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from tagger.inference.ceilings import Ceilings
 from tagger.tagging.plan import Plan, Target
 
 STEADY_SECONDS = 2.0
-"""A shorter run says nothing about its rate after start-up."""
+"""A shorter run has no rate without start-up."""
 
 
 @dataclass(frozen=True)
 class ShardCounts:
-    """What running some shards came to; lists have an entry per model."""
+    """Counts of some shards; lists have an entry per model."""
 
     statuses: list[dict[str, int]] = field(default_factory=list)
     engines: list[str] = field(default_factory=list)
     files: int = 0
-    parts: int = 0
+    shards: tuple[int, ...] = ()
+    """Those with a part file."""
     timed: int = 0
-    """Of the files, those that took the seconds; the others an earlier attempt had written."""
+    """Files that took the seconds; an earlier attempt had written the others."""
     seconds: float = 0.0
     steady_seconds: float = 0.0
     """From the first row to the last."""
@@ -41,7 +42,7 @@ class ShardCounts:
             statuses=[dict(Counter(one) + Counter(two)) for one, two in pairs],
             engines=other.engines,
             files=self.files + other.files,
-            parts=self.parts + other.parts,
+            shards=self.shards + other.shards,
             timed=self.timed + other.timed,
             seconds=self.seconds + other.seconds,
             steady_seconds=self.steady_seconds + other.steady_seconds,
@@ -51,24 +52,24 @@ class ShardCounts:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What one model did in a run."""
+    """Counts of one model in a run."""
 
     model: str
     model_id: str
     engine: str
-    """What ran; empty when there was nothing to do."""
+    """Engine that ran; empty when there was nothing to do."""
     done_before: int
-    """Files whose row was still right and that were not read again."""
+    """Files whose row was up to date."""
     tagged: int
     failed: dict[str, int]
     """Status -> files that failed in this run."""
     failed_before: dict[str, int]
     """Status -> files that failed in an earlier run and have not changed since."""
     reasons: dict[str, int]
-    """Why files were tagged -> files."""
+    """Reason for tagging -> files."""
 
     def lines(self) -> list[str]:
-        """Say what was done, in a few lines."""
+        """Return a few lines for a terminal."""
         lines = []
         failed = sum(self.failed.values())
         if self.done_before:
@@ -86,14 +87,14 @@ class ModelSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did, as printed and as returned."""
+    """The summary of a run, as printed and as returned."""
 
     out: str
     run_id: str
     found: int
     """Files in the source."""
     skipped: dict[str, int]
-    """Why names in the source are no files to tag -> names."""
+    """Reason for skipping -> names in the source."""
     models: list[ModelSummary]
     damaged_parts: list[str]
     parts: int
@@ -101,9 +102,9 @@ class Summary:
     images_per_second: float
     """Files handled per second, start-up included."""
     steady_images_per_second: float | None
-    """The same after start-up; None when the run was too short to tell."""
+    """The same without start-up; None for a run of less than STEADY_SECONDS."""
     bound_images_per_second: float | None
-    """What the slowest of storage, decoding and model would allow."""
+    """Rate that the slowest of storage, decoding and model allows."""
     bound_by: str | None
     share_of_bound: float | None
     peak_memory: int
@@ -128,12 +129,12 @@ class Summary:
 
     @property
     def done_before(self) -> int:
-        """Return how many rows were still right, over all models."""
+        """Return how many rows were up to date, over all models."""
         return sum(model.done_before for model in self.models)
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Return why rows were made, over all models."""
+        """Return reason -> rows, over all models."""
         return _total(model.reasons for model in self.models)
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class Summary:
         return {**asdict(self), **{name: getattr(self, name) for name in totals}}
 
     def text(self) -> str:
-        """Say what was done, in a few lines."""
+        """Return a few lines for a terminal."""
         lines = [found_text(self.found, self.skipped)]
         for model in self.models:
             prefix = f"{model.model}: " if len(self.models) > 1 else ""
@@ -182,6 +183,8 @@ class Summary:
             }
             table = "\n".join(f"| {name} | {count:,} |" for name, count in rows.items())
             sections.append(f"| {model.model} | files |\n|---|--:|\n{table}")
+        if self.damaged_parts:
+            sections.append(f"damaged parts, set aside and tagged again: {', '.join(self.damaged_parts)}")
         rate = "  \n".join(self._rate_lines()) if self.parts else "nothing to do"
         return "\n\n".join(["# Tags", f"`{self.out}`", *sections, rate]) + "\n"
 
@@ -197,7 +200,7 @@ class Summary:
 
 
 def summarise(plan: Plan, counts: ShardCounts) -> Summary:
-    """Put a plan and what its shards came to side by side."""
+    """Return the summary of a plan and the counts of its shards."""
     allowed = plan.config.failures_allowed(plan.found)
     steady = counts.timed / counts.steady_seconds if counts.steady_seconds > STEADY_SECONDS else None
     bound, bound_by = counts.ceilings.bound() or (None, None)
@@ -208,7 +211,7 @@ def summarise(plan: Plan, counts: ShardCounts) -> Summary:
         skipped=plan.skipped,
         models=[_summarise_model(index, target, counts) for index, target in enumerate(plan.targets)],
         damaged_parts=list(plan.damaged),
-        parts=counts.parts,
+        parts=len(counts.shards),
         seconds=round(counts.seconds, 3),
         images_per_second=round(counts.timed / counts.seconds, 1) if counts.seconds else 0.0,
         steady_images_per_second=steady and round(steady, 1),

@@ -17,6 +17,7 @@ from tagger.checkpoint.info import ModelInfo
 from tagger.errors import MissingExtra, UsageError
 from tagger.options import flag
 from tagger.reporting import plots
+from tagger.storage import StrPath
 from tagger.training import data, methods
 from tagger.training.config import TrainConfig, differences
 from tagger.training.data import Callbacks, TrainingData
@@ -42,8 +43,8 @@ class Tuned:
 
 
 def tune(
-    dataset: str,
-    out: str,
+    dataset: StrPath,
+    out: StrPath,
     config: TrainConfig,
     trials: int = 20,
     timeout_minutes: float | None = None,
@@ -61,6 +62,7 @@ def tune(
     callbacks = callbacks or Callbacks()
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
+    dataset, out = os.fspath(dataset), os.fspath(out)
     if given := [name for name in SEARCHED if getattr(config, name) != getattr(TrainConfig(), name)]:
         raise UsageError(
             f"tagger tune searches --{', --'.join(map(flag, given))} itself; omit it, or use `tagger train`"

@@ -43,10 +43,17 @@ def test_the_tag_flow_writes_the_same_table_and_an_artifact(photos: Path, tmp_pa
     assert "0 images decoded" in again.message
 
 
-def test_a_flow_run_has_at_most_twenty_tasks_whatever_the_size(tmp_path: Path) -> None:
+def test_a_flow_run_has_at_most_twenty_tasks_and_loads_its_model_once_whatever_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prefect.client.orchestration import get_client
 
     from flows.tag import tag
+    from tagger.inference import engines
+
+    loaded: list[str] = []
+    load = engines.load
+    monkeypatch.setattr(engines, "load", lambda info, *options: loaded.append(info.name) or load(info, *options))
 
     folder = tmp_path / "many"
     folder.mkdir()
@@ -54,6 +61,7 @@ def test_a_flow_run_has_at_most_twenty_tasks_whatever_the_size(tmp_path: Path) -
         photo(index).save(folder / f"{index}.jpg")
     state = tag(str(folder), MODEL, str(tmp_path / "out"), TagConfig(shard_size=1), return_state=True)
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 40
+    assert loaded == ["cifar10-speedrun"]
     from prefect.client.schemas.filters import FlowRunFilter
 
     with get_client(sync_client=True) as client:

@@ -1,8 +1,8 @@
-"""Loaded model -> fast callable on this device.
+"""A network as a fast callable on this device.
 
 An engine maps uint8 images (N, H, W, 3) to scores (N, classes) and embeddings (N, D), both float32. The reference is
 eager torch in fp32. Any other engine runs only where it agrees with the reference: in fp32 when it gives the same
-scores on probe images, less exactly when that was measured on photographs, or when the user names it.
+scores on probe images, in fewer bits when that was measured on photographs or the user names it.
 """
 
 from __future__ import annotations
@@ -68,19 +68,19 @@ class Engine(Protocol):
 def load(
     info: ModelInfo,
     build: Build,
-    wanted: Choice | None = None,
+    requested: Choice | None = None,
     batch_size: int | None = None,
     calibration: Calibration | None = None,
 ) -> Engine:
-    """Load a model with the device, engine and precision asked for, or the fastest that agrees with the reference.
+    """Load a model with the requested device, engine and precision, or the fastest that agrees with the reference.
 
     `build` makes the network with its weights; an engine that finds a converted copy in the cache never calls it.
-    `calibration` gives (N, H, W, 3) pictures of the user's, which int8 needs the first time.
-    Raises UsageError for what is not there, ModelError for a model that does not load.
+    `calibration` gives the user's own images (N, H, W, 3), which int8 needs the first time.
+    Raises UsageError for a device or engine that is missing, ModelError for a model that does not load.
     """
-    wanted = for_network(wanted or Choice(), info)
+    requested = for_network(requested or Choice(), info)
     records = info.agreement.get(hardware.processor(), {})
-    choice = choose(wanted, records, wanted.device != "cpu" and hardware.has_cuda())
+    choice = choose(requested, records, requested.device != "cpu" and hardware.has_cuda())
     if choice.engine != "openvino":
         return _load_torch(info, build, choice, batch_size)
     from tagger.inference.engines import openvino
@@ -88,11 +88,11 @@ def load(
     try:
         return _load_openvino(info, build, choice, batch_size, calibration)
     except (openvino.CannotRun, MissingExtra) as error:
-        if wanted.engine == "openvino" or wanted.precision == choice.precision != "fp32":
+        if requested.engine == "openvino" or requested.precision == choice.precision != "fp32":
             raise UsageError(f"{error}; choose another --engine or --precision") from error
         if choice.precision != "fp32":
             log.warning("%s; running it in fp32", error)
-            return load(info, build, replace(wanted, precision="fp32"), batch_size)
+            return load(info, build, replace(requested, precision="fp32"), batch_size)
         log.warning("%s; running eager torch", error)
         return _load_torch(info, build, Choice("cpu", "eager", "fp32"), batch_size)
 

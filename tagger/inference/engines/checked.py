@@ -1,11 +1,12 @@
-"""A fast engine whose doubtful answers are given by an exact one.
+"""A fast engine whose doubtful images are scored again by an exact one.
 
-Fewer bits move every score a little, which changes the top tag only where the two best were close. Those images, some
-in a hundred, are scored again in fp32: most of the speed, nearly all of the agreement.
+Fewer bits move every score a little, which changes the top tag only where the two best are close. Those images, a few
+percent, are scored again in fp32: most of the speed, nearly all of the agreement.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tagger.inference.engines import Engine
 
 MARGIN = 1.0
-"""An answer is doubtful when the best score is less than e^MARGIN times the second."""
+"""An image is doubtful when the best score is less than e^MARGIN times the second."""
 
 
 class CheckedEngine:
@@ -29,21 +30,25 @@ class CheckedEngine:
         self.batch_size, self.concurrency, self.shares_cores = fast.batch_size, fast.concurrency, fast.shares_cores
         self._fast, self._exact = fast, exact
         self._scored = self._again = 0
+        self._lock = threading.Lock()
 
     @property
     def images_per_second(self) -> float | None:
-        """Return the rate that the images so far would have alone; None before the first."""
+        """Return images/s alone, at the share of doubtful images so far; None before the first."""
         fast, exact = self._fast.images_per_second, self._exact.images_per_second
-        if not (fast and exact and self._scored):
+        with self._lock:
+            scored, again = self._scored, self._again
+        if not (fast and exact and scored):
             return None
-        return 1 / (1 / fast + self._again / self._scored / exact)
+        return 1 / (1 / fast + again / scored / exact)
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """Score any number of images."""
         scores, embeddings = self._fast(images)
         close = doubtful(scores)
-        self._scored += len(images)
-        self._again += int(close.sum())
+        with self._lock:
+            self._scored += len(images)
+            self._again += int(close.sum())
         if close.any():
             scores[close], embeddings[close] = self._exact(images[close])
         return scores, embeddings

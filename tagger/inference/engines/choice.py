@@ -1,4 +1,4 @@
-"""Which engine, on which device, how exactly: what the user named, else the fastest that is known to agree."""
+"""The choice of device, engine and precision: as named by the user, else the fastest known to agree."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tagger.errors import UsageError
 DEVICES = hardware.DEVICES
 ENGINES = ("auto", "openvino", "torch", "eager")
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked")
-"""`-checked`: once more in fp32 where the two best tags are close."""
+"""`-checked`: scored again in fp32 where the two best tags are close."""
 
 MIN_AGREEMENT = 0.995
 """Share of photographs that must get the reference's top tag before a less exact precision is chosen for the user."""
 MIN_GAIN = 1.1
 """A less exact precision must be this many times as fast: less may be noise."""
 MIN_IMAGES = 200
-"""Fewer photographs prove nothing about that share."""
+"""Fewer photographs do not establish that share."""
 
 Records = Mapping[str, Mapping[str, Any]]
 """Choice.key -> what `tagger benchmark agreement` measured on this processor: top1, images, images_per_second, ..."""
@@ -47,21 +47,23 @@ class Choice:
 
     @property
     def named(self) -> str | None:
-        """The less exact precision that the user named, if any: it is part of what a row says."""
+        """The less exact precision that the user named, if any: part of settings_id."""
         return None if self.precision in ("auto", "fp32") else self.precision
 
 
-def choose(wanted: Choice, records: Records, has_cuda: bool) -> Choice:
-    """Settle what was left open; raises UsageError for what does not exist here."""
-    if wanted.device == "cuda" and not has_cuda:
+def choose(requested: Choice, records: Records, has_cuda: bool) -> Choice:
+    """Replace every `auto`; raises UsageError for what this machine does not have."""
+    if requested.device == "cuda" and not has_cuda:
         raise UsageError(hardware.NO_GPU)
-    if wanted.device == "cuda" and wanted.engine == "openvino":
+    if requested.device == "cuda" and requested.engine == "openvino":
         raise UsageError("--engine openvino runs on the CPU: add --device cpu")
-    device = "cuda" if has_cuda and wanted.device != "cpu" and wanted.engine != "openvino" else "cpu"
-    fitting = [choice for choice in possible(device) if _fits(choice, wanted)]
+    device = "cuda" if has_cuda and requested.device != "cpu" and requested.engine != "openvino" else "cpu"
+    fitting = [choice for choice in possible(device) if _fits(choice, requested)]
     if not fitting:
-        raise UsageError(f"--precision {wanted.precision}: --engine {wanted.engine} does not run it on this {device}")
-    if wanted.precision != "auto":
+        raise UsageError(
+            f"--precision {requested.precision}: --engine {requested.engine} does not run it on this {device}"
+        )
+    if requested.precision != "auto":
         return fitting[0]
     exact = next(
         (choice for choice in fitting if choice.precision == "fp32" and trusted(records.get(choice.key), "fp32")),
@@ -71,13 +73,13 @@ def choose(wanted: Choice, records: Records, has_cuda: bool) -> Choice:
     return max([exact, *agreeing], key=lambda choice: _worth(records, choice, exact))
 
 
-def for_network(wanted: Choice, info: ModelInfo) -> Choice:
-    """Settle the engine of a network that only one can run."""
-    return replace(wanted, engine="eager") if info.eager_only and wanted.engine == "auto" else wanted
+def for_network(requested: Choice, info: ModelInfo) -> Choice:
+    """Return the engine of a network that only one engine can run."""
+    return replace(requested, engine="eager") if info.eager_only and requested.engine == "auto" else requested
 
 
 def possible(device: str) -> list[Choice]:
-    """Return what a device can run, best first where nothing was measured."""
+    """Return the settings a device can run, best first where nothing was measured."""
     if device == "cuda":
         return [Choice(device, engine, precision) for engine in ("torch", "eager") for precision in ("fp32", "bf16")]
     openvino = [Choice(device, "openvino", precision) for precision in PRECISIONS[1:]]
@@ -87,18 +89,18 @@ def possible(device: str) -> list[Choice]:
 
 
 def trusted(record: Mapping[str, Any] | None, precision: str) -> bool:
-    """Tell whether a setting may be chosen for the user."""
+    """Return whether a setting may be chosen for the user."""
     if record is None:
         return precision == "fp32"  # the engine itself compares probe images before it runs
     return bool(record["top1"] >= MIN_AGREEMENT and (precision == "fp32" or record["images"] >= MIN_IMAGES))
 
 
-def doubts(wanted: Choice, info: ModelInfo, has_cuda: bool) -> list[str]:
-    """Say what is not proven about a less exact precision that the user named."""
+def doubts(requested: Choice, info: ModelInfo, has_cuda: bool) -> list[str]:
+    """Return warnings about a less exact precision that the user named and that is not proven here."""
     records = info.agreement.get(hardware.processor(), {})
-    choice = choose(for_network(wanted, info), records, has_cuda)
+    choice = choose(for_network(requested, info), records, has_cuda)
     record = records.get(choice.key)
-    if not wanted.named or trusted(record, choice.precision):
+    if not requested.named or trusted(record, choice.precision):
         return []
     if record is None:
         return [f"{info.name} in {choice.precision}: agreement not measured here, see `tagger benchmark agreement`"]
@@ -108,8 +110,8 @@ def doubts(wanted: Choice, info: ModelInfo, has_cuda: bool) -> list[str]:
     ]
 
 
-def _fits(choice: Choice, wanted: Choice) -> bool:
-    return wanted.engine in ("auto", choice.engine) and wanted.precision in ("auto", choice.precision)
+def _fits(choice: Choice, requested: Choice) -> bool:
+    return requested.engine in ("auto", choice.engine) and requested.precision in ("auto", choice.precision)
 
 
 def _worth(records: Records, choice: Choice, exact: Choice) -> float:

@@ -161,7 +161,7 @@ def _version() -> str:
 
 
 def _probed(folder: Path) -> bool:
-    """Tell whether the network in the cache is whole and was compared with the reference, by this OpenVINO."""
+    """Return whether the cached network is whole and was compared with the reference by this OpenVINO."""
     try:
         record = json.loads((folder / _PROBED).read_text())
         agrees = record["openvino"] == _version() and record["max_difference"] <= TOLERANCE
@@ -206,7 +206,7 @@ def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
 
 
 def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) -> None:
-    """Add an int8 copy of the converted network, its ranges taken from the user's own pictures."""
+    """Add an int8 copy of the converted network, its ranges calibrated on the user's images."""
     if calibration is None:
         raise CannotRun(f"{info.name}: int8 must first see photographs; run `tagger benchmark agreement` on some")
     try:
@@ -214,11 +214,11 @@ def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) ->
     except ImportError as error:
         raise MissingExtra("--precision int8", "nncf", "int8") from error
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    pictures = [picture[None] for picture in calibration()]
+    images = [image[None] for image in calibration()]
     network = _core().read_model(folder / _NETWORKS["fp32"])
     with contextlib.redirect_stdout(sys.stderr):
         quantised = nncf.quantize(
-            network, nncf.Dataset(pictures), preset=nncf.QuantizationPreset.MIXED, subset_size=len(pictures)
+            network, nncf.Dataset(images), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images)
         )
     with _aside(folder) as aside:
         _save(quantised, aside, _NETWORKS["int8"])
@@ -228,7 +228,7 @@ def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the converter's words off standard output, and its level off the root logger where it fails."""
+    """Send the converter's output to stderr and restore the root logger, whose level it changes when it fails."""
     root = logging.getLogger()
     level, filters, handlers = root.level, root.filters[:], root.handlers[:]
     try:
@@ -242,7 +242,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Any:
-    """Make a folder beside the cache's, for what is not whole yet."""
+    """Make a temporary folder beside the cache, for files that are not complete yet."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix="_", dir=folder.parent))
     try:
@@ -269,12 +269,12 @@ def _sizes(folder: Path, name: str) -> list[int]:
 
 
 def _tune(info: ModelInfo, folder: Path, precision: str) -> None:
-    """Find the batch size with the highest rate on this processor; keep it with that rate."""
-    pictures = probe_images(info.preprocessing.size)
+    """Find the batch size with the highest rate on this processor; cache it with that rate."""
+    images = probe_images(info.preprocessing.size)
     rates: dict[int, float] = {}
     for size in BATCH_SIZES:
         engine = OpenVinoEngine(folder / _NETWORKS[precision], precision, size)
-        rates[size] = round(rate(engine, pictures, seconds=0.3), 1)
+        rates[size] = round(rate(engine, images, seconds=0.3), 1)
         if rates[size] < 0.9 * max(rates.values()):
             break  # beyond the cache, larger batches only get slower
     best = max(rates, key=lambda size: rates[size])

@@ -1,4 +1,4 @@
-"""Pictures on which two engines are compared before one of them runs, and how fast one is."""
+"""Probe images on which two engines are compared, and the rate of an engine."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ TOLERANCE = 1e-3
 
 
 def probe_images(size: tuple[int, int], count: int = 8) -> UInt8Array:
-    """Return (count, H, W, 3) smooth random pictures: noise as a photograph has it, mostly low frequencies."""
+    """Return (count, H, W, 3) smooth random images with mostly low frequencies, like photographs."""
     rng = np.random.default_rng(0)
     height, width = size
-    pictures = np.zeros((count, height, width, 3))
+    images = np.zeros((count, height, width, 3))
     for step in (height // 2, height // 4, height // 8, height // 16, 1):
         step = max(step, 1)
         coarse = rng.normal(size=(count, -(-height // step), -(-width // step), 3)) * step**0.5
-        pictures += np.repeat(np.repeat(coarse, step, axis=1), step, axis=2)[:, :height, :width]
-    pictures = (pictures - pictures.mean()) / pictures.std()
-    clipped: UInt8Array = np.clip(128 + 55 * pictures, 0, 255).astype(np.uint8)
+        images += np.repeat(np.repeat(coarse, step, axis=1), step, axis=2)[:, :height, :width]
+    images = (images - images.mean()) / images.std()
+    clipped: UInt8Array = np.clip(128 + 55 * images, 0, 255).astype(np.uint8)
     return clipped
 
 
-def rate(engine: Engine, pictures: UInt8Array, seconds: float) -> float:
-    """Return images/s of an engine alone, as many calls at a time as it works on, for about so many seconds."""
+def rate(engine: Engine, images: UInt8Array, seconds: float) -> float:
+    """Return images/s of an engine alone, at its own concurrency, measured for about `seconds`."""
     size = engine.batch_size
-    batch = np.resize(pictures, (size, *pictures.shape[1:]))
+    batch = np.resize(images, (size, *images.shape[1:]))
     engine(batch)  # the first call allocates
 
     def worker(until: float) -> int:

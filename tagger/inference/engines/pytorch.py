@@ -1,4 +1,4 @@
-"""torch: eager fp32 on the CPU is the reference; compiled, bf16 and CUDA run through the same few lines."""
+"""PyTorch engine: eager fp32 on the CPU is the reference; compiled, bf16 and CUDA share its code."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = {"cpu": 32, "cuda": 256}
 GRAPHED = 64
-"""Up to this batch size a GPU waits for its launches more than it works: replay them as a CUDA graph."""
+"""Up to this batch size kernel launches dominate on a GPU: replay them as a CUDA graph."""
 _BF16_TOLERANCE = 0.05
-"""bf16 has 8 bits, and a compiler rounds in other places."""
+"""bf16 has 8 bits of mantissa, and a compiler rounds in other places."""
 
 
 def load(
     info: ModelInfo, net: nn.Module, device: str, precision: str, batch_size: int | None, compiled: bool
 ) -> TorchEngine:
-    """Put a network on a device; one that does not compile, or then gives other scores, runs eagerly and says so."""
+    """Put a network on a device; where compiling fails or changes its scores, it runs eagerly with a warning."""
     torch.set_num_threads(hardware.cores())
     whole = scorer(info, net)
-    pictures = probe_images(info.preprocessing.size)
+    images = probe_images(info.preprocessing.size)
     engine = TorchEngine(whole, device, precision, batch_size)
     if compiled:
         try:
             faster = TorchEngine(whole, device, precision, batch_size, compiled=True)
-            _check(faster, engine, pictures)
+            _check(faster, engine, images)
             engine = faster
         except Exception as error:  # whatever the compiler stumbles on, the eager network still runs
             log.warning("torch cannot compile %s (%s); running it eagerly", info.name, first_line(error))
             torch.compiler.reset()
-    engine.images_per_second = round(rate(engine, pictures, seconds=0.2), 1)
+    engine.images_per_second = round(rate(engine, images, seconds=0.2), 1)
     return engine
 
 
@@ -64,6 +64,8 @@ class TorchEngine:
         self.images_per_second: float | None = None
         self._device, self._precision, self._compiled = device, precision, compiled
         self._lock = threading.Lock()
+        if device == "cuda" and precision == "fp32":
+            use_ieee_fp32()
         self._copies = torch.cuda.Stream() if device == "cuda" else None
         scorer = scorer.to(device).to(memory_format=torch.channels_last)
         self._run: Any = scorer
@@ -114,15 +116,21 @@ class TorchEngine:
             return batch.pin_memory().to(self._device, non_blocking=True)
 
 
+def use_ieee_fp32() -> None:
+    """Compute fp32 on CUDA as IEEE fp32 in this process; PyTorch's default for convolutions is TF32."""
+    cudnn: Any = torch.backends.cudnn
+    cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
 def scorer(info: ModelInfo, net: nn.Module) -> Scorer:
     """Put a network between its normalisation and its probabilities."""
     prep = info.preprocessing
     return Scorer(net, prep.mean, prep.std, info.task, info.temperature).eval()
 
 
-def _check(engine: TorchEngine, eager: TorchEngine, pictures: UInt8Array) -> None:
+def _check(engine: TorchEngine, eager: TorchEngine, images: UInt8Array) -> None:
     """Compile, and compare with the same network run eagerly."""
-    difference = float(np.abs(engine(pictures)[0] - eager(pictures)[0]).max())
+    difference = float(np.abs(engine(images)[0] - eager(images)[0]).max())
     tolerance = TOLERANCE if "fp32" in engine.name else _BF16_TOLERANCE
     if not difference <= tolerance:
         raise RuntimeError(f"its scores differ from eager torch by {difference:.2g}")

@@ -1,0 +1,64 @@
+"""Options of a loaded model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tagger import options
+from tagger.checkpoint.info import ModelInfo, fingerprint
+from tagger.images import MAX_PIXELS
+from tagger.inference.engines import Choice
+from tagger.inference.selector import TagSelector
+from tagger.options import Option
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Options that decide how a model runs and which tags it gives; raises UsageError for invalid values."""
+
+    top_k: Annotated[int, Option("Candidates per image, whatever the threshold.", ge=1)] = 5
+    threshold: Annotated[
+        float | None, Option("One threshold for every tag [default: the model's own].", ge=0, le=1)
+    ] = None
+    batch_size: Annotated[int | None, Option("Images per model call [default: what suits the engine].", ge=1)] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
+    engine: Annotated[
+        Literal["auto", "openvino", "torch", "eager"],
+        Option("Inference engine; torch is compiled. auto: the fastest that agrees with eager PyTorch."),
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked"],
+        Option(
+            "Precision; -checked: doubtful images again in fp32. auto: a less exact one only where `tagger benchmark "
+            "agreement` has proven it."
+        ),
+    ] = "auto"
+    embeddings: Annotated[bool, Option("Store the feature vector of each image.")] = False
+    max_pixels: Annotated[int, Option("Larger images get a too_large row.", ge=1)] = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        options.check(self)
+
+    @property
+    def choice(self) -> Choice:
+        """Return device, engine and precision."""
+        return Choice(self.device, self.engine, self.precision)
+
+    def thresholds(self, model: ModelInfo) -> tuple[float, ...] | None:
+        """Return a threshold per label; None means the best tag alone."""
+        if self.threshold is not None:
+            return (self.threshold,) * len(model.label_names)
+        if model.thresholds is not None:
+            return model.thresholds
+        return None if model.task == "multiclass" else (0.5,) * len(model.label_names)
+
+    def selector(self, model: ModelInfo) -> TagSelector:
+        """Return what turns scores into the columns of a row."""
+        return TagSelector(model, self.top_k, self.thresholds(model), self.embeddings)
+
+    def settings_id(self, model: ModelInfo) -> str:
+        """Return the hash of everything beside the model that decides the content of a row."""
+        top_k = min(self.top_k, len(model.label_names))
+        named = [self.choice.named] if self.choice.named else []
+        return fingerprint([top_k, self.thresholds(model), self.embeddings, self.max_pixels, *named])

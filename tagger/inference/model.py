@@ -1,0 +1,157 @@
+"""A loaded model: `tagger.load(...).predict(images)`."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tagger import checkpoint, hardware, schema, storage
+from tagger.checkpoint.info import ModelInfo
+from tagger.errors import ImageError, TaggerError
+from tagger.images import MAX_PIXELS
+from tagger.inference import engines
+from tagger.inference.config import ModelConfig
+from tagger.inference.engines import Engine
+from tagger.inference.pipeline import Loaded, Row, Selector, read_entry, score_files
+from tagger.storage import StrPath
+
+log = logging.getLogger(__name__)
+
+Input: TypeAlias = StrPath | bytes | Image.Image | npt.NDArray[np.uint8]
+"""A path or URL, the bytes of a file, an image, or RGB pixels (H, W, 3)."""
+
+COLUMNS = [name for name in schema.RESULTS.names if name not in ("run_id", "tagged_at")]
+"""Columns of a prediction: those of a results row without its run."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model with its weights on a device; it may be used from several threads."""
+
+    info: ModelInfo
+    engine: Engine
+    selector: Selector
+    config: ModelConfig = field(default_factory=ModelConfig)
+
+    def predict(self, inputs: Input | Iterable[Input]) -> list[Row]:
+        """Return one row per input, in order, with the columns of a results row.
+
+        An input is a path or URL, the bytes of an image file, a PIL image or a uint8 RGB array (H, W, 3); they may be
+        mixed. One that cannot be scored gives a row with its `status` and `error`. `uri` is null for what has no name,
+        `image_id` for what has no bytes.
+        """
+        entries = [_entry(value) for value in _each(inputs)]
+        found = score_files(entries, [self], self.config.max_pixels, read=_read)
+        return [self._row(row) for rows in found for _, row in rows]
+
+    def columns(self) -> Row:
+        """Return the columns that are the same in all its rows."""
+        return {
+            "model": self.info.name,
+            "model_id": self.info.model_id,
+            "settings_id": self.config.settings_id(self.info),
+            "engine": self.engine.name,
+        }
+
+    def _row(self, row: Row) -> Row:
+        row = {**row, **self.columns()}
+        return {name: row.get(name) for name in COLUMNS}
+
+
+def load(
+    model: StrPath,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
+    top_k: int = 5,
+    threshold: float | None = None,
+    batch_size: int | None = None,
+    embeddings: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Model:
+    """Load a model once, to predict many times.
+
+    `model` is a checkpoint folder or URL, timm/NAME or local-dir:FOLDER; the options are those of `tagger tag`. Raises
+    ModelError, SourceError or UsageError.
+    """
+    config = ModelConfig(
+        top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine, precision=precision,
+        embeddings=embeddings, max_pixels=max_pixels,
+    )  # fmt: skip
+    return build(checkpoint.describe(os.fspath(model)), config)
+
+
+def build(info: ModelInfo, config: ModelConfig) -> Model:
+    """Load the weights of a described model onto its device."""
+    for doubt in engines.doubts(config.choice, info, hardware.has_cuda()):
+        log.warning(doubt)
+    engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
+    return Model(info, engine, config.selector(info), config)
+
+
+def predict(inputs: Input | Iterable[Input], model: StrPath, config: ModelConfig | None = None) -> list[Row]:
+    """Load a model and predict once: `load(model).predict(inputs)`."""
+    return build(checkpoint.describe(os.fspath(model)), config or ModelConfig()).predict(inputs)
+
+
+def _each(inputs: Any) -> Iterable[Any]:
+    """Return the inputs; one that is not in a list is taken for a list of one."""
+    single = isinstance(inputs, str | os.PathLike | bytes | Image.Image)
+    return [inputs] if single or (isinstance(inputs, np.ndarray) and inputs.ndim == 3) else inputs
+
+
+def _entry(value: Any) -> Row:
+    """Return an input as an entry of the pipeline, its key columns still empty."""
+    return {**dict.fromkeys(schema.KEY.names), "uri": _url(value), "input": value}
+
+
+def _url(value: Any) -> str | None:
+    if not isinstance(value, str | os.PathLike):
+        return None
+    url = storage.absolute_file(os.fsdecode(value))
+    return storage.public_uri(url) if storage.is_remote(url) else url
+
+
+def _read(entry: Row, everyone: int) -> Loaded:
+    """Read one input into the pipeline; whatever is wrong with it becomes its status and error."""
+    value = entry.pop("input")
+    item = Loaded({**entry, "status": "ok", "error": None}, (0,))
+    try:
+        if entry["uri"] is not None:
+            return read_entry(storage.describe(entry["uri"])._asdict(), everyone)
+        if isinstance(value, bytes):
+            item.content = value
+            item.facts.update(bytes=len(value), image_id=hashlib.sha256(value).hexdigest())
+        else:
+            item.image = _image(value)
+    except ImageError as error:
+        item.facts.update(status=error.status, error=str(error))
+    except TaggerError as error:  # a store that refuses the credentials, a package that is not installed
+        item.facts.update(status="unreadable", error=storage.redact(str(error)))
+    return item
+
+
+def _image(value: Any) -> Image.Image:
+    """Return an input in memory as an image; raises ImageError for what is none."""
+    if isinstance(value, Image.Image):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.shape[2:] == (3,) and value.size:
+        return Image.fromarray(value)
+    raise ImageError(
+        "unsupported", f"expected a path, URL, bytes, PIL image or uint8 RGB array (H, W, 3), got {_named(value)}"
+    )
+
+
+def _named(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {value.shape} of {value.dtype}"
+    return type(value).__name__
