@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ladders import ladder
+from benchmark_reports import report
 
-from tagger.reporting import html
+from tagger.reporting.benchmark_report import html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 LONG = ["<script>alert(1)</script>", "Lopadotemachoselachogaleokranioleipsanodrimhypotrimmato" * 3, "🐸 frog"]
@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with every kind of picture and names that do not fit a line."""
     file = tmp_path_factory.mktemp("report") / "report.html"
-    made = ladder(models=("knn", "linear", "mlp", "speedrun"), names=LONG, dataset=LONG[1], machine=LONG[1])
+    made = report(models=("knn", "linear", "mlp", "speedrun"), names=LONG, dataset=LONG[1], machine=LONG[1])
     file.write_text(html(made), encoding="utf-8")
     return file
 

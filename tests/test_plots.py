@@ -193,7 +193,7 @@ def test_plots_leave_matplotlib_as_it_was() -> None:
     code = """
 import sys, matplotlib
 before = matplotlib.rcParams.copy()
-from tagger import plots
+from tagger.reporting import plots
 plots.trials([1], [1], ["COMPLETE"])
 print(before == matplotlib.rcParams.copy(), "matplotlib.pyplot" in sys.modules)
 """

@@ -10,11 +10,20 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from ladders import ladder
+from benchmark_reports import report
 from PIL import Image
 
-from tagger.reporting import Comparison, Ladder, Published, Run, html, markdown, plot_files, wording
-from tagger.reporting.contents import answer
+from tagger.reporting import formatting
+from tagger.reporting.benchmark_report import (
+    BenchmarkReport,
+    Comparison,
+    Published,
+    Run,
+    html,
+    markdown,
+    plot_files,
+)
+from tagger.reporting.benchmark_report.sections import answer
 
 HOSTILE = ["<script>alert(1)</script>", "two\nlines | \"quoted\" & 'so'", "🐸 жаба 猫 " + "long" * 40, "{{ 7 * 7 }}"]
 VOID = {"meta", "link", "img", "br"}
@@ -74,10 +83,10 @@ def tables(text: str) -> list[list[list[str]]]:
 
 @pytest.fixture(scope="module")
 def whole() -> Page:
-    return Page(html(ladder(seeds=2)))
+    return Page(html(report(seeds=2)))
 
 
-def test_the_page_shows_every_picture_in_the_order_of_the_climb(whole: Page) -> None:
+def test_the_page_shows_every_picture_in_order(whole: Page) -> None:
     alts = " ".join(image["alt"] or "" for image in whole.all("img"))
     order = [
         *(
@@ -107,7 +116,7 @@ def test_the_page_needs_nothing_but_itself(whole: Page) -> None:
 
 
 def test_the_page_says_what_markdown_says(whole: Page) -> None:
-    for text in (whole.text, markdown(ladder(seeds=2))):
+    for text in (whole.text, markdown(report(seeds=2))):
         for words in (
             *("A JPEG copy.", "mean over 2 seeds", "Cut: 3 of 30 epochs.", "tagger benchmark cifar10 --out report"),
             *("ResNet-110", "93.6%", "sigmoid", "48.0%", "torch 2.9"),
@@ -117,7 +126,7 @@ def test_the_page_says_what_markdown_says(whole: Page) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 5])
 def test_the_table_stands_beside_published_numbers(seeds: int) -> None:
-    header, *rows = tables(markdown(ladder(seeds=seeds)))[0]
+    header, *rows = tables(markdown(report(seeds=seeds)))[0]
     assert ("spread" in header) == (seeds > 1)
     published = {row[0].strip("*"): row[header.index("published")] for row in rows}
     assert {name for name, share in published.items() if not share} == {
@@ -134,17 +143,17 @@ def test_several_seeds_give_mean_and_sample_deviation() -> None:
     runs = [
         Run("mlp", seed, accuracy=share, interval=(share - 0.01, share + 0.01)) for seed, share in enumerate((0.5, 0.6))
     ]
-    text = markdown(Ladder("mine", runs, ["a", "b"]))
+    text = markdown(BenchmarkReport("mine", runs, ["a", "b"]))
     assert "mlp is right on 55.0% of the test images (95% interval 54.0–56.0%; mean of 2 seeds, ± 7.07 points)." in text
     assert [row[0] for row in tables(text)[1]] == ["model", "mlp", "mlp"]
 
 
-def runs(*figures: tuple[str, float, float, float]) -> Ladder:
+def runs(*figures: tuple[str, float, float, float]) -> BenchmarkReport:
     made = [
         Run(name, accuracy=accuracy, interval=(accuracy - 0.01, accuracy + 0.01), train_seconds=seconds, flops=flops)
         for name, accuracy, seconds, flops in figures
     ]
-    return Ladder("mine", made, ["a", "b"])
+    return BenchmarkReport("mine", made, ["a", "b"])
 
 
 def test_the_answer_says_what_the_last_step_cost() -> None:
@@ -166,7 +175,7 @@ def test_the_answer_doubts_a_step_that_the_same_images_do_not_show() -> None:
             Run(name, accuracy=hits.mean(), train_seconds=seconds, scores=np.stack([hits, 1 - hits], axis=1))
             for name, hits, seconds in (("linear", right[:, 0], 10), ("cnn", right[:, 1], 130))
         ]
-        return answer(Ladder("mine", made, ["a", "b"], truth))
+        return answer(BenchmarkReport("mine", made, ["a", "b"], truth))
 
     assert "it may be chance (McNemar's test: p = 0.50)." in compared(30, 24)
     assert "chance" not in compared(8, 0)  # p = 0.008, though each accuracy alone is good to seven points
@@ -178,7 +187,7 @@ def test_the_answer_says_when_no_bigger_model_pays() -> None:
 
 
 def test_hostile_names_stand_there_as_text() -> None:
-    made = ladder(
+    made = report(
         models=("linear", "speedrun"), names=[*HOSTILE, "cat"], dataset=HOSTILE[3], note=HOSTILE[1], command=HOSTILE[0]
     )
     titled = replace(
@@ -196,30 +205,30 @@ def test_hostile_names_stand_there_as_text() -> None:
 
 @pytest.mark.parametrize(("classes", "seeds"), [(2, 1), (2, 3), (200, 2)])
 def test_few_and_many_classes(classes: int, seeds: int) -> None:
-    made = ladder(models=("linear",), seeds=seeds, names=[f"class {k}" for k in range(classes)], **BARE)
+    made = report(models=("linear",), seeds=seeds, names=[f"class {k}" for k in range(classes)], **BARE)
     page = Page(html(made))
     assert all(100 < picture.width < 1400 for picture in pictures(page))
     assert ("finds hardest" in page.text) == (classes == 200)
 
 
-def test_one_rung_with_nothing_but_an_accuracy_has_no_empty_section() -> None:
-    bare = Ladder("mine", [Run("linear", accuracy=0.5)], ["a", "b"])
+def test_one_model_with_nothing_but_an_accuracy_has_no_empty_section() -> None:
+    bare = BenchmarkReport("mine", [Run("linear", accuracy=0.5)], ["a", "b"])
     page = Page(html(bare))
-    assert [section["id"] for section in page.all("section")] == ["accuracy", "rung-1", "making"]
+    assert [section["id"] for section in page.all("section")] == ["accuracy", "model-1", "making"]
     assert not page.all("img")
     assert tables(markdown(bare)) == [[["model", "test accuracy"], ["**linear**", "**50.0%**"]]]
 
 
 def test_no_run_at_all_is_said() -> None:
-    assert "No model has been judged yet." in Page(html(Ladder("mine", [], []))).text
-    assert markdown(Ladder("mine", [], [])).count("#") == 1
+    assert "No model has been evaluated yet." in Page(html(BenchmarkReport("mine", [], []))).text
+    assert markdown(BenchmarkReport("mine", [], [])).count("#") == 1
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
     nan = float("nan")
     lost = Run("mlp", accuracy=nan, interval=(nan, nan), log_loss=nan, train_seconds=nan, flops=None, epochs=nan,
                parameters=nan, curve=[{"epoch": 1, "val_score": nan, "train_loss": None}])  # fmt: skip
-    made = ladder(models=("linear", "speedrun"))
+    made = report(models=("linear", "speedrun"))
     text = markdown(replace(made, runs=[*made.runs, lost], published=[Published("mlp", nan)]))
     assert "nan" not in re.sub(r"!\[.*", "", text).lower()
     row = next(row for row in tables(text)[0] if row[0] == "mlp")
@@ -227,7 +236,7 @@ def test_figures_that_are_not_known_are_dashes() -> None:
 
 
 def test_scores_that_are_not_finite_are_not_drawn() -> None:
-    made = ladder(models=("linear", "mlp"))
+    made = report(models=("linear", "mlp"))
     scores = np.array(made.runs[1].scores)
     scores[3] = np.nan
     page = Page(html(replace(made, runs=[made.runs[0], replace(made.runs[1], scores=scores)])))
@@ -237,19 +246,19 @@ def test_scores_that_are_not_finite_are_not_drawn() -> None:
 
 
 def test_scores_that_do_not_fit_the_truth_are_refused() -> None:
-    made = ladder(models=("linear",))
+    made = report(models=("linear",))
     wrong = replace(made.runs[0], scores=np.zeros((7, 3)))
     with pytest.raises(ValueError, match=r"scores of linear, seed 0: \(7, 3\), must be \(300, 3\)"):
         html(replace(made, runs=[wrong]))
 
 
-def test_a_comparison_of_no_known_rung_is_not_lost() -> None:
-    made = ladder(models=("linear",), comparisons=[Comparison("losses", [("softmax", 0.4, ""), ("sigmoid", 0.39, "")])])
+def test_a_comparison_of_no_known_model_is_not_lost() -> None:
+    made = report(models=("linear",), comparisons=[Comparison("losses", [("softmax", 0.4, ""), ("sigmoid", 0.39, "")])])
     assert "losses" in markdown(made)
 
 
 def test_markdown_shows_the_files_of_the_plots() -> None:
-    made = ladder(models=("linear", "mlp"))
+    made = report(models=("linear", "mlp"))
     linked = re.findall(r"!\[.*?\]\(plots/(.*?)\)", markdown(made, "plots"))
     files = dict(plot_files(made))
     assert linked == list(files)
@@ -260,17 +269,17 @@ def test_markdown_shows_the_files_of_the_plots() -> None:
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (wording.duration(0), "0 s"),
-        (wording.duration(119.6), "2 min 0 s"),
-        (wording.duration(140), "2 min 20 s"),
-        (wording.duration(12_000), "3 h 20 min"),
-        (wording.quantity(1_160_000), "1.16 million"),
-        (wording.quantity(30_730), "30,730"),
-        (wording.size(1.24e9), "1.2 GB"),
-        (wording.rate(0.25), "0.25"),
-        (wording.percent(float("nan")), "–"),
-        (wording.interval((0.881, 0.894)), "88.1–89.4%"),
-        (wording.listed(["a", "b", "c"]), "a, b and c"),
+        (formatting.duration(0), "0 s"),
+        (formatting.duration(119.6), "2 min 0 s"),
+        (formatting.duration(140), "2 min 20 s"),
+        (formatting.duration(12_000), "3 h 20 min"),
+        (formatting.quantity(1_160_000), "1.16 million"),
+        (formatting.quantity(30_730), "30,730"),
+        (formatting.size(1.24e9), "1.2 GB"),
+        (formatting.rate(0.25), "0.25"),
+        (formatting.percent(float("nan")), "–"),
+        (formatting.interval((0.881, 0.894)), "88.1–89.4%"),
+        (formatting.listed(["a", "b", "c"]), "a, b and c"),
     ],
 )
 def test_numbers_are_written_as_people_read_them(said: str, expected: str) -> None:

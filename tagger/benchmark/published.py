@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tagger.reporting.facts import Published
+from tagger.reporting.benchmark_report.data import Published
 
 PUBLISHED = (
     Published("knn", 0.386, "k = 1, L1, raw pixels, all 50,000", "CS231n notes"),

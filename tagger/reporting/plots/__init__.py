@@ -5,9 +5,9 @@ Nothing here touches matplotlib's global state, so it is safe beside a notebook'
 
 from __future__ import annotations
 
+from tagger.reporting.plots.comparison import curves, k_curve, per_class, reliabilities
 from tagger.reporting.plots.cost import accuracy_against_cost
 from tagger.reporting.plots.inside import FILTERS, filters, neighbours, templates
-from tagger.reporting.plots.ladder import curves, k_curve, per_class, reliabilities
 from tagger.reporting.plots.predictions import confusion_matrix, mistakes, precision_recall, reliability
 from tagger.reporting.plots.runs import learning_curves, trials
 

@@ -1,4 +1,4 @@
-"""What a report is built from, whether it becomes Markdown or HTML."""
+"""The parts of a report: what `render` turns into Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tagger.reporting.wording import UNKNOWN
+from tagger.reporting.formatting import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,20 @@ Block = Text | Listing | Bullets | Table | Figure
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading with its blocks."""
 
     anchor: str
     title: str
     blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A report: title, a summary of a few sentences, sections."""
+
+    title: str
+    summary: str
+    sections: Sequence[Section]
 
 
 def table(columns: Sequence[tuple[str, str, Sequence[str]]], caption: str = "", best: int | None = None) -> Table:

@@ -10,7 +10,7 @@ from pictures import photo
 from test_plots import awkward, ink, opened
 
 from tagger.reporting import plots
-from tagger.reporting.plots import cost, inside, ladder, look
+from tagger.reporting.plots import comparison, cost, inside, look
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a squeezed layout, an empty mean
 
@@ -78,9 +78,9 @@ def test_the_choice_of_k_marks_the_best_and_leaves_gaps_out() -> None:
 
 
 def test_named_ks_stand_apart() -> None:
-    assert ladder._apart([1, 3, 5, 10]) == [1, 3, 5, 10]
-    assert ladder._apart([7]) == [7]
-    assert len(ladder._apart(list(range(1, 200)))) <= 15
+    assert comparison._apart([1, 3, 5, 10]) == [1, 3, 5, 10]
+    assert comparison._apart([7]) == [7]
+    assert len(comparison._apart(list(range(1, 200)))) <= 15
 
 
 @pytest.mark.parametrize(("models", "classes"), [(1, 1), (2, 2), (8, 10), (8, 20), (3, 200)])

@@ -1,4 +1,4 @@
-"""One section per rung: what the model is, how it did, and the picture that makes it understood."""
+"""One section per model: what the model is, how it did, and the picture that makes it understood."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from tagger.reporting import judging, plots
-from tagger.reporting.blocks import Block, Figure, Section, Text, table
-from tagger.reporting.facts import Ladder, Neighbours, Rung, known
-from tagger.reporting.wording import count, duration, interval, one_line, percent, quantity
+from tagger.reporting import plots
+from tagger.reporting.benchmark_report import statistics
+from tagger.reporting.benchmark_report.data import BenchmarkReport, ModelRuns, Neighbours, known
+from tagger.reporting.document import Block, Figure, Section, Text, table
+from tagger.reporting.formatting import count, duration, interval, one_line, percent, quantity
 
 ABOUT = {
     "knn-features": "A network trained on millions of other photographs turns each image into features; the label is "
@@ -31,31 +32,31 @@ ABOUT = {
     "classifier on top is learnt here.",
     "finetune": "The same pretrained network, all of it trained further on these images.",
 }
-"""Rung name, or what it begins with -> what the model is."""
+"""ModelRuns name, or what it begins with -> what the model is."""
 
 
-def rung_section(ladder: Ladder, rung: Rung, number: int, judged: bool) -> Section:
-    """Return the section of the rung; `judged`: its scores can be drawn."""
-    anchor = f"rung-{number}"
+def model_section(report: BenchmarkReport, model: ModelRuns, number: int, evaluated: bool) -> Section:
+    """Return the section of the model; `evaluated`: its scores can be drawn."""
+    anchor = f"model-{number}"
     blocks = [
-        *_introduction(rung),
-        *_no_better_than_guessing(ladder, rung),
-        *_neighbours(ladder, rung, anchor),
-        *_templates(ladder, rung, anchor),
-        *_filters(ladder, rung, anchor),
-        *comparisons(ladder, {rung.model}),
-        *_curve(rung, anchor),
-        *(_confusion(ladder, rung, anchor) if judged else ()),
-        *_mistakes(ladder, rung, anchor),
+        *_introduction(model),
+        *_no_better_than_guessing(report, model),
+        *_neighbours(report, model, anchor),
+        *_templates(report, model, anchor),
+        *_filters(report, model, anchor),
+        *comparisons(report, {model.name}),
+        *_curve(model, anchor),
+        *(_confusion(report, model, anchor) if evaluated else ()),
+        *_mistakes(report, model, anchor),
     ]
-    return Section(anchor, rung.title, blocks)
+    return Section(anchor, model.title, blocks)
 
 
-def _introduction(rung: Rung) -> Iterator[Block]:
-    about = next((words for name, words in ABOUT.items() if rung.model.startswith(name)), "")
-    sure = f" ({interval(rung.interval)})" if rung.interval else ""
+def _introduction(model: ModelRuns) -> Iterator[Block]:
+    about = next((words for name, words in ABOUT.items() if model.name.startswith(name)), "")
+    sure = f" ({interval(model.interval)})" if model.interval else ""
     accuracy, parameters, seconds, epochs = (
-        rung.mean(name) for name in ("accuracy", "parameters", "train_seconds", "epochs")
+        model.mean(name) for name in ("accuracy", "parameters", "train_seconds", "epochs")
     )
     told = [
         f"{percent(accuracy)} of the test images right{sure}" if accuracy is not None else "",
@@ -64,39 +65,39 @@ def _introduction(rung: Rung) -> Iterator[Block]:
         f"{count(epochs)} epoch{'s' * (epochs != 1)}" if epochs else "",
     ]
     result = ", ".join(filter(None, told))
-    notes = dict.fromkeys(f"Cut: {one_line(run.note)}." for run in rung.runs if run.note.strip())
+    notes = dict.fromkeys(f"Cut: {one_line(run.note)}." for run in model.runs if run.note.strip())
     yield from (Text(words) for words in (about, result and f"{result}.", *notes) if words)
 
 
-def _no_better_than_guessing(ladder: Ladder, rung: Rung) -> Iterator[Block]:
-    if ladder.truth is None or not len(ladder.truth) or not rung.interval:
+def _no_better_than_guessing(report: BenchmarkReport, model: ModelRuns) -> Iterator[Block]:
+    if report.truth is None or not len(report.truth) or not model.interval:
         return
-    images = np.bincount(ladder.truth)
-    share = images.max() / len(ladder.truth)
-    if rung.interval[0] <= share:
-        name = one_line(ladder.label_names[int(images.argmax())])
+    images = np.bincount(report.truth)
+    share = images.max() / len(report.truth)
+    if model.interval[0] <= share:
+        name = one_line(report.label_names[int(images.argmax())])
         yield Text(f"Not shown to be better than calling every image {name}, which is right on {percent(share)}.")
 
 
-def _of(rung: Rung) -> str:
+def _of(model: ModelRuns) -> str:
     """Name the run that is shown where there are several."""
-    return f"{rung.title}, seed {rung.shown.seed}" if len(rung.runs) > 1 else rung.title
+    return f"{model.title}, seed {model.shown.seed}" if len(model.runs) > 1 else model.title
 
 
-def _neighbours(ladder: Ladder, rung: Rung, anchor: str) -> Iterator[Block]:
-    if rung.model != ladder.neighbours_model:
+def _neighbours(report: BenchmarkReport, model: ModelRuns, anchor: str) -> Iterator[Block]:
+    if model.name != report.neighbours_model:
         return
-    if known(value for line in ladder.k_curve.values() for value in line.values()):
+    if known(value for line in report.k_curve.values() for value in line.values()):
         yield Figure(
-            f"{anchor}-k", "Validation accuracy for each number of neighbours", partial(plots.k_curve, ladder.k_curve)
+            f"{anchor}-k", "Validation accuracy for each number of neighbours", partial(plots.k_curve, report.k_curve)
         )
-    shown = ladder.neighbours
+    shown = report.neighbours
     if shown is not None and len(shown.queries):
         metric = f" by {one_line(shown.metric)}" if shown.metric.strip() else ""
         yield Figure(
             f"{anchor}-neighbours",
             f"{len(shown.queries)} test images, each with its nearest training images",
-            partial(_draw_neighbours, shown, list(ladder.label_names)),
+            partial(_draw_neighbours, shown, list(report.label_names)),
             f"Test images (left) and their nearest training images{metric}, with the distance. Framed in green with a "
             "tick: the same label as the test image.",
             photographs=True,
@@ -118,26 +119,26 @@ def _draw_neighbours(shown: Neighbours, names: list[str]) -> bytes:
     )
 
 
-def _templates(ladder: Ladder, rung: Rung, anchor: str) -> Iterator[Block]:
-    if rung.model == ladder.templates_model and ladder.templates is not None and len(ladder.templates):
+def _templates(report: BenchmarkReport, model: ModelRuns, anchor: str) -> Iterator[Block]:
+    if model.name == report.templates_model and report.templates is not None and len(report.templates):
         yield Figure(
             f"{anchor}-templates",
-            f"The weights of {len(ladder.templates)} classes as pictures",
-            partial(plots.templates, ladder.templates, list(ladder.label_names)),
+            f"The weights of {len(report.templates)} classes as pictures",
+            partial(plots.templates, report.templates, list(report.label_names)),
             "The weights of each class as a picture, scaled to their own range: bright where a bright pixel speaks for "
             "the class.",
             photographs=True,
         )
 
 
-def _filters(ladder: Ladder, rung: Rung, anchor: str) -> Iterator[Block]:
-    weights = ladder.filters.get(rung.model)
+def _filters(report: BenchmarkReport, model: ModelRuns, anchor: str) -> Iterator[Block]:
+    weights = report.filters.get(model.name)
     if weights is not None and len(weights):
         many = len(weights) > plots.FILTERS
         which = f"The {plots.FILTERS} largest of {len(weights):,}" if many else f"All {len(weights)}"
         yield Figure(
             f"{anchor}-filters",
-            f"First-layer filters of {rung.title} as pictures",
+            f"First-layer filters of {model.title} as pictures",
             partial(plots.filters, weights),
             f"{which} filters of the first layer, {weights.shape[1]} × {weights.shape[2]} pixels, each scaled to its "
             "own range.",
@@ -145,9 +146,9 @@ def _filters(ladder: Ladder, rung: Rung, anchor: str) -> Iterator[Block]:
         )
 
 
-def comparisons(ladder: Ladder, models: Collection[str]) -> Iterator[Block]:
-    """Yield the tables of the comparisons that belong to these rungs."""
-    for comparison in ladder.comparisons:
+def comparisons(report: BenchmarkReport, models: Collection[str]) -> Iterator[Block]:
+    """Yield the tables of the comparisons that belong to these models."""
+    for comparison in report.comparisons:
         if comparison.model in models and comparison.rows:
             names, values, remarks = zip(*comparison.rows, strict=True)
             yield table(
@@ -159,28 +160,28 @@ def comparisons(ladder: Ladder, models: Collection[str]) -> Iterator[Block]:
             )
 
 
-def _curve(rung: Rung, anchor: str) -> Iterator[Block]:
-    curve = rung.shown.curve
+def _curve(model: ModelRuns, anchor: str) -> Iterator[Block]:
+    curve = model.shown.curve
     if len(curve) > 2 and known(row.get("train_loss") for row in curve):
-        alt = f"Loss and validation score of {_of(rung)} after each epoch"
-        yield Figure(f"{anchor}-curve", alt, partial(plots.learning_curves, curve), f"Epoch by epoch: {_of(rung)}.")
+        alt = f"Loss and validation score of {_of(model)} after each epoch"
+        yield Figure(f"{anchor}-curve", alt, partial(plots.learning_curves, curve), f"Epoch by epoch: {_of(model)}.")
 
 
-def _confusion(ladder: Ladder, rung: Rung, anchor: str) -> Iterator[Block]:
+def _confusion(report: BenchmarkReport, model: ModelRuns, anchor: str) -> Iterator[Block]:
     yield Figure(
         f"{anchor}-confusion",
-        f"Confusion matrix of {_of(rung)}: label in the row, tag in the column",
-        lambda: plots.confusion_matrix(judging.confusion(ladder, rung), list(ladder.label_names)),
-        f"What is taken for what: {_of(rung)}.",
+        f"Confusion matrix of {_of(model)}: label in the row, tag in the column",
+        lambda: plots.confusion_matrix(statistics.confusion(report, model), list(report.label_names)),
+        f"What is taken for what: {_of(model)}.",
     )
 
 
-def _mistakes(ladder: Ladder, rung: Rung, anchor: str) -> Iterator[Block]:
-    shown = ladder.mistakes.get(rung.model)
+def _mistakes(report: BenchmarkReport, model: ModelRuns, anchor: str) -> Iterator[Block]:
+    shown = report.mistakes.get(model.name)
     if shown is not None and len(shown.images):
         yield Figure(
             f"{anchor}-mistakes",
-            f"{len(shown.images)} test images that {rung.title} is surest about and wrong",
+            f"{len(shown.images)} test images that {model.title} is surest about and wrong",
             partial(plots.mistakes, list(shown.images), list(shown.captions)),
             "The mistakes it is surest of.",
             photographs=True,

@@ -1,4 +1,4 @@
-"""What the report of a ladder of models is made from: plain numbers and arrays, however they were come by."""
+"""What the report of a report of models is made from: plain numbers and arrays, however they were come by."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def known(values: Iterable[Number]) -> list[float]:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One model trained with one seed, judged on the test images."""
+    """One model trained with one seed, evaluated on the test images."""
 
     model: str
-    """The rung's name, as in --models."""
+    """The model's name, as in --models."""
     seed: int = 0
     title: str = ""
-    """The model as its field calls it, e.g. CNTK ConvNet_CIFAR10; empty: the rung's name."""
+    """The model as its field calls it, e.g. CNTK ConvNet_CIFAR10; empty: the model's name."""
     accuracy: Number = None
     """Share of test images that are right, 0 to 1, like everything that is a share."""
     interval: tuple[Number, Number] = (None, None)
@@ -61,16 +61,16 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False)
-class Rung:
+class ModelRuns:
     """The runs of one model."""
 
-    model: str
+    name: str
     runs: Sequence[Run]
 
     @property
     def title(self) -> str:
         """Return the model as its field calls it."""
-        return next((run.title for run in self.runs if run.title), self.model)
+        return next((run.title for run in self.runs if run.title), self.name)
 
     def values(self, name: str) -> list[float]:
         """Return what is known of one figure, a value per run."""
@@ -104,9 +104,11 @@ class Rung:
         return ranked[(len(ranked) - 1) // 2]
 
 
-def by_model(runs: Sequence[Run]) -> list[Rung]:
+def by_model(runs: Sequence[Run]) -> list[ModelRuns]:
     """Return the models in the order of their first runs."""
-    return [Rung(model, [run for run in runs if run.model == model]) for model in dict.fromkeys(r.model for r in runs)]
+    return [
+        ModelRuns(name, [run for run in runs if run.model == name]) for name in dict.fromkeys(r.model for r in runs)
+    ]
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Published:
     """An accuracy that somebody else reports."""
 
     model: str
-    """A rung's name, or the name of a model that is not in the ladder."""
+    """A model's name, or the name of a model that is not in the report."""
     accuracy: Number
     conditions: str = ""
     source: str = ""
@@ -153,16 +155,16 @@ class Comparison:
     rows: Sequence[tuple[str, Number, str]]
     """Variant, test accuracy, remark."""
     model: str = ""
-    """The rung that it belongs to; of none: it gets a section of its own."""
+    """The model that it belongs to; of none: it gets a section of its own."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ladder:
+class BenchmarkReport:
     """Everything that the report says; what is left out leaves no gap."""
 
     dataset: str
     runs: Sequence[Run]
-    """In the order of the climb, from the simplest model up."""
+    """From the simplest model up."""
     label_names: Sequence[str]
     truth: Array | None = None
     """(N,) index of each test image's label."""
@@ -171,26 +173,26 @@ class Ladder:
     published: Sequence[Published] = ()
     neighbours: Neighbours | None = None
     neighbours_model: str = "knn"
-    """The rung whose section shows the neighbours and the choice of k."""
+    """The model whose section shows the neighbours and the choice of k."""
     k_curve: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     """Metric -> k -> accuracy on the validation images."""
     templates: Array | None = None
     """Of the linear model, (K, H, W, 3), any scale."""
     templates_model: str = "linear"
     filters: Mapping[str, Array] = field(default_factory=dict)
-    """Rung -> first-layer filters, (n, h, w, 3) or (n, h, w), any scale."""
+    """ModelRuns -> first-layer filters, (n, h, w, 3) or (n, h, w), any scale."""
     mistakes: Mapping[str, Mistakes] = field(default_factory=dict)
-    """Rung -> its mistakes."""
+    """ModelRuns -> its mistakes."""
     comparisons: Sequence[Comparison] = ()
     command: str = ""
     """Exactly what was typed."""
-    models: str = ""
+    checkpoints: str = ""
     """Folder with a checkpoint per model and seed, seen from the report; empty: nobody kept them."""
     machine: str = ""
     data: str = ""
     """Where the images came from and how many there are of each split."""
 
     @cached_property
-    def rungs(self) -> list[Rung]:
+    def models(self) -> list[ModelRuns]:
         """Return the models in the order of their first runs."""
         return by_model(self.runs)

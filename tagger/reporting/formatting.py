@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tagger.reporting.facts import Number, known
+from tagger.reporting.benchmark_report.data import Number, known
 
 UNKNOWN = "–"
 
