@@ -34,7 +34,7 @@ def run(model: str, strength: int, seed: int, truth: np.ndarray, classes: int) -
         accuracy_tta=min(1, found.accuracy + 0.01),
         log_loss=1.0, calibration_error=0.05, parameters=10.0 ** (strength + 3), flops=10.0 ** (strength + 5),
         train_seconds=10.0 * strength, train_images_per_second=900, epochs=3, infer_one_core=500, infer_all_cores=900,
-        memory_bytes=6e8, device="CPU", versions={"torch": "2.9"}, note="3 of 30 epochs",
+        memory_bytes=6e8, device="CPU", versions={"torch": "2.9"}, note="early stopping",
         curve=curve if strength else (), scores=scores,
     )  # fmt: skip
 
@@ -54,12 +54,12 @@ def report(
         "truth": truth,
         "note": "A JPEG copy",
         "published": [Published("convnet", 0.82, "30 epochs", "CNTK"), Published("ResNet-110", 0.9357, "", "He 2015")],
-        "neighbours": Neighbours(
+        "neighbours": {"knn": Neighbours(
             images[:2], np.array([0, 1]), np.array([0, 0]), np.stack([images[:5]] * 2),
             rng.integers(0, len(names), (2, 5)), np.sort(rng.random((2, 5))) * 4000, "L2",
-        ),
-        "k_curve": {"l1": {1: 0.36, 3: 0.37, 10: 0.33}, "l2": {1: 0.33, 3: 0.31, 10: float("nan")}},
-        "templates": rng.normal(size=(len(names), 8, 8, 3)),
+        )},
+        "k_curves": {"knn": {"l1": {1: 0.36, 3: 0.37, 10: 0.33}, "l2": {1: 0.33, 3: 0.31, 10: float("nan")}}},
+        "templates": {"linear": rng.normal(size=(len(names), 8, 8, 3))},
         "filters": {"mlp": rng.normal(size=(70, 8, 8, 3)), "convnet": rng.normal(size=(6, 3, 3))},
         "mistakes": {"speedrun": Mistakes(list(images[:3]), [f"{names[0]} 0.99\nis {names[1]}"] * 3)},
         "comparisons": [Comparison("activation", [("ReLU", 0.57, "as above"), ("sigmoid", 0.48, "same seed")], "mlp")],

@@ -65,9 +65,9 @@ def test_the_report_opens_whole_and_quietly(browser: Any, page: Path, width: int
 def test_the_contents_lead_to_their_sections(browser: Any, page: Path) -> None:
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(page.as_uri())
-    tab.get_by_role("link", name="How this was made").click()
-    assert tab.url.endswith("#making")
-    assert tab.get_by_role("heading", name="How this was made").is_visible()
+    tab.get_by_role("link", name="Reproducing this report").click()
+    assert tab.url.endswith("#reproduction")
+    assert tab.get_by_role("heading", name="Reproducing this report").is_visible()
     tab.close()
 
 

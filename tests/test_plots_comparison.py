@@ -40,7 +40,7 @@ def test_labels_of_close_points_do_not_overlap() -> None:
     axes = figure.subplots()
     x, y = np.array([100, 105, 110, 103, 200.0]), np.array([0.80, 0.802, 0.798, 0.81, 0.9])
     names = [f"a model with a name {k}" for k in range(5)]
-    cost._cost_points(axes, x, y, np.stack([y - 0.01, y + 0.01], axis=1))
+    cost._cost_points(axes, x, y, np.stack([y - 0.01, y + 0.01], axis=1), np.full(5, True))
     canvas = FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -52,8 +52,24 @@ def test_labels_of_close_points_do_not_overlap() -> None:
 
 
 def test_the_frontier_holds_what_nothing_as_cheap_beats() -> None:
-    assert cost._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1])) == [1, 0, 3]
-    assert cost._frontier(np.array([5, 5]), np.array([0.4, 0.5])) == [1]
+    whole = np.full(5, True)
+    assert cost._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1]), whole) == [1, 0, 3]
+    assert cost._frontier(np.array([5, 5]), np.array([0.4, 0.5]), whole[:2]) == [1]
+
+
+def test_a_cut_model_is_not_on_the_frontier() -> None:
+    whole = np.array([True, False, True])
+    assert cost._frontier(np.array([5, 6, 7]), np.array([0.4, 0.9, 0.5]), whole) == [0, 2]
+
+
+def test_a_cut_model_is_hollow() -> None:
+    def blue(cut: list[bool]) -> int:
+        drawn = plots.accuracy_against_cost(
+            ["a"], np.array([0.5]), np.full((1, 2), NAN), {"s": np.array([5])}, None, cut
+        )
+        return int((np.abs(np.asarray(opened(drawn)).astype(int) - (0, 114, 178)).max(axis=2) < 30).sum())
+
+    assert blue([False]) > 1.5 * blue([True]) > 0
 
 
 @pytest.mark.parametrize("size", [1, 8, 20])

@@ -23,11 +23,11 @@ from tagger.reporting.benchmark_report import (
     markdown,
     plot_files,
 )
-from tagger.reporting.benchmark_report.sections import answer
+from tagger.reporting.benchmark_report.summary import summary
 
 HOSTILE = ["<script>alert(1)</script>", "two\nlines | \"quoted\" & 'so'", "🐸 жаба 猫 " + "long" * 40, "{{ 7 * 7 }}"]
 VOID = {"meta", "link", "img", "br"}
-BARE = {"neighbours": None, "k_curve": {}, "templates": None, "filters": {}, "mistakes": {}, "comparisons": ()}
+BARE = {"neighbours": {}, "k_curves": {}, "templates": {}, "filters": {}, "mistakes": {}, "comparisons": ()}
 
 
 class Page(HTMLParser):
@@ -93,10 +93,10 @@ def test_the_page_shows_every_picture_in_order(whole: Page) -> None:
             "against training time",
             "after each epoch",
             "on each of 3 classes",
-            "Share that is right",
+            "Accuracy against score",
             "nearest training",
         ),
-        *("weights of 3 classes", "filters of MLP", "filters of CNTK ConvNet", "surest about and wrong"),
+        *("Weights of 3 classes", "filters of MLP", "filters of CNTK ConvNet", "most confident mistakes"),
     ]
     assert [alts.index(words) for words in order] == sorted(alts.index(words) for words in order)
     assert alts.count("Confusion matrix") == 5
@@ -118,7 +118,7 @@ def test_the_page_needs_nothing_but_itself(whole: Page) -> None:
 def test_the_page_says_what_markdown_says(whole: Page) -> None:
     for text in (whole.text, markdown(report(seeds=2))):
         for words in (
-            *("A JPEG copy.", "mean over 2 seeds", "Cut: 3 of 30 epochs.", "tagger benchmark cifar10 --out report"),
+            *("A JPEG copy.", "mean over 2 seeds", "Early stopping.", "tagger benchmark cifar10 --out report"),
             *("ResNet-110", "93.6%", "sigmoid", "48.0%", "torch 2.9"),
         ):
             assert words in text
@@ -156,43 +156,113 @@ def runs(*figures: tuple[str, float, float, float]) -> BenchmarkReport:
     return BenchmarkReport("mine", made, ["a", "b"])
 
 
-def test_the_answer_says_what_the_last_step_cost() -> None:
-    said = answer(runs(("linear", 0.4, 10, 1e6), ("slow", 0.39, 30, 1e8), ("cnn", 0.8, 130, 5e7)))
+def test_the_summary_says_what_the_best_model_costs() -> None:
+    text = summary(runs(("linear", 0.4, 10, 1e6), ("slow", 0.39, 30, 1e8), ("cnn", 0.8, 130, 5e7)))
     assert (
-        "The last step up, from linear, brought 40.0 points for 2 min 0 s more training (3.0 s a point, 50 times"
-        in said
+        "It gains 40.0 points over linear, the best of those that train faster, for 2 min 0 s more training "
+        "(3.0 s per point, 50 times the FLOPs per image)." in text
     )
-    assert "chance" not in said
+    assert "chance" not in text
 
 
-def test_the_answer_doubts_a_step_that_the_same_images_do_not_show() -> None:
+def test_the_summary_doubts_a_difference_that_is_not_significant() -> None:
     truth = np.zeros(200, dtype=int)
 
     def compared(gained: int, lost: int) -> str:
-        """Say of 200 images, 100 of them right for both models, what differs on the others."""
+        """Compare models on 200 images, 100 of them right for both; the others differ by `gained` and `lost`."""
         right = np.repeat([[1, 1], [0, 1], [1, 0], [0, 0]], [100, gained, lost, 100 - gained - lost], axis=0)
         made = [
             Run(name, accuracy=hits.mean(), train_seconds=seconds, scores=np.stack([hits, 1 - hits], axis=1))
             for name, hits, seconds in (("linear", right[:, 0], 10), ("cnn", right[:, 1], 130))
         ]
-        return answer(BenchmarkReport("mine", made, ["a", "b"], truth))
+        return summary(BenchmarkReport("mine", made, ["a", "b"], truth))
 
-    assert "it may be chance (McNemar's test: p = 0.50)." in compared(30, 24)
+    assert "the difference may be chance (McNemar's test, p = 0.50)." in compared(30, 24)
     assert "chance" not in compared(8, 0)  # p = 0.008, though each accuracy alone is good to seven points
 
 
-def test_the_answer_says_when_no_bigger_model_pays() -> None:
-    assert "no bigger model pays" in answer(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
-    assert "linear is as good and quicker" in answer(runs(("cnn", 0.8, 130, 5e7), ("linear", 0.8, 10, 1e6)))
+def test_the_summary_says_when_no_bigger_model_pays() -> None:
+    assert "no bigger one pays" in summary(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
+    assert "linear is as accurate and trains faster." in summary(runs(("cnn", 0.8, 130, 5e7), ("linear", 0.8, 10, 1e6)))
+
+
+def cut(report: BenchmarkReport, **amounts: str) -> BenchmarkReport:
+    """Return the report with these models cut: name -> what the budget cut."""
+    return replace(report, runs=[replace(run, cut=amounts.get(run.model, "")) for run in report.runs])
+
+
+THREE = runs(("linear", 0.4, 10, 1e6), ("mlp", 0.5, 20, 1e7), ("cnn", 0.8, 130, 5e7))
+
+
+@pytest.mark.parametrize(
+    ("amounts", "first"),
+    [
+        ({}, "cnn is right on 80.0% of the test images (95% interval 79.0–81.0%), the best of 3 models. "),
+        (
+            {"cnn": "2 of 164 epochs"},
+            "mlp is right on 50.0% of the test images (95% interval 49.0–51.0%), the best of the 2 models trained in "
+            "full; cnn was cut by the budget (2 of 164 epochs) and is not compared. ",
+        ),
+        (
+            {"cnn": "2 of 164 epochs", "linear": "359 of 1,767 training images"},
+            "mlp is right on 50.0% of the test images (95% interval 49.0–51.0%), the only model trained in full; "
+            "linear and cnn were cut by the budget (359 of 1,767 training images; 2 of 164 epochs) and are not "
+            "compared. ",
+        ),
+    ],
+)
+def test_the_first_sentence_compares_only_models_trained_in_full(amounts: dict[str, str], first: str) -> None:
+    assert summary(cut(THREE, **amounts)).startswith(first)
+
+
+def test_the_summary_says_first_that_all_models_were_cut() -> None:
+    amounts = dict.fromkeys(("linear", "mlp", "cnn"), "2 of 9 epochs")
+    assert summary(cut(THREE, **amounts)) == (
+        "All 3 models were cut by the budget and are not compared: linear (2 of 9 epochs) is right on 40.0% of the "
+        "test images, mlp (2 of 9 epochs) on 50.0% and cnn (2 of 9 epochs) on 80.0%."
+    )
+    alone = cut(runs(("cnn", 0.8, 130, 5e7)), cnn="2 of 9 epochs")
+    assert summary(alone).startswith("The only model was cut by the budget: cnn (2 of 9 epochs) is right on 80.0%")
+
+
+def test_a_cut_model_that_is_ahead_is_named_only_as_cut() -> None:
+    assert "Even cut (2 of 9 epochs), cnn is right on 80.0%." in summary(cut(THREE, cnn="2 of 9 epochs"))
+    assert "Even cut" not in summary(cut(THREE, linear="2 of 9 epochs"))
+
+
+def test_the_price_of_the_best_model_is_over_models_trained_in_full() -> None:
+    assert "10.0 points over linear, " in summary(cut(THREE, cnn="2 of 9 epochs"))
+    assert "40.0 points over linear, " in summary(cut(THREE, mlp="2 of 9 epochs"))
+    assert "points over" not in summary(cut(THREE, mlp="2 of 9 epochs", linear="1 of 9 epochs"))
+
+
+def test_cut_models_are_marked_and_never_the_best() -> None:
+    text = markdown(cut(THREE, cnn="2 of 9 epochs"))
+    header, *rows = tables(text)[0]
+    marked = {row[0]: row[header.index("† cut by the budget")] for row in rows}
+    assert marked == {"linear": "", "**mlp**": "", "cnn †": "2 of 9 epochs"}
+    assert "**cnn" not in text
+    assert 'tr class="best"' not in html(cut(THREE, linear="1", mlp="1", cnn="1"))
+
+
+def test_the_section_of_a_cut_model_begins_with_what_was_cut() -> None:
+    text = markdown(cut(report(), convnet="3 of 30 epochs"))
+    assert "## CNTK ConvNet\n\nCut by the budget: 3 of 30 epochs." in text
+    assert "## MLP\n\nWeighted sums" in text
+
+
+def test_one_cut_seed_makes_a_model_cut() -> None:
+    made = runs(("mlp", 0.5, 10, 1e6), ("mlp", 0.6, 10, 1e6), ("linear", 0.4, 5, 1e6))
+    shorter = replace(made, runs=[replace(made.runs[0], cut="2 of 9 epochs"), *made.runs[1:]])
+    assert summary(shorter).startswith("linear is right on 40.0%")
 
 
 def test_hostile_names_stand_there_as_text() -> None:
     made = report(
         models=("linear", "speedrun"), names=[*HOSTILE, "cat"], dataset=HOSTILE[3], note=HOSTILE[1], command=HOSTILE[0]
     )
-    titled = replace(
-        made, runs=[replace(run, title=HOSTILE[k % 4], device=HOSTILE[0]) for k, run in enumerate(made.runs)]
-    )
+    runs = [replace(run, title=HOSTILE[k], device=HOSTILE[0], cut=HOSTILE[k]) for k, run in enumerate(made.runs)]
+    titled = replace(made, runs=runs)
     page = Page(html(titled))
     assert not page.all("script")
     assert HOSTILE[0] in page.text
@@ -208,13 +278,13 @@ def test_few_and_many_classes(classes: int, seeds: int) -> None:
     made = report(models=("linear",), seeds=seeds, names=[f"class {k}" for k in range(classes)], **BARE)
     page = Page(html(made))
     assert all(100 < picture.width < 1400 for picture in pictures(page))
-    assert ("finds hardest" in page.text) == (classes == 200)
+    assert ("lowest accuracy" in page.text) == (classes == 200)
 
 
 def test_one_model_with_nothing_but_an_accuracy_has_no_empty_section() -> None:
     bare = BenchmarkReport("mine", [Run("linear", accuracy=0.5)], ["a", "b"])
     page = Page(html(bare))
-    assert [section["id"] for section in page.all("section")] == ["accuracy", "model-1", "making"]
+    assert [section["id"] for section in page.all("section")] == ["accuracy", "model-1", "reproduction"]
     assert not page.all("img")
     assert tables(markdown(bare)) == [[["model", "test accuracy"], ["**linear**", "**50.0%**"]]]
 

@@ -23,6 +23,7 @@ from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
 from tagger.reporting import benchmark_report
 from tagger.reporting.benchmark_report.data import Array, UInt8Array
+from tagger.reporting.formatting import joined
 
 PLOTS, MODELS = "plots", "models"
 FolderOf = Callable[[str, int], str]
@@ -77,7 +78,6 @@ def gather(
     nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
     of_model = {model: run.scores for model, run in shown.items() if run.scores is not None}
     filters = {model: looks for model, net in nets.items() if (looks := _filters(net)) is not None}
-    linear = nets.get("linear")
     return benchmark_report.BenchmarkReport(
         dataset=data.name,
         runs=runs,
@@ -85,9 +85,11 @@ def gather(
         truth=data.test.labels,
         note=data.note,
         published=_published(data, of_model),
-        neighbours=_neighbours(nets["knn"], data, of_model["knn"]) if "knn" in nets else None,
-        k_curve=next((_curves(row["k_curve"]) for row in rows if row.get("k_curve")), {}),
-        templates=_last(linear.templates()) if isinstance(linear, Linear) else None,
+        neighbours={
+            model: _neighbours(net, data, of_model[model]) for model, net in nets.items() if isinstance(net, Knn)
+        },
+        k_curves={row["model"]: _curves(row["k_curve"]) for row in rows if row.get("k_curve")},
+        templates={model: _last(net.templates()) for model, net in nets.items() if isinstance(net, Linear)},
         filters=filters,
         mistakes={model: _mistakes(data, each) for model, each in of_model.items()},
         comparisons=[found for model in VARIANTS if (found := _comparison(model, runs))],
@@ -137,10 +139,8 @@ def _filters(net: nn.Module) -> Array | None:
     return _last(found[strongest])
 
 
-def _neighbours(net: nn.Module, data: LadderData, scores: Float32Array) -> benchmark_report.Neighbours | None:
+def _neighbours(net: Knn, data: LadderData, scores: Float32Array) -> benchmark_report.Neighbours:
     """Return test images, right and wrong ones, with the training images that voted for them."""
-    if not isinstance(net, Knn):
-        return None
     truth, said = data.test.labels, scores.argmax(axis=1)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(truth))
@@ -174,8 +174,12 @@ def _comparison(model: str, runs: Sequence[benchmark_report.Run]) -> benchmark_r
     """Return the variants of a model side by side; None with fewer than two."""
     title, variants = VARIANTS[model]
     first = {run.model: run for run in reversed(runs)}
-    rows = [(words, first[name].accuracy, first[name].note) for name, words in variants.items() if name in first]
+    rows = [(words, run.accuracy, _remark(run)) for name, words in variants.items() if (run := first.get(name))]
     return benchmark_report.Comparison(title, rows, model) if len(rows) > 1 else None
+
+
+def _remark(run: benchmark_report.Run) -> str:
+    return joined(f"cut: {run.cut}" if run.cut else "", run.note, by=", ")
 
 
 def markdown(out: str) -> str:

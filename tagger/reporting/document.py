@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import ClassVar
 
 from tagger.reporting.formatting import UNKNOWN
@@ -19,7 +20,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines to type, as they are."""
+    """Lines of code."""
 
     code: str
     kind: ClassVar[str] = "listing"
@@ -27,7 +28,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Bullets:
-    """Short lines, each with what it is about."""
+    """A list of names, each with a text."""
 
     lines: Sequence[tuple[str, str]]
     kind: ClassVar[str] = "bullets"
@@ -39,26 +40,26 @@ class Table:
 
     header: Sequence[str]
     sides: str
-    """An l or r per column."""
+    """One l or r per column."""
     rows: Sequence[Sequence[str]]
     caption: str = ""
     best: int | None = None
-    """The row that stands out."""
+    """Index of the highlighted row."""
     kind: ClassVar[str] = "table"
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, drawn when it is needed."""
+    """A plot, drawn on demand."""
 
     name: str
-    """Of its file, without suffix."""
+    """File name without suffix."""
     alt: str
     draw: Callable[[], bytes]
     """Return a PNG."""
     caption: str = ""
     photographs: bool = False
-    """Holds pictures whose colours must stay as they are."""
+    """Shows images, whose colours stay as they are in dark mode."""
     kind: ClassVar[str] = "figure"
 
 
@@ -83,8 +84,12 @@ class Document:
     sections: Sequence[Section]
 
 
-def table(columns: Sequence[tuple[str, str, Sequence[str]]], caption: str = "", best: int | None = None) -> Table:
-    """Return a table of columns (header, side, cells); columns in which nothing is known are left out."""
-    told = [column for column in columns if any(cell not in ("", UNKNOWN) for cell in column[2])]
-    header, sides, cells = zip(*told, strict=True) if told else ((), (), ())
-    return Table(header, "".join(sides), list(zip(*cells, strict=True)), caption, best)
+Column = tuple[str, str, Sequence[str]]
+"""Header, side (l or r), cells."""
+
+
+def table(columns: Sequence[Column], caption: str = "", best: int | None = None) -> Table:
+    """Return a table; columns without a known cell are left out, short ones are filled up with empty cells."""
+    shown = [column for column in columns if any(cell not in ("", UNKNOWN) for cell in column[2])]
+    header, sides, cells = zip(*shown, strict=True) if shown else ((), (), ())
+    return Table(header, "".join(sides), list(zip_longest(*cells, fillvalue="")), caption, best)

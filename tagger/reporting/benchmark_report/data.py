@@ -1,9 +1,8 @@
-"""What the report of a report of models is made from: plain numbers and arrays, however they were come by."""
+"""The facts of a benchmark report: plain numbers and arrays."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,37 +10,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tagger.reporting.formatting import Number, known, one_line
+
 Array = npt.NDArray[Any]
 UInt8Array = npt.NDArray[np.uint8]
-Number = float | None
-"""None and NaN both mean that it is not known."""
-
-
-def known(values: Iterable[Number]) -> list[float]:
-    """Return the finite ones."""
-    return [float(value) for value in values if value is not None and math.isfinite(value)]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One model trained with one seed, evaluated on the test images."""
+    """One model trained with one seed and evaluated on the test images."""
 
     model: str
-    """The model's name, as in --models."""
+    """Name, as in --models."""
     seed: int = 0
     title: str = ""
-    """The model as its field calls it, e.g. CNTK ConvNet_CIFAR10; empty: the model's name."""
+    """Name in the literature, e.g. CNTK ConvNet_CIFAR10; empty: `model`."""
     accuracy: Number = None
-    """Share of test images that are right, 0 to 1, like everything that is a share."""
+    """Share of test images that are right, 0 to 1, like every share here."""
     interval: tuple[Number, Number] = (None, None)
-    """95% of the accuracy."""
+    """95% interval of the accuracy."""
     accuracy_tta: Number = None
-    """With test-time augmentation; everything else is without."""
+    """With test-time augmentation; all other numbers are without it."""
     log_loss: Number = None
     calibration_error: Number = None
     parameters: Number = None
     flops: Number = None
-    """Of one image, forward."""
+    """Of the forward pass of one image."""
     train_seconds: Number = None
     train_images_per_second: Number = None
     epochs: Number = None
@@ -49,11 +43,13 @@ class Run:
     """Images/s."""
     infer_all_cores: Number = None
     memory_bytes: Number = None
-    """Most memory in use."""
+    """Peak memory."""
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    cut: str = ""
+    """What a time budget cut, e.g. "2 of 10 epochs" or "359 of 1,767 training images"; empty: trained in full."""
     note: str = ""
-    """What the budget cut, and what else to know of its numbers."""
+    """Other remarks on the numbers."""
     curve: Sequence[Mapping[str, Any]] = ()
     """Per epoch: epoch, train_loss, val_loss, val_score, seconds (of that epoch); any may be missing."""
     scores: Array | None = None
@@ -69,15 +65,29 @@ class ModelRuns:
 
     @property
     def title(self) -> str:
-        """Return the model as its field calls it."""
-        return next((run.title for run in self.runs if run.title), self.name)
+        """Return the model's name in the literature, on one line."""
+        return one_line(next((run.title for run in self.runs if run.title), self.name))
+
+    @property
+    def label(self) -> str:
+        """Return the title for tables and figures that compare models, with a dagger when the model was cut."""
+        return f"{self.title} †" if self.cut else self.title
+
+    @property
+    def cut(self) -> str:
+        """Return what a time budget cut of any run; empty when all of them were trained in full."""
+        return "; ".join(self.texts("cut"))
+
+    def texts(self, name: str) -> list[str]:
+        """Return the distinct values of a text field that are not blank."""
+        return list(dict.fromkeys(line for run in self.runs if (line := one_line(getattr(run, name)))))
 
     def values(self, name: str) -> list[float]:
-        """Return what is known of one figure, a value per run."""
+        """Return the known values of a number field, one per run."""
         return known(getattr(run, name) for run in self.runs)
 
     def mean(self, name: str) -> Number:
-        """Return the mean of one figure over the runs that know it."""
+        """Return the mean of the known values of a number field."""
         values = self.values(name)
         return sum(values) / len(values) if values else None
 
@@ -89,16 +99,16 @@ class ModelRuns:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Return the mean interval of the accuracy: seeds do not make the test images more."""
-        ends = [known(run.interval) for run in self.runs]
-        whole = [end for end in ends if len(end) == 2]
-        return (
-            (sum(low for low, _ in whole) / len(whole), sum(high for _, high in whole) / len(whole)) if whole else None
-        )
+        """Return the mean interval of the accuracy: more seeds are not more test images."""
+        pairs = [ends for run in self.runs if len(ends := known(run.interval)) == 2]
+        if not pairs:
+            return None
+        low, high = np.mean(pairs, axis=0)
+        return float(low), float(high)
 
     @property
     def shown(self) -> Run:
-        """Return the run that pictures show: of those with scores the one of middling accuracy, not the luckiest."""
+        """Return the run that figures show: of those with scores the one of median accuracy."""
         runs = [run for run in self.runs if run.scores is not None] or list(self.runs)
         ranked = sorted(runs, key=lambda run: (known([run.accuracy]) or [-1.0], run.seed))
         return ranked[(len(ranked) - 1) // 2]
@@ -106,17 +116,16 @@ class ModelRuns:
 
 def by_model(runs: Sequence[Run]) -> list[ModelRuns]:
     """Return the models in the order of their first runs."""
-    return [
-        ModelRuns(name, [run for run in runs if run.model == name]) for name in dict.fromkeys(r.model for r in runs)
-    ]
+    names = dict.fromkeys(run.model for run in runs)
+    return [ModelRuns(name, [run for run in runs if run.model == name]) for name in names]
 
 
 @dataclass(frozen=True)
 class Published:
-    """An accuracy that somebody else reports."""
+    """An accuracy reported in the literature."""
 
     model: str
-    """A model's name, or the name of a model that is not in the report."""
+    """Name of a model of the benchmark or of another one."""
     accuracy: Number
     conditions: str = ""
     source: str = ""
@@ -128,7 +137,7 @@ class Neighbours:
 
     queries: UInt8Array
     labels: Array
-    """(Q,) indices into label_names, as all labels here."""
+    """(Q,) indices into label_names, like all labels here."""
     predicted: Array
     """(Q,)"""
     images: UInt8Array
@@ -141,7 +150,7 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """Test images (H, W, 3) uint8 that a model is surest about and wrong; captions have a line each for both labels."""
+    """Test images (H, W, 3) uint8 with the most confident wrong tags; a caption has lines for tag and label."""
 
     images: Sequence[UInt8Array]
     captions: Sequence[str]
@@ -155,12 +164,12 @@ class Comparison:
     rows: Sequence[tuple[str, Number, str]]
     """Variant, test accuracy, remark."""
     model: str = ""
-    """The model that it belongs to; of none: it gets a section of its own."""
+    """Model whose section shows it; without one it gets a section of its own."""
 
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkReport:
-    """Everything that the report says; what is left out leaves no gap."""
+    """All facts of a report; the parts that lack theirs are left out. Mappings are by model name."""
 
     dataset: str
     runs: Sequence[Run]
@@ -169,28 +178,24 @@ class BenchmarkReport:
     truth: Array | None = None
     """(N,) index of each test image's label."""
     note: str = ""
-    """What must stand beside every number, e.g. that the images are a lossy copy."""
+    """Remark on all numbers, e.g. that the images are a lossy copy."""
     published: Sequence[Published] = ()
-    neighbours: Neighbours | None = None
-    neighbours_model: str = "knn"
-    """The model whose section shows the neighbours and the choice of k."""
-    k_curve: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    """Metric -> k -> accuracy on the validation images."""
-    templates: Array | None = None
-    """Of the linear model, (K, H, W, 3), any scale."""
-    templates_model: str = "linear"
+    neighbours: Mapping[str, Neighbours] = field(default_factory=dict)
+    k_curves: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
+    """Model -> metric -> k -> accuracy on the validation images."""
+    templates: Mapping[str, Array] = field(default_factory=dict)
+    """Weights per class of a linear model, (K, H, W, 3), any scale."""
     filters: Mapping[str, Array] = field(default_factory=dict)
-    """ModelRuns -> first-layer filters, (n, h, w, 3) or (n, h, w), any scale."""
+    """First-layer filters, (n, h, w, 3) or (n, h, w), any scale."""
     mistakes: Mapping[str, Mistakes] = field(default_factory=dict)
-    """ModelRuns -> its mistakes."""
     comparisons: Sequence[Comparison] = ()
     command: str = ""
-    """Exactly what was typed."""
+    """Command line that makes the report again."""
     checkpoints: str = ""
-    """Folder with a checkpoint per model and seed, seen from the report; empty: nobody kept them."""
+    """Folder with a checkpoint per model and seed, relative to the report; empty: there is none."""
     machine: str = ""
     data: str = ""
-    """Where the images came from and how many there are of each split."""
+    """Source of the images and their number per split."""
 
     @cached_property
     def models(self) -> list[ModelRuns]:

@@ -1,4 +1,4 @@
-"""What scores say against the truth: the arrays that plots are drawn from."""
+"""Statistics of scores against the truth: the arrays behind the figures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tagger.evaluation import metrics
 from tagger.reporting.benchmark_report.data import Array, BenchmarkReport, ModelRuns
 
 
-def evaluated(report: BenchmarkReport) -> list[ModelRuns]:
-    """Return the models whose shown run has scores for every test image, finite ones.
+def with_scores(report: BenchmarkReport) -> list[ModelRuns]:
+    """Return the models whose shown run has finite scores for every test image.
 
     Raises ValueError when scores, truth and label names do not fit.
     """
@@ -20,13 +20,9 @@ def evaluated(report: BenchmarkReport) -> list[ModelRuns]:
     for run in report.runs:
         if run.scores is not None and np.shape(run.scores) != shape:
             raise ValueError(f"scores of {run.model}, seed {run.seed}: {np.shape(run.scores)}, must be {shape}")
-    return [model for model in report.models if (shown := model.shown.scores) is not None and np.isfinite(shown).all()]
-
-
-def one_hot(report: BenchmarkReport) -> Array:
-    """Return the truth as (N, K)."""
-    truth: Array = np.asarray(report.truth)[:, None] == np.arange(len(report.label_names))
-    return truth
+    return [
+        model for model in report.models if (scores := model.shown.scores) is not None and np.isfinite(scores).all()
+    ]
 
 
 def per_class(report: BenchmarkReport, model: ModelRuns) -> Array:
@@ -40,15 +36,17 @@ def per_class(report: BenchmarkReport, model: ModelRuns) -> Array:
 
 
 def reliability(report: BenchmarkReport, model: ModelRuns) -> metrics.Reliability:
-    """Return the bins of the shown run."""
-    return metrics.reliability_bins(np.asarray(model.shown.scores), one_hot(report), "multiclass")
+    """Return the reliability bins of the shown run."""
+    return metrics.reliability_bins(np.asarray(model.shown.scores), _one_hot(report), "multiclass")
 
 
-def probability_by_chance(report: BenchmarkReport, one: ModelRuns, other: ModelRuns) -> float | None:
-    """Return how probable so large a difference of two models is on these images when neither is better.
+def confusion(report: BenchmarkReport, model: ModelRuns) -> Array:
+    """Return the confusion matrix (K, K) of the shown run."""
+    return metrics.confusion_matrix(np.asarray(model.shown.scores), _one_hot(report))
 
-    McNemar's exact test of the shown runs, two-sided; None without scores. Source: McNemar 1947.
-    """
+
+def mcnemar(report: BenchmarkReport, one: ModelRuns, other: ModelRuns) -> float | None:
+    """Return the p-value of McNemar's exact two-sided test of the shown runs (McNemar 1947); None without scores."""
     if report.truth is None or one.shown.scores is None or other.shown.scores is None:
         return None
     first, second = (np.asarray(model.shown.scores).argmax(axis=1) == report.truth for model in (one, other))
@@ -58,6 +56,6 @@ def probability_by_chance(report: BenchmarkReport, one: ModelRuns, other: ModelR
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
-def confusion(report: BenchmarkReport, model: ModelRuns) -> Array:
-    """Return the counts (K, K) of the shown run."""
-    return metrics.confusion_matrix(np.asarray(model.shown.scores), one_hot(report))
+def _one_hot(report: BenchmarkReport) -> Array:
+    truth: Array = np.asarray(report.truth)[:, None] == np.arange(len(report.label_names))
+    return truth

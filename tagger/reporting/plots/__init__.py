@@ -5,7 +5,7 @@ Nothing here touches matplotlib's global state, so it is safe beside a notebook'
 
 from __future__ import annotations
 
-from tagger.reporting.plots.comparison import curves, k_curve, per_class, reliabilities
+from tagger.reporting.plots.comparison import NAMED_CLASSES, curves, k_curve, per_class, reliabilities
 from tagger.reporting.plots.cost import accuracy_against_cost
 from tagger.reporting.plots.inside import FILTERS, filters, neighbours, templates
 from tagger.reporting.plots.predictions import confusion_matrix, mistakes, precision_recall, reliability
@@ -13,6 +13,7 @@ from tagger.reporting.plots.runs import learning_curves, trials
 
 __all__ = [
     "FILTERS",
+    "NAMED_CLASSES",
     "accuracy_against_cost",
     "confusion_matrix",
     "curves",

@@ -19,22 +19,29 @@ Floats = npt.NDArray[np.float64]
 
 
 def accuracy_against_cost(
-    names: Sequence[str], accuracy: Array, intervals: Array, costs: Mapping[str, Array], baseline: float | None = None
+    names: Sequence[str],
+    accuracy: Array,
+    intervals: Array,
+    costs: Mapping[str, Array],
+    baseline: float | None = None,
+    cut: Sequence[bool] = (),
 ) -> bytes:
     """Draw accuracy (M,) with intervals (M, 2) against costs, axis title -> (M,), one panel each on a log axis.
 
-    What is better or cheaper than all others is filled and joined by steps. A cost of 0 stands at the left edge as an
-    arrow head; models whose cost or accuracy is not known are left out. `baseline` is the accuracy of guessing.
+    Steps join the models that no cheaper one beats. A cost of 0 stands at the left edge as an arrow head; models whose
+    cost or accuracy is unknown are left out. `baseline` is the accuracy of guessing. Models with `cut` were not trained
+    in full: they are hollow, and the steps pass them by.
     """
     accuracy, intervals = np.asarray(accuracy, dtype=float), np.asarray(intervals, dtype=float).reshape(-1, 2)
     fit = {title: np.asarray(cost, dtype=float) for title, cost in costs.items()}
+    whole = ~np.array(cut, dtype=bool) if len(cut) else np.ones(len(accuracy), dtype=bool)
     shown = {title: cost for title, cost in fit.items() if (np.isfinite(cost + accuracy) & (cost > 0)).any()}
     if not shown:
         return look.empty("Accuracy against cost")
     figure = look.figure(5.1 * len(shown), 4.6)
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, (title, cost) in zip(panels, shown.items(), strict=True):
-        _cost_points(axes, cost, accuracy, intervals)
+        _cost_points(axes, cost, accuracy, intervals, whole)
         look.dress(axes, "", title, "test accuracy" if axes is panels[0] else "")
         look.percent(axes)
         if baseline is not None:
@@ -43,26 +50,25 @@ def accuracy_against_cost(
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes, cost in zip(panels, shown.values(), strict=True):
-        _label_points(axes, canvas, names, _on_log_axis(cost), accuracy, intervals, _frontier(cost, accuracy))
+        _label_points(axes, canvas, names, _on_log_axis(cost), accuracy, intervals, _frontier(cost, accuracy, whole))
     return look.png(figure)
 
 
-def _cost_points(axes: Axes, cost: Floats, accuracy: Floats, intervals: Floats) -> None:
+def _cost_points(axes: Axes, cost: Floats, accuracy: Floats, intervals: Floats, whole: Array) -> None:
     look.grid(axes)
     axes.set_xscale("log")
-    placed, frontier = _on_log_axis(cost), _frontier(cost, accuracy)
+    placed, frontier = _on_log_axis(cost), _frontier(cost, accuracy, whole)
     if np.nanmin(placed) == np.nanmax(placed):  # no range that margins could widen
         axes.set_xlim(np.nanmin(placed) / 3, np.nanmax(placed) * 3)
     axes.step(placed[frontier], accuracy[frontier], where="post", color=look.GREY, linewidth=1, zorder=1)
     for index in np.flatnonzero(np.isfinite(placed + accuracy)):
-        best = index in frontier
         axes.vlines(placed[index], *intervals[index], color=look.COLOURS[0], linewidth=1.2, zorder=2)
         axes.plot(
             placed[index],
             accuracy[index],
             "o" if cost[index] > 0 else "<",
             color=look.COLOURS[0],
-            markerfacecolor=look.COLOURS[0] if best else "white",
+            markerfacecolor=look.COLOURS[0] if whole[index] else "white",
             markersize=7,
             zorder=3,
         )
@@ -76,11 +82,15 @@ def _on_log_axis(cost: Floats) -> Floats:
     return np.where(cost > 0, cost, np.where(cost == 0, positive.min() / 3, np.nan))
 
 
-def _frontier(cost: Floats, accuracy: Floats) -> list[int]:
-    """Return the models that no other beats at their cost or less, cheapest first."""
+def _frontier(cost: Floats, accuracy: Floats, whole: Array) -> list[int]:
+    """Return the whole models that no other beats at their cost or less, cheapest first."""
     found: list[int] = []
     for index in np.lexsort((-accuracy, cost)):
-        if np.isfinite(cost[index] + accuracy[index]) and (not found or accuracy[index] > accuracy[found[-1]]):
+        if (
+            whole[index]
+            and np.isfinite(cost[index] + accuracy[index])
+            and (not found or accuracy[index] > accuracy[found[-1]])
+        ):
             found.append(int(index))
     return found
 

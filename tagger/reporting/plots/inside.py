@@ -21,12 +21,12 @@ _RIGHT, _WRONG = look.COLOURS[2], look.COLOURS[1]
 
 
 def neighbours(
-    queries: Sequence[Array],
+    queries: Array | Sequence[Array],
     captions: Sequence[str],
-    images: Sequence[Sequence[Array]],
+    images: Array | Sequence[Sequence[Array]],
     labels: Sequence[Sequence[str]],
-    right: Sequence[Sequence[bool]],
-    distances: Sequence[Sequence[float]],
+    right: Array | Sequence[Sequence[bool]],
+    distances: Array | Sequence[Sequence[float]],
 ) -> bytes:
     """Draw each query (H, W, 3) uint8 under its caption, beside it its neighbours, nearest first.
 
