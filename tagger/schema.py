@@ -70,6 +70,7 @@ BENCHMARK = pa.schema(
         ("device", pa.string()),
         ("versions", pa.list_(pa.string())),
         ("note", pa.string()),
+        ("cut", pa.string()),
     ]
 )
 """One row per model and seed of a ladder; accuracies are of the test images, `flops` of one image, forward.

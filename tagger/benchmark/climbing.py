@@ -182,6 +182,7 @@ def _own(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -> tup
         "epochs": len(fitted.curve) or None,
         "infer_one_core": one_core,
         "infer_all_cores": all_cores,
+        "cut": rung.cut,
         "note": rung.note,
         "curve": [_point(asdict(epoch)) for epoch in fitted.curve],
         **rung.facts,
@@ -208,6 +209,7 @@ def _transfer(climb: Climb, data: LadderData, model: str, seed: int, say: Say) -
         "epochs": len(made.curve) or None,
         "infer_one_core": one_core,
         "infer_all_cores": all_cores,
+        "cut": made.cut,
         "note": made.note,
         "curve": made.curve,
     }

@@ -32,8 +32,10 @@ class Rung:
     fitted: Fitted
     train: LabelledImages
     """What it learnt from."""
+    cut: str = ""
+    """What the budget cut; empty: trained in full."""
     note: str = ""
-    """What the budget cut, and what else to know of its numbers."""
+    """What else to know of its numbers."""
     facts: dict[str, Any] = field(default_factory=dict)
     """For the report."""
 
@@ -64,11 +66,11 @@ def fit_rung(
     )
     other = config.preparation not in (None, preparation.name)
     notes = [
-        _cut(recipe.epochs, step.recipe.epochs, count, len(everything.labels)),
         f"{preparation.name}, for it takes no mean image" if other else "",
         step.note,
     ]
-    return Rung(fitted, train, ", ".join(filter(None, notes)))
+    cut = _cut(recipe.epochs, step.recipe.epochs, count, len(everything.labels))
+    return Rung(fitted, train, cut, ", ".join(filter(None, notes)))
 
 
 def identity(name: str, data: LadderData, config: LadderConfig) -> list[Any]:
@@ -146,7 +148,7 @@ def _fit_knn(data: LadderData, config: LadderConfig, seed: int, say: Say) -> Run
         seconds=time.perf_counter() - started,
         device="cpu",
     )
-    return Rung(fitted, data.train, note, {"k_curve": curves})
+    return Rung(fitted, data.train, note=note, facts={"k_curve": curves})
 
 
 def _knn_curves(data: LadderData, config: LadderConfig, say: Say) -> tuple[neighbours.Curves, str]:

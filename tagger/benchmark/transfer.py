@@ -25,6 +25,8 @@ _TITLES = {"knn-features": "k-NN, features of", "probe": "Linear probe", "finetu
 _METHODS = {"knn-features": "knn", "probe": "probe", "finetune": "finetune"}
 _PER_MINUTE = {"knn-features": 10_000, "probe": 10_000, "finetune": 1_500}
 """Training images that two CPU cores see in a minute, of `_SIDE` pixels, test images aside."""
+_EPOCHS = 10
+"""Of fine-tuning at full budget."""
 _LONG = 1000
 """Images from which on progress is said."""
 _DATASET = "_dataset.parquet"
@@ -43,6 +45,8 @@ class Transferred:
     """Of what is kept: only fine-tuning has one."""
     seconds: float
     """From listed images to trained weights, of killed calls too."""
+    cut: str
+    """What the budget cut; empty: trained in full."""
     note: str
 
 
@@ -65,8 +69,8 @@ def fit_transfer(
     if name == "finetune" and trained["method"] == "probe":
         title, curve = f"{_TITLES['probe']} {architecture} (fine-tuning was no better)", []
     order = [info.label_names.index(label) for label in data.train.label_names]
-    note = _note(kept, files.table, chosen, trained)
-    return Transferred(info, scores[:, order], title, curve, trained["seconds"], note)
+    cut, note = _cut(name, kept, files.table, chosen), _note(chosen, trained)
+    return Transferred(info, scores[:, order], title, curve, trained["seconds"], cut, note)
 
 
 def identity(name: str, data: LadderData, config: LadderConfig, seed: int) -> list[Any]:
@@ -81,7 +85,7 @@ def options(name: str, data: LadderData, config: LadderConfig, seed: int) -> Tra
     return TrainConfig(
         backbone=config.backbone,
         method=_METHODS[name],
-        epochs=2 if within else 10,
+        epochs=2 if within else _EPOCHS,
         warmup_epochs=0.2 if within else 1.0,
         image_size=_SIDE if small else None,
         seed=seed,
@@ -160,10 +164,15 @@ def _some(table: pa.Table, count: int | None) -> pa.Table:
     return table.filter(pa.array(chosen))
 
 
-def _note(kept: pa.Table, everything: pa.Table, chosen: TrainConfig, trained: dict[str, Any]) -> str:
-    """Say what a budget left out, and what was known before."""
+def _cut(name: str, kept: pa.Table, everything: pa.Table, chosen: TrainConfig) -> str:
+    """Return what the budget left out."""
     count, all_images = (pc.sum(pc.equal(table["split"], "train")).as_py() for table in (kept, everything))
-    parts = [f"{count:,} of {all_images:,} training images"] if count < all_images else []
-    parts += [f"at {chosen.image_size} pixels"] if chosen.image_size else []
+    parts = [f"{chosen.epochs} of {_EPOCHS} epochs"] if name == "finetune" and chosen.epochs < _EPOCHS else []
+    parts += [f"{count:,} of {all_images:,} training images"] if count < all_images else []
+    return ", ".join(parts)
+
+
+def _note(chosen: TrainConfig, trained: dict[str, Any]) -> str:
+    parts = [f"at {chosen.image_size} pixels"] if chosen.image_size else []
     parts += ["features known from before"] if not trained["images_decoded"] else []
     return ", ".join(parts)

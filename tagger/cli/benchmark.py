@@ -70,14 +70,14 @@ def ladder(
         typer.echo(f"report: {out}/report.html")
 
 
-_COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "note"]
+_COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "cut", "note"]
 
 
 def _means(rows: list[dict[str, Any]]) -> list[list[Any]]:
     """Return a line for every model that was trained with several seeds."""
     accuracies = {row["model"]: [each["accuracy"] for each in rows if each["model"] == row["model"]] for row in rows}
     return [
-        [model, "mean", f"{mean(found):.2%}", f"spread {100 * stdev(found):.2f}", "", "", "", ""]
+        [model, "mean", f"{mean(found):.2%}", f"spread {100 * stdev(found):.2f}", "", "", "", "", ""]
         for model, found in accuracies.items()
         if len(found) > 1
     ]
@@ -87,7 +87,7 @@ def _ladder_row(row: dict[str, Any]) -> list[Any]:
     low, high = row["interval"]
     return [
         row["model"], row["seed"], f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['train_seconds']:.0f}",
-        f"{row['infer_all_cores']:,.0f}", f"{row['parameters']:,}", row["note"],
+        f"{row['infer_all_cores']:,.0f}", f"{row['parameters']:,}", row["cut"], row["note"],
     ]  # fmt: skip
 
 
