@@ -12,7 +12,7 @@ from pictures import photo
 from PIL import Image
 
 from tagger.reporting import plots
-from tagger.reporting.plots import look
+from tagger.reporting.plots import images, look
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a hidden legend entry, a squeezed layout
 
@@ -130,7 +130,7 @@ def test_mistakes_of_any_shape_stand_in_a_grid(size: int, columns: int) -> None:
     pictures = [np.asarray(photo(i, shapes[i % 5])) for i in range(size)]
     captions = [f"{name} 0.99\nis {name}\n{name}.jpg" for name in awkward(size)]
     image = opened(plots.mistakes(pictures, captions, columns))
-    across = min(columns, size, plots.predictions.PICTURES)
+    across = min(columns, size, images.MISTAKES)
     assert 110 * across <= image.width <= 260 * across + 60
 
 
@@ -145,7 +145,7 @@ def test_a_picture_keeps_its_shape() -> None:
 
 
 def test_mistakes_without_their_captions_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 pictures but 0 captions"):
+    with pytest.raises(ValueError, match="1 images but 0 captions"):
         plots.mistakes([np.zeros((2, 2, 3), dtype=np.uint8)], [])
 
 

@@ -100,8 +100,9 @@ def _neighbours(report: BenchmarkReport, model: ModelRuns, anchor: str) -> Itera
 
 
 def _draw_neighbours(found: Neighbours, names: Sequence[str]) -> bytes:
+    names = [one_line(name) for name in names]
     captions = [
-        f"{names[label]}, tagged {names[tag]}" for label, tag in zip(found.labels, found.predicted, strict=True)
+        f"{names[label]}\ntagged {names[tag]}" for label, tag in zip(found.labels, found.predicted, strict=True)
     ]
     return plots.neighbours(
         found.queries,

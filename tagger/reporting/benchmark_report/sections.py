@@ -218,7 +218,9 @@ def _reliability(report: BenchmarkReport, models: Sequence[ModelRuns]) -> Iterat
         "reliability",
         f"Accuracy against score for {listed(list(bins))}",
         partial(plots.reliabilities, {name: (each.confidence, each.right) for name, each in bins.items()}),
-        joined("Each point stands for about as many test images; equal scores share a point.", _dagger(models)),
+        joined(
+            "Each point stands for about the same number of test images; equal scores share a point.", _dagger(models)
+        ),
     )
 
 
@@ -241,8 +243,7 @@ def _reproduction(report: BenchmarkReport) -> Iterator[Block]:
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "Seeds": listed([str(seed) for seed in sorted({run.seed for run in report.runs})]),
     }
-    notes = [(model.label, note) for model in report.models for note in (*model.texts("cut"), *model.texts("note"))]
-    lines = [(name, one_line(text)) for name, text in (*facts.items(), *notes) if text.strip()]
+    lines = [(name, one_line(text)) for name, text in facts.items() if text.strip()]
     if lines:
         yield Bullets(lines)
     if len(report.runs) > len(report.models):
