@@ -107,16 +107,16 @@ def test_a_better_class_is_darker() -> None:
     assert blue[:, : image.shape[1] // 3].sum() < 50
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def photos(count: int) -> list[np.ndarray]:
     return [np.asarray(photo(seed, ((32, 32), (48, 20), (10, 40))[seed % 3])) for seed in range(count)]
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 10), (30, 20)])
 def test_neighbours_stand_beside_their_query(rows: int, columns: int) -> None:
-    found = [pictures(columns)] * rows
+    found = [photos(columns)] * rows
     labels, right = [awkward(columns)] * rows, [[k % 2 == 0 for k in range(columns)]] * rows
     distances = [[10.0**k for k in range(columns)]] * rows
-    image = opened(plots.neighbours(pictures(rows), awkward(rows), found, labels, right, distances))
+    image = opened(plots.neighbours(photos(rows), awkward(rows), found, labels, right, distances))
     assert image.width <= 1300
     assert image.height <= 190 * min(rows, images.QUERIES) + 60
 
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="2 templates but 1 names"):
         plots.templates(np.zeros((2, 4, 4, 3)), ["a"])
     with pytest.raises(ValueError, match="equally many"):
-        plots.neighbours(pictures(1), [], [], [], [], [])
+        plots.neighbours(photos(1), [], [], [], [], [])
 
 
 def test_nothing_to_show_is_said_not_raised() -> None:

@@ -22,7 +22,7 @@ from tagger.models.mlp import Mlp
 from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
 from tagger.reporting import benchmark_report
-from tagger.reporting.benchmark_report.data import Array, UInt8Array
+from tagger.reporting.benchmark_report.data import Array
 from tagger.reporting.formatting import joined
 
 PLOTS, MODELS = "plots", "models"
@@ -30,7 +30,7 @@ FolderOf = Callable[[str, int], str]
 SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
 SHOWN_MISTAKES = 24
 INLINE = 1_000_000
-"""Bytes of pictures in a Markdown artifact, which a database keeps: the curves and costs; the pages have all."""
+"""Bytes of figures in a Markdown artifact, which is stored in a database; the files have all figures."""
 VARIANTS = {
     "mlp": ("Sigmoid or ReLU", {"mlp-sigmoid": "sigmoid", "mlp": "ReLU, batch norm"}),
     "linear": (
@@ -43,7 +43,7 @@ VARIANTS = {
         },
     ),
 }
-"""ModelRuns -> title, and variants of it that are compared."""
+"""Model -> title, and the variants of it that are compared."""
 
 
 def write(
@@ -72,7 +72,7 @@ def gather(
     folder: FolderOf,
     command: str,
 ) -> benchmark_report.BenchmarkReport:
-    """Return everything that the report says; pictures are of one run of each model, the one that is shown."""
+    """Return the facts of the report; images come from the shown run of each model."""
     runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
     shown = {model.name: model.shown for model in benchmark_report.by_model(runs)}
     nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
@@ -106,14 +106,14 @@ def _run(row: Mapping[str, Any], scores: Float32Array) -> benchmark_report.Run:
 
 
 def _published(data: LadderData, models: Collection[str]) -> list[benchmark_report.Published]:
-    """Return what others report of these models; of images that only the user has, nobody reports anything."""
+    """Return the published accuracies of these models, on all of CIFAR-10; of other images there are none."""
     same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train.labels) == ALL["training"]
     return [each for each in PUBLISHED if same and each.model in models]
 
 
-def _curves(kept: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
+def _curves(curves: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
     """Return metric -> k -> accuracy; JSON knows no numbers as keys."""
-    return {metric: {int(k): value for k, value in curve.items()} for metric, curve in kept.items()}
+    return {metric: {int(k): value for k, value in curve.items()} for metric, curve in curves.items()}
 
 
 def _last(images: torch.Tensor) -> Array:
@@ -141,10 +141,10 @@ def _filters(net: nn.Module) -> Array | None:
 
 def _neighbours(net: Knn, data: LadderData, scores: Float32Array) -> benchmark_report.Neighbours:
     """Return test images, right and wrong ones, with the training images that voted for them."""
-    truth, said = data.test.labels, scores.argmax(axis=1)
+    truth, tags = data.test.labels, scores.argmax(axis=1)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(truth))
-    right, wrong = order[(said == truth)[order]], order[(said != truth)[order]]
+    right, wrong = order[(tags == truth)[order]], order[(tags != truth)[order]]
     shown = np.concatenate((right[:SHOWN_RIGHT], wrong[:SHOWN_WRONG]))
     queries = torch.from_numpy(data.test.images[shown]).permute(0, 3, 1, 2).flatten(1)
     count = min(NEIGHBOURS, len(net.examples))
@@ -152,7 +152,7 @@ def _neighbours(net: Knn, data: LadderData, scores: Float32Array) -> benchmark_r
     return benchmark_report.Neighbours(
         queries=data.test.images[shown],
         labels=truth[shown],
-        predicted=said[shown],
+        predicted=tags[shown],
         images=data.train.images[indices],
         neighbour_labels=data.train.labels[indices],
         distances=distances,
@@ -161,13 +161,12 @@ def _neighbours(net: Knn, data: LadderData, scores: Float32Array) -> benchmark_r
 
 
 def _mistakes(data: LadderData, scores: Float32Array) -> benchmark_report.Mistakes:
-    """Return what the model is surest about and wrong."""
-    truth, said, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
-    wrong = np.flatnonzero(said != truth)
+    """Return the most confident mistakes."""
+    truth, tags, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
+    wrong = np.flatnonzero(tags != truth)
     surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
-    captions = [f"{names[said[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
-    pictures: list[UInt8Array] = list(data.test.images[surest])
-    return benchmark_report.Mistakes(pictures, captions)
+    captions = [f"{names[tags[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
+    return benchmark_report.Mistakes(list(data.test.images[surest]), captions)
 
 
 def _comparison(model: str, runs: Sequence[benchmark_report.Run]) -> benchmark_report.Comparison | None:
@@ -183,14 +182,14 @@ def _remark(run: benchmark_report.Run) -> str:
 
 
 def markdown(out: str) -> str:
-    """Return a written report.md with its first pictures inside it, as many as INLINE bytes hold."""
+    """Return a written report.md with its first figures inline, as many as INLINE bytes hold."""
     folder, left = storage.absolute(out), INLINE
     text = storage.read_bytes(storage.join(folder, "report.md")).decode()
 
-    def inside(picture: re.Match[str]) -> str:
+    def inline(figure: re.Match[str]) -> str:
         nonlocal left
-        png = base64.b64encode(storage.read_bytes(storage.join(folder, picture[2]))).decode()
+        png = base64.b64encode(storage.read_bytes(storage.join(folder, figure[2]))).decode()
         left -= len(png)
-        return f"{picture[1]}(data:image/png;base64,{png})" if left >= 0 else ""
+        return f"{figure[1]}(data:image/png;base64,{png})" if left >= 0 else ""
 
-    return re.sub(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", inside, text, flags=re.MULTILINE)
+    return re.sub(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", inline, text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Accuracies on CIFAR-10's test images that others report, on the original images unless said."""
+"""Published accuracies on CIFAR-10's test images, on the original images unless noted."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def size(value: float) -> str:
 def duration(seconds: float) -> str:
     """Return seconds as 0.8 s, 45 s, 2 min 20 s, 12 min or 3 h 20 min."""
     if seconds < 10:
-        return f"{seconds:.1f} s" if seconds else "0 s"
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
     if seconds < 119.5:
         return f"{seconds:.0f} s"
     if seconds < 599.5:
@@ -89,8 +89,9 @@ def duration(seconds: float) -> str:
 
 
 def listed(words: list[str]) -> str:
-    """Return a, b and c."""
-    return joined(", ".join(words[:-1]), *words[-1:], by=" and ")
+    """Return a, b and c; words with commas as a, b; c and d."""
+    by = "; " if any("," in word for word in words) else ", "
+    return joined(by.join(words[:-1]), *words[-1:], by=" and ")
 
 
 def joined(*parts: str, by: str = " ") -> str:

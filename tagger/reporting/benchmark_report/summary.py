@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tagger.reporting.benchmark_report import statistics
@@ -31,24 +32,27 @@ def summary(report: BenchmarkReport) -> str:
     whole, cut = [model for model in models if not model.cut], [model for model in models if model.cut]
     if not models:
         return "No model has been evaluated yet."
-    if not whole:
+    if (top := best(report)) is None:
         return joined(_all_cut(report, cut), sentence(report.note))
-    best = max(whole, key=score)
-    return joined(
-        _verdict(report, best, whole, cut), _ahead(best, cut), _price(report, best, whole), sentence(report.note)
-    )
+    answer = _verdict(report, top, whole, cut), _ahead(top, cut), _price(report, top, whole)
+    return joined(*answer, sentence(report.note))
 
 
 def best(report: BenchmarkReport) -> ModelRuns | None:
-    """Return the most accurate of the models trained in full."""
+    """Return the most accurate of the models trained in full; of equals the one that trains fastest."""
     whole = [model for model in report.models if model.values("accuracy") and not model.cut]
-    return max(whole, key=score, default=None)
+    return max(whole, key=lambda model: (score(model), -_seconds(model)), default=None)
 
 
 def score(model: ModelRuns) -> float:
     """Return the mean accuracy, -1 where it is unknown."""
     accuracy = model.mean("accuracy")
     return -1.0 if accuracy is None else accuracy
+
+
+def _seconds(model: ModelRuns) -> float:
+    seconds = model.mean("train_seconds")
+    return math.inf if seconds is None else seconds
 
 
 def _verdict(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns], cut: Sequence[ModelRuns]) -> str:
@@ -59,9 +63,11 @@ def _verdict(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns
         by="; ",
     )
     result = f"{_right(best)} of {_images(report)}" + (f" ({aside})" if aside else "")
+    equals = [model.title for model in whole if model is not best and score(model) == score(best)]
+    rank = f"the best{f' (with {listed(equals)})' if equals else ''} of the {len(whole)} models"
     if not cut:
-        return f"{result}, the best of {len(whole)} models." if len(whole) > 1 else f"{result}."
-    rank = f"the best of the {len(whole)} models" if len(whole) > 1 else "the only model"
+        return f"{result}, {rank}." if len(whole) > 1 else f"{result}."
+    rank = rank if len(whole) > 1 else "the only model"
     were, are = ("were", "are") if len(cut) > 1 else ("was", "is")
     amounts = "; ".join(model.cut for model in cut)
     names = listed([model.title for model in cut])
@@ -94,16 +100,13 @@ def _images(report: BenchmarkReport) -> str:
 
 def _price(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns]) -> str:
     """Compare the best model with the best of those that train faster."""
-    seconds = {model.name: each for model in whole if (each := model.mean("train_seconds")) is not None}
-    if best.name not in seconds or len(whole) < 2:
+    if math.isinf(_seconds(best)) or len(whole) < 2:
         return ""
-    faster = [model for model in whole if seconds.get(model.name, seconds[best.name]) < seconds[best.name]]
+    faster = [model for model in whole if _seconds(model) < _seconds(best)]
     if not faster:
         return "It is also the fastest of them to train: no bigger one pays."
     other = max(faster, key=score)
-    points, more = 100 * (score(best) - score(other)), seconds[best.name] - seconds[other.name]
-    if points <= 0:
-        return f"{other.title} is as accurate and trains faster."
+    points, more = 100 * (score(best) - score(other)), _seconds(best) - _seconds(other)
     gain = f"It gains {points:.1f} points over {other.title}, the best of those that train faster,"
     price = f"for {duration(more)} more training ({duration(more / points)} per point{_flops_ratio(other, best)})"
     return f"{gain} {price}{_doubt(report, other, best)}."

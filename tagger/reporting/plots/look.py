@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 DPI = 120
 INK, GREY, PALE = "#222222", "#8c8c8c", "#e4e4e4"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito 2008: told apart with any colour vision; without their yellow, too light on white, and black."""
+"""Okabe and Ito 2008: distinguishable with any colour vision; without their yellow, too light on white, and black."""
 TITLE, BODY, SMALL = 11.0, 9.0, 8.0
 MODEL = 34
 """Characters of a model's name that are written."""
