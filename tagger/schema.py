@@ -76,6 +76,7 @@ BENCHMARK = pa.schema(
         ("versions", pa.list_(pa.string())),
         ("cut", pa.string()),
         ("note", pa.string()),
+        ("cut", pa.string()),
     ]
 )
 """One row per model and seed; accuracies are of the test images, `flops` of one image, forward.

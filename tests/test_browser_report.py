@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ladders import ladder
+from benchmark_reports import report
 
-from tagger.reporting import html
+from tagger.reporting.benchmark_report import html
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 LONG = ["<script>alert(1)</script>", "Lopadotemachoselachogaleokranioleipsanodrimhypotrimmato" * 3, "🐸 frog"]
@@ -32,9 +32,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with every kind of picture and names that do not fit a line."""
+    """A report with every kind of figure and names that do not fit a line."""
     file = tmp_path_factory.mktemp("report") / "report.html"
-    made = ladder(models=("knn", "linear", "mlp", "speedrun"), names=LONG, dataset=LONG[1], machine=LONG[1])
+    made = report(models=("knn", "linear", "mlp", "speedrun"), names=LONG, dataset=LONG[1], machine=LONG[1])
     file.write_text(html(made), encoding="utf-8")
     return file
 
@@ -43,18 +43,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_report_opens_whole_and_quietly(browser: Any, page: Path, width: int, scheme: str) -> None:
     tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said: list[str] = []
+    messages: list[str] = []
     fetched: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("requestfailed", lambda request: said.append(f"failed: {request.url[:80]}"))
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("requestfailed", lambda request: messages.append(f"failed: {request.url[:80]}"))
     tab.on("request", lambda request: fetched.append(request.url[:80]))
     tab.goto(page.as_uri())
     widths = tab.evaluate("Array.from(document.images, image => image.complete && image.naturalWidth)")
     overflow = tab.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     tab.close()
-    assert said == []
+    assert messages == []
     assert [url for url in fetched if not url.startswith("data:")] == [page.as_uri()[:80]]
     assert len(widths) >= 14
     assert all(widths)
@@ -65,9 +65,9 @@ def test_the_report_opens_whole_and_quietly(browser: Any, page: Path, width: int
 def test_the_contents_lead_to_their_sections(browser: Any, page: Path) -> None:
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(page.as_uri())
-    tab.get_by_role("link", name="How this was made").click()
-    assert tab.url.endswith("#making")
-    assert tab.get_by_role("heading", name="How this was made").is_visible()
+    tab.get_by_role("link", name="Reproducing this report").click()
+    assert tab.url.endswith("#reproduction")
+    assert tab.get_by_role("heading", name="Reproducing this report").is_visible()
     tab.close()
 
 

@@ -12,7 +12,7 @@ from pictures import photo
 from PIL import Image
 
 from tagger.reporting import plots
-from tagger.reporting.plots import look
+from tagger.reporting.plots import images, look
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a hidden legend entry, a squeezed layout
 
@@ -127,25 +127,25 @@ def test_a_tag_without_average_precision_or_threshold_still_has_its_curve() -> N
 @pytest.mark.parametrize(("size", "columns"), [(1, 6), (3, 6), (13, 6), (4, 1), (100, 10)])
 def test_mistakes_of_any_shape_stand_in_a_grid(size: int, columns: int) -> None:
     shapes = [(64, 48), (48, 64), (300, 20), (1, 1), (900, 700)]
-    pictures = [np.asarray(photo(i, shapes[i % 5])) for i in range(size)]
+    photos = [np.asarray(photo(i, shapes[i % 5])) for i in range(size)]
     captions = [f"{name} 0.99\nis {name}\n{name}.jpg" for name in awkward(size)]
-    image = opened(plots.mistakes(pictures, captions, columns))
-    across = min(columns, size, plots.predictions.PICTURES)
+    image = opened(plots.mistakes(photos, captions, columns))
+    across = min(columns, size, images.MISTAKES)
     assert 110 * across <= image.width <= 260 * across + 60
 
 
-def test_a_picture_keeps_its_shape() -> None:
+def test_an_image_keeps_its_shape() -> None:
     red = np.zeros((50, 200, 3), dtype=np.uint8)
     red[..., 0] = 255
-    for picture, expected in ((red, 4), (red.transpose(1, 0, 2), 0.25)):
-        image = np.asarray(opened(plots.mistakes([picture], ["red"]))).astype(int)
+    for photograph, expected in ((red, 4), (red.transpose(1, 0, 2), 0.25)):
+        image = np.asarray(opened(plots.mistakes([photograph], ["red"]))).astype(int)
         reds = (image[..., 0] > 200) & (image[..., 1] < 50)
         rows, columns = np.flatnonzero(reds.any(axis=1)), np.flatnonzero(reds.any(axis=0))
         assert np.ptp(columns) / np.ptp(rows) == pytest.approx(expected, rel=0.1)
 
 
 def test_mistakes_without_their_captions_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 pictures but 0 captions"):
+    with pytest.raises(ValueError, match="1 images but 0 captions"):
         plots.mistakes([np.zeros((2, 2, 3), dtype=np.uint8)], [])
 
 
@@ -193,7 +193,7 @@ def test_plots_leave_matplotlib_as_it_was() -> None:
     code = """
 import sys, matplotlib
 before = matplotlib.rcParams.copy()
-from tagger import plots
+from tagger.reporting import plots
 plots.trials([1], [1], ["COMPLETE"])
 print(before == matplotlib.rcParams.copy(), "matplotlib.pyplot" in sys.modules)
 """

@@ -10,15 +10,24 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from ladders import ladder
+from benchmark_reports import report
 from PIL import Image
 
-from tagger.reporting import Comparison, Ladder, Published, Run, html, markdown, plot_files, wording
-from tagger.reporting.contents import answer
+from tagger.reporting import formatting
+from tagger.reporting.benchmark_report import (
+    BenchmarkReport,
+    Comparison,
+    Published,
+    Run,
+    html,
+    markdown,
+    plot_files,
+)
+from tagger.reporting.benchmark_report.summary import summary
 
 HOSTILE = ["<script>alert(1)</script>", "two\nlines | \"quoted\" & 'so'", "🐸 жаба 猫 " + "long" * 40, "{{ 7 * 7 }}"]
 VOID = {"meta", "link", "img", "br"}
-BARE = {"neighbours": None, "k_curve": {}, "templates": None, "filters": {}, "mistakes": {}, "comparisons": ()}
+BARE = {"neighbours": {}, "k_curves": {}, "templates": {}, "filters": {}, "mistakes": {}, "comparisons": ()}
 
 
 class Page(HTMLParser):
@@ -48,8 +57,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def pictures(page: Page) -> list[Image.Image]:
-    """Decode every picture of the page."""
+def images(page: Page) -> list[Image.Image]:
+    """Decode all images of the page."""
     found = []
     for image in page.all("img"):
         head, _, body = (image["src"] or "").partition(",")
@@ -74,24 +83,24 @@ def tables(text: str) -> list[list[list[str]]]:
 
 @pytest.fixture(scope="module")
 def whole() -> Page:
-    return Page(html(ladder(seeds=2)))
+    return Page(html(report(seeds=2)))
 
 
-def test_the_page_shows_every_picture_in_the_order_of_the_climb(whole: Page) -> None:
+def test_the_page_shows_every_figure_in_order(whole: Page) -> None:
     alts = " ".join(image["alt"] or "" for image in whole.all("img"))
     order = [
         *(
             "against training time",
             "after each epoch",
             "on each of 3 classes",
-            "Share that is right",
+            "Accuracy against score",
             "nearest training",
         ),
-        *("weights of 3 classes", "filters of MLP", "filters of CNTK ConvNet", "surest about and wrong"),
+        *("Weights of 3 classes", "filters of MLP", "filters of CNTK ConvNet", "most confident mistakes"),
     ]
     assert [alts.index(words) for words in order] == sorted(alts.index(words) for words in order)
     assert alts.count("Confusion matrix") == 5
-    assert len(pictures(whole)) == 19
+    assert len(images(whole)) == 19
 
 
 def test_every_entry_of_the_contents_leads_to_a_heading(whole: Page) -> None:
@@ -107,9 +116,9 @@ def test_the_page_needs_nothing_but_itself(whole: Page) -> None:
 
 
 def test_the_page_says_what_markdown_says(whole: Page) -> None:
-    for text in (whole.text, markdown(ladder(seeds=2))):
+    for text in (whole.text, markdown(report(seeds=2))):
         for words in (
-            *("A JPEG copy.", "mean over 2 seeds", "Cut: 3 of 30 epochs.", "tagger benchmark cifar10 --out report"),
+            *("A JPEG copy.", "mean over 2 seeds", "Early stopping.", "tagger benchmark cifar10 --out report"),
             *("ResNet-110", "93.6%", "sigmoid", "48.0%", "torch 2.9"),
         ):
             assert words in text
@@ -117,7 +126,7 @@ def test_the_page_says_what_markdown_says(whole: Page) -> None:
 
 @pytest.mark.parametrize("seeds", [1, 5])
 def test_the_table_stands_beside_published_numbers(seeds: int) -> None:
-    header, *rows = tables(markdown(ladder(seeds=seeds)))[0]
+    header, *rows = tables(markdown(report(seeds=seeds)))[0]
     assert ("spread" in header) == (seeds > 1)
     published = {row[0].strip("*"): row[header.index("published")] for row in rows}
     assert {name for name, share in published.items() if not share} == {
@@ -134,61 +143,136 @@ def test_several_seeds_give_mean_and_sample_deviation() -> None:
     runs = [
         Run("mlp", seed, accuracy=share, interval=(share - 0.01, share + 0.01)) for seed, share in enumerate((0.5, 0.6))
     ]
-    text = markdown(Ladder("mine", runs, ["a", "b"]))
+    text = markdown(BenchmarkReport("mine", runs, ["a", "b"]))
     assert "mlp is right on 55.0% of the test images (95% interval 54.0–56.0%; mean of 2 seeds, ± 7.07 points)." in text
     assert [row[0] for row in tables(text)[1]] == ["model", "mlp", "mlp"]
 
 
-def runs(*figures: tuple[str, float, float, float]) -> Ladder:
+def runs(*figures: tuple[str, float, float, float]) -> BenchmarkReport:
     made = [
         Run(name, accuracy=accuracy, interval=(accuracy - 0.01, accuracy + 0.01), train_seconds=seconds, flops=flops)
         for name, accuracy, seconds, flops in figures
     ]
-    return Ladder("mine", made, ["a", "b"])
+    return BenchmarkReport("mine", made, ["a", "b"])
 
 
-def test_the_answer_says_what_the_last_step_cost() -> None:
-    said = answer(runs(("linear", 0.4, 10, 1e6), ("slow", 0.39, 30, 1e8), ("cnn", 0.8, 130, 5e7)))
+def test_the_summary_says_what_the_best_model_costs() -> None:
+    text = summary(runs(("linear", 0.4, 10, 1e6), ("slow", 0.39, 30, 1e8), ("cnn", 0.8, 130, 5e7)))
     assert (
-        "The last step up, from linear, brought 40.0 points for 2 min 0 s more training (3.0 s a point, 50 times"
-        in said
+        "It gains 40.0 points over linear, the best of those that train faster, for 2 min 0 s more training "
+        "(3.0 s per point, 50 times the FLOPs per image)." in text
     )
-    assert "chance" not in said
+    assert "chance" not in text
 
 
-def test_the_answer_doubts_a_step_that_the_same_images_do_not_show() -> None:
+def test_the_summary_doubts_a_difference_that_is_not_significant() -> None:
     truth = np.zeros(200, dtype=int)
 
     def compared(gained: int, lost: int) -> str:
-        """Say of 200 images, 100 of them right for both models, what differs on the others."""
+        """Compare models on 200 images, 100 of them right for both; the others differ by `gained` and `lost`."""
         right = np.repeat([[1, 1], [0, 1], [1, 0], [0, 0]], [100, gained, lost, 100 - gained - lost], axis=0)
         made = [
             Run(name, accuracy=hits.mean(), train_seconds=seconds, scores=np.stack([hits, 1 - hits], axis=1))
             for name, hits, seconds in (("linear", right[:, 0], 10), ("cnn", right[:, 1], 130))
         ]
-        return answer(Ladder("mine", made, ["a", "b"], truth))
+        return summary(BenchmarkReport("mine", made, ["a", "b"], truth))
 
-    assert "it may be chance (McNemar's test: p = 0.50)." in compared(30, 24)
+    assert "the difference may be chance (McNemar's test, p = 0.50)." in compared(30, 24)
     assert "chance" not in compared(8, 0)  # p = 0.008, though each accuracy alone is good to seven points
 
 
-def test_the_answer_says_when_no_bigger_model_pays() -> None:
-    assert "no bigger model pays" in answer(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
-    assert "linear is as good and quicker" in answer(runs(("cnn", 0.8, 130, 5e7), ("linear", 0.8, 10, 1e6)))
+def test_the_summary_says_when_no_bigger_model_pays() -> None:
+    assert "no bigger one pays" in summary(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
+
+
+def test_of_equals_the_fastest_to_train_is_the_best() -> None:
+    text = summary(runs(("cnn", 0.8, 130, 5e7), ("linear", 0.8, 10, 1e6), ("mlp", 0.7, 20, 1e6)))
+    assert text.startswith("linear is right on 80.0%")
+    assert "the best (with cnn) of the 3 models. It is also the fastest" in text
+
+
+def cut(report: BenchmarkReport, **amounts: str) -> BenchmarkReport:
+    """Return the report with these models cut: name -> what the budget cut."""
+    return replace(report, runs=[replace(run, cut=amounts.get(run.model, "")) for run in report.runs])
+
+
+THREE = runs(("linear", 0.4, 10, 1e6), ("mlp", 0.5, 20, 1e7), ("cnn", 0.8, 130, 5e7))
+
+
+@pytest.mark.parametrize(
+    ("amounts", "first"),
+    [
+        ({}, "cnn is right on 80.0% of the test images (95% interval 79.0–81.0%), the best of the 3 models. "),
+        (
+            {"cnn": "2 of 164 epochs"},
+            "mlp is right on 50.0% of the test images (95% interval 49.0–51.0%), the best of the 2 models trained in "
+            "full; cnn was cut by the budget (2 of 164 epochs) and is not compared. ",
+        ),
+        (
+            {"cnn": "2 of 164 epochs", "linear": "359 of 1,767 training images"},
+            "mlp is right on 50.0% of the test images (95% interval 49.0–51.0%), the only model trained in full; "
+            "linear and cnn were cut by the budget (359 of 1,767 training images; 2 of 164 epochs) and are not "
+            "compared. ",
+        ),
+    ],
+)
+def test_the_first_sentence_compares_only_models_trained_in_full(amounts: dict[str, str], first: str) -> None:
+    assert summary(cut(THREE, **amounts)).startswith(first)
+
+
+def test_the_summary_says_first_that_all_models_were_cut() -> None:
+    amounts = dict.fromkeys(("linear", "mlp", "cnn"), "2 of 9 epochs")
+    assert summary(cut(THREE, **amounts)) == (
+        "All 3 models were cut by the budget and are not compared: linear (2 of 9 epochs) is right on 40.0% of the "
+        "test images, mlp (2 of 9 epochs) on 50.0% and cnn (2 of 9 epochs) on 80.0%."
+    )
+    alone = cut(runs(("cnn", 0.8, 130, 5e7)), cnn="2 of 9 epochs")
+    assert summary(alone).startswith("The only model was cut by the budget: cnn (2 of 9 epochs) is right on 80.0%")
+
+
+def test_a_cut_model_that_is_ahead_is_named_only_as_cut() -> None:
+    assert "Even cut (2 of 9 epochs), cnn is right on 80.0%." in summary(cut(THREE, cnn="2 of 9 epochs"))
+    assert "Even cut" not in summary(cut(THREE, linear="2 of 9 epochs"))
+
+
+def test_the_price_of_the_best_model_is_over_models_trained_in_full() -> None:
+    assert "10.0 points over linear, " in summary(cut(THREE, cnn="2 of 9 epochs"))
+    assert "40.0 points over linear, " in summary(cut(THREE, mlp="2 of 9 epochs"))
+    assert "points over" not in summary(cut(THREE, mlp="2 of 9 epochs", linear="1 of 9 epochs"))
+
+
+def test_cut_models_are_marked_and_never_the_best() -> None:
+    text = markdown(cut(THREE, cnn="2 of 9 epochs"))
+    header, *rows = tables(text)[0]
+    marked = {row[0]: row[header.index("† cut by the budget")] for row in rows}
+    assert marked == {"linear": "", "**mlp**": "", "cnn †": "2 of 9 epochs"}
+    assert "**cnn" not in text
+    assert 'tr class="best"' not in html(cut(THREE, linear="1", mlp="1", cnn="1"))
+
+
+def test_the_section_of_a_cut_model_begins_with_what_was_cut() -> None:
+    text = markdown(cut(report(), convnet="3 of 30 epochs"))
+    assert "## CNTK ConvNet\n\nCut by the budget: 3 of 30 epochs." in text
+    assert "## MLP\n\nWeighted sums" in text
+
+
+def test_one_cut_seed_makes_a_model_cut() -> None:
+    made = runs(("mlp", 0.5, 10, 1e6), ("mlp", 0.6, 10, 1e6), ("linear", 0.4, 5, 1e6))
+    shorter = replace(made, runs=[replace(made.runs[0], cut="2 of 9 epochs"), *made.runs[1:]])
+    assert summary(shorter).startswith("linear is right on 40.0%")
 
 
 def test_hostile_names_stand_there_as_text() -> None:
-    made = ladder(
+    made = report(
         models=("linear", "speedrun"), names=[*HOSTILE, "cat"], dataset=HOSTILE[3], note=HOSTILE[1], command=HOSTILE[0]
     )
-    titled = replace(
-        made, runs=[replace(run, title=HOSTILE[k % 4], device=HOSTILE[0]) for k, run in enumerate(made.runs)]
-    )
+    runs = [replace(run, title=HOSTILE[k], device=HOSTILE[0], cut=HOSTILE[k]) for k, run in enumerate(made.runs)]
+    titled = replace(made, runs=runs)
     page = Page(html(titled))
     assert not page.all("script")
     assert HOSTILE[0] in page.text
     assert HOSTILE[3] in page.text
-    pictures(page)
+    images(page)
     assert [len(table) for table in tables(markdown(titled))] == [5, 3, 3]  # the names break no row
     prose = re.sub(r"(?m)^    .*$", "", markdown(titled))  # without what was typed, which is code
     assert "<script" not in prose.replace("\\<script", "")
@@ -196,30 +280,30 @@ def test_hostile_names_stand_there_as_text() -> None:
 
 @pytest.mark.parametrize(("classes", "seeds"), [(2, 1), (2, 3), (200, 2)])
 def test_few_and_many_classes(classes: int, seeds: int) -> None:
-    made = ladder(models=("linear",), seeds=seeds, names=[f"class {k}" for k in range(classes)], **BARE)
+    made = report(models=("linear",), seeds=seeds, names=[f"class {k}" for k in range(classes)], **BARE)
     page = Page(html(made))
-    assert all(100 < picture.width < 1400 for picture in pictures(page))
-    assert ("finds hardest" in page.text) == (classes == 200)
+    assert all(100 < image.width < 1400 for image in images(page))
+    assert ("lowest accuracy" in page.text) == (classes == 200)
 
 
-def test_one_rung_with_nothing_but_an_accuracy_has_no_empty_section() -> None:
-    bare = Ladder("mine", [Run("linear", accuracy=0.5)], ["a", "b"])
+def test_one_model_with_nothing_but_an_accuracy_has_no_empty_section() -> None:
+    bare = BenchmarkReport("mine", [Run("linear", accuracy=0.5)], ["a", "b"])
     page = Page(html(bare))
-    assert [section["id"] for section in page.all("section")] == ["accuracy", "rung-1", "making"]
+    assert [section["id"] for section in page.all("section")] == ["accuracy", "model-1", "reproduction"]
     assert not page.all("img")
     assert tables(markdown(bare)) == [[["model", "test accuracy"], ["**linear**", "**50.0%**"]]]
 
 
 def test_no_run_at_all_is_said() -> None:
-    assert "No model has been judged yet." in Page(html(Ladder("mine", [], []))).text
-    assert markdown(Ladder("mine", [], [])).count("#") == 1
+    assert "No model has been evaluated yet." in Page(html(BenchmarkReport("mine", [], []))).text
+    assert markdown(BenchmarkReport("mine", [], [])).count("#") == 1
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
     nan = float("nan")
     lost = Run("mlp", accuracy=nan, interval=(nan, nan), log_loss=nan, train_seconds=nan, flops=None, epochs=nan,
                parameters=nan, curve=[{"epoch": 1, "val_score": nan, "train_loss": None}])  # fmt: skip
-    made = ladder(models=("linear", "speedrun"))
+    made = report(models=("linear", "speedrun"))
     text = markdown(replace(made, runs=[*made.runs, lost], published=[Published("mlp", nan)]))
     assert "nan" not in re.sub(r"!\[.*", "", text).lower()
     row = next(row for row in tables(text)[0] if row[0] == "mlp")
@@ -227,7 +311,7 @@ def test_figures_that_are_not_known_are_dashes() -> None:
 
 
 def test_scores_that_are_not_finite_are_not_drawn() -> None:
-    made = ladder(models=("linear", "mlp"))
+    made = report(models=("linear", "mlp"))
     scores = np.array(made.runs[1].scores)
     scores[3] = np.nan
     page = Page(html(replace(made, runs=[made.runs[0], replace(made.runs[1], scores=scores)])))
@@ -237,19 +321,19 @@ def test_scores_that_are_not_finite_are_not_drawn() -> None:
 
 
 def test_scores_that_do_not_fit_the_truth_are_refused() -> None:
-    made = ladder(models=("linear",))
+    made = report(models=("linear",))
     wrong = replace(made.runs[0], scores=np.zeros((7, 3)))
     with pytest.raises(ValueError, match=r"scores of linear, seed 0: \(7, 3\), must be \(300, 3\)"):
         html(replace(made, runs=[wrong]))
 
 
-def test_a_comparison_of_no_known_rung_is_not_lost() -> None:
-    made = ladder(models=("linear",), comparisons=[Comparison("losses", [("softmax", 0.4, ""), ("sigmoid", 0.39, "")])])
+def test_a_comparison_of_no_known_model_is_not_lost() -> None:
+    made = report(models=("linear",), comparisons=[Comparison("losses", [("softmax", 0.4, ""), ("sigmoid", 0.39, "")])])
     assert "losses" in markdown(made)
 
 
 def test_markdown_shows_the_files_of_the_plots() -> None:
-    made = ladder(models=("linear", "mlp"))
+    made = report(models=("linear", "mlp"))
     linked = re.findall(r"!\[.*?\]\(plots/(.*?)\)", markdown(made, "plots"))
     files = dict(plot_files(made))
     assert linked == list(files)
@@ -258,20 +342,22 @@ def test_markdown_shows_the_files_of_the_plots() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("text", "expected"),
     [
-        (wording.duration(0), "0 s"),
-        (wording.duration(119.6), "2 min 0 s"),
-        (wording.duration(140), "2 min 20 s"),
-        (wording.duration(12_000), "3 h 20 min"),
-        (wording.quantity(1_160_000), "1.16 million"),
-        (wording.quantity(30_730), "30,730"),
-        (wording.size(1.24e9), "1.2 GB"),
-        (wording.rate(0.25), "0.25"),
-        (wording.percent(float("nan")), "–"),
-        (wording.interval((0.881, 0.894)), "88.1–89.4%"),
-        (wording.listed(["a", "b", "c"]), "a, b and c"),
+        (formatting.duration(0), "0 s"),
+        (formatting.duration(0.0126), "0.013 s"),
+        (formatting.duration(119.6), "2 min 0 s"),
+        (formatting.duration(140), "2 min 20 s"),
+        (formatting.duration(12_000), "3 h 20 min"),
+        (formatting.quantity(1_160_000), "1.16 million"),
+        (formatting.quantity(30_730), "30,730"),
+        (formatting.size(1.24e9), "1.2 GB"),
+        (formatting.rate(0.25), "0.25"),
+        (formatting.percent(float("nan")), "–"),
+        (formatting.interval((0.881, 0.894)), "88.1–89.4%"),
+        (formatting.listed(["a", "b", "c"]), "a, b and c"),
+        (formatting.listed(["MLP, ReLU", "kNN", "c"]), "MLP, ReLU; kNN and c"),
     ],
 )
-def test_numbers_are_written_as_people_read_them(said: str, expected: str) -> None:
-    assert said == expected
+def test_numbers_are_written_for_readers(text: str, expected: str) -> None:
+    assert text == expected

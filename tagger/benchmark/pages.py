@@ -1,4 +1,4 @@
-"""The report of a ladder: what pictures need is taken from the checkpoints, then written as Markdown and HTML."""
+"""The report of a benchmark: gathered from runs and checkpoints, written as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tagger import checkpoint, hardware, reporting, storage
+from tagger import checkpoint, hardware, storage
 from tagger.benchmark.data import ALL, CIFAR10, BenchmarkData
 from tagger.benchmark.published import PUBLISHED
 from tagger.inference.engines import Float32Array
@@ -21,14 +21,16 @@ from tagger.models.linear import Linear
 from tagger.models.mlp import Mlp
 from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
-from tagger.reporting.facts import Array, UInt8Array
+from tagger.reporting import benchmark_report
+from tagger.reporting.benchmark_report.data import Array
+from tagger.reporting.formatting import joined
 
 PLOTS, MODELS = "plots", "models"
 FolderOf = Callable[[str, int], str]
 SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
 SHOWN_MISTAKES = 24
 INLINE = 1_000_000
-"""Bytes of pictures in a Markdown artifact, which a database keeps: the curves and costs; the pages have all."""
+"""Bytes of figures in a Markdown artifact, which is stored in a database; the files have all figures."""
 VARIANTS = {
     "mlp": ("Sigmoid or ReLU", {"mlp-sigmoid": "sigmoid", "mlp": "ReLU, batch norm"}),
     "linear": (
@@ -41,7 +43,7 @@ VARIANTS = {
         },
     ),
 }
-"""Rung -> title, and variants of it that are compared."""
+"""Model -> title, and the variants of it that are compared."""
 
 
 def write(
@@ -52,15 +54,15 @@ def write(
     folder: FolderOf,
     command: str,
 ) -> None:
-    """Write reporting.md with its plots, and reporting.html; `folder` gives the checkpoint of a model and seed."""
+    """Write report.md with its plots, and report.html; `folder` gives the checkpoint of a model and seed."""
     facts = gather(data, rows, scores, folder, command)
-    drawn = dict(reporting.plot_files(facts))
+    drawn = dict(benchmark_report.plot_files(facts))
     for name in set(storage.names_in(storage.join(out, PLOTS)) or ()) - set(drawn):
         storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # of models that are no longer in the report
     for name, content in drawn.items():
         storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
-    storage.write_atomic(storage.join(out, "report.md"), reporting.markdown(facts, PLOTS).encode())
-    storage.write_atomic(storage.join(out, "report.html"), reporting.html(facts).encode())
+    storage.write_atomic(storage.join(out, "report.md"), benchmark_report.markdown(facts, PLOTS).encode())
+    storage.write_atomic(storage.join(out, "report.html"), benchmark_report.html(facts).encode())
 
 
 def gather(
@@ -69,48 +71,49 @@ def gather(
     scores: Sequence[Float32Array],
     folder: FolderOf,
     command: str,
-) -> reporting.Ladder:
-    """Return everything that the report says; pictures are of one run of each model, the one that is shown."""
+) -> benchmark_report.BenchmarkReport:
+    """Return the facts of the report; images come from the shown run of each model."""
     runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
-    shown = {rung.model: rung.shown for rung in reporting.by_model(runs)}
+    shown = {model.name: model.shown for model in benchmark_report.by_model(runs)}
     nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
     of_model = {model: run.scores for model, run in shown.items() if run.scores is not None}
     filters = {model: looks for model, net in nets.items() if (looks := _filters(net)) is not None}
-    linear = nets.get("linear")
-    return reporting.Ladder(
+    return benchmark_report.BenchmarkReport(
         dataset=data.name,
         runs=runs,
         label_names=data.train.label_names,
         truth=data.test.labels,
         note=data.note,
         published=_published(data, of_model),
-        neighbours=_neighbours(nets["knn"], data, of_model["knn"]) if "knn" in nets else None,
-        k_curve=next((_curves(row["k_curve"]) for row in rows if row.get("k_curve")), {}),
-        templates=_last(linear.templates()) if isinstance(linear, Linear) else None,
+        neighbours={
+            model: _neighbours(net, data, of_model[model]) for model, net in nets.items() if isinstance(net, Knn)
+        },
+        k_curves={row["model"]: _curves(row["k_curve"]) for row in rows if row.get("k_curve")},
+        templates={model: _last(net.templates()) for model, net in nets.items() if isinstance(net, Linear)},
         filters=filters,
         mistakes={model: _mistakes(data, each) for model, each in of_model.items()},
         comparisons=[found for model in VARIANTS if (found := _comparison(model, runs))],
         command=command,
-        models=MODELS,
+        checkpoints=MODELS,
         machine=f"{hardware.cores()} cores of {hardware.processor()}",
         data=data.describe(),
     )
 
 
-def _run(row: Mapping[str, Any], scores: Float32Array) -> reporting.Run:
-    known = {name: row[name] for name in reporting.Run.__dataclass_fields__ if name in row}
-    return reporting.Run(**known | {"interval": tuple(row["interval"]), "scores": scores})
+def _run(row: Mapping[str, Any], scores: Float32Array) -> benchmark_report.Run:
+    known = {name: row[name] for name in benchmark_report.Run.__dataclass_fields__ if name in row}
+    return benchmark_report.Run(**known | {"interval": tuple(row["interval"]), "scores": scores})
 
 
-def _published(data: BenchmarkData, models: Collection[str]) -> list[reporting.Published]:
-    """Return what others report of these models; of images that only the user has, nobody reports anything."""
+def _published(data: BenchmarkData, models: Collection[str]) -> list[benchmark_report.Published]:
+    """Return the published accuracies of these models, on all of CIFAR-10; of other images there are none."""
     same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train.labels) == ALL["training"]
     return [each for each in PUBLISHED if same and each.model in models]
 
 
-def _curves(kept: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
+def _curves(curves: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
     """Return metric -> k -> accuracy; JSON knows no numbers as keys."""
-    return {metric: {int(k): value for k, value in curve.items()} for metric, curve in kept.items()}
+    return {metric: {int(k): value for k, value in curve.items()} for metric, curve in curves.items()}
 
 
 def _last(images: torch.Tensor) -> Array:
@@ -136,22 +139,20 @@ def _filters(net: nn.Module) -> Array | None:
     return _last(found[strongest])
 
 
-def _neighbours(net: nn.Module, data: BenchmarkData, scores: Float32Array) -> reporting.Neighbours | None:
+def _neighbours(net: Knn, data: BenchmarkData, scores: Float32Array) -> benchmark_report.Neighbours:
     """Return test images, right and wrong ones, with the training images that voted for them."""
-    if not isinstance(net, Knn):
-        return None
-    truth, said = data.test.labels, scores.argmax(axis=1)
+    truth, tags = data.test.labels, scores.argmax(axis=1)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(truth))
-    right, wrong = order[(said == truth)[order]], order[(said != truth)[order]]
+    right, wrong = order[(tags == truth)[order]], order[(tags != truth)[order]]
     shown = np.concatenate((right[:SHOWN_RIGHT], wrong[:SHOWN_WRONG]))
     queries = torch.from_numpy(data.test.images[shown]).permute(0, 3, 1, 2).flatten(1)
     count = min(NEIGHBOURS, len(net.examples))
     distances, indices = (np.asarray(each) for each in nearest(queries, net.examples, count, net.metric))
-    return reporting.Neighbours(
+    return benchmark_report.Neighbours(
         queries=data.test.images[shown],
         labels=truth[shown],
-        predicted=said[shown],
+        predicted=tags[shown],
         images=data.train.images[indices],
         neighbour_labels=data.train.labels[indices],
         distances=distances,
@@ -159,33 +160,36 @@ def _neighbours(net: nn.Module, data: BenchmarkData, scores: Float32Array) -> re
     )
 
 
-def _mistakes(data: BenchmarkData, scores: Float32Array) -> reporting.Mistakes:
-    """Return what the model is surest about and wrong."""
-    truth, said, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
-    wrong = np.flatnonzero(said != truth)
+def _mistakes(data: BenchmarkData, scores: Float32Array) -> benchmark_report.Mistakes:
+    """Return the most confident mistakes."""
+    truth, tags, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
+    wrong = np.flatnonzero(tags != truth)
     surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
-    captions = [f"{names[said[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
-    pictures: list[UInt8Array] = list(data.test.images[surest])
-    return reporting.Mistakes(pictures, captions)
+    captions = [f"{names[tags[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
+    return benchmark_report.Mistakes(list(data.test.images[surest]), captions)
 
 
-def _comparison(model: str, runs: Sequence[reporting.Run]) -> reporting.Comparison | None:
-    """Return the variants of a rung side by side; None with fewer than two."""
+def _comparison(model: str, runs: Sequence[benchmark_report.Run]) -> benchmark_report.Comparison | None:
+    """Return the variants of a model side by side; None with fewer than two."""
     title, variants = VARIANTS[model]
     first = {run.model: run for run in reversed(runs)}
-    rows = [(words, first[name].accuracy, first[name].note) for name, words in variants.items() if name in first]
-    return reporting.Comparison(title, rows, model) if len(rows) > 1 else None
+    rows = [(words, run.accuracy, _remark(run)) for name, words in variants.items() if (run := first.get(name))]
+    return benchmark_report.Comparison(title, rows, model) if len(rows) > 1 else None
+
+
+def _remark(run: benchmark_report.Run) -> str:
+    return joined(f"cut: {run.cut}" if run.cut else "", run.note, by=", ")
 
 
 def markdown(out: str) -> str:
-    """Return a written reporting.md with its first pictures inside it, as many as INLINE bytes hold."""
+    """Return a written report.md with its first figures inline, as many as INLINE bytes hold."""
     folder, left = storage.absolute(out), INLINE
     text = storage.read_bytes(storage.join(folder, "report.md")).decode()
 
-    def inside(picture: re.Match[str]) -> str:
+    def inline(figure: re.Match[str]) -> str:
         nonlocal left
-        png = base64.b64encode(storage.read_bytes(storage.join(folder, picture[2]))).decode()
+        png = base64.b64encode(storage.read_bytes(storage.join(folder, figure[2]))).decode()
         left -= len(png)
-        return f"{picture[1]}(data:image/png;base64,{png})" if left >= 0 else ""
+        return f"{figure[1]}(data:image/png;base64,{png})" if left >= 0 else ""
 
-    return re.sub(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", inside, text, flags=re.MULTILINE)
+    return re.sub(rf"^(!\[.*\])\(({PLOTS}/[^)]+)\)$", inline, text, flags=re.MULTILINE)

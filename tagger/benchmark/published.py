@@ -1,8 +1,8 @@
-"""Accuracies on CIFAR-10's test images that others report, on the original images unless said."""
+"""Published accuracies on CIFAR-10's test images, on the original images unless noted."""
 
 from __future__ import annotations
 
-from tagger.reporting.facts import Published
+from tagger.reporting.benchmark_report.data import Published
 
 PUBLISHED = (
     Published("knn", 0.386, "k = 1, L1, raw pixels, all 50,000", "CS231n notes"),

@@ -1,18 +1,20 @@
-"""What a model does and how it was made, as PNG bytes: plain numbers in, one consistent look out.
+"""Plots as PNG bytes: plain numbers and arrays in, one look for all.
 
-Nothing here touches matplotlib's global state, so it is safe beside a notebook's own plots and in threads.
+Nothing here touches matplotlib's global state, so that plots are safe in notebooks and threads.
 """
 
 from __future__ import annotations
 
+from tagger.reporting.plots.calibration import reliabilities, reliability
 from tagger.reporting.plots.cost import accuracy_against_cost
-from tagger.reporting.plots.inside import FILTERS, filters, neighbours, templates
-from tagger.reporting.plots.ladder import curves, k_curve, per_class, reliabilities
-from tagger.reporting.plots.predictions import confusion_matrix, mistakes, precision_recall, reliability
-from tagger.reporting.plots.runs import learning_curves, trials
+from tagger.reporting.plots.heatmaps import NAMED_CLASSES, confusion_matrix, per_class
+from tagger.reporting.plots.images import FILTERS, filters, mistakes, neighbours, templates
+from tagger.reporting.plots.line_plots import curves, k_curve, learning_curves, precision_recall
+from tagger.reporting.plots.search import trials
 
 __all__ = [
     "FILTERS",
+    "NAMED_CLASSES",
     "accuracy_against_cost",
     "confusion_matrix",
     "curves",

@@ -1,23 +1,28 @@
-"""The look that every plot shares: size, colours, letters."""
+"""Style of all plots: size, colours, fonts."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+Floats = npt.NDArray[np.float64]
+
 DPI = 120
 INK, GREY, PALE = "#222222", "#8c8c8c", "#e4e4e4"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito 2008: told apart with any colour vision; without their yellow, too light on white, and black."""
+"""Okabe and Ito 2008: distinguishable with any colour vision; without their yellow, too light on white, and black."""
 TITLE, BODY, SMALL = 11.0, 9.0, 8.0
 MODEL = 34
-"""Characters of a model's name that are shown."""
+"""Characters of a model's name that are written."""
 
 _FONTS = (
     "DejaVu Sans",  # comes with matplotlib
@@ -34,66 +39,45 @@ def figure(width: float, height: float) -> Figure:
 def png(drawn: Figure) -> bytes:
     """Return the figure as the bytes of a PNG, the same bytes for the same numbers."""
     sink = io.BytesIO()
-    drawn.savefig(
-        sink,
-        format="png",
-        dpi=DPI,
-        facecolor="white",
-        bbox_inches="tight",
-        pad_inches=0.12,
-        metadata={"Software": None},
-    )
+    drawn.savefig(sink, format="png", bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
     return sink.getvalue()
 
 
 def dress(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
-    """Give axes their title and axis labels, and our quiet frame."""
+    """Give axes their title and axis labels, and our frame: left and bottom."""
     axes.set_facecolor("white")
-    axes.set_title(clean(title), fontsize=TITLE, color=INK, loc="left", **lettering())
-    axes.set_xlabel(clean(x), fontsize=BODY, color=INK, **lettering())
-    axes.set_ylabel(clean(y), fontsize=BODY, color=INK, **lettering())
+    axes.set_title(clean(title), loc="left", **lettering(TITLE))
+    axes.set_xlabel(clean(x), **lettering(BODY))
+    axes.set_ylabel(clean(y), **lettering(BODY))
     axes.tick_params(labelsize=SMALL, colors=INK, length=3)
     for side, spine in axes.spines.items():
         spine.set_color(GREY)
         spine.set_visible(side in ("left", "bottom"))
 
 
-def grid(axes: Axes, axis: Any = "both") -> None:
+def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     """Draw pale lines behind the data."""
     axes.set_axisbelow(True)
     axes.grid(True, axis=axis, color=PALE, linewidth=0.8, linestyle="-")
 
 
-def nothing(axes: Axes, title: str = "") -> None:
-    """Say on the axes that there is nothing to show."""
-    dress(axes, title)
-    axes.set_axis_off()
-    axes.text(
-        0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=TITLE, color=GREY, transform=axes.transAxes
-    )
-
-
 def empty(title: str) -> bytes:
     """Return a small plot that says there is nothing to show."""
     drawn = figure(5, 2.5)
-    nothing(drawn.subplots(), title)
+    axes = drawn.subplots()
+    dress(axes, title)
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=TITLE, color=GREY)
     return png(drawn)
 
 
 def legend(axes: Axes, handles: list[Any], names: list[str], **placing: Any) -> None:
-    """Draw a legend; names are taken as they are, also those that start with an underscore."""
+    """Draw a legend, also with names that start with an underscore."""
     # matplotlib leaves out a name that begins with _, but not one that begins with a space
-    made = axes.legend(
-        handles,
-        [f" {name}" for name in names],
-        frameon=False,
-        fontsize=SMALL,
-        title_fontsize=BODY,
-        alignment="left",
-        **placing,
-    )
+    names = [f" {name}" for name in names]
+    made = axes.legend(handles, names, frameon=False, title_fontsize=BODY, alignment="left", **placing)
     for text in made.get_texts():
-        text.set(color=INK, **lettering())
+        text.set(**lettering())
 
 
 def legend_below(axes: Axes, handles: list[Any], names: list[str]) -> None:
@@ -101,9 +85,15 @@ def legend_below(axes: Axes, handles: list[Any], names: list[str]) -> None:
     legend(axes, handles, names, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, borderaxespad=0)
 
 
-def lettering() -> dict[str, Any]:
-    """Return the text properties for words from outside: a $ is a dollar, and every installed script is drawn."""
-    return {"parse_math": False, "fontfamily": list(_fonts())}
+def lettering(size: float = SMALL) -> dict[str, Any]:
+    """Return text properties for names: a $ is a dollar, and every installed script is drawn."""
+    return {"fontsize": size, "color": INK, "parse_math": False, "fontfamily": list(_fonts())}
+
+
+def numbers(values: Floats | Sequence[Any]) -> Floats:
+    """Return an array in which None and infinities are NaN."""
+    array = np.array(values, dtype=float)
+    return np.where(np.isfinite(array), array, np.nan)
 
 
 def log_ticks(axes: Axes) -> None:
@@ -128,10 +118,9 @@ def short_number(value: float) -> str:
 
 
 def clean(text: str) -> str:
-    """Return the text on one line, characters that no font here can draw as boxes."""
-    return "".join(
-        letter if ord(letter) < 127 or ord(letter) in _letters() else "□" for letter in " ".join(text.split())
-    )
+    """Return the text on one line, with boxes for characters that no installed font has."""
+    line = " ".join(text.split())
+    return "".join(letter if ord(letter) < 127 or ord(letter) in _letters() else "□" for letter in line)
 
 
 def shorten(name: str, most: int) -> str:

@@ -1,4 +1,4 @@
-"""The report as Markdown and as one HTML page that needs nothing else."""
+"""A document as Markdown or as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from tagger.reporting.blocks import Block, Bullets, Figure, Listing, Table, Text
-from tagger.reporting.contents import answer, sections, title
-from tagger.reporting.facts import Ladder
-from tagger.reporting.wording import one_line
+from tagger.reporting.document import Block, Bullets, Document, Figure, Listing, Table, Text
+from tagger.reporting.formatting import one_line
 
 
-def html(ladder: Ladder) -> str:
-    """Return a page with its pictures inside: no script, no request to anywhere. Names are escaped.
-
-    Raises ValueError when scores, truth and label names do not fit.
-    """
-    return _template().render(title=title(ladder), answer=answer(ladder), sections=sections(ladder), picture=_picture)
+def html(document: Document) -> str:
+    """Return a self-contained page: images inline, no script, no request. Text is escaped."""
+    return _template().render(document=document, image=_image)
 
 
-def markdown(ladder: Ladder, pictures: str | None = None) -> str:
-    """Return the report as Markdown; with `pictures`, the folder of the files of `plot_files`, it shows them."""
-    parts = [f"# {_escaped(title(ladder))}", f"**{_escaped(answer(ladder))}**"]
-    for section in sections(ladder):
-        blocks = [text for block in section.blocks if (text := _markdown(block, pictures))]
+def markdown(document: Document, plots: str | None = None) -> str:
+    """Return Markdown; `plots` is the folder with the files of `plot_files`, without it figures are left out."""
+    parts = [f"# {_escaped(document.title)}", f"**{_escaped(document.summary)}**"]
+    for section in document.sections:
+        blocks = [text for block in section.blocks if (text := _markdown(block, plots))]
         parts += [f"## {_escaped(section.title)}", *blocks] if blocks else []
     return "\n\n".join(parts) + "\n"
 
 
-def plot_files(ladder: Ladder) -> Iterator[tuple[str, bytes]]:
-    """Yield file name and PNG of every picture, drawn as they are asked for."""
-    figures = (block for section in sections(ladder) for block in section.blocks if isinstance(block, Figure))
+def plot_files(document: Document) -> Iterator[tuple[str, bytes]]:
+    """Yield the file name and PNG of each figure, drawn one at a time."""
+    figures = (block for section in document.sections for block in section.blocks if isinstance(block, Figure))
     return ((_file(figure), figure.draw()) for figure in figures)
 
 
@@ -44,19 +39,19 @@ def _file(figure: Figure) -> str:
 
 @lru_cache
 def _template() -> Template:
-    loader = PackageLoader("tagger.reporting", "")
+    loader = PackageLoader("tagger.reporting")
     made = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return made.get_template("page.html.jinja")
 
 
-def _picture(figure: Figure) -> dict[str, str | int]:
+def _image(figure: Figure) -> dict[str, str | int]:
     """Draw the figure for an img element."""
     png = figure.draw()
     width, height = struct.unpack(">II", png[16:24])
     return {"source": f"data:image/png;base64,{base64.b64encode(png).decode()}", "width": width, "height": height}
 
 
-def _markdown(block: Block, pictures: str | None) -> str:
+def _markdown(block: Block, plots: str | None) -> str:
     match block:
         case Text(words):
             return _escaped(words)
@@ -67,7 +62,7 @@ def _markdown(block: Block, pictures: str | None) -> str:
         case Table():
             return _markdown_table(block)
         case Figure():
-            return _markdown_figure(block, pictures)
+            return _markdown_figure(block, plots)
 
 
 def _markdown_table(made: Table) -> str:
@@ -79,10 +74,10 @@ def _markdown_table(made: Table) -> str:
     return f"{lines}\n\n{_escaped(made.caption)}" if made.caption else lines
 
 
-def _markdown_figure(figure: Figure, pictures: str | None) -> str:
-    if pictures is None:
+def _markdown_figure(figure: Figure, plots: str | None) -> str:
+    if plots is None:
         return ""
-    shown = f"![{_escaped(figure.alt)}]({pictures}/{_file(figure)})"
+    shown = f"![{_escaped(figure.alt)}]({plots}/{_file(figure)})"
     return f"{shown}\n\n{_escaped(figure.caption)}" if figure.caption else shown
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 from pictures import photo
 from test_plots import awkward, ink, opened
 
 from tagger.reporting import plots
-from tagger.reporting.plots import cost, inside, ladder, look
+from tagger.reporting.plots import cost, images, look
 
 pytestmark = pytest.mark.filterwarnings("error")  # a missing glyph, a squeezed layout, an empty mean
 
@@ -40,20 +39,35 @@ def test_labels_of_close_points_do_not_overlap() -> None:
     axes = figure.subplots()
     x, y = np.array([100, 105, 110, 103, 200.0]), np.array([0.80, 0.802, 0.798, 0.81, 0.9])
     names = [f"a model with a name {k}" for k in range(5)]
-    cost._cost_points(axes, x, y, np.stack([y - 0.01, y + 0.01], axis=1))
-    canvas = FigureCanvasAgg(figure)
+    cost._draw_points(axes, x, y, np.stack([y - 0.01, y + 0.01], axis=1), np.full(5, True))
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    cost._label_points(axes, canvas, names, x, y, np.full((5, 2), NAN), [])
-    boxes = [text.get_window_extent(canvas.get_renderer()) for text in axes.texts]
+    cost._name_points(axes, names, x, y)
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
     assert len(boxes) == 5
     for index, one in enumerate(boxes):
         assert all(Bbox.intersection(one, other) is None for other in boxes[index + 1 :])
 
 
 def test_the_frontier_holds_what_nothing_as_cheap_beats() -> None:
-    assert cost._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1])) == [1, 0, 3]
-    assert cost._frontier(np.array([5, 5]), np.array([0.4, 0.5])) == [1]
+    whole = np.full(5, True)
+    assert cost._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1]), whole) == [1, 0, 3]
+    assert cost._frontier(np.array([5, 5]), np.array([0.4, 0.5]), whole[:2]) == [1]
+
+
+def test_a_cut_model_is_not_on_the_frontier() -> None:
+    whole = np.array([True, False, True])
+    assert cost._frontier(np.array([5, 6, 7]), np.array([0.4, 0.9, 0.5]), whole) == [0, 2]
+
+
+def test_a_cut_model_is_hollow() -> None:
+    def blue(cut: list[bool]) -> int:
+        drawn = plots.accuracy_against_cost(
+            ["a"], np.array([0.5]), np.full((1, 2), NAN), {"s": np.array([5])}, None, cut
+        )
+        return int((np.abs(np.asarray(opened(drawn)).astype(int) - (0, 114, 178)).max(axis=2) < 30).sum())
+
+    assert blue([False]) > 1.5 * blue([True]) > 0
 
 
 @pytest.mark.parametrize("size", [1, 8, 20])
@@ -77,12 +91,6 @@ def test_the_choice_of_k_marks_the_best_and_leaves_gaps_out() -> None:
     opened(plots.k_curve({"l1": {1: 0.3}}))
 
 
-def test_named_ks_stand_apart() -> None:
-    assert ladder._apart([1, 3, 5, 10]) == [1, 3, 5, 10]
-    assert ladder._apart([7]) == [7]
-    assert len(ladder._apart(list(range(1, 200)))) <= 15
-
-
 @pytest.mark.parametrize(("models", "classes"), [(1, 1), (2, 2), (8, 10), (8, 20), (3, 200)])
 def test_accuracy_per_class_opens_for_any_number_of_classes(models: int, classes: int) -> None:
     shares = np.random.default_rng(0).random((models, classes))
@@ -99,18 +107,18 @@ def test_a_better_class_is_darker() -> None:
     assert blue[:, : image.shape[1] // 3].sum() < 50
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def photos(count: int) -> list[np.ndarray]:
     return [np.asarray(photo(seed, ((32, 32), (48, 20), (10, 40))[seed % 3])) for seed in range(count)]
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 10), (30, 20)])
 def test_neighbours_stand_beside_their_query(rows: int, columns: int) -> None:
-    images = [pictures(columns)] * rows
+    found = [photos(columns)] * rows
     labels, right = [awkward(columns)] * rows, [[k % 2 == 0 for k in range(columns)]] * rows
     distances = [[10.0**k for k in range(columns)]] * rows
-    image = opened(plots.neighbours(pictures(rows), awkward(rows), images, labels, right, distances))
+    image = opened(plots.neighbours(photos(rows), awkward(rows), found, labels, right, distances))
     assert image.width <= 1300
-    assert image.height <= 190 * min(rows, inside.QUERIES) + 60
+    assert image.height <= 190 * min(rows, images.QUERIES) + 60
 
 
 def test_a_right_neighbour_is_framed_in_another_colour_than_a_wrong_one() -> None:
@@ -139,9 +147,9 @@ def test_templates_of_any_number_of_classes_open(size: int) -> None:
 
 def test_each_template_is_scaled_to_its_own_range() -> None:
     pattern = np.arange(64.0).reshape(8, 8)
-    assert np.allclose(inside._scaled(pattern), inside._scaled(1e-6 * pattern - 3))
-    assert (inside._scaled(np.full((2, 2), 7.0)) == 0.5).all()
-    assert inside._scaled(np.array([[NAN, 1], [2, 3]]))[0, 0] == 0.5
+    assert np.allclose(images._scaled(pattern), images._scaled(1e-6 * pattern - 3))
+    assert (images._scaled(np.full((2, 2), 7.0)) == 0.5).all()
+    assert images._scaled(np.array([[NAN, 1], [2, 3]]))[0, 0] == 0.5
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 3), (6, 5, 5), (64, 5, 5, 3), (512, 32, 32, 3)])
@@ -166,7 +174,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="2 templates but 1 names"):
         plots.templates(np.zeros((2, 4, 4, 3)), ["a"])
     with pytest.raises(ValueError, match="equally many"):
-        plots.neighbours(pictures(1), [], [], [], [], [])
+        plots.neighbours(photos(1), [], [], [], [], [])
 
 
 def test_nothing_to_show_is_said_not_raised() -> None:

@@ -1,0 +1,203 @@
+"""The facts of a benchmark report: plain numbers and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tagger.reporting.formatting import Number, known, one_line
+
+Array = npt.NDArray[Any]
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One model trained with one seed and evaluated on the test images."""
+
+    model: str
+    """Name, as in --models."""
+    seed: int = 0
+    title: str = ""
+    """Name in the literature, e.g. CNTK ConvNet_CIFAR10; empty: `model`."""
+    accuracy: Number = None
+    """Share of test images that are right, 0 to 1, like every share here."""
+    interval: tuple[Number, Number] = (None, None)
+    """95% interval of the accuracy."""
+    accuracy_tta: Number = None
+    """With test-time augmentation; all other numbers are without it."""
+    log_loss: Number = None
+    calibration_error: Number = None
+    parameters: Number = None
+    flops: Number = None
+    """Of the forward pass of one image."""
+    train_seconds: Number = None
+    train_images_per_second: Number = None
+    epochs: Number = None
+    infer_one_core: Number = None
+    """Images/s."""
+    infer_all_cores: Number = None
+    memory_bytes: Number = None
+    """Peak memory."""
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    cut: str = ""
+    """What a time budget cut, e.g. "2 of 10 epochs" or "359 of 1,767 training images"; empty: trained in full."""
+    note: str = ""
+    """Other remarks on the numbers."""
+    curve: Sequence[Mapping[str, Any]] = ()
+    """Per epoch: epoch, train_loss, val_loss, val_score, seconds (of that epoch); any may be missing."""
+    scores: Array | None = None
+    """Of the test images, (N, K) float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRuns:
+    """The runs of one model."""
+
+    name: str
+    runs: Sequence[Run]
+
+    @property
+    def title(self) -> str:
+        """Return the model's name in the literature, on one line."""
+        return one_line(next((run.title for run in self.runs if run.title), self.name))
+
+    @property
+    def label(self) -> str:
+        """Return the title for tables and figures that compare models, with a dagger when the model was cut."""
+        return f"{self.title} †" if self.cut else self.title
+
+    @property
+    def cut(self) -> str:
+        """Return what a time budget cut of any run; empty when all of them were trained in full."""
+        return "; ".join(self.texts("cut"))
+
+    def texts(self, name: str) -> list[str]:
+        """Return the distinct values of a text field that are not blank."""
+        return list(dict.fromkeys(line for run in self.runs if (line := one_line(getattr(run, name)))))
+
+    def values(self, name: str) -> list[float]:
+        """Return the known values of a number field, one per run."""
+        return known(getattr(run, name) for run in self.runs)
+
+    def mean(self, name: str) -> Number:
+        """Return the mean of the known values of a number field."""
+        values = self.values(name)
+        return sum(values) / len(values) if values else None
+
+    @property
+    def spread(self) -> Number:
+        """Return the sample standard deviation of the accuracy over seeds."""
+        values = self.values("accuracy")
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the mean interval of the accuracy: more seeds are not more test images."""
+        pairs = [ends for run in self.runs if len(ends := known(run.interval)) == 2]
+        if not pairs:
+            return None
+        low, high = np.mean(pairs, axis=0)
+        return float(low), float(high)
+
+    @property
+    def shown(self) -> Run:
+        """Return the run that figures show: of those with scores the one of median accuracy."""
+        runs = [run for run in self.runs if run.scores is not None] or list(self.runs)
+        ranked = sorted(runs, key=lambda run: (known([run.accuracy]) or [-1.0], run.seed))
+        return ranked[(len(ranked) - 1) // 2]
+
+
+def by_model(runs: Sequence[Run]) -> list[ModelRuns]:
+    """Return the models in the order of their first runs."""
+    names = dict.fromkeys(run.model for run in runs)
+    return [ModelRuns(name, [run for run in runs if run.model == name]) for name in names]
+
+
+@dataclass(frozen=True)
+class Published:
+    """An accuracy reported in the literature."""
+
+    model: str
+    """Name of a model of the benchmark or of another one."""
+    accuracy: Number
+    conditions: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Test images (Q, H, W, 3) with their nearest training images (Q, M, H, W, 3), nearest first."""
+
+    queries: UInt8Array
+    labels: Array
+    """(Q,) indices into label_names, like all labels here."""
+    predicted: Array
+    """(Q,)"""
+    images: UInt8Array
+    neighbour_labels: Array
+    """(Q, M)"""
+    distances: Array
+    """(Q, M)"""
+    metric: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Mistakes:
+    """Test images (H, W, 3) uint8 with the most confident wrong tags; a caption has lines for tag and label."""
+
+    images: Sequence[UInt8Array]
+    captions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants of a model side by side, e.g. sigmoid and ReLU."""
+
+    title: str
+    rows: Sequence[tuple[str, Number, str]]
+    """Variant, test accuracy, remark."""
+    model: str = ""
+    """Model whose section shows it; without one it gets a section of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkReport:
+    """All facts of a report; the parts that lack theirs are left out. Mappings are by model name."""
+
+    dataset: str
+    runs: Sequence[Run]
+    """From the simplest model up."""
+    label_names: Sequence[str]
+    truth: Array | None = None
+    """(N,) index of each test image's label."""
+    note: str = ""
+    """Remark on all numbers, e.g. that the images are a lossy copy."""
+    published: Sequence[Published] = ()
+    neighbours: Mapping[str, Neighbours] = field(default_factory=dict)
+    k_curves: Mapping[str, Mapping[str, Mapping[int, float]]] = field(default_factory=dict)
+    """Model -> metric -> k -> accuracy on the validation images."""
+    templates: Mapping[str, Array] = field(default_factory=dict)
+    """Weights per class of a linear model, (K, H, W, 3), any scale."""
+    filters: Mapping[str, Array] = field(default_factory=dict)
+    """First-layer filters, (n, h, w, 3) or (n, h, w), any scale."""
+    mistakes: Mapping[str, Mistakes] = field(default_factory=dict)
+    comparisons: Sequence[Comparison] = ()
+    command: str = ""
+    """Command line that makes the report again."""
+    checkpoints: str = ""
+    """Folder with a checkpoint per model and seed, relative to the report; empty: there is none."""
+    machine: str = ""
+    data: str = ""
+    """Source of the images and their number per split."""
+
+    @cached_property
+    def models(self) -> list[ModelRuns]:
+        """Return the models in the order of their first runs."""
+        return by_model(self.runs)
