@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
+import pickle
 import re
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 import tagger
 from tagger import checkpoint
@@ -236,23 +237,26 @@ def test_transfer_rungs_learn_from_the_same_images(stripes: Path, timm_folder: P
     assert all(row["accuracy"] > 0.4 for row in rows)
 
 
-def write_cifar(archive: Path, test_brightness: int) -> None:
-    """Class folders in a tar, as CIFAR-10: every class a colour, the test images as bright as asked."""
+def write_cifar(folder: Path, test_brightness: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-10's unpacked folder, with its checksums in torchvision: every class a colour."""
     rng = np.random.default_rng(0)
-    with tarfile.open(archive, "w") as tar:
-        for split, count, brightness in (("train", 110, 100), ("test", 6, test_brightness)):
-            for label, name in enumerate(cifar10.LABEL_NAMES):
-                colour = brightness + 60 * np.array([label % 2, label // 2 % 2, label // 4 % 3 / 2])
-                for index in range(count):
-                    pixels = np.clip(rng.normal(colour, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
-                    sink = io.BytesIO()
-                    Image.fromarray(pixels).save(sink, "png")
-                    member = tarfile.TarInfo(f"cifar/{split}/{name}/{index}.png")
-                    member.size = len(sink.getvalue())
-                    tar.addfile(member, io.BytesIO(sink.getvalue()))
+    folder.mkdir()
+    files: dict[str, list[list[str]]] = {"train_list": [], "test_list": []}
+    batches = [(f"data_batch_{number}", "train_list", 22, 100) for number in range(1, 6)]
+    for name, split, count, brightness in [*batches, ("test_batch", "test_list", 6, test_brightness)]:
+        labels = np.repeat(np.arange(10), count)
+        colours = brightness + 60 * np.stack([labels % 2, labels // 2 % 2, labels // 4 % 3 / 2], axis=1)
+        pixels = np.clip(rng.normal(colours[:, :, None], 25, (len(labels), 3, 1024)), 0, 255).astype(np.uint8)
+        content = pickle.dumps({"data": pixels.reshape(-1, 3072), "labels": labels.tolist()})
+        (folder / name).write_bytes(content)
+        files[split].append([name, hashlib.md5(content).hexdigest()])
+    meta = pickle.dumps({"label_names": list(cifar10.LABEL_NAMES)})
+    (folder / "batches.meta").write_bytes(meta)
+    for key, value in {**files, "meta": CIFAR10.meta | {"md5": hashlib.md5(meta).hexdigest()}}.items():
+        monkeypatch.setattr(CIFAR10, key, value)
 
 
-def test_cifar10_from_an_archive_is_learnt_from_and_judged_on_as_files_too(
+def test_cifar10_is_trained_and_evaluated_on_as_files_too(
     timm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rungs, "_QUICK_QUERIES", 40)
@@ -268,14 +272,16 @@ def test_cifar10_from_an_archive_is_learnt_from_and_judged_on_as_files_too(
     (tmp_path / "link").symlink_to("cache")
     monkeypatch.setenv("TAGGER_CACHE", str(tmp_path / "link"))
     for name, brightness in (("same", 100), ("darker", 40)):
-        write_cifar(tmp_path / f"{name}.tar", brightness)
+        data = tmp_path / f"data-{name}" / "cifar-10-batches-py"
+        data.parent.mkdir()
+        write_cifar(data, brightness, monkeypatch)
         config = LadderConfig(("knn", "probe"), "60s", backbone=f"local-dir:{timm_folder}")
-        todo = Climb("cifar10", str(tmp_path / name), config, data=str(tmp_path / f"{name}.tar"))
+        todo = Climb("cifar10", str(tmp_path / name), config, data=str(data))
         found[name] = {row["model"]: row["accuracy"] for row in climb(todo)}
     assert len(asked[0]) > 7, "k is chosen on images of all classes"
     assert found["same"]["knn"] > 0.8
     assert found["same"]["probe"] > 0.4
-    assert found["darker"]["probe"] < found["same"]["probe"], "judged on the test images of this archive"
+    assert found["darker"]["probe"] < found["same"]["probe"], "evaluated on the test images of this folder"
     table = pd.read_parquet(tmp_path / "same" / "models" / "probe-0" / "dataset.parquet")
     assert table["split"].value_counts().to_dict() == {"train": 990, "val": 110, "test": 60}
     held_out = table[table["split"] == "val"]["labels"].str[0]
