@@ -1,4 +1,4 @@
-"""k nearest neighbours on pixels: test accuracy for each k and metric, and what the exact comparison takes.
+"""k nearest neighbours on pixels: test accuracy for each k and metric, and the time of the search.
 
     python -m benchmarks.neighbours DATA [--metrics l2 cosine l1] [--k 1 3 5 10]
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import time
 
+from tagger.benchmark.rungs import pixel_rows
+
 from benchmarks import machine
 from tagger.benchmark import data as ladder_data
-from tagger.benchmark.rungs import pixel_rows
 from tagger.models.knn import nearest, votes
 
 

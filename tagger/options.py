@@ -50,6 +50,13 @@ class Option:
 _HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
+@dataclass(frozen=True)
+class Fields:
+    """The options of a config that a command has; the others keep their defaults."""
+
+    names: tuple[str, ...]
+
+
 def flag(name: str) -> str:
     """Return the name of an option on the command line."""
     return name.replace("_", "-")
@@ -86,10 +93,13 @@ def expand(function: Callable[..., Any], call: Callable[..., Any] | None = None)
     configs = {
         name: kind for name, hint in hints.items() if is_dataclass(kind := _plain(hint)) and isinstance(kind, type)
     }
+    shown = {
+        name: [each for each in declared(kind) if _shown(hints[name], each[0].name)] for name, kind in configs.items()
+    }
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in configs:
-            options = declared(configs[parameter.name])
+            options = shown[parameter.name]
             parameters += [_parameter(field.name, field.default, kind, option) for field, kind, option in options]
             continue
         kind, *extra = get_args(hints[parameter.name]) or (hints[parameter.name],)
@@ -102,13 +112,19 @@ def expand(function: Callable[..., Any], call: Callable[..., Any] | None = None)
     @functools.wraps(function)
     def command(**values: Any) -> None:
         for name, config in configs.items():
-            values[name] = config(**{f.name: _value(f, values.pop(f.name)) for f in fields(config)})
+            values[name] = config(**{field.name: _value(field, values.pop(field.name)) for field, _, _ in shown[name]})
         (call or function)(**values)
 
     ordered = sorted(parameters, key=lambda parameter: parameter.default is not inspect.Parameter.empty)
     command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered} | {"return": None}
     return command
+
+
+def _shown(hint: Any, name: str) -> bool:
+    """Return whether a command has this option of a config."""
+    chosen = [extra for extra in get_args(hint)[1:] if isinstance(extra, Fields)]
+    return not chosen or name in chosen[0].names
 
 
 def _plain(hint: Any) -> Any:

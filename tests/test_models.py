@@ -222,7 +222,7 @@ def test_the_mlp_is_as_deep_and_wide_as_asked() -> None:
         ("tagger_mlp", {"depth": 0}, "depth 0 and width 512 must be at least 1"),
         ("tagger_resnet", {"depth": 18}, r"depth 18 is not 6n \+ 2"),
         ("tagger_knn", {"examples": 5, "k": 6}, "k must be between 1 and the 5 training images, got 6"),
-        ("tagger_knn", {"examples": 5, "k": 1, "metric": "l3"}, "'l3' is not known; choose one of l1, l2, cosine"),
+        ("tagger_knn", {"examples": 5, "k": 1, "metric": "l3"}, "metric must be one of l1, l2, cosine, got 'l3'"),
         ("tagger_knn", {"examples": 5, "k": 1, "dtype": "uint8", "offset": True}, "raw pixels without an offset"),
         ("tagger_linear", {"colour": 1}, r"tagger_linear: cannot be built with \{'colour': 1\}"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from statistics import mean, stdev
 from typing import Annotated, Any
 
@@ -9,9 +10,11 @@ import typer
 
 from tagger.benchmark.config import BenchmarkConfig
 from tagger.cli.app import STYLE, Commands, app
-from tagger.cli.options import BatchSize, Device, Engine, Json, Model, Precision, Quiet
+from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import print_json, print_table, say
-from tagger.options import expand
+from tagger.inference.config import ModelConfig
+from tagger.options import Fields, expand
+from tagger.tagging.config import TagConfig
 
 
 class Benchmarks(Commands):
@@ -76,24 +79,20 @@ def _row(row: dict[str, Any]) -> list[Any]:
 
 
 @benchmark.command(epilog="Example: tagger benchmark throughput --model timm/resnet50.a1_in1k --source ~/photos")
+@expand
 def throughput(
+    config: Annotated[ModelConfig, Fields(("device", "engine", "precision", "batch_size"))],
     model: Model = "checkpoints/cifar10-speedrun",
     source: Annotated[
-        str | None, typer.Option(help="Images to measure with; by default photo-sized pictures made on the spot.")
+        str | None, typer.Option(help="Images to measure with [default: generated, of a photograph's size].")
     ] = None,
-    limit: Annotated[int, typer.Option(help="Images used, at most.")] = 1000,
-    device: Device = "auto",
-    engine: Engine = "auto",
-    precision: Precision = "auto",
-    batch_size: BatchSize = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of images.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Measure what each stage of tagging could do alone, what a run achieves, and which stage binds."""
+    """Measure each stage of tagging alone and a whole run, and report which stage binds."""
     from tagger.benchmark.throughput import measure
-    from tagger.tagging.config import TagConfig
 
-    config = TagConfig(device=device, engine=engine, precision=precision, batch_size=batch_size)
-    found = measure(model, source, config, limit)
+    found = measure(model, source, TagConfig(**asdict(config)), limit)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -102,23 +101,21 @@ def throughput(
 
 
 @benchmark.command(epilog="Example: tagger benchmark agreement --model timm/resnet50.a1_in1k --source ~/photos")
+@expand
 def agreement(
     model: Model,
-    source: Annotated[str, typer.Option(help="Photographs like those to be tagged; 500 or more prove most.")],
-    limit: Annotated[int, typer.Option(help="Photographs used, at most.")] = 1000,
-    device: Device = "auto",
-    engine: Engine = "auto",
-    precision: Precision = "auto",
+    source: Annotated[str, typer.Option(help="Photographs like those to be tagged; 500 or more are best.")],
+    config: Annotated[ModelConfig, Fields(("device", "engine", "precision"))],
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of photographs.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Measure how far every engine and precision agrees with eager fp32 and timm's transform, and how fast it is.
+    """Measure agreement with eager fp32 and timm's transform, and the speed, of every engine and precision.
 
-    What is found is kept with the checkpoint; `auto` then takes the fastest setting that agrees on 99.5%.
+    The result is recorded with the checkpoint; `auto` then takes the fastest setting that agrees on 99.5%.
     """
     from tagger.evaluation.agreement import measure
-    from tagger.inference.engines import Choice
 
-    found = measure(model, source, Choice(device, engine, precision), limit, None if as_json else say)
+    found = measure(model, source, config.choice, limit, None if as_json else say)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -15,18 +15,6 @@ Models = Annotated[
         help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER; repeat it to tag with several at once."
     ),
 ]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
-Engine = Annotated[
-    str, typer.Option(help="auto, openvino, torch (compiled) or eager; auto takes the fastest that agrees with eager.")
-]
-Precision = Annotated[
-    str,
-    typer.Option(
-        help="auto, fp32, bf16, int8, bf16-checked or int8-checked (doubtful images again in fp32); auto takes a less "
-        "exact one only where `tagger benchmark agreement` has proven it."
-    ),
-]
-BatchSize = Annotated[int | None, typer.Option(help="Images per model call; by default what suits the engine.")]
-MaxPixels = Annotated[int, typer.Option(help="Larger images get a too_large row.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagger.cli.app import app
-from tagger.cli.options import Device, Engine, Json, MaxPixels, Model, Models, Precision, Quiet, Source
+from tagger.cli.options import Json, Model, Models, Quiet, Source
 from tagger.cli.printing import found_progress, headline, print_json, print_prediction, print_table, tag_progress
 from tagger.errors import TooManyFailed
-from tagger.options import expand
+from tagger.options import Fields, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
@@ -51,21 +51,17 @@ def tag(
 
 
 @app.command(epilog="Example: tagger predict cat.jpg --model checkpoints/cifar10-speedrun")
+@expand
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or URLs.")],
     model: Model,
-    top_k: Annotated[int, typer.Option(help="Tags shown per image.")] = 3,
-    device: Device = "auto",
-    engine: Engine = "auto",
-    precision: Precision = "auto",
-    max_pixels: MaxPixels = 100_000_000,
+    config: Annotated[ModelConfig, Fields(("top_k", "device", "engine", "precision", "max_pixels"))],
     as_json: Json = False,
 ) -> None:
     """Show the best tags of single images; nothing is written."""
-    from tagger.inference.model import load
+    from tagger.inference.model import predict
 
-    loaded = load(model, device=device, engine=engine, precision=precision, top_k=top_k, max_pixels=max_pixels)
-    rows = loaded.predict(images)
+    rows = predict(images, model, config)
     if as_json:
         print_json(
             {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}

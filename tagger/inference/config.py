@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from tagger import options
 from tagger.checkpoint.info import ModelInfo, fingerprint
@@ -11,6 +11,10 @@ from tagger.images import MAX_PIXELS
 from tagger.inference.engines import Choice
 from tagger.inference.selector import TagSelector
 from tagger.options import Option
+
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+EngineName: TypeAlias = Literal["auto", "openvino", "torch", "eager"]
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,13 @@ class ModelConfig:
         float | None, Option("One threshold for every tag [default: the model's own].", ge=0, le=1)
     ] = None
     batch_size: Annotated[int | None, Option("Images per model call [default: what suits the engine].", ge=1)] = None
-    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
+    device: Annotated[Device, Option("Device.")] = "auto"
     engine: Annotated[
-        Literal["auto", "openvino", "torch", "eager"],
+        EngineName,
         Option("Inference engine; torch is compiled. auto: the fastest that agrees with eager PyTorch."),
     ] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked"],
+        Precision,
         Option(
             "Precision; -checked: doubtful images again in fp32. auto: a less exact one only where `tagger benchmark "
             "agreement` has proven it."

@@ -18,7 +18,7 @@ from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ImageError, TaggerError
 from tagger.images import MAX_PIXELS
 from tagger.inference import engines
-from tagger.inference.config import ModelConfig
+from tagger.inference.config import Device, EngineName, ModelConfig, Precision
 from tagger.inference.engines import Engine
 from tagger.inference.pipeline import Loaded, Row, Selector, read_entry, score_files
 from tagger.storage import StrPath
@@ -69,9 +69,9 @@ class Model:
 def load(
     model: StrPath,
     *,
-    device: str = "auto",
-    engine: str = "auto",
-    precision: str = "auto",
+    device: Device = "auto",
+    engine: EngineName = "auto",
+    precision: Precision = "auto",
     top_k: int = 5,
     threshold: float | None = None,
     batch_size: int | None = None,

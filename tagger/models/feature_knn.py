@@ -1,4 +1,4 @@
-"""Nearest neighbours by what a frozen backbone sees instead of by pixels."""
+"""k-nearest neighbours on the features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tagger.models.knn import Knn
 
 
 class FeatureKnn(nn.Module):
-    """A timm network without its head, and the labelled images whose features vote.
+    """A timm network with a k-NN classifier as its head.
 
-    `features` is the length D of what the network gives for an image; `backbone_args` are timm's model_args.
+    `features` is the number of features D of the backbone; `backbone_args` are timm's model_args.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class FeatureKnn(nn.Module):
         self.neighbours = Knn(num_classes, examples, k, metric, features=features)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, 3, H, W) to the backbone's maps."""
+        """Map normalised images (N, 3, H, W) to the backbone's feature maps."""
         return cast(Tensor, cast(Any, self.backbone).forward_features(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Map maps to features (N, D), or to the votes of their neighbours as logits (N, num_classes)."""
+        """Map feature maps to features (N, D) or to logits (N, num_classes)."""
         features = cast(Tensor, cast(Any, self.backbone).forward_head(x, pre_logits=True))
         return features if pre_logits else self.neighbours.forward_head(features.float())
 
