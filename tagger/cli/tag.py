@@ -11,6 +11,7 @@ from tagger.cli.app import app
 from tagger.cli.options import Json, Model, Models, Quiet, Source
 from tagger.cli.printing import found_progress, headline, print_json, print_prediction, print_table, tag_progress
 from tagger.errors import TooManyFailed
+from tagger.inference.config import ModelConfig
 from tagger.options import Fields, expand
 from tagger.tagging.config import TagConfig
 
