@@ -1,4 +1,4 @@
-"""A network with its normalisation in front and its probabilities behind."""
+"""A network with its normalisation before it and softmax or sigmoid after it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Scorer(nn.Module):
-    """Map uint8 images (N, H, W, 3) to scores (N, classes) and features before the classifier (N, D)."""
+    """Map uint8 images (N, H, W, 3) to scores (N, num_classes) and embeddings (N, D)."""
 
     mean: Tensor
     std: Tensor
