@@ -1,4 +1,4 @@
-"""The ladder's nets speak one protocol, are rebuilt from their arguments, and answer the same from a checkpoint."""
+"""The networks follow timm's protocol, are rebuilt from their arguments, and score the same from a checkpoint."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def normalised(images: np.ndarray, name: str) -> Tensor:
 
 
 def make(name: str) -> SmallNet:
-    """The net, as different from a fresh one as training would make it."""
+    """A network that differs from a fresh one as if trained."""
     torch.manual_seed(0)
     architecture, arguments = NETS[name]
     net = models.build(architecture, len(NAMES), arguments | {"input_size": SIZE})
@@ -102,20 +102,20 @@ def test_a_checkpoint_gives_the_scores_of_the_net_that_was_saved(saved: Saved) -
     expected = scores_of(net, name, images)
     assert torch.equal(scores_of(checkpoint.build(info), name, images), expected)
     assert expected.shape == (6, len(NAMES))
-    assert (expected.std(dim=0) > 0).all()  # the answer depends on the picture
+    assert (expected.std(dim=0) > 0).all()  # scores depend on the image
     torch.testing.assert_close(net(normalised(images, name)).softmax(1), expected)
     fresh = models.build(info.architecture, len(NAMES), info.model_args)
     assert not torch.equal(scores_of(fresh.eval(), name, images), expected)
 
 
-def test_nets_speak_timms_protocol(saved: Saved) -> None:
+def test_networks_follow_timms_protocol(saved: Saved) -> None:
     name, net, _ = saved
     features = net.forward_features(normalised(pixels(3), name))
     assert net.forward_head(features, pre_logits=True).shape == (3, net.num_features)
     assert net.forward_head(features).shape == (3, net.num_classes) == (3, len(NAMES))
 
 
-def test_openvino_answers_as_torch_does_and_knn_stays_with_torch(saved: Saved) -> None:
+def test_openvino_gives_torchs_scores_and_knn_runs_in_torch(saved: Saved) -> None:
     level = logging.root.level
     name, net, info = saved
     images = pixels(6, 2)
@@ -158,9 +158,9 @@ def test_the_offset_is_subtracted_first(name: str) -> None:
 
 
 def test_an_offset_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"an offset of \(3, 8, 8\) for a net whose offset is None"):
+    with pytest.raises(UsageError, match=r"offset must have the shape None, got \(3, 8, 8\)"):
         Linear(4).set_offset(torch.zeros(3, 8, 8))
-    with pytest.raises(UsageError, match=r"whose offset is \(3, 12, 12\)"):
+    with pytest.raises(UsageError, match=r"offset must have the shape \(3, 12, 12\), got \(3, 8, 8\)"):
         Linear(4, 12, offset=True).set_offset(torch.zeros(3, 8, 8))
 
 
@@ -207,7 +207,7 @@ def test_the_linear_net_is_one_template_per_class() -> None:
     assert parameters(Linear()) == 30_730
 
 
-def test_the_mlp_is_as_deep_and_wide_as_asked() -> None:
+def test_the_mlp_has_its_depth_and_width() -> None:
     net = Mlp(depth=3, width=64, activation="sigmoid", dropout=0.5, batch_norm=True)
     kinds = [type(module).__name__ for module in net.hidden]
     assert kinds == ["Linear", "BatchNorm1d", "Sigmoid", "Dropout"] * 3
@@ -218,21 +218,21 @@ def test_the_mlp_is_as_deep_and_wide_as_asked() -> None:
 @pytest.mark.parametrize(
     ("architecture", "arguments", "message"),
     [
-        ("tagger_mlp", {"activation": "tanh"}, "'tanh' is not known; choose one of relu, sigmoid"),
-        ("tagger_mlp", {"depth": 0}, "depth 0 and width 512 must be at least 1"),
-        ("tagger_resnet", {"depth": 18}, r"depth 18 is not 6n \+ 2"),
+        ("tagger_mlp", {"activation": "tanh"}, "activation must be one of relu, sigmoid, got 'tanh'"),
+        ("tagger_mlp", {"depth": 0}, "depth and width must be at least 1, got 0 and 512"),
+        ("tagger_resnet", {"depth": 18}, r"depth must be 6n \+ 2 .*, got 18"),
         ("tagger_knn", {"examples": 5, "k": 6}, "k must be between 1 and the 5 training images, got 6"),
         ("tagger_knn", {"examples": 5, "k": 1, "metric": "l3"}, "metric must be one of l1, l2, cosine, got 'l3'"),
         ("tagger_knn", {"examples": 5, "k": 1, "dtype": "uint8", "offset": True}, "raw pixels without an offset"),
         ("tagger_linear", {"colour": 1}, r"tagger_linear: cannot be built with \{'colour': 1\}"),
     ],
 )
-def test_arguments_that_cannot_be_are_named(architecture: str, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_named(architecture: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         models.build(architecture, 10, arguments)
 
 
-def test_a_checkpoint_of_each_family_tags_pictures(tmp_path: Path, photos: Path, saved: Saved) -> None:
+def test_a_checkpoint_of_each_family_tags_images(tmp_path: Path, photos: Path, saved: Saved) -> None:
     _, _, info = saved
     summary = tagger.tag(str(photos), str(Path(info.weights).parent), str(tmp_path / "results"))
     assert summary.models[0].tagged == 6

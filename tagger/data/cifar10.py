@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
 import tarfile
 import tempfile
@@ -37,7 +36,7 @@ def read(data: str | None = None, say: Say = lambda line: None, official: type[C
     """Return train (50,000) and test (10,000): uint8 (N, 32, 32, 3), labels in the order of LABEL_NAMES.
 
     `data` is the official archive, its unpacked folder or the parent of that, or a folder of class folders; None
-    downloads the archive into the cache folder. `official` holds its URL and checksums. `say` gets lines of progress.
+    downloads the archive into the cache folder. `official` has its URL and checksums. `say` gets lines of progress.
     Raises SourceError for anything but CIFAR-10, WriteError where the download or the unpacked archive has no room.
     """
     place = storage.absolute(_download(official) if data is None else data)
@@ -80,12 +79,13 @@ def _download(official: type[CIFAR10]) -> str:
 
 
 def _read_archive(place: str, official: type[CIFAR10]) -> Data:
-    content = storage.read_bytes(place)
-    if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != official.tgz_md5:
-        raise SourceError(f"{place}: MD5 is {found}, expected {official.tgz_md5}; --data takes {TAKES}")
-    with tempfile.TemporaryDirectory() as folder:
+    with storage.open_input(place) as file, tempfile.TemporaryDirectory() as folder:
+        found = hashlib.file_digest(file, "md5").hexdigest()  # type: ignore[arg-type]  # IO lacks readinto in typeshed
+        if found != official.tgz_md5:
+            raise SourceError(f"{place}: MD5 is {found}, expected {official.tgz_md5}; --data takes {TAKES}")
+        file.seek(0)
         try:
-            with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            with tarfile.open(fileobj=file) as tar:
                 tar.extractall(folder, filter="data")
         except OSError as error:
             raise WriteError(f"{folder}: cannot unpack {place} ({error}); free some room, or set TMPDIR") from error

@@ -25,11 +25,11 @@ FAMILIES: dict[str, type[nn.Module]] = {
     "tagger_resnet": ResNet,
     "tagger_speedrun": Speedrun,
 }
-"""Architectures of our own, by the name in a checkpoint's config.json; every other name is timm's."""
+"""Architectures not in timm, by their name in a checkpoint's config.json."""
 
 
 def build(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
-    """Create a network with random weights; raises ModelError when nobody has the architecture, or not like that."""
+    """Create a network with random weights; raises ModelError for an unknown architecture or bad arguments."""
     if family := FAMILIES.get(architecture):
         try:
             return family(num_classes=num_classes, **model_args)

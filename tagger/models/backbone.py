@@ -1,4 +1,4 @@
-"""What timm knows: architectures, hub weights, ImageNet's label names."""
+"""timm's architectures, published weights and ImageNet label names."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def published_config(name: str) -> dict[str, Any]:
 def imagenet_label_names(num_classes: int) -> tuple[str, ...] | None:
     """Return unique English names for ImageNet-1k, -12k, -21k or -22k heads; None for another number of classes.
 
-    The name is the first word timm has for the class. Classes that share it are told apart by their second word,
-    else by their WordNet id: `maillot` and `maillot (tank suit)`, `crane (n02012849)` and `crane (n03126707)`.
+    The name is the first synonym of the class in timm. Classes that share it also get their second synonym, or their
+    WordNet id: `maillot` and `maillot (tank suit)`, `crane (n02012849)` and `crane (n03126707)`.
     """
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 

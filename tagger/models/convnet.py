@@ -3,15 +3,15 @@
 Source: microsoft/CNTK, Examples/Image/Classification/ConvNet/Python, ConvNet_CIFAR10.py, ConvNet_CIFAR10_DataAug.py and
 ConvNetLRN_CIFAR10_DataAug.py, whose logs give the number of parameters.
 
-Layers: twice (convolution 3x3 to 64 channels, ReLU, again, maximum over 3x3 in steps of 2), each with zero padding that
-keeps 32 -> 16 -> 8; then dense 256, ReLU, dropout 0.5; dense 128, ReLU, dropout 0.5; dense 10. With LRN, local
-response normalisation (Krizhevsky et al. 2012) stands before each maximum: k 1, alpha 0.001, beta 0.75, 4 channels to
-each side. Weights start Glorot-uniform, biases zero.
+Layers: two blocks of (3x3 convolution to 64 channels, ReLU, the same again, 3x3 max pooling with stride 2), with zero
+padding: 32 -> 16 -> 8; then dense 256, ReLU, dropout 0.5; dense 128, ReLU, dropout 0.5; dense 10. With LRN, local
+response normalisation (Krizhevsky et al. 2012) comes before each max pooling: k 1, alpha 0.001, beta 0.75, 4 channels
+to each side. Weights are initialised Glorot-uniform, biases with zero.
 
-The published recipe, in the units of `torch.optim.SGD`. CNTK's rates are per image: times the 64 images of a minibatch
-they are rates for the mean loss. Its momentum is a time constant T in images, exp(-64 / T) per minibatch, of unit gain:
-the step is a weighted mean of gradients, which is `dampening=momentum`. Its L2 weight is per image as well, so it is
-`weight_decay` as it stands, on biases too. Cross-entropy; minibatches of 64, drawn anew each epoch.
+The published recipe, in the units of `torch.optim.SGD`. CNTK's learning rates are per image: multiplied by the batch
+size 64 they apply to the mean loss. Its momentum is a time constant T in images, exp(-64 / T) per minibatch, with unit
+gain: the step is a weighted mean of gradients, which is `dampening=momentum`. Its L2 weight is per image too, so it
+equals `weight_decay`, also on biases. Loss: cross-entropy; minibatches of 64, shuffled each epoch.
 
     weight_decay=0.002, batch_size=64, and per epoch (dampening as momentum):
 
@@ -28,8 +28,8 @@ the step is a weighted mean of gradients, which is `dampening=momentum`. Its L2 
         epochs 61-70  lr 0.003
         epochs 71-80  lr 0.001
     input: (pixels - mean image) / 256, so std 256/255 per channel and the mean image times 255/256 as offset
-    augmentation: pad by 4 pixels of the value 128, crop 32x32 anywhere, mirror every other image by chance;
-    the test images are neither padded nor cropped
+    augmentation: pad by 4 pixels of the value 128, random 32x32 crop, random horizontal flip; test images
+    are neither padded nor cropped
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WIDTH, DENSE = 64, (256, 128)
 
 
 class ConvNet(SmallNet):
-    """The net; the embedding is its last dense layer."""
+    """ConvNet_CIFAR10; the embedding is its last dense layer."""
 
     def __init__(
         self, num_classes: int = 10, input_size: int = 32, offset: bool = False, lrn: bool = False, dropout: float = 0.5

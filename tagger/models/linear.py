@@ -8,7 +8,7 @@ from tagger.models.small import SmallNet
 
 
 class Linear(SmallNet):
-    """One row of weights per class, zero at first: the losses are convex, so that start is as good as any."""
+    """One row of weights per class, initialised with zero: the losses are convex, so any start will do."""
 
     def __init__(self, num_classes: int = 10, input_size: int = 32, offset: bool = False) -> None:
         super().__init__(num_classes, 3 * input_size**2, input_size, offset)
@@ -17,15 +17,15 @@ class Linear(SmallNet):
         nn.init.zeros_(self.head.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map (N, 3, S, S) to its values in a row (N, 3 S S)."""
+        """Flatten (N, 3, S, S) to (N, 3 S S)."""
         return self.without_offset(x).flatten(1)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return (N, 3 S S) values as they are or (N, num_classes) logits."""
+        """Return the values (N, 3 S S) unchanged, or logits (N, num_classes)."""
         logits: Tensor = x if pre_logits else self.head(x)
         return logits
 
     def templates(self) -> Tensor:
-        """Return the weights as images (num_classes, 3, S, S): what each class looks for."""
+        """Return the weights as images (num_classes, 3, S, S), one template per class."""
         templates: Tensor = self.head.weight.detach().unflatten(1, (3, self.input_size, self.input_size))
         return templates

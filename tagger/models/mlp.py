@@ -1,4 +1,4 @@
-"""The multilayer perceptron: layers that see every pixel, ReLU or sigmoid between them."""
+"""The multilayer perceptron: fully connected layers with ReLU or sigmoid between them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoi
 
 
 class Mlp(SmallNet):
-    """`depth` hidden layers of `width` units, then one score per class.
+    """`depth` hidden layers of `width` units, then one logit per class.
 
-    Weights start as He et al. 2015 (arXiv 1502.01852) advise for ReLU, as Glorot and Bengio 2010 do for the sigmoid.
+    Weights are initialised after He et al. 2015 (arXiv 1502.01852) for ReLU, Glorot and Bengio 2010 for sigmoid.
     """
 
     def __init__(
@@ -31,9 +31,11 @@ class Mlp(SmallNet):
         batch_norm: bool = False,
     ) -> None:
         if activation not in ACTIVATIONS:
-            raise UsageError(f"activation {activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
+            raise UsageError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         if min(depth, width) < 1:
-            raise UsageError(f"depth {depth} and width {width} must be at least 1; without hidden layers, take linear")
+            raise UsageError(
+                f"depth and width must be at least 1, got {depth} and {width}; use linear for no hidden layer"
+            )
         super().__init__(num_classes, width, input_size, offset)
         sizes = [3 * input_size**2, *[width] * depth]
         layers = (_layer(i, o, activation, dropout, batch_norm) for i, o in pairwise(sizes))
@@ -46,7 +48,7 @@ class Mlp(SmallNet):
         return hidden
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the (N, width) hidden values or (N, num_classes) logits."""
+        """Return the hidden units (N, width), or logits (N, num_classes)."""
         logits: Tensor = x if pre_logits else self.head(x)
         return logits
 

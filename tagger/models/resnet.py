@@ -1,13 +1,13 @@
-"""Residual nets for CIFAR: ResNet-20, -32, -44, -56, -110 (He et al. 2015, arXiv 1512.03385, section 4.2).
+"""Residual networks for CIFAR: ResNet-20, -32, -44, -56, -110 (He et al. 2015, arXiv 1512.03385, section 4.2).
 
 One 3x3 convolution, three stages of n blocks at 16, 32 and 64 channels, the resolution halved before the second and
-third; the mean of each channel, one dense layer: 6n + 2 layers. Shortcuts have no parameters (option A): where the
-shape changes, every other pixel and zeros for the new channels.
+third; global average pooling, one dense layer: 6n + 2 layers. Shortcuts have no parameters (option A): where the shape
+changes, every other pixel and zeros for the new channels.
 
-The published recipe: SGD, batch 128, momentum 0.9, weight decay 0.0001, learning rate 0.1, a tenth of it from step
-32,000 and a hundredth from 48,000, end at step 64,000 (164 epochs of the 50,000 images); ResNet-110 starts with 0.01
-for its first 400 steps or so, until the training error is below 80%. Input: the mean image is subtracted (pixel-mean).
-Augmentation: pad by 4 pixels of zeros after the subtraction, crop 32x32 anywhere, mirror every other image by chance.
+The published recipe: SGD, batch size 128, momentum 0.9, weight decay 0.0001, learning rate 0.1, divided by 10 at steps
+32,000 and 48,000, 64,000 steps in all (164 epochs of the 50,000 images); ResNet-110 warms up with 0.01 for about 400
+steps, until the training error is below 80%. Input: the mean image is subtracted (pixel-mean). Augmentation: pad by 4
+pixels of zeros after the subtraction, random 32x32 crop, random horizontal flip.
 Published test errors: ResNet-20 8.75%, -32 7.51%, -44 7.17%, -56 6.97%, -110 6.43%.
 """
 
@@ -26,7 +26,7 @@ WIDTHS = (16, 32, 64)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around which the input passes unchanged."""
+    """Two 3x3 convolutions and an identity shortcut."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -45,11 +45,11 @@ class Block(nn.Module):
 
 
 class ResNet(SmallNet):
-    """The net of `depth` layers."""
+    """A residual network of `depth` layers."""
 
     def __init__(self, num_classes: int = 10, input_size: int = 32, offset: bool = False, depth: int = 20) -> None:
         if depth < 8 or depth % 6 != 2:
-            raise UsageError(f"depth {depth} is not 6n + 2; choose 20, 32, 44, 56 or 110")
+            raise UsageError(f"depth must be 6n + 2 (20, 32, 44, 56 or 110), got {depth}")
         super().__init__(num_classes, WIDTHS[-1], input_size, offset)
         self.conv = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(WIDTHS[0])
@@ -67,6 +67,6 @@ class ResNet(SmallNet):
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Average the feature map to (N, 64) features, or map it to (N, num_classes) logits."""
+        """Return the pooled features (N, 64), or logits (N, num_classes)."""
         pooled = torch.mean(x, dim=(2, 3))
         return pooled if pre_logits else self.head(pooled)

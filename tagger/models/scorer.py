@@ -1,4 +1,4 @@
-"""A network with its normalisation in front and its probabilities behind."""
+"""A network with its normalisation before it and softmax or sigmoid after it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tagger.images import normalise
 
 
 class Scorer(nn.Module):
-    """Map uint8 images (N, H, W, 3) to scores (N, classes) and features before the classifier (N, D)."""
+    """Map uint8 images (N, H, W, 3) to scores (N, num_classes) and embeddings (N, D)."""
 
     mean: Tensor
     std: Tensor

@@ -1,4 +1,4 @@
-"""What the nets for small images share: timm's protocol, and an image that is subtracted first."""
+"""The base class of the networks for small images: timm's protocol and an offset."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tagger.errors import UsageError
 
 
 class SmallNet(nn.Module):
-    """A net for normalised images (N, 3, S, S), S being `input_size`.
+    """A network for normalised images (N, 3, S, S), S being `input_size`.
 
-    With `offset`, a buffer (3, S, S) is subtracted first, zeros until it is set: the mean image of the pixel-mean
-    preparation, which no pretrained_cfg can carry.
+    With `offset`, a buffer (3, S, S) is subtracted from the input, zeros until set: the mean image of the pixel-mean
+    preparation, for which pretrained_cfg has no field.
     """
 
     offset: Tensor | None
@@ -23,10 +23,10 @@ class SmallNet(nn.Module):
         self.register_buffer("offset", torch.zeros(3, input_size, input_size) if offset else None)
 
     def set_offset(self, value: Tensor) -> None:
-        """Subtract this (3, S, S) from now on; raises UsageError when the net takes none of that shape."""
+        """Set the offset (3, S, S); raises UsageError for another shape, or when built without offset."""
         if self.offset is None or self.offset.shape != value.shape:
             own = None if self.offset is None else tuple(self.offset.shape)
-            raise UsageError(f"an offset of {tuple(value.shape)} for a net whose offset is {own}; build it to fit")
+            raise UsageError(f"offset must have the shape {own}, got {tuple(value.shape)}")
         self.offset.copy_(value)
 
     def without_offset(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class SmallNet(nn.Module):
         return x if self.offset is None else x - self.offset
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, 3, S, S) to what the head takes."""
+        """Map normalised images (N, 3, S, S) to features."""
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

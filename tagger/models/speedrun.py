@@ -1,7 +1,7 @@
-"""A small convolutional net for small images (CIFAR-10's 32x32) that trains in minutes.
+"""A small convolutional network for 32x32 images that trains in minutes.
 
-In the spirit of Page's ResNet-9 and Jordan's airbench: fixed whitening filters first, three blocks of two 3x3
-convolutions, GELU, batch norm whose scale is not trained, and logits scaled down. About 1.1 million parameters.
+Modelled on Page's ResNet-9 and Jordan's airbench: fixed whitening filters, three blocks of two 3x3 convolutions, GELU,
+batch norm whose scale is not trained, and logits scaled down. About 1.1 million parameters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class Speedrun(nn.Module):
-    """The net; it speaks timm's protocol (`forward_features`, `forward_head`, `num_features`)."""
+    """The speed-run network, with timm's protocol (`forward_features`, `forward_head`, `num_features`)."""
 
     def __init__(self, num_classes: int = 10, widths: tuple[int, int, int] = (64, 192, 192), scale: float = 1 / 9):
         super().__init__()
@@ -47,7 +47,7 @@ class Speedrun(nn.Module):
 
     @property
     def whiten_bias(self) -> nn.Parameter:
-        """The only part of the whitening layer that is trained, and only at first."""
+        """The bias of the whitening layer, trained in the first epochs only."""
         return cast(nn.Parameter, self.whiten.bias)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class Speedrun(nn.Module):
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool the feature map; return (N, C) features or (N, num_classes) logits."""
+        """Return the pooled features (N, C), or logits (N, num_classes)."""
         pooled = torch.amax(x, dim=(2, 3))
         return pooled if pre_logits else self.head(pooled) * self.scale
 
@@ -68,7 +68,7 @@ class Speedrun(nn.Module):
     def set_whitening(self, images: Tensor, eps: float = 5e-4) -> None:
         """Fix the first filters to the eigenvectors of image patches, scaled to unit variance, and their negatives.
 
-        `images` are normalised (N, 3, H, W) floats, a few thousand suffice. Source: tysam-code/hlb-CIFAR10.
+        `images` are normalised (N, 3, H, W) floats; a few thousand suffice. Source: tysam-code/hlb-CIFAR10.
         """
         k = WHITENING_KERNEL
         patches = images.unfold(2, k, 1).unfold(3, k, 1).transpose(1, 3).reshape(-1, 3 * k * k).float()
