@@ -1,7 +1,7 @@
 """Compare models on the same images, as a Prefect flow: `python -m flows.benchmark cifar10 --out REPORT`.
 
-One task per model and seed, one after the other: they train on the same cores. What is done is in the report's folder, so
-a retried task, and the flow after a kill, train only what is missing.
+One task per model and seed, one after the other: they train on the same cores. Finished models are in the report's
+folder, so a retried task, and the flow after a kill, train only what is missing.
 """
 
 from statistics import mean

@@ -12,8 +12,8 @@ from pictures import ROOT
 import tagger
 
 ORDER = [
-    "redaction", "errors", "schema", "hardware", "storage", "options", "images", "models", "checkpoint", "inference", "data",
-    "evaluation", "options", "tagging", "reporting", "training", "benchmark", "cli",
+    "redaction", "errors", "schema", "hardware", "storage", "options", "images", "models", "checkpoint", "inference",
+    "data", "evaluation", "tagging", "reporting", "training", "benchmark", "cli",
 ]  # fmt: skip
 """A module imports only from packages before its own in this list."""
 

@@ -555,7 +555,7 @@ def test_crop_scale_and_augment_change_the_images(tmp_path: Path) -> None:
     [
         ({"augment": "randaugment"}, "a policy of timm's such as rand-m9"),
         ({"augment": "rand-m9.5"}, "a policy of timm's"), ({"mixup": -1.0}, "--mixup must be at least 0, got -1.0"),
-        ({"seed": -1}, "--seed must be at least 0"), ({"crop_scale": 0.0}, "--crop-scale must be above 0 and at most 1"),
+        ({"seed": -1}, "--seed must be at least 0"), ({"crop_scale": 0.0}, "--crop-scale must be above 0 and at most"),
         ({"hflip": 1.5}, "--hflip must be at least 0 and at most 1"),
         ({"method": "scratch", "lr": 0.1}, "--method scratch: --lr would have no effect"),
     ],

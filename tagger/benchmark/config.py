@@ -28,8 +28,8 @@ class BenchmarkConfig:
     normalisation: Annotated[
         str | None,
         Option(
-            "Normalisation of pixels for networks from scratch: none, scale, mean, standardise, single-mean, pixel-mean "
-            "or mean-file:PATH (CNTK's XML) [default: that of each recipe]."
+            "Normalisation of pixels for networks from scratch: none, scale, mean, standardise, single-mean, "
+            "pixel-mean or mean-file:PATH (CNTK's XML) [default: that of each recipe]."
         ),
     ] = None
     image_size: Annotated[int, Option("Input size in pixels of models on pixels.", ge=16)] = 32

@@ -1,7 +1,7 @@
 """Train what is missing of a benchmark, model by model, and write its report.
 
-OUT/models/<model>-<seed>/ is a checkpoint folder like any other. Its tagger.json is written last and says what the model
-was made from, so after a kill the same command trains only what is missing.
+OUT/models/<model>-<seed>/ is a checkpoint folder like any other. Its tagger.json is written last and records what the
+model was made from, so after a kill the same command trains only what is missing.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Benchmark:
         return sorted(missing, key=lambda pair: weight(pair[0]))
 
     def train(self, model: str, seed: int, later: Sequence[Pair] = ()) -> dict[str, Any]:
-        """Train one model with one seed, evaluate it, and write its checkpoint; `later` share the rest of the budget."""
+        """Train one model with one seed, evaluate it, and save it; `later` share the rest of the budget."""
         folder = self.folder(model, seed)
         storage.remove_folder(folder)
         callbacks = Callbacks(

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: Markdown with Hugging Face front matter, rendered from config.json and tagger.json."""
+"""The model card of a checkpoint: Markdown with Hugging Face front matter, from config.json and tagger.json."""
 
 from __future__ import annotations
 

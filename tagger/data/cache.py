@@ -104,7 +104,8 @@ def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute(
-        "CREATE TABLE IF NOT EXISTS files (key TEXT PRIMARY KEY, facts TEXT, fingerprint BLOB, thumbnail BLOB) WITHOUT ROWID"
+        "CREATE TABLE IF NOT EXISTS files "
+        "(key TEXT PRIMARY KEY, facts TEXT, fingerprint BLOB, thumbnail BLOB) WITHOUT ROWID"
     )
     database.execute(
         "CREATE TABLE IF NOT EXISTS embeddings "

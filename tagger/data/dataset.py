@@ -95,7 +95,7 @@ class Dataset:
 def read_dataset(dataset: str, multilabel: bool) -> Dataset:
     """Read a manifest with labels, or a folder whose labels are found as `tagger ingest` finds them.
 
-    Raises SourceError without two labels to tell apart, SeveralLabels when images have several and the task is multiclass.
+    Raises SourceError without two labels to tell apart, SeveralLabels when images have several but should have one.
     """
     found = ingest.read_labelled(dataset)
     labels = found.table["labels"]

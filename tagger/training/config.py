@@ -33,9 +33,9 @@ class TrainConfig:
     method: Annotated[
         Literal["auto", "probe", "finetune", "knn", "scratch"],
         Option(
-            "probe: a linear classifier on frozen features (seconds). finetune: train the whole network. auto: both when "
-            "time allows, the better one is saved. knn: nearest neighbours by frozen features. scratch: train a small "
-            "network without pretrained weights."
+            "probe: a linear classifier on frozen features (seconds). finetune: train the whole network. auto: both "
+            "when time allows, the better one is saved. knn: nearest neighbours by frozen features. scratch: train a "
+            "small network without pretrained weights."
         ),
     ] = "auto"
     multilabel: Annotated[bool, Option("An image may have several labels, or none.")] = False

@@ -91,7 +91,8 @@ def read(
 ) -> TrainingData:
     """Read labels, scan the images once, and split them.
 
-    `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label. Raises SourceError or UsageError when there is nothing to learn from.
+    `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label.
+    Raises SourceError or UsageError when there is nothing to learn from.
     """
     backbone = describe_backbone(config)
     found = datasets.read_dataset(dataset, config.multilabel)

@@ -79,7 +79,7 @@ class Recipe:
 
     @property
     def augmented(self) -> bool:
-        """Tell whether the network is trained on mirrored and translated images, so that test-time augmentation helps."""
+        """Return whether the network sees mirrored and translated images: then test-time augmentation helps."""
         return self.flip != "none" and self.translate > 0
 
     def lr_at(self, done: float) -> float:
@@ -107,7 +107,7 @@ SPEEDRUN = Recipe(
     freeze_after=(("whiten.bias", 3),),
     lookahead=True,
 )
-"""airbench's recipe (Jordan 2024, arXiv 2404.00498); its learning rate is for batches of 1,024 and scaled with the batch.
+"""airbench's recipe (Jordan 2024, arXiv 2404.00498), its learning rate scaled from batches of 1,024.
 
 14 epochs of CIFAR-10 are 0.345 PFLOP for this network; airbench94 takes 0.36.
 """
