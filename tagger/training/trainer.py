@@ -221,7 +221,7 @@ class Trainer:
     def _backward(self, x: Tensor, target: Tensor, group: int) -> tuple[Tensor, Tensor]:
         """Add the gradients of one of `group` batches; return mean loss and the number of hits.
 
-        When memory runs out, the batch is repeated in smaller pieces; gradients of its group's earlier batches are lost.
+        When memory runs out, the batch is repeated in smaller pieces; gradients of earlier batches are lost.
         """
         while True:
             try:
