@@ -1,42 +1,68 @@
-"""The model card says the numbers, with sensible digits, in Markdown that no name can break."""
+"""The model card states the numbers in Markdown that no name can break, with front matter that the Hub reads."""
 
 from __future__ import annotations
 
+import copy
 import re
-from dataclasses import replace
+from typing import Any
 
-from tagger.checkpoint.card import LONGEST_TABLE, CardFacts, TagFacts, card
+import pytest
+from huggingface_hub import ModelCard
 
-TAGS = (
-    TagFacts("bees", 83, 20, 21, 0.95238, 0.9, 0.97123, 0.4312),
-    TagFacts("ants|wasps", 1200, 3, 4, status="too few", needed=10),
-    TagFacts("moths", 70, 30, 31, 0.7, 0.1, 0.52, None, status="not reached"),
-)
-FACTS = CardFacts(
-    name="insects",
-    task="multilabel",
-    architecture="mobilenetv2_100",
-    backbone="timm/mobilenetv2_100.ra_in1k",
-    method="probe",
-    label_names=("bees", "ants|wasps", "moths"),
-    images={"train": 1353, "validation": 53, "test": 56},
-    headlines={
-        "validation": "mean average precision 0.81 (95% interval 0.74 to 0.87)",
-        "test": "mean average precision 0.79 (95% interval 0.71 to 0.86)",
+from tagger.checkpoint.card import MAX_ROWS, render
+
+
+def tag(name: str, precision: float | None = 0.95238, recall: float | None = 0.9) -> dict[str, Any]:
+    return {"tag": name, "precision": precision, "recall": recall, "average_precision": 0.97123}
+
+
+CONFIG = {
+    "architecture": "mobilenetv2_100",
+    "pretrained_cfg": {"input_size": [3, 224, 192], "interpolation": "bicubic", "crop_mode": "center", "crop_pct": 0.9},
+}
+EVALUATION = {
+    "images": 56,
+    "accuracy": None,
+    "mean_average_precision": 0.79,
+    "mean_average_precision_interval": [0.71, 0.86],
+    "tags": [tag("bees"), tag("ants|wasps"), tag("moths", None)],
+}
+BUNDLE: dict[str, Any] = {
+    "task": "multilabel",
+    "label_names": ["bees", "ants|wasps", "moths"],
+    "thresholds": {"bees": 0.4312, "ants|wasps": 0.5, "moths": 0.9},
+    "calibration": {
+        "temperature": 1.4567, "measured_on": "test", "error_before": 0.08312, "error_after": 0.02149,
+        "precision_target": 0.9,
+        "tags": [
+            {"tag": "bees", "status": "ok", "images": 40, "needed": 0},
+            {"tag": "ants|wasps", "status": "too few", "images": 3, "needed": 7},
+            {"tag": "moths", "status": "not reached", "images": 30, "needed": None},
+        ],
     },
-    command="tagger train m.parquet --model timm/mobilenetv2_100.ra_in1k \\\n    --out checkpoints/insects",
-    config={"epochs": 20, "pattern": "a|b"},
-    fingerprint="0123456789abcdef",
-    seconds=754.3,
-    device="2 CPU cores",
-    versions={"tagger": "0.1.0", "torch": "2.6.0"},
-    tags=TAGS,
-    calibration_error=(0.08312, 0.02149),
-    temperature=1.4567,
-    precision_target=0.9,
-    warnings=("ants|wasps: 3 validation images",),
-    plots={"Confusion matrix": "confusion matrix.png"},
-)
+    "metrics": {"val": {**EVALUATION, "images": 53, "mean_average_precision": 0.81}, "test": EVALUATION},
+    "training": {
+        "command": "tagger train m.parquet --backbone timm/mobilenetv2_100.ra_in1k \\\n    --out checkpoints/insects",
+        "dataset": "m.parquet", "method": "probe", "backbone": "timm/mobilenetv2_100.ra_in1k",
+        "hyperparameters": {"strength": 0.1, "pattern": "a|b"},
+        "images": {"train": 1353, "val": 53, "test": 56},
+        "labels": {"train": {"bees": 83, "ants|wasps": 1200, "moths": 70}, "val": {"bees": 20}, "test": {"bees": 21}},
+        "fingerprint": "0123456789abcdef", "warnings": ["ants|wasps: 3 validation images"], "seconds": 754.3,
+        "device": "cpu", "versions": {"tagger": "0.1.0", "torch": "2.6.0"},
+    },
+}  # fmt: skip
+
+
+def card(**changes: Any) -> str:
+    """Return the card of BUNDLE, its parts changed: training__method="knn" changes one entry of a part."""
+    bundle = copy.deepcopy(BUNDLE)
+    for name, value in changes.items():
+        part, _, entry = name.partition("__")
+        if entry:
+            bundle[part][entry] = value
+        else:
+            bundle[part] = value
+    return render("insects", CONFIG, bundle, {"Confusion matrix": "confusion matrix.png"}, 2_000_000)
 
 
 def cells(markdown: str) -> list[list[str]]:
@@ -45,92 +71,105 @@ def cells(markdown: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
-def test_the_card_opens_with_the_test_result() -> None:
-    title, _, first = card(FACTS).splitlines()[:3]
-    assert title == "# insects"
+def section(markdown: str, title: str) -> str:
+    return markdown.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    found = ModelCard(card()).data
+    assert found.library_name == "timm"
+    assert found.base_model == "timm/mobilenetv2_100.ra_in1k"
+    assert found.eval_results is not None
+    assert (found.eval_results[0].metric_type, found.eval_results[0].metric_value) == ("mean_average_precision", 0.79)
+    local = ModelCard(card(training__backbone="local-dir:/home/me/weights")).data
+    assert local.base_model is None
+
+
+def test_the_sections_stand_in_the_order_of_the_hub() -> None:
+    titles = re.findall(r"^## (.*)$", card(), re.MULTILINE)
+    assert titles == ["Model", "Usage", "Evaluation", "Limitations", "Training"]
+
+
+def test_the_card_opens_with_the_model_and_its_test_result() -> None:
+    first = section(card(), "Model").strip().splitlines()[0]
     assert first == (
         "A linear classifier on the frozen features of `timm/mobilenetv2_100.ra_in1k` that gives each image any of "
-        "3 tags: **mean average precision 0.79 (95% interval 0.71 to 0.86)** on 56 images of the test split."
+        "3 tags. **Mean average precision 79.0% (95% interval 71.0% to 86.0%)** on 56 test images."
     )
 
 
-def test_the_card_says_what_its_numbers_count() -> None:
-    assert "accuracy counts the best tag whatever its score" in card(replace(FACTS, task="multiclass"))
-    assert "whatever its score" not in card(FACTS)
-    assert "no better: it was learnt on the validation split" in card(replace(FACTS, calibration_error=(0.02, 0.03)))
-    assert "no better" not in card(FACTS)
+@pytest.mark.parametrize(
+    ("method", "backbone", "start"),
+    [
+        ("finetune", "timm/a", "`mobilenetv2_100`, fine-tuned from `timm/a`, that gives"),
+        ("scratch", None, "`mobilenetv2_100` (2,000,000 parameters), trained from scratch, that gives"),
+    ],
+)
+def test_the_method_is_named(method: str, backbone: str | None, start: str) -> None:
+    assert section(card(training__method=method, training__backbone=backbone), "Model").strip().startswith(start)
 
 
-def test_without_a_test_split_the_headline_is_the_validation_result() -> None:
-    text = card(replace(FACTS, headlines={"validation": "accuracy 91%"}, task="multiclass", method="finetune"))
-    assert "fine-tuned from `timm/mobilenetv2_100.ra_in1k`, that gives each image one of 3 tags" in text
-    assert "**accuracy 91%** on 53 images of the validation split." in text
-    assert "the test split was used once" not in text
+def test_without_a_test_split_the_numbers_are_those_of_validation_and_called_optimistic() -> None:
+    text = card(metrics={"val": BUNDLE["metrics"]["val"]})
+    assert "81.0% (95% interval 71.0% to 86.0%)** on 53 validation images" in text
+    assert "There is no test split" in text
+    assert "optimistic" in text
 
 
-def test_each_tag_has_its_row_with_three_digits_and_its_status() -> None:
-    rows = {row[0]: row[1:] for row in cells(card(FACTS)) if len(row) == 9}
-    assert rows["bees"] == ["83", "20", "21", "0.952", "0.900", "0.971", "0.431", "ok"]
-    assert rows[r"ants\|wasps"] == ["1,200", "3", "4", *"––––", "too few: 3 of 10 validation images"]
-    assert rows["moths"][-2:] == ["–", "not reached"]
+def test_each_tag_has_its_row_with_three_digits_and_the_proof_of_its_threshold() -> None:
+    rows = {row[0]: row for row in cells(section(card(), "Evaluation"))}
+    assert rows["bees"][1:] == ["83", "20", "21", "0.952", "0.900", "0.971", "0.431", "ok"]
+    assert rows["ants\\|wasps"][-1] == "too few: 3 of 10 validation images"
+    assert rows["moths"][4:] == ["–", "0.900", "0.971", "0.900", "not reached"]
 
 
-def test_calibration_and_the_precision_asked_for_are_said() -> None:
-    text = card(FACTS)
-    assert "temperature of 1.46" in text
-    assert "0.083 before calibration, 0.021 after" in text
-    assert "precision of at least 0.9" in text
+def test_calibration_and_the_target_precision_are_stated() -> None:
+    text = section(card(), "Evaluation")
+    assert "divided by a temperature of 1.46" in text
+    assert "(test): 0.083 before, 0.021 after" in text
+    assert "a precision of at least 0.9" in text
+    assert "not calibrated" in section(card(calibration={}, thresholds=None), "Evaluation")
 
 
-def test_the_card_says_how_to_use_and_how_it_was_made() -> None:
-    text = card(FACTS)
-    assert "tagger tag PHOTOS --model insects --out results" in text
-    assert "timm.create_model('local-dir:insects', pretrained=True)" in text
+def test_the_command_and_the_hyperparameters_are_stated() -> None:
+    text = section(card(), "Training")
     assert (
-        "    tagger train m.parquet --model timm/mobilenetv2_100.ra_in1k \\\n        --out checkpoints/insects" in text
+        "    tagger train m.parquet --backbone timm/mobilenetv2_100.ra_in1k \\\n        --out checkpoints/insects"
+        in text
     )
-    assert "13 min on 2 CPU cores" in text
-    assert "`0123456789abcdef`" in text
-    assert "tagger 0.1.0, torch 2.6.0" in text
-    assert "![Confusion matrix](confusion%20matrix.png)" in text
-    assert ["`pattern`", r"`a\|b`"] in cells(text)
-
-
-def test_warnings_stand_before_everything_else() -> None:
-    text = card(FACTS)
-    assert text.index("3 validation images") < text.index("## How to use")
-    assert "Mind this" not in card(replace(FACTS, warnings=()))
+    assert "- Time: 13 min on cpu" in text
+    assert "| `pattern` | `a\\|b` |" in text
 
 
 def test_every_table_row_has_as_many_cells_as_its_header() -> None:
-    names = ["a|b", "`x`", "$m$", "_u_", "<b>", "two\nlines", "back\\slash|", "猫", ""]
-    text = card(replace(FACTS, tags=[TagFacts(name, 1, 2, 3) for name in names], label_names=names))
-    assert sum(len(row) == 9 for row in cells(text)) == len(names) + 2
-    assert {len(row) for row in cells(text)} == {2, 3, 9}
-    assert "<b>" not in text.replace(r"\<b\>", "")
+    widths: list[int] = []
+    for line in card().splitlines():
+        if not line.startswith("|"):
+            widths = []
+            continue
+        widths.append(len(cells(line)[0]))
+        assert len(set(widths)) == 1, line
 
 
-def test_a_long_table_shows_the_tags_with_most_images_and_says_where_the_rest_is() -> None:
-    many = [TagFacts(f"tag{i}", i, 0, 0) for i in range(1500)]
-    text = card(replace(FACTS, tags=many, label_names=[row.tag for row in many]))
-    rows = [row for row in cells(text) if len(row) == 9][2:]
-    assert [row[0] for row in rows] == [f"tag{i}" for i in range(1499, 1499 - LONGEST_TABLE, -1)]
-    assert "The 60 tags with the most images; the other 1,440 are in `tagger.json`." in text
-    assert "and 1,480 more, all of them in `tagger.json`" in text
-
-
-def test_a_card_of_little_has_no_empty_sections() -> None:
-    bare = replace(
-        FACTS,
-        tags=(),
-        calibration_error=None,
-        temperature=None,
-        precision_target=None,
-        warnings=(),
-        plots={},
-        config={},
+def test_a_long_table_shows_the_tags_with_most_images_and_says_where_the_others_are() -> None:
+    names = [f"tag{index}" for index in range(MAX_ROWS + 40)]
+    text = card(
+        label_names=names,
+        metrics={"test": {**EVALUATION, "tags": [tag(name) for name in names]}},
+        training__labels={"train": {name: index for index, name in enumerate(names)}},
     )
-    text = card(bare)
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["How to use", "How good it is", "How it was made"]
-    assert "None" not in text
-    assert "\n\n\n" not in text
+    shown = [row[0] for row in cells(section(text, "Evaluation")) if row[0].startswith("tag") and row[0] != "tag"]
+    assert len(shown) == MAX_ROWS
+    assert shown[0] == names[-1]
+    assert f"The table has the {MAX_ROWS} tags with the most images; the others are in `tagger.json`" in text
+
+
+def test_names_cannot_break_the_card() -> None:
+    name = "<script>alert(1)</script>\n# heading | `code`"
+    text = card(
+        label_names=[name], metrics={"test": {**EVALUATION, "tags": [tag(name)]}}, training__warnings=[name],
+        training__dataset=name, thresholds={name: 0.5},
+    )  # fmt: skip
+    assert "<script>" not in text.split("\n---\n", 1)[1].replace("\\<script\\>", "")
+    assert "\n# heading" not in text
+    ModelCard(text)

@@ -118,7 +118,7 @@ def _training(trained: Trained, command: str) -> dict[str, Any]:
         "method": fitted.method,
         "backbone": None if config.method == "scratch" else storage.redact(config.backbone),
         "candidates": fitted.candidates,
-        "hyperparameters": asdict(config) | fitted.chosen,
+        "hyperparameters": _hyperparameters(trained),
         "seed": config.seed,
         "images": {name: int(trained.data.rows(name).sum()) for name in NAMES},
         "labels": dataset.counts(),
@@ -130,6 +130,18 @@ def _training(trained: Trained, command: str) -> dict[str, Any]:
         "device": trained.data.device,
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+_ANY_METHOD = ("backbone", "method", "multilabel", "image_size", "fit", "precision_target", "seed", "device")
+
+
+def _hyperparameters(trained: Trained) -> dict[str, Any]:
+    """Return the options that had an effect, and what validation chose."""
+    config, fitted = asdict(trained.config), trained.fitted
+    if fitted.recipe:
+        return config | fitted.chosen
+    names = (*_ANY_METHOD, "class_weights") if fitted.method == "probe" else _ANY_METHOD
+    return {name: config[name] for name in names} | fitted.chosen
 
 
 def too_few(thresholds: list[Threshold]) -> list[str]:
