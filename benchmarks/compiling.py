@@ -1,4 +1,4 @@
-"""Whether torch.compile pays for the nets of the ladder: training images/s eager and compiled, alternated.
+"""Whether torch.compile pays for the networks of `tagger benchmark`: training images/s eager and compiled, alternated.
 
     python -m benchmarks.compiling [--nets speedrun resnet20 convnet] [--rounds 3] [--device cpu]
 
