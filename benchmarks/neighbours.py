@@ -2,8 +2,8 @@
 
     python -m benchmarks.neighbours DATA [--metrics l2 cosine l1] [--k 1 3 5 10]
 
-DATA is CIFAR-10's archive, its unpacked folder, or class folders `train/<class>` and `test/<class>`. All test images
-are compared with all training images. Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
+DATA is CIFAR-10 as `tagger benchmark cifar10 --data` takes it. All test images are compared with all training images.
+Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import time
 
-from tagger.benchmark.rungs import pixel_rows
-
 from benchmarks import machine
-from tagger.benchmark import data as ladder_data
+from tagger.benchmark.train import pixel_rows
+from tagger.data import cifar10
 from tagger.models.knn import nearest, votes
 
 
@@ -25,18 +24,18 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="*", default=["l2", "cosine", "l1"])
     parser.add_argument("--k", nargs="*", type=int, default=[1, 3, 5, 10])
     arguments = parser.parse_args()
-    found = ladder_data.read(ladder_data.CIFAR10, arguments.data, 32, lambda line: None)
-    (queries, truth), (examples, labels) = pixel_rows(found.test), pixel_rows(found.train)
-    print(f"{machine.describe()}\n{found.describe()}\n")
+    train, test = cifar10.read(arguments.data)
+    (queries, truth), (examples, labels) = pixel_rows(test), pixel_rows(train)
+    print(f"{machine.describe()}\n{len(labels):,} training images, {len(truth):,} test images\n")
     print("| metric | seconds | " + " | ".join(f"k = {k}" for k in arguments.k) + " |")
     print("|---|--:|" + "--:|" * len(arguments.k))
     for metric in arguments.metrics:
         started = time.perf_counter()
         _, indices = nearest(queries, examples, max(arguments.k), metric)
         seconds = time.perf_counter() - started
-        shares = [votes(labels[indices], k, len(found.train.label_names)) for k in arguments.k]
-        right = [float((share.argmax(1) == truth).float().mean()) for share in shares]
-        print(f"| {metric} | {seconds:.0f} | " + " | ".join(f"{share:.2%}" for share in right) + " |", flush=True)
+        shares = [votes(labels[indices], k, len(train.label_names)) for k in arguments.k]
+        accuracies = [float((share.argmax(1) == truth).float().mean()) for share in shares]
+        print(f"| {metric} | {seconds:.0f} | " + " | ".join(f"{each:.2%}" for each in accuracies) + " |", flush=True)
 
 
 if __name__ == "__main__":
