@@ -235,7 +235,7 @@ def test_the_train_flow_writes_a_checkpoint_and_leaves_its_card(tmp_path: Path, 
 
 def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: Path) -> None:
     from flows.benchmark import benchmark
-    from tagger.benchmark import LadderConfig
+    from tagger.benchmark.config import BenchmarkConfig
 
     for split, count in (("train", 12), ("test", 6)):
         for number, name in enumerate(("left", "right")):
@@ -244,7 +244,7 @@ def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: P
                 photo(100 * number + 10 * (split == "test") + index).save(
                     tmp_path / "data" / split / name / f"{index}.png"
                 )
-    options = LadderConfig(("linear", "mlp"), "2s", seeds=2)
+    options = BenchmarkConfig(("linear", "mlp"), "2s", seeds=2)
     state = benchmark(str(tmp_path / "data"), str(tmp_path / "report"), options, return_state=True)
     assert state.is_completed()
     assert "2 models; best" in state.message
