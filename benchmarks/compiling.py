@@ -1,9 +1,9 @@
-"""Whether torch.compile pays for the networks of `tagger benchmark`: training images/s eager and compiled, alternated.
+"""Training throughput of the benchmark's networks, eager and with torch.compile, alternated.
 
-    python -m benchmarks.compiling [--nets speedrun resnet20 convnet] [--rounds 3] [--device cpu]
+    python -m benchmarks.compiling [--models speedrun resnet20 convnet] [--rounds 3] [--device cpu]
 
-Steps as `tagger benchmark` takes them: the recipe's batch, bf16 autocast where the processor has it, forward, backward
-and update. The first step, which compiles, stands apart.
+A step is forward, backward and update on random images, with the recipe's batch size, and bf16 autocast where
+`tagger benchmark` uses it. The first step, which compiles, is measured separately.
 """
 
 from __future__ import annotations
@@ -17,30 +17,29 @@ import torch
 from torch.nn import functional
 
 from benchmarks import machine
-from tagger import hardware as this_machine
-from tagger import models
-from tagger.benchmark.recipes import STEPS
+from tagger import hardware, models
+from tagger.benchmark.baselines import BASELINES
 
 IMAGES = 2560
-"""Per measurement."""
+"""Images per measurement."""
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="*", default=["speedrun", "resnet20", "convnet"])
+    parser.add_argument("--models", nargs="*", choices=list(BASELINES), default=["speedrun", "resnet20", "convnet"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     print(f"{machine.describe()}, {arguments.device}\n")
-    print("| net | batch | eager, images/s | compiled, images/s | ratio | compiling, s |\n|---|--:|--:|--:|--:|--:|")
-    for name in arguments.nets:
+    print("| model | batch | eager, images/s | compiled, images/s | ratio | compiling, s |\n|---|--:|--:|--:|--:|--:|")
+    for name in arguments.models:
         print(row(name, arguments.rounds, arguments.device), flush=True)
 
 
 def row(name: str, rounds: int, device: str) -> str:
-    """Return one net's line of the table: medians over the rounds."""
-    batch = STEPS[name].recipe.batch_size
+    """Return one model's line of the table: medians over the rounds."""
+    batch = BASELINES[name].recipe.batch_size
     steps = [stepper(name, batch, device, compiled) for compiled in (False, True)]
     first = [timed(step, device, 1) for step in steps]
     count = max(2, IMAGES // batch)
@@ -52,9 +51,9 @@ def row(name: str, rounds: int, device: str) -> str:
 
 
 def stepper(name: str, batch: int, device: str, compiled: bool) -> Callable[[], None]:
-    """Return what takes one training step on random images."""
+    """Return a function that does one training step on random images."""
     torch.manual_seed(0)
-    net = models.build(f"tagger_{STEPS[name].family}", 10, STEPS[name].arguments).to(device).train()
+    net = models.build(f"tagger_{BASELINES[name].family}", 10, BASELINES[name].model_args).to(device).train()
     net.to(memory_format=torch.channels_last)
     forward = torch.compile(net) if compiled else net
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
@@ -62,7 +61,7 @@ def stepper(name: str, batch: int, device: str, compiled: bool) -> Callable[[], 
     labels = torch.randint(10, (batch,), device=device)
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=this_machine.has_bf16(device)):
+        with torch.autocast(device, torch.bfloat16, enabled=hardware.has_bf16(device)):
             logits = forward(images)
         optimizer.zero_grad(set_to_none=True)
         functional.cross_entropy(logits.float(), labels).backward()
@@ -72,7 +71,7 @@ def stepper(name: str, batch: int, device: str, compiled: bool) -> Callable[[], 
 
 
 def timed(step: Callable[[], None], device: str, count: int) -> float:
-    """Return the seconds that so many steps take."""
+    """Return the seconds of `count` steps."""
     started = time.perf_counter()
     for _ in range(count):
         step()

@@ -1,11 +1,11 @@
-"""Decoders side by side, one core: bytes to pixels, and to the 224x224 that a network wants.
+"""Image decoders on one core: bytes to pixels, and to the 224x224 pixels of a network's input.
 
     python -m benchmarks.decoding PHOTOS [--limit 300] [--large 40] [--model local-dir:FOLDER]
 
-Alternates the decoders over the same photographs, five times, and prints medians of images/s. Then the same for
-12-megapixel JPEGs (the photographs enlarged to 4000x3000): a whole decode and resize by Pillow against tagger, which
-lets libjpeg shrink them, with the mean difference of the pixels and, with `--model`, how many of the large pictures get
-the same best tag both ways. simplejpeg is measured where it is installed.
+Alternates the decoders over the same photographs, five times, and prints medians of images/s. Then 12-megapixel JPEGs
+(the photographs enlarged to 4000x3000): Pillow's full decode and resize against tagger, which lets libjpeg scale while
+decoding, with the mean difference of the pixels and, with `--model`, the number of large images with the same top tag.
+simplejpeg is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tagger import checkpoint, images
 from tagger.images.transforms import Preprocessing
 from tagger.inference import engines
 
-WANTED = Preprocessing()
+PREPROCESSING = Preprocessing()
 ROUNDS = 5
 
 
@@ -48,22 +48,22 @@ def main() -> None:
     for name, rate in rates(_decoders(), contents).items():
         print(f"| {name} | {rate:.0f} |")
     large = [_enlarged(content) for content in contents[: arguments.large]]
-    found = rates({"Pillow, whole": _whole, "tagger": _ours}, large)
-    whole, ours = np.stack([_whole(content) for content in large]), np.stack([_ours(content) for content in large])
-    difference = np.abs(whole.astype(int) - ours.astype(int)).mean()
+    found = rates({"Pillow, full": _full, "tagger": _ours}, large)
+    full, ours = np.stack([_full(content) for content in large]), np.stack([_ours(content) for content in large])
+    difference = np.abs(full.astype(int) - ours.astype(int)).mean()
     print(f"\n| {len(large)} JPEGs of 12 megapixels | images/s |\n|---|--:|")
     for name, rate in found.items():
         print(f"| {name} | {rate:.1f} |")
-    print(f"\nratio {found['tagger'] / found['Pillow, whole']:.2f}; mean difference {difference:.2f} of 255")
+    print(f"\nratio {found['tagger'] / found['Pillow, full']:.2f}; mean difference {difference:.2f} of 255")
     if arguments.model:
         info = checkpoint.describe(arguments.model)
         engine = engines.load(info, checkpoint.build, engines.Choice("cpu", "eager", "fp32"))
-        same = engine(whole)[0].argmax(1) == engine(ours)[0].argmax(1)
-        print(f"same best tag: {same.sum()} of {len(same)}")
+        same = engine(full)[0].argmax(1) == engine(ours)[0].argmax(1)
+        print(f"same top tag: {same.sum()} of {len(same)}")
 
 
 def rates(decoders: dict[str, Callable[[bytes], Any]], contents: Sequence[bytes]) -> dict[str, float]:
-    """Return median images/s of each, taking turns."""
+    """Return median images/s of each, alternated."""
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(ROUNDS):
         for name, decode in decoders.items():
@@ -87,16 +87,16 @@ def _decoders() -> dict[str, Callable[[bytes], Any]]:
         import simplejpeg
 
         found["simplejpeg"] = simplejpeg.decode_jpeg
-    return {**found, "Pillow, with resize": _whole, "tagger, with resize": _ours}
+    return {**found, "Pillow, with resize": _full, "tagger, with resize": _ours}
 
 
-def _whole(content: bytes) -> images.UInt8Array:
-    picture, _ = images.decode(content)
-    return images.fit(picture, WANTED)
+def _full(content: bytes) -> images.UInt8Array:
+    image, _ = images.decode(content)
+    return images.fit(image, PREPROCESSING)
 
 
 def _ours(content: bytes) -> images.UInt8Array:
-    return images.prepare_for(content, WANTED)
+    return images.prepare_for(content, PREPROCESSING)
 
 
 def _enlarged(content: bytes) -> bytes:

@@ -1,61 +1,66 @@
-"""How many planted copies are found, how many originals are taken for copies, and what it costs.
+"""Recall of near-duplicate detection on planted copies, its false pairs, and its time.
 
     python -m benchmarks.duplicates PHOTOS
 
-PHOTOS is a folder of photographs that are no copies of one another. Each is copied in every way of COPIES; copies are
-JPEG of quality 90 where nothing else is said. Prints two Markdown tables: the share of copies that land in the group of
-their original, at three thresholds of similarity (0.9 is the default), with the false pairs among all pairs of
-originals; and seconds.
+PHOTOS is a folder of photographs without copies. Each is copied in every way of COPIES, as JPEG of quality 90 unless
+another quality is named. Prints two Markdown tables: the share of copies in the group of their original and the false
+pairs among all pairs of originals, at three thresholds of similarity (0.9 is the default); and seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks import machine
 from tagger import images, storage
-from tagger.data import duplicates
+from tagger.data import duplicates, manifest
+from tagger.data import scan as scans
 from tagger.data.duplicates import Fingerprint
+from tagger.data.scan import Scan
 
 THRESHOLDS = (0.85, 0.90, 0.95)
 MANY = 100_000
 
 
-def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
-    """Return the picture as JPEG."""
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    """Encode an image as JPEG."""
     sink = io.BytesIO()
-    picture.save(sink, "JPEG", quality=quality)
+    image.save(sink, "JPEG", quality=quality)
     return sink.getvalue()
 
 
-def resized(picture: Image.Image, share: float) -> Image.Image:
-    """Return the picture with its sides at this share."""
-    size = max(1, round(picture.width * share)), max(1, round(picture.height * share))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+def resized(image: Image.Image, share: float) -> Image.Image:
+    """Resize an image to this share of its sides."""
+    size = max(1, round(image.width * share)), max(1, round(image.height * share))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def cropped(picture: Image.Image, share: float) -> Image.Image:
-    """Return the centre of the picture, this share less wide and high."""
-    x, y = round(picture.width * share / 2), round(picture.height * share / 2)
-    return picture.crop((x, y, picture.width - x, picture.height - y))
+def cropped(image: Image.Image, share: float) -> Image.Image:
+    """Crop the centre of an image, by this share of its width and height."""
+    x, y = round(image.width * share / 2), round(image.height * share / 2)
+    return image.crop((x, y, image.width - x, image.height - y))
 
 
 COPIES: dict[str, Callable[[Image.Image], bytes]] = {
-    "resized to 50%": lambda picture: jpeg(resized(picture, 0.5)),
-    "resized to 25%": lambda picture: jpeg(resized(picture, 0.25)),
-    "JPEG quality 50": lambda picture: jpeg(picture, 50),
-    "JPEG quality 30": lambda picture: jpeg(picture, 30),
-    "mirrored": lambda picture: jpeg(ImageOps.mirror(picture)),
-    "mirrored, JPEG quality 50": lambda picture: jpeg(ImageOps.mirror(picture), 50),
-    "brightness +10%": lambda picture: jpeg(ImageEnhance.Brightness(picture).enhance(1.1)),
-    "cropped by 5%": lambda picture: jpeg(cropped(picture, 0.05)),
+    "resized to 50%": lambda image: jpeg(resized(image, 0.5)),
+    "resized to 25%": lambda image: jpeg(resized(image, 0.25)),
+    "JPEG quality 50": lambda image: jpeg(image, 50),
+    "JPEG quality 30": lambda image: jpeg(image, 30),
+    "mirrored": lambda image: jpeg(ImageOps.mirror(image)),
+    "mirrored, JPEG quality 50": lambda image: jpeg(ImageOps.mirror(image), 50),
+    "brightness +10%": lambda image: jpeg(ImageEnhance.Brightness(image).enhance(1.1)),
+    "cropped by 5%": lambda image: jpeg(cropped(image, 0.05)),
 }
 
 
@@ -63,17 +68,23 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos")
-    uris = [found.uri for found in storage.find_images(storage.absolute(parser.parse_args().photos))]
-    started = time.perf_counter()
-    read = duplicates.read_fingerprints(uris)
-    fingerprinting = time.perf_counter() - started
-    good = [(uri, entry) for uri, entry in zip(uris, read, strict=True) if isinstance(entry, Fingerprint)]
-    originals = [entry for _, entry in good]
-    print(f"{len(good):,} of {len(uris):,} photographs decode; {machine.describe()}\n")
-    print(found_table([uri for uri, _ in good], originals))
-    print(f"\n| | seconds |\n|---|--:|\n| read, decode, fingerprint {len(uris):,} photographs | {fingerprinting:.2f} |")
-    print(f"| match {len(good):,} photographs | {_match_seconds(originals):.2f} |")
+    table = manifest.read_source(parser.parse_args().photos).table
+    found, seconds = timed_scan(table)
+    uris = [uri for uri, have in zip(manifest.locations(table), found.have, strict=True) if have]
+    originals = found.fingerprints()
+    print(f"{len(uris):,} of {len(table):,} photographs decode; {machine.describe()}\n")
+    print(found_table(uris, originals))
+    print(f"\n| | seconds |\n|---|--:|\n| scan {len(table):,} photographs | {seconds:.2f} |")
+    print(f"| match {len(uris):,} photographs | {_match_seconds(originals):.2f} |")
     print(f"| match {MANY:,} random thumbnails | {_match_seconds(random_fingerprints(MANY)):.2f} |")
+
+
+def timed_scan(table: pa.Table) -> tuple[Scan, float]:
+    """Scan the files of a manifest with an empty cache; return the scan and its seconds."""
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TAGGER_CACHE"] = cache
+        started = time.perf_counter()
+        return scans.scan(table), time.perf_counter() - started
 
 
 def found_table(uris: Sequence[str], originals: list[Fingerprint]) -> str:
@@ -95,11 +106,11 @@ def found_table(uris: Sequence[str], originals: list[Fingerprint]) -> str:
 def copy_of(uri: str, kind: str) -> Fingerprint:
     """Return the fingerprint of a changed copy of a photograph."""
     content = COPIES[kind](images.decode(storage.read_bytes(uri))[0])
-    return duplicates.fingerprint(images.decode(content)[0], content)
+    return Fingerprint(hashlib.sha256(content).hexdigest(), duplicates.thumbnail(images.decode(content)[0]))
 
 
 def random_fingerprints(number: int) -> list[Fingerprint]:
-    """Return thumbnails of noise: no copies, hashes of independent bits."""
+    """Return fingerprints of noise, whose hashes are independent."""
     shape = (number, duplicates.SIDE, duplicates.SIDE, 3)
     thumbnails = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return [Fingerprint(str(row), thumbnail) for row, thumbnail in enumerate(thumbnails)]

@@ -1,10 +1,10 @@
-"""A GPU's share of what the machine allows: one command of a few minutes, one table.
+"""Throughput of every stage with a GPU, the bound, and the share of it that a whole run reaches.
 
     python -m benchmarks.gpu [--photos FOLDER] [--limit 4000] [--device cuda] [--models mobilenetv2_100 resnet50 ...]
 
-Networks of timm with random weights (speed does not depend on them), compiled, in fp32 and bf16: the ceilings of
-storage, decoding, copying and the model, the bound, what a whole run achieves of it, and which engine ran. Needs torch,
-timm, pyarrow, pillow and fsspec; neither Prefect, DuckDB nor OpenVINO. `--device cpu` tries the script without a GPU.
+Networks of timm with random weights (which do not change the speed), compiled, in fp32 and bf16: images/s of storage,
+decoding, copying and the model alone, the bound, the rate of a whole run, and the engine. `--device cpu` tries the
+script without a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+
+import torch
 
 from benchmarks import machine
 from benchmarks.throughput import random_model
@@ -24,7 +26,7 @@ MODELS = ("mobilenetv2_100", "resnet50", "vit_base_patch16_224")
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", help="photographs; by default pictures of a photograph's size made on the spot")
+    parser.add_argument("--photos", help="photographs [default: generated, of a photograph's size]")
     parser.add_argument("--limit", type=int, default=4000)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
@@ -51,11 +53,7 @@ def row(name: str, precision: str, model: str, photos: str | None, config: TagCo
 
 
 def _gpu(device: str) -> str:
-    if device != "cuda":
-        return ""
-    import torch
-
-    return f", {torch.cuda.get_device_name()}"
+    return f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
 
 
 if __name__ == "__main__":

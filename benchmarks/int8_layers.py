@@ -1,9 +1,9 @@
-"""Which layers int8 hurts: top-1 agreement with fp32 as parts of a network are quantised, one part at a time.
+"""Sensitivity of layers to int8: top-1 agreement with fp32 as parts of a network are quantised.
 
     python -m benchmarks.int8_layers PHOTOS local-dir:FOLDER [--calibrate 100]
 
-Quantises only one part (stem, each stage, head, classifier), then everything but the parts that hurt most, the worst
-first, and prints Markdown tables: agreement with OpenVINO's own fp32 on all photographs, and images/s of the network.
+Quantises one part alone (stem, each stage, head, classifier), then everything but the most sensitive parts. Prints a
+Markdown table: agreement with OpenVINO's fp32 on all photographs, and images/s of the network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tagger.inference.engines.probe import rate
 
 PART = re.compile(r"net\.([a-z_]+(?:\.\d+)?)")
 QUANTISED = ("Convolution", "GroupConvolution", "MatMul", "Add", "ReduceMean", "AvgPool")
-"""What NNCF gives int8 inputs; a sum that was left out would be quantised when its convolutions are not."""
+"""Layers with int8 inputs in NNCF; sums among them, or they would be quantised where their convolutions are not."""
 ENOUGH = 0.995
 
 
@@ -42,32 +42,30 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("nncf").setLevel(logging.ERROR)
     info = checkpoint.describe(arguments.model)
-    engines.load(
-        info, checkpoint.build, engines.Choice("cpu", "openvino", "fp32")
-    )  # converts the network where the cache lacks it
+    engines.load(info, checkpoint.build, engines.Choice("cpu", "openvino", "fp32"))  # converts the network once
     network = storage.cache_folder() / "openvino" / info.model_id / "model.xml"
-    pictures = _pictures(arguments.photos, info.preprocessing)
+    pixels = _pixels(arguments.photos, info.preprocessing)
     with TemporaryDirectory() as folder:
-        judge = Judge(network, pictures, arguments.calibrate, Path(folder))
-        print(f"{len(pictures)} photographs, {machine.describe()}\n")
+        quantiser = Quantiser(network, pixels, arguments.calibrate, Path(folder))
+        print(f"{len(pixels)} photographs, {machine.describe()}\n")
         print("| in int8 | top-1 agreement | images/s |\n|---|--:|--:|")
-        alone = {part: judge.row(f"only {part}", judge.others(part))[0] for part in judge.parts}
-        judge.row("everything", [])
+        alone = {part: quantiser.row(f"only {part}", quantiser.others(part))[0] for part in quantiser.parts}
+        quantiser.row("everything", [])
         spared: list[str] = []
         for part in sorted(alone, key=lambda name: alone[name]):
             spared.append(part)
-            if judge.row(f"all but {', '.join(spared)}", judge.layers(spared))[0] >= ENOUGH:
+            if quantiser.row(f"all but {', '.join(spared)}", quantiser.layers(spared))[0] >= ENOUGH:
                 break
-        print(f"| nothing (fp32) | | {judge.rate(network):.0f} |")
+        print(f"| nothing (fp32) | | {quantiser.rate(network):.0f} |")
 
 
-class Judge:
-    """Quantises a network in part, and compares its answers with those of the whole fp32 one."""
+class Quantiser:
+    """Quantises parts of a network and compares the top tags with those of fp32."""
 
-    def __init__(self, network: Path, pictures: images.UInt8Array, calibrate: int, folder: Path) -> None:
-        self.network, self.pictures, self.folder = network, pictures, folder
-        self.calibration = pictures[:: max(1, len(pictures) // calibrate)][:calibrate]
-        self.answers = self._answers(network)
+    def __init__(self, network: Path, pixels: images.UInt8Array, calibrate: int, folder: Path) -> None:
+        self.network, self.pixels, self.folder = network, pixels, folder
+        self.calibration = pixels[:: max(1, len(pixels) // calibrate)][:calibrate]
+        self.expected = self._top_tags(network)
         model = openvino.Core().read_model(network)
         self.by_part: dict[str, list[str]] = {}
         for node in model.get_ordered_ops():
@@ -84,29 +82,29 @@ class Judge:
         """Return the names of the layers of all other parts."""
         return self.layers([each for each in self.parts if each != part])
 
-    def row(self, title: str, kept: list[str]) -> tuple[float, float]:
-        """Quantise all but the layers that are kept, print agreement and rate, and return them."""
+    def row(self, title: str, spared: list[str]) -> tuple[float, float]:
+        """Quantise all layers but the spared ones; print and return agreement and rate."""
         quantised: Any = nncf.quantize(
             openvino.Core().read_model(self.network),
-            nncf.Dataset([picture[None] for picture in self.calibration]),
+            nncf.Dataset([image[None] for image in self.calibration]),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(self.calibration),
-            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
+            ignored_scope=nncf.IgnoredScope(names=spared) if spared else None,
         )
         path = self.folder / "int8.xml"
         openvino.save_model(quantised, path, compress_to_fp16=False)
-        agreement, fast = float((self._answers(path) == self.answers).mean()), self.rate(path)
+        agreement, fast = float((self._top_tags(path) == self.expected).mean()), self.rate(path)
         print(f"| {title} | {agreement:.1%} | {fast:.0f} |", flush=True)
         return agreement, fast
 
     def rate(self, network: Path) -> float:
         """Return images/s of the network on all cores."""
-        return rate(self._engine(network), self.pictures[:64], seconds=2.0)
+        return rate(self._engine(network), self.pixels[:64], seconds=2.0)
 
-    def _answers(self, network: Path) -> np.ndarray[Any, Any]:
+    def _top_tags(self, network: Path) -> np.ndarray[Any, Any]:
         engine = self._engine(network)
         with ThreadPoolExecutor(engine.concurrency) as pool:
-            chunks = np.array_split(self.pictures, max(1, len(self.pictures) // 50))
+            chunks = np.array_split(self.pixels, max(1, len(self.pixels) // 50))
             return np.concatenate([scores.argmax(1) for scores, _ in pool.map(engine, chunks)])
 
     def _engine(self, network: Path) -> OpenVinoEngine:
@@ -114,14 +112,14 @@ class Judge:
 
 
 def _module(node: Any) -> str:
-    """Return the name of a layer, or of what reads it: one that took in its batch norm has lost its own."""
+    """Return the names of a layer and of its reader: one that was fused with its batch norm has lost its own."""
     readers = [found.get_node().get_friendly_name() for found in node.output(0).get_target_inputs()]
     return " ".join([node.get_friendly_name(), *readers[:1]])
 
 
-def _pictures(folder: Path, preparation: Any) -> images.UInt8Array:
+def _pixels(folder: Path, preprocessing: Any) -> images.UInt8Array:
     found = storage.find_images(str(folder.resolve()))
-    return np.stack([images.prepare_for(storage.read_bytes(entry.uri), preparation) for entry in found])
+    return np.stack([images.prepare_for(storage.read_bytes(entry.uri), preprocessing) for entry in found])
 
 
 if __name__ == "__main__":

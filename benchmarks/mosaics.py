@@ -1,11 +1,10 @@
-"""Several tags at once: one multilabel probe against independent probes of a single tag.
+"""One multilabel probe against independent probes of a single tag each.
 
     python -m benchmarks.mosaics FLOWERS local-dir:FOLDER [--mosaics 1500] [--seed 0]
 
-FLOWERS holds one folder of photographs per class. Mosaics of 2x2 photographs are made of them, their labels the classes
-in them; every photograph belongs to one split, and so do all mosaics it is in. `tagger train --multilabel` learns all
-labels together; then, for every label, another checkpoint learns that label alone. Prints a Markdown table of average
-precision on the test mosaics, with the interval of the mean.
+FLOWERS is a folder of photographs in class folders. Mosaics of 2x2 photographs are labelled with the classes in them;
+a photograph and all mosaics with it belong to one split. `tagger train --multilabel` learns all labels together, then
+each label alone. Prints a Markdown table of average precision on the test mosaics, with the interval of the mean.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from PIL import Image, ImageOps
 
 import tagger
 from benchmarks import machine
-from tagger.training import TrainConfig
+from tagger.training.config import TrainConfig
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 SIDE = 112
@@ -36,15 +35,15 @@ def main() -> None:
     parser.add_argument("backbone")
     parser.add_argument("--mosaics", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = make(given.flowers, folder / "mosaics", given.mosaics, given.seed)
+        rows = make(arguments.flowers, folder / "mosaics", arguments.mosaics, arguments.seed)
         names = sorted({label for _, labels, _ in rows for label in labels})
-        together = learn(folder, "together", rows, given.backbone)
-        alone = {label: learn(folder, label, _only(rows, label), given.backbone) for label in names}
-    print(f"{len(rows):,} mosaics, {together['images']} of them test, seed {given.seed}, {machine.describe()}\n")
-    print("| average precision on test | one multilabel probe | a probe of its own |\n|---|--:|--:|")
+        together = learn(folder, "together", rows, arguments.backbone)
+        alone = {label: learn(folder, label, _only(rows, label), arguments.backbone) for label in names}
+    print(f"{len(rows):,} mosaics, {together['images']} of them test, seed {arguments.seed}, {machine.describe()}\n")
+    print("| average precision on test | one multilabel probe | independent probes |\n|---|--:|--:|")
     ours = {tag["tag"]: tag["average_precision"] for tag in together["tags"]}
     own = {label: found["tags"][0]["average_precision"] for label, found in alone.items()}
     for label in names:
@@ -59,7 +58,7 @@ Rows = list[tuple[str, list[str], str]]
 
 
 def make(classes: Path, folder: Path, count: int, seed: int) -> Rows:
-    """Write mosaics as JPEG, and return what is in each."""
+    """Write mosaics as JPEG, and return file, labels and split of each."""
     rng = np.random.default_rng(seed)
     files = sorted(path for path in classes.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     order = rng.permutation(len(files))
@@ -79,17 +78,17 @@ def make(classes: Path, folder: Path, count: int, seed: int) -> Rows:
 
 
 def mosaic(paths: Sequence[Path]) -> Image.Image:
-    """Return four photographs, each cut to a square, two by two."""
+    """Return four photographs, each cropped to a square, two by two."""
     sheet = Image.new("RGB", (2 * SIDE, 2 * SIDE))
     for place, path in enumerate(paths):
-        with Image.open(path) as picture:
-            square = ImageOps.fit(picture.convert("RGB"), (SIDE, SIDE))
+        with Image.open(path) as photo:
+            square = ImageOps.fit(photo.convert("RGB"), (SIDE, SIDE))
         sheet.paste(square, (SIDE * (place % 2), SIDE * (place // 2)))
     return sheet
 
 
 def learn(folder: Path, name: str, rows: Rows, backbone: str) -> dict[str, Any]:
-    """Write the labels, train a multilabel probe, and return its numbers on the test mosaics."""
+    """Write the labels, train a multilabel probe, and return its metrics on the test mosaics."""
     labels, dataset = folder / f"{name}.csv", folder / f"{name}.parquet"
     with labels.open("w", newline="") as file:
         writer = csv.writer(file)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.neighbours DATA [--metrics l2 cosine l1] [--k 1 3 5 10]
 
-DATA is CIFAR-10's archive, its unpacked folder, or class folders `train/<class>` and `test/<class>`. All test images
-are compared with all training images. Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
+DATA is CIFAR-10 as `tagger benchmark cifar10 --data` takes it. All test images are compared with all training images.
+Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     train, test = cifar10.read(arguments.data)
     (queries, truth), (examples, labels) = pixel_rows(test), pixel_rows(train)
-    print(f"{machine.describe()}\n{len(train.labels):,} training images, {len(test.labels):,} test images\n")
+    print(f"{machine.describe()}\n{len(labels):,} training images, {len(truth):,} test images\n")
     print("| metric | seconds | " + " | ".join(f"k = {k}" for k in arguments.k) + " |")
     print("|---|--:|" + "--:|" * len(arguments.k))
     for metric in arguments.metrics:
@@ -34,8 +34,8 @@ def main() -> None:
         _, indices = nearest(queries, examples, max(arguments.k), metric)
         seconds = time.perf_counter() - started
         shares = [votes(labels[indices], k, len(train.label_names)) for k in arguments.k]
-        right = [float((share.argmax(1) == truth).float().mean()) for share in shares]
-        print(f"| {metric} | {seconds:.0f} | " + " | ".join(f"{share:.2%}" for share in right) + " |", flush=True)
+        accuracies = [float((share.argmax(1) == truth).float().mean()) for share in shares]
+        print(f"| {metric} | {seconds:.0f} | " + " | ".join(f"{each:.2%}" for each in accuracies) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Tagging from an object store against tagging from the local disk, alternated in one run.
 
-    python -m benchmarks.object_store PHOTOS MODEL [--copies 4] [--rounds 3] [--latency 50]
+    python -m benchmarks.object_store PHOTOS [MODEL] [--copies 4] [--rounds 3] [--latency 50]
 
-The store is a small S3 server on loopback that waits `--latency` milliseconds before it answers anything. It runs on
-the same cores as tagger; its own processor time, and that of the client, are printed beside the rates.
-Prints a Markdown table of images/s after start-up.
+The store is a small S3 server on loopback that answers every request after `--latency` milliseconds; it runs on the
+same cores as tagger. Prints a Markdown table of images/s after start-up.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ BUCKET = "photos"
 
 
 async def serve(folder: Path, latency: float) -> None:
-    """Answer GET, HEAD and ListObjectsV2 for the files of a folder, `latency` seconds late."""
+    """Answer GET, HEAD and ListObjectsV2 for the files of a folder, after `latency` seconds."""
     server = await asyncio.start_server(lambda r, w: _talk(r, w, folder, latency), "127.0.0.1", PORT)
     async with server:
         await server.serve_forever()
@@ -79,7 +78,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("model", nargs="?")
+    parser.add_argument("model", nargs="?", default="checkpoints/cifar10-speedrun")
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=50, help="milliseconds")

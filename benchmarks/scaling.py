@@ -1,10 +1,10 @@
-"""Cost per image and memory as the number of files grows.
+"""Time per image and peak memory as the number of files grows.
 
     python -m benchmarks.scaling [--counts 10000 200000] [--model checkpoints/cifar10-speedrun]
 
-Tags so many links to a few small pictures with a small net, so that what tagger itself does per file weighs as much as
-it can. Prints a Markdown table: seconds of listing and planning, milliseconds per image after start-up, peak memory,
-and the same for a rerun that finds nothing to do.
+Tags links to a few small images with a small network, so that the overhead per file dominates. Prints a Markdown table:
+seconds, milliseconds per image after start-up and peak memory, and seconds and peak memory of a rerun that finds
+nothing to do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     )
     for count in arguments.counts:
         with tempfile.TemporaryDirectory() as folder:
-            make_pictures(Path(folder) / "pictures", count)
+            make_images(Path(folder) / "images", count)
             first, seconds = run(folder, arguments.model)
             again, seconds_again = run(folder, arguments.model)
             each = 1000 / (first["steady_images_per_second"] or first["images_per_second"])
@@ -47,8 +47,8 @@ def main() -> None:
             )
 
 
-def make_pictures(folder: Path, count: int) -> None:
-    """Write 100 pictures of 32x32, linked often enough, 1,000 to a folder."""
+def make_images(folder: Path, count: int) -> None:
+    """Write 100 images of 32x32 pixels and hard links to them, 1,000 per folder."""
     rng = np.random.default_rng(0)
     originals = folder / "originals"
     originals.mkdir(parents=True)
@@ -61,8 +61,8 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def run(folder: str, model: str) -> tuple[dict[str, Any], float]:
-    """Tag the folder; return what the run said of itself, and the seconds of the whole process."""
-    command = [sys.executable, "-m", "tagger.cli", "tag", f"{folder}/pictures", "--model", model]
+    """Tag the folder; return its summary, and the seconds of the whole process."""
+    command = [sys.executable, "-m", "tagger.cli", "tag", f"{folder}/images", "--model", model]
     started = time.perf_counter()
     ran = subprocess.run([*command, "--out", f"{folder}/results", "--json"], capture_output=True, text=True, check=True)
     return json.loads(ran.stdout), time.perf_counter() - started

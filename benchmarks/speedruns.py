@@ -1,24 +1,28 @@
-"""How good and how fast the speed-run net is over many trainings: one command, one table.
+"""Accuracy and training time of the speed-run network over many seeds.
 
     python -m benchmarks.speedruns DATA [--runs 20] [--device cuda] [--compiled] [--epochs 14]
 
 DATA is CIFAR-10 as `tagger benchmark cifar10 --data` takes it. Every run has its own seed. Seconds go from pixels in
-memory to a trained net; the first run is cold: in it kernels are chosen and, with --compiled, compiled. Accuracy is of
-the test images, judged in fp32 on the CPU. `--device cpu --runs 2 --epochs 1` tries the script.
+memory to a trained network; the first run is cold: it includes the choice of kernels and, with --compiled, compilation.
+Accuracy is on the test images, in fp32 on the CPU. `--device cpu --runs 2 --epochs 1` tries the script.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from benchmarks import machine
 from tagger.data import cifar10, normalisation
 from tagger.data.arrays import LabelledImages
-from tagger.training import own
-from tagger.training.from_folders import SPEEDRUN
+from tagger.training import scratch
+from tagger.training.recipe import SPEEDRUN, Recipe
+from tagger.training.scratch import Labelled, Network
 
 
 def main() -> None:
@@ -31,13 +35,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=SPEEDRUN.epochs)
     arguments = parser.parse_args()
     train, test = cifar10.read(arguments.data)
-    runs = []
+    recipe, runs = replace(SPEEDRUN, epochs=arguments.epochs), []
     for seed in range(arguments.runs):
-        runs.append(run(train, test, seed, arguments.device, arguments.epochs, arguments.compiled))
+        runs.append(run(train, test, recipe, seed, arguments.device, arguments.compiled))
         print(f"seed {seed}: {runs[-1][0]:.2%}, {runs[-1][1]:.2%} with TTA, {runs[-1][2]:.2f} s", flush=True)
     accuracies, with_tta, seconds = zip(*runs, strict=True)
     print(f"\n{machine.describe()}, {arguments.device}{', compiled' if arguments.compiled else ''}\n")
-    print("| | mean | standard deviation | least | most |\n|---|--:|--:|--:|--:|")
+    print("| | mean | standard deviation | minimum | maximum |\n|---|--:|--:|--:|--:|")
     print(row("accuracy, %", [100 * value for value in accuracies]))
     print(row("with TTA, %", [100 * value for value in with_tta]))
     print(row("seconds, cold", seconds[:1]))
@@ -45,19 +49,22 @@ def main() -> None:
 
 
 def run(
-    train: LabelledImages, test: LabelledImages, seed: int, device: str, epochs: int, compiled: bool
+    train: LabelledImages, test: LabelledImages, recipe: Recipe, seed: int, device: str, compiled: bool
 ) -> tuple[float, float, float]:
     """Return accuracy, accuracy with test-time augmentation, and seconds of training."""
-    preparation = normalisation.prepare("standardise", train.images)
-    recipe = replace(SPEEDRUN, epochs=epochs)
-    fitted = own.train_net("tagger_speedrun", {}, train, None, preparation, recipe, seed, device, compiled=compiled)
-    judged = own.judge(fitted, test)
-    accuracy = judged.evaluation.accuracy
-    return accuracy.accuracy if accuracy else 0.0, judged.accuracy_tta or 0.0, fitted.seconds
+    started = time.perf_counter()
+    computed = normalisation.compute("standardise", train.images)
+    network = Network("tagger_speedrun", {}, len(train.label_names), computed)
+    labelled = Labelled(train.images, np.eye(len(train.label_names), dtype=np.float32)[train.labels])
+    net, _ = scratch.train_net(network, labelled, recipe, seed, device, compiled=compiled)
+    seconds = time.perf_counter() - started
+    scores = [scratch.score(net, test.images, computed, tta) for tta in (False, True)]
+    accuracy, with_tta = (float((each.argmax(axis=1) == test.labels).mean()) for each in scores)
+    return accuracy, with_tta, seconds
 
 
 def row(name: str, values: Sequence[float]) -> str:
-    """Return a line of the table; what there is too little of stays empty."""
+    """Return a line of the table; cells without enough values are empty."""
     if not values:
         return f"| {name} | | | | |"
     spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""

@@ -1,13 +1,13 @@
-"""Do learnt thresholds keep their promise on images they have not seen?
+"""Precision of learnt thresholds on images they were not learnt from.
 
     python -m benchmarks.thresholds [FROM] [--task multiclass] [--targets 0.8 0.9 0.95] [--shuffles 20] [--seed 0]
 
-FROM is a checkpoint that `tagger train` wrote, whose validation and test images are taken together, or a .npz file with
-`logits` (N, K) and `truth` (N, K) of labelled images that the network was not trained on. They are shuffled
-and halved many times: temperature and thresholds are learnt on one half, precision is measured on the other. Counted
-are the (tag, shuffle) pairs whose threshold has the status ok and gives at least one tag in the test half; a pair is
-satisfied when its precision there, sampling noise included, is at least the target. Recall given up is against
-giving tags without learnt thresholds. Without a file the data are synthetic. Prints a Markdown table.
+FROM is a checkpoint of `tagger train`, whose validation and test images are pooled, or a .npz file with `logits` (N, K)
+and `truth` (N, K) of labelled images that the network was not trained on; without it, the data are synthetic. The
+images are shuffled and halved many times: temperature and thresholds are learnt on one half, precision is measured on
+the other. Counted are the (tag, shuffle) pairs whose threshold has the status ok and that give at least one tag in the
+test half; a pair is satisfied when its precision there is at least the target. Recall given up is relative to tags
+without learnt thresholds. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ import pyarrow.compute as pc
 from scipy import special
 
 from tagger import checkpoint
-from tagger.data import ingest
-from tagger.data.dataset import truth_of
+from tagger.data import ingest, manifest
+from tagger.data.dataset import DATASET, truth_of
 from tagger.evaluation import calibration, metrics
 from tagger.evaluation.evaluate import scores_of
-from tagger.training.bundle import DATASET
 
 Array = npt.NDArray[np.float32]
 
@@ -37,7 +36,7 @@ class Pair:
 
     status: str
     precision: float | None
-    """On the test half; None when the tag was given to no image"""
+    """On the test half; None when no image got the tag."""
     recall: float | None
     recall_given_up: float | None
 
@@ -50,16 +49,17 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=[0.8, 0.9, 0.95])
     parser.add_argument("--shuffles", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    logits, truth = read(given.data) if given.data else synthetic(given.seed, given.task)
-    print(f"{len(logits)} images of {given.data or 'synthetic data'}, {logits.shape[1]} tags, {given.task}; ", end="")
-    print(f"{given.shuffles} shuffles, seed {given.seed}\n\n{HEAD}")
-    for target in given.targets:
-        print(row(target, shuffle(logits, truth, given.task, target, given.shuffles, given.seed)))
+    arguments = parser.parse_args()
+    logits, truth = read(arguments.data) if arguments.data else synthetic(arguments.seed, arguments.task)
+    source = arguments.data or "synthetic data"
+    print(f"{len(logits)} images of {source}, {logits.shape[1]} tags, {arguments.task}")
+    print(f"{arguments.shuffles} shuffles, seed {arguments.seed}\n\n{HEAD}")
+    for target in arguments.targets:
+        print(row(target, shuffle(logits, truth, arguments.task, target, arguments.shuffles, arguments.seed)))
 
 
 def read(path: str) -> tuple[Array, Array]:
-    """Return logits and truth of a .npz file, or of the images that a checkpoint did not learn from."""
+    """Return logits and truth of a .npz file, or of a checkpoint's validation and test images."""
     if not path.endswith(".npz"):
         return held_out(path)
     with np.load(path, allow_pickle=False) as arrays:
@@ -71,7 +71,7 @@ def held_out(model: str) -> tuple[Array, Array]:
     info = checkpoint.describe(model)
     table = ingest.read_labelled(f"{model}/{DATASET}").table
     table = table.filter(pc.not_equal(table["split"], "train"))
-    scores, have = scores_of(info, table["uri"].to_pylist(), "cpu")
+    scores, have = scores_of(info, manifest.locations(table), "cpu")
     log_scores = np.log(np.clip(scores, 1e-7, 1))
     logits = log_scores if info.task == "multiclass" else log_scores - np.log(np.clip(1 - scores, 1e-7, 1))
     return logits[have], truth_of(table, info.label_names)[have]
@@ -80,7 +80,7 @@ def held_out(model: str) -> tuple[Array, Array]:
 def synthetic(
     seed: int, task: str, tags: int = 5, separation: tuple[float, float] = (2.0, 4.5), mislabelled: float = 0.02
 ) -> tuple[Array, Array]:
-    """Return logits and truth (N, tags): 200 to 400 images a tag, some told apart well and some badly.
+    """Return logits and truth (N, tags): 200 to 400 images a tag, some easy and some hard to separate.
 
     A label stands out from standard normal noise by `separation` (drawn for each tag); some are wrong.
     """
@@ -132,7 +132,7 @@ def satisfied(pairs: list[Pair], target: float) -> tuple[int, int]:
 
 
 HEAD = (
-    "| target | pairs | ok | too few | not reached | ok, none given in test | counted | satisfied "
+    "| target | pairs | ok | too few | not reached | ok, no tag in test | counted | satisfied "
     "| recall | recall given up |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 

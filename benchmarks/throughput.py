@@ -1,12 +1,12 @@
-"""Whole processes, start-up included: `tagger tag` against a plain loop over timm, alternated in one run.
+"""`tagger tag` against a plain loop over timm: whole processes, start-up included, alternated.
 
     python -m benchmarks.throughput PHOTOS local-dir:FOLDER [--copies 4] [--rounds 3] [--only NAME ...]
 
-PHOTOS is a folder of images; files named <wnid>_<anything>, as ImageNet's are, are also checked against their class.
-`tagger benchmark agreement` runs first, unmeasured, so that int8 is calibrated and `auto` knows what agrees (not when
-only fp32 is asked for); all of it in a cache folder of its own. Prints a Markdown table: median seconds, images/s,
-ratio to timm, the rate after start-up and its share of the bound, peak memory, top-1 agreement with timm's answers, the
-largest difference of a top probability, and the share of files whose top tag is their class.
+PHOTOS is a folder of images; where files are named <wnid>_<anything> like ImageNet's, accuracy is printed too.
+`tagger benchmark agreement` runs first, outside the measurement, to calibrate int8 (not if only fp32 is measured); the
+cache is a temporary folder. Prints a Markdown table: median seconds, images/s, ratio to timm, the rate after start-up
+and its share of the bound, peak memory, top-1 agreement with timm, the largest difference of a top probability, and the
+share of files whose top tag is their class.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tagger import checkpoint
 from tagger.hardware import cores
 from tagger.reporting.plots import look
 
-PEER = "timm loop"
+BASELINE = "timm loop"
 CONTENDERS = {
     "tagger": [],
     "tagger fp32": ["--precision", "fp32"],
@@ -67,7 +67,7 @@ def main() -> None:
             _run(
                 ["benchmark", "agreement", "--model", model, "--source", str(arguments.photos), "--engine", "openvino"]
             )
-        names = [each for each in arguments.only if _tag(each, source, model, folder, 0)]  # unmeasured: fills caches
+        names = [each for each in arguments.only if _tag(each, source, model, folder, 0)]  # fills caches
         seconds, summaries = measure(names, source, model, folder, arguments.rounds)
         files = sum(path.is_file() for path in source.rglob("*"))
         rows = figures(seconds, summaries, files, folder, model)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def random_model(model: str, folder: Path) -> str:
-    """Save a timm architecture with random weights, for `random:NAME`; other models are themselves."""
+    """Save a timm architecture with random weights, for `random:NAME`; return other models unchanged."""
     if not model.startswith("random:"):
         return model
     import safetensors.torch
@@ -97,15 +97,15 @@ def random_model(model: str, folder: Path) -> str:
 
 
 def measure(names: Sequence[str], source: Path, model: str, folder: Path, rounds: int) -> tuple[Seconds, Summaries]:
-    """Run every contender `rounds` times in turn; return seconds, and what our own runs said of themselves."""
-    seconds: Seconds = {name: [] for name in (PEER, *names)}
+    """Run every contender `rounds` times in turn; return seconds, and the summaries of tagger's runs."""
+    seconds: Seconds = {name: [] for name in (BASELINE, *names)}
     summaries: Summaries = {name: [] for name in names}
     for number in range(1, rounds + 1):
         for name in seconds:
             started = time.perf_counter()
-            if name == PEER:
-                peer = ["-m", "benchmarks.timm_loop", str(source), model, str(folder / "timm.parquet")]
-                subprocess.run([sys.executable, *peer], check=True)
+            if name == BASELINE:
+                command = ["-m", "benchmarks.timm_loop", str(source), model, str(folder / "timm.parquet")]
+                subprocess.run([sys.executable, *command], check=True)
             else:
                 summaries[name].append(_tag(name, source, model, folder, number) or {})
             seconds[name].append(time.perf_counter() - started)
@@ -114,26 +114,26 @@ def measure(names: Sequence[str], source: Path, model: str, folder: Path, rounds
 
 
 def figures(seconds: Seconds, summaries: Summaries, files: int, folder: Path, model: str) -> list[dict[str, str]]:
-    """Return one row per contender: column title -> figure as it is printed."""
-    expected = peer_answers(folder / "timm.parquet", checkpoint.describe(model).label_names)
+    """Return one row per contender: column title -> formatted figure."""
+    expected = baseline_tags(folder / "timm.parquet", checkpoint.describe(model).label_names)
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
         row = {"": name, "seconds": f"{median:.1f}", "images/s": f"{files / median:.1f}"}
-        row["× timm"] = f"{statistics.median(seconds[PEER]) / median:.2f}"
-        if name == PEER:
+        row["× timm"] = f"{statistics.median(seconds[BASELINE]) / median:.2f}"
+        if name == BASELINE:
             rows.append({**row, **dict.fromkeys(_OWN, ""), "right class": _right_class(expected)})
             continue
-        ours = our_answers(_out(folder, name, 1))
+        ours = tags_of(_out(folder, name, 1))
         rows.append({**row, **_own_figures(summaries[name]), **_quality(expected, ours)})
     return rows
 
 
 def table(rows: Sequence[dict[str, str]], summaries: Summaries) -> str:
-    """Return the Markdown table of all contenders, and which engine each ran on."""
+    """Return the Markdown table of all contenders, and the engine of each."""
     lines = [f"| {' | '.join(rows[0])} |", "|---|" + "--:|" * (len(rows[0]) - 1)]
     lines += [f"| {' | '.join(row.values())} |" for row in rows]
-    engines = {name: said[0]["models"][0]["engine"] for name, said in summaries.items()}
+    engines = {name: runs[0]["models"][0]["engine"] for name, runs in summaries.items()}
     return "\n".join([*lines, "", *(f"- {name}: {engine}" for name, engine in engines.items())])
 
 
@@ -144,7 +144,7 @@ def draw(rows: Sequence[dict[str, str]], title: str) -> bytes:
     look.dress(axes, title, "images per second, start-up included")
     look.grid(axes, "x")
     rates = [float(row["images/s"]) for row in rows]
-    colours = [look.GREY if row[""] == PEER else look.COLOURS[0] for row in rows]
+    colours = [look.GREY if row[""] == BASELINE else look.COLOURS[0] for row in rows]
     axes.barh(range(len(rows)), rates, color=colours, height=0.6)
     for place, (row, rate) in enumerate(zip(rows, rates, strict=True)):
         agrees = f", {row['top-1 agreement']} of its tags" if row["top-1 agreement"] else ""
@@ -158,16 +158,16 @@ def draw(rows: Sequence[dict[str, str]], title: str) -> bytes:
 _OWN = ("after start-up", "of the bound", "GB", "top-1 agreement", "largest difference")
 
 
-def _own_figures(said: list[dict[str, Any]]) -> dict[str, str]:
-    """Return rate after start-up, share of the bound and memory, as the runs printed them."""
-    steady = statistics.median(each["steady_images_per_second"] or 0 for each in said)
-    share = statistics.median(each["share_of_bound"] or 0 for each in said)
-    memory = max(each["peak_memory"] for each in said) / 1e9
+def _own_figures(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """Return rate after start-up, share of the bound and memory, from the summaries of the runs."""
+    steady = statistics.median(each["steady_images_per_second"] or 0 for each in runs)
+    share = statistics.median(each["share_of_bound"] or 0 for each in runs)
+    memory = max(each["peak_memory"] for each in runs) / 1e9
     return dict(zip(_OWN, (f"{steady:.1f}", f"{share:.0%}", f"{memory:.2f}"), strict=False))
 
 
 def _quality(expected: pd.DataFrame, ours: pd.DataFrame) -> dict[str, str]:
-    """Return how far our answers are those of the peer."""
+    """Compare tags with those of the baseline."""
     both = expected.join(ours.add_suffix("_ours"))
     agreement = (both["tag"] == both["tag_ours"]).mean()
     difference = (both["score"] - both["score_ours"]).abs().max()
@@ -178,14 +178,14 @@ def _quality(expected: pd.DataFrame, ours: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def peer_answers(out: Path, names: tuple[str, ...]) -> pd.DataFrame:
-    """Return tag and score per file name as timm's loop gave them."""
+def baseline_tags(out: Path, names: tuple[str, ...]) -> pd.DataFrame:
+    """Return tag and score per file name of timm's loop."""
     frame = pd.read_parquet(out).drop_duplicates("filename").set_index("filename")
     best = [names[row[0]] for row in frame["indices"]]
     return pd.DataFrame({"tag": best, "score": [row[0] for row in frame["scores"]]}, index=frame.index)
 
 
-def our_answers(out: Path) -> pd.DataFrame:
+def tags_of(out: Path) -> pd.DataFrame:
     """Return tag and score per file name from a results table."""
     frame = tagger.read_results(str(out))
     frame["filename"] = frame["uri"].str.rpartition("/")[2]
@@ -193,22 +193,22 @@ def our_answers(out: Path) -> pd.DataFrame:
     return frame[["top_tag", "top_score"]].set_axis(["tag", "score"], axis=1)
 
 
-def _right_class(answers: pd.DataFrame) -> str:
-    """Return the share of files whose top tag is the class their name says; nothing when names say nothing."""
+def _right_class(tags: pd.DataFrame) -> str:
+    """Return the share of files whose top tag is the class in their name; empty without classes in the names."""
     from timm.data import ImageNetInfo
 
     from tagger.models.backbone import imagenet_label_names
 
     info, labels = ImageNetInfo(), imagenet_label_names(1000) or ()
     by_wnid = {info.index_to_label_name(index): name for index, name in enumerate(labels)}
-    expected = [by_wnid.get(str(name).partition("_")[0]) for name in answers.index]
+    expected = [by_wnid.get(str(name).partition("_")[0]) for name in tags.index]
     if None in expected:
         return ""
-    return f"{np.mean(answers['tag'].to_numpy() == np.array(expected)):.1%}"
+    return f"{np.mean(tags['tag'].to_numpy() == np.array(expected)):.1%}"
 
 
 def _tag(name: str, source: Path, model: str, folder: Path, number: int) -> dict[str, Any] | None:
-    """Tag the photographs; return what the run said of itself, None when the machine cannot do it."""
+    """Tag the photographs; return the summary, None where the machine cannot do it."""
     out = str(_out(folder, name, number))
     return _run(["tag", str(source), "--model", model, "--out", out, *CONTENDERS[name]])
 
@@ -226,7 +226,7 @@ def _out(folder: Path, name: str, number: int) -> Path:
 
 
 def copies(photos: Path, folder: Path, count: int) -> Path:
-    """Link a folder's files several times over, as so many folders."""
+    """Hard-link a folder's files into `count` folders."""
     for index in range(count):
         (folder / str(index)).mkdir(parents=True)
         for path in sorted(photos.iterdir()):

@@ -1,11 +1,13 @@
-"""The peer: a plain loop over timm's own dataset, loader and model, with the defaults of timm's inference script.
+"""The baseline of benchmarks.throughput: a plain loop over timm's dataset, loader and model.
 
-`python -m benchmarks.timm_loop FOLDER MODEL OUT.parquet` writes file, top tag indices and probabilities.
+    python -m benchmarks.timm_loop FOLDER MODEL OUT.parquet
+
+Defaults are those of timm's inference.py. Writes file name, and indices and probabilities of the top tags.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 import pandas as pd
@@ -16,10 +18,18 @@ from timm.data import create_dataset, create_loader, resolve_data_config
 TOP_K = 5
 
 
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("folder", "model", "out"):
+        parser.add_argument(name)
+    run(**vars(parser.parse_args()))
+
+
 @torch.inference_mode()
-def main(folder: str, model: str, out: str) -> None:
+def run(folder: str, model: str, out: str) -> None:
     """Tag a folder as timm's inference.py does: 2 workers, batches of 32, fp32, top 5."""
-    net = timm.create_model(model, pretrained=not model.startswith("random:")).eval()
+    net = timm.create_model(model, pretrained=True).eval()
     dataset = create_dataset(root=folder, name="")
     config = resolve_data_config({}, model=net)
     device = torch.device("cpu")
@@ -37,4 +47,4 @@ def main(folder: str, model: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -58,7 +58,7 @@ def test_agreement_without_photographs_is_an_error(tmp_path: Path) -> None:
         agreement.measure(MODEL, str(tmp_path))
 
 
-def test_what_int8_is_calibrated_on_never_judges_it() -> None:
+def test_int8_is_never_compared_on_its_calibration_photographs() -> None:
     contents = [bytes([index]) * 10 for index in range(100)]
     first, second = agreement._halves(contents)
     again, _ = agreement._halves(contents[::-1][:50])

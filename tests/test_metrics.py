@@ -170,7 +170,7 @@ def test_degenerate_splits_are_json_without_nan(task: str, images: int, share: i
         (np.ones((2, 2)), np.array([[0, 1], [1, 1]]), "first in row 1: use multilabel"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(scores: Array, truth: Array, message: str) -> None:
+def test_scores_that_cannot_be_evaluated_are_refused(scores: Array, truth: Array, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         metrics.evaluate(scores, truth, "multiclass", ["t"] * scores.shape[1])
 

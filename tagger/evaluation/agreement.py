@@ -1,7 +1,7 @@
-"""How far every engine and precision agrees with the reference: timm's own eval transform and eager fp32.
+"""Agreement of every engine and precision with the reference: timm's own eval transform and eager fp32.
 
-Measured from file bytes to top tag, so that decoding and resizing count too. int8 takes its ranges from some of the
-photographs and is judged on the others.
+Measured from file bytes to top tag, so that decoding and resizing count too. int8 is calibrated on some of the
+photographs and compared on the others.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ def measure(
     wanted, say = wanted or Choice(), say or (lambda line: None)
     info = checkpoint.describe(model)
     contents = _photographs(source, limit)
-    calibration, judged = _halves(contents)
-    odd = [variant for content in judged[:ODD] for variant in odd_variants(content)]
-    say(f"reference: eager fp32 on {len(judged) + len(odd):,} photographs")
-    expected = _reference(info, [*judged, *odd])
-    pixels = _fitted(info, [*judged, *odd])
+    calibration, compared = _halves(contents)
+    odd = [variant for content in compared[:ODD] for variant in odd_variants(content)]
+    say(f"reference: eager fp32 on {len(compared) + len(odd):,} photographs")
+    expected = _reference(info, [*compared, *odd])
+    pixels = _fitted(info, [*compared, *odd])
     device = hardware.device(wanted.device)
     records, refused = {}, {}
     for choice in engines.possible(device):
@@ -96,11 +96,11 @@ def measure(
             say(choice.key)
             try:
                 engine = engines.load(info, checkpoint.build, choice, None, lambda: _fitted(info, calibration))
-                records[choice.key] = _compare(engine, pixels, expected, len(judged))
+                records[choice.key] = _compare(engine, pixels, expected, len(compared))
             except (UsageError, ModelError, MissingExtra) as error:
                 refused[choice.key] = first_line(error)
     kept = checkpoint.record_agreement(model, info, hardware.processor(), records)
-    return Agreement(info.name, hardware.processor(), kept, len(judged), records, refused)
+    return Agreement(info.name, hardware.processor(), kept, len(compared), records, refused)
 
 
 def odd_variants(content: bytes) -> list[bytes]:
@@ -149,7 +149,7 @@ def _decodable(uri: str) -> bytes | None:
 
 
 def _halves(contents: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Part the photographs by content, so that one that int8 was ever calibrated on never judges it."""
+    """Split the photographs by content: what int8 is calibrated on is never used to compare it."""
     first = [content for content in contents if hashlib.sha256(content).digest()[0] % 5 < 2]
     calibration = first[:CALIBRATION] or list(contents[:1])
     return calibration, [content for content in contents if content not in set(first)] or list(contents)

@@ -106,15 +106,15 @@ def learn_thresholds(
 def _learn(name: str, scores: Array, truth: Array, proof: _Proof, common: float) -> Threshold:
     ranking, images = _Ranking.of(scores, truth), int(truth.sum())
     if images < proof.fewest:
-        return _judged(name, scores, truth, proof, common, "too few", proof.fewest - images)
+        return _threshold(name, scores, truth, proof, common, "too few", proof.fewest - images)
     if (place := proof.lowest(ranking)) is not None:
-        return _judged(name, scores, truth, proof, ranking.threshold(place), "ok", 0)
+        return _threshold(name, scores, truth, proof, ranking.threshold(place), "ok", 0)
     place = proof.best(ranking)
     needed = proof.needed(ranking, place, images)
-    return _judged(name, scores, truth, proof, ranking.threshold(place), "not reached", needed)
+    return _threshold(name, scores, truth, proof, ranking.threshold(place), "not reached", needed)
 
 
-def _judged(
+def _threshold(
     name: str, scores: Array, truth: Array, proof: _Proof, threshold: float, status: str, needed: int | None
 ) -> Threshold:
     chosen = scores >= np.float32(threshold)

@@ -1,4 +1,4 @@
-"""Judge a checkpoint on labelled images, through the same pipeline that tags."""
+"""Evaluate a checkpoint on labelled images, through the same pipeline that tags."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from tagger.storage import StrPath
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What was judged, and the numbers."""
+class Evaluated:
+    """The metrics of a checkpoint on one split."""
 
     model: ModelInfo
     split: str
     evaluation: Evaluation
     notes: tuple[str, ...]
-    """What was left out."""
+    """Images that were left out, and other warnings."""
 
 
-def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str = "auto") -> Judgement:
+def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str = "auto") -> Evaluated:
     """Score the images of one split (`all`: every labelled image) and compare with their labels.
 
     Images that the checkpoint was trained with are in the split they had then, whatever the dataset says. Raises
@@ -66,7 +66,7 @@ def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str 
     truth = truth_of(table, info.label_names)[have]
     thresholds = list(info.thresholds) if info.thresholds else None
     found = metrics.evaluate(scores[have], truth, info.task, info.label_names, thresholds)
-    return Judgement(info, split, found, tuple(notes))
+    return Evaluated(info, split, found, tuple(notes))
 
 
 def _splits_of(model: str) -> dict[str, str]:

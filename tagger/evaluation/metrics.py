@@ -102,7 +102,7 @@ class Curve:
 def evaluate(
     scores: Array, truth: Array, task: str, names: Sequence[str], thresholds: Sequence[float] | None = None
 ) -> Evaluation:
-    """Judge scores (N, K) against truth (N, K).
+    """Evaluate scores (N, K) against truth (N, K).
 
     Without thresholds tags are given as `tagger tag` does: multiclass the best one, multilabel those from 0.5 on.
     Raises UsageError when shapes do not fit, a score is NaN, or a multiclass image has two labels.

@@ -46,14 +46,15 @@ def fit(
     val_truth: Float32Array,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Neighbours:
-    """Choose k and metric on the validation images; what has none of the labels has no vote.
+    """Choose k and metric on the validation images; images without a label do not vote.
 
     Features are (N, D), truth (N, K) with at most one label an image.
     """
-    voting, judged = truth.any(axis=1), val_truth.any(axis=1)
-    examples, queries = torch.from_numpy(features[voting]), torch.from_numpy(val_features[judged])
+    labelled, val_labelled = truth.any(axis=1), val_truth.any(axis=1)
+    examples, queries = torch.from_numpy(features[labelled]), torch.from_numpy(val_features[val_labelled])
     labels, wanted = (
-        torch.from_numpy(np.asarray(part.argmax(axis=1), dtype=np.int64)) for part in (truth[voting], val_truth[judged])
+        torch.from_numpy(np.asarray(part.argmax(axis=1), dtype=np.int64))
+        for part in (truth[labelled], val_truth[val_labelled])
     )
     found = accuracies((queries, wanted), (examples, labels), truth.shape[1], FAST_METRICS, on_progress)
     metric, k = best(found)
