@@ -181,8 +181,9 @@ def test_a_manifest_of_signed_urls_is_tagged_by_another_process_and_shows_no_sig
     written = [path.read_bytes().decode("latin-1") for path in out.rglob("*") if path.is_file()]
     assert not any(secret in text for text in [*shown, *written] for secret in ("let-me", "wrong-one"))
     assert all(SECRET in place or "wrong-one" in place for place in manifest.locations(pq.read_table(listed)))
-    examples, _ = scan.split(dataset.read_examples(str(listed), multilabel=False), seed=0)
-    assert (len(examples), examples.label_names) == (4, ("even", "odd"))
+    found = dataset.read_dataset(str(listed), multilabel=False)
+    scanned = dataset.scanned(found, scan.scan(found.table))
+    assert (len(scanned), scanned.label_names) == (4, ("even", "odd"))
 
 
 def test_a_saved_plan_reads_signed_urls(signed: str, tmp_path: Path) -> None:

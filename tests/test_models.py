@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import tagger
 from tagger import checkpoint, models
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, UsageError
+from tagger.evaluation import metrics
+from tagger.images.transforms import Preprocessing
 from tagger.inference import engines
 from tagger.inference.engines import Choice
 from tagger.models.convnet import ConvNet
@@ -75,15 +78,24 @@ def make(name: str) -> SmallNet:
 def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, SmallNet, ModelInfo]:
     name, net = request.param, make(request.param)
     architecture, arguments = NETS[name]
-    config = {
-        "architecture": architecture,
-        "num_classes": len(NAMES),
-        "model_args": arguments | {"input_size": SIZE},
-        "label_names": NAMES,
-        "pretrained_cfg": {"input_size": [3, SIZE, SIZE], "crop_pct": 1.0, **normalisation(name)},
-    }
     folder = tmp_path_factory.mktemp("checkpoints") / "net"
-    return name, net, checkpoint.save(str(folder), net, config, {"task": "multiclass", "label_names": NAMES}, "card")
+    truth = np.eye(len(NAMES), dtype=np.float32)
+    info = checkpoint.save(
+        str(folder),
+        net,
+        architecture=architecture,
+        model_args=arguments | {"input_size": SIZE},
+        preprocessing=Preprocessing(size=(SIZE, SIZE), crop_pct=1.0, **normalisation(name)),
+        label_names=NAMES,
+        task="multiclass",
+        metrics={"test": asdict(metrics.evaluate(truth, truth, "multiclass", NAMES, None))},
+        training={
+            "command": "", "dataset": "made up", "method": "scratch", "backbone": None, "hyperparameters": {},
+            "images": {"test": 4}, "labels": {}, "fingerprint": "", "warnings": [], "seconds": 0, "device": "cpu",
+            "versions": {},
+        },
+    )  # fmt: skip
+    return name, net, info
 
 
 Saved = tuple[str, SmallNet, ModelInfo]

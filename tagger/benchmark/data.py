@@ -92,7 +92,7 @@ def read(dataset: str, data: str | None, config: BenchmarkConfig, callbacks: Cal
 
     Raises SourceError when a class is missing in a split.
     """
-    found = _cifar10(data, callbacks.say) if dataset == CIFAR10 else _own(dataset, config, callbacks)
+    found = _cifar10(data, config.image_size, callbacks.say) if dataset == CIFAR10 else _own(dataset, config, callbacks)
     names = found.train.label_names
     for split, part in (("training", found.learning), ("test", found.test)):
         if missing := sorted(set(range(len(names))) - set(part.labels.tolist())):
@@ -118,7 +118,9 @@ def _rows(data: LabelledImages, rows: npt.NDArray[Any]) -> LabelledImages:
     return replace(data, images=data.images[rows], labels=data.labels[rows])
 
 
-def _cifar10(data: str | None, say: Say) -> BenchmarkData:
+def _cifar10(data: str | None, side: int, say: Say) -> BenchmarkData:
+    if side != cifar10.SIDE:
+        raise UsageError(f"--image-size {side}: CIFAR-10 has images of {cifar10.SIDE} pixels; omit it")
     train, test = cifar10.read(data, say)
     place = np.zeros(len(train.labels), dtype=int)  # of an image among those of its class
     for label in range(len(train.label_names)):

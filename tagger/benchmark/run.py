@@ -159,11 +159,12 @@ class Benchmark:
     def _state(self, model: str, seed: int) -> State:
         """Return the state of a training; one that was begun with other options or other data is removed."""
         uri = storage.join(storage.absolute(self.out), f"{pages.MODELS}/_{model}-{seed}.pt")
-        state = State(uri, {"key": self._key(model, seed)}, SAVED_EVERY)
+        state = State(uri, {"key": self._key(model, seed), "budget": self.config.budget}, SAVED_EVERY)
         if not state.exists():
             return state
         try:
-            if state.load()["identity"]["key"] == state.identity["key"]:
+            before = state.load()["identity"]
+            if (before["key"], before["budget"]) == (state.identity["key"], state.identity["budget"]):
                 self._tell(model, seed, "continues after the last saved epoch")
                 return state
             reason = "other options"

@@ -20,6 +20,7 @@ from tagger.benchmark.data import BenchmarkData
 from tagger.data import normalisation
 from tagger.data.arrays import LabelledImages
 from tagger.data.normalisation import Normalisation
+from tagger.errors import UsageError
 from tagger.evaluation import metrics
 from tagger.inference.engines import Float32Array
 from tagger.models.knn import Knn
@@ -95,7 +96,7 @@ def train_baseline(
     net, curve = scratch.train_net(
         network, _labelled(train), recipe, seed, device, held_out, state=state, on_epoch=callbacks.on_epoch
     )
-    earlier = sum(epoch.seconds for epoch in curve) - (time.perf_counter() - started)
+    elapsed = max(time.perf_counter() - started, sum(epoch.seconds for epoch in curve))  # of killed runs too
     logits = scratch.score(net, data.test.images, computed)
     scores: Float32Array = torch.from_numpy(logits).softmax(1).numpy()
     tta = scratch.score(net, data.test.images, computed, tta=True) if recipe.augmented else None
@@ -105,7 +106,7 @@ def train_baseline(
         net=net,
         title=baseline.title,
         scores=scores,
-        seconds=time.perf_counter() - started + max(0.0, earlier),
+        seconds=elapsed,
         curve=curve,
         side=everything.images.shape[1],
         images=len(train.labels),
@@ -220,16 +221,17 @@ def train_on_backbone(
     callbacks: Callbacks,
 ) -> Model:  # fmt: skip
     """Train a model on a pretrained backbone, as `tagger train` does; features are computed once for all of them."""
-    started = time.perf_counter()
     options = benchmark_data.options_for(name, data, config, seed)
-    known = data.for_backbone(options, callbacks)
-    found = replace(known, decoded=0) if known.decoded and name != _first(config) else known
+    found = data.for_backbone(options, callbacks)
+    started = time.perf_counter()
     cut = Cut(options.epochs or 1, 1, options.epochs or 1, 1)
     if name == "finetune" and state.exists():
         cut = Cut(**state.load()["identity"]["cut"])
     elif name == "finetune" and seconds is not None:
         probed, _ = methods.fit_probe(found, options, Callbacks())
-        per_image = 1.3 * methods.seconds_per_image(probed, options)  # augmentation, the optimizer, validation
+        per_image = 1.3 * methods.seconds_per_image(
+            probed, options, found.device
+        )  # augmentation, the optimizer, validation
         left = max(0.0, seconds - (time.perf_counter() - started))
         cut = fit_into(left, options.epochs or 1, int(found.rows("train").sum()), per_image)
     options = replace(options, epochs=cut.epochs, warmup_epochs=min(1.0, cut.epochs / 10))
@@ -247,7 +249,7 @@ def train_on_backbone(
         net=trained.fitted.net,
         title=title,
         scores=trained.scores["test"],
-        seconds=trained.seconds,
+        seconds=trained.seconds + (found.seconds if found.decoded else 0.0),
         curve=trained.fitted.curve if trained.fitted.method == "finetune" else [],
         side=side,
         images=int(learned.rows("train").sum()),
@@ -255,10 +257,6 @@ def train_on_backbone(
         note=", ".join(filter(None, notes)),
         trained=trained,
     )
-
-
-def _first(config: BenchmarkConfig) -> str:
-    return next(name for name in config.models if name in TRANSFER)
 
 
 def _some(found: Any, images: int, seed: int) -> Any:
@@ -285,15 +283,15 @@ def train_model(
     name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int, seconds: float | None, state: State,
     callbacks: Callbacks,
 ) -> Model:  # fmt: skip
-    """Train one model; raises TaggerError, Diverged among them."""
+    """Train one model; raises UsageError when training diverges."""
     if name == "knn":
         return train_knn(data, config, callbacks)
     train: Train = train_on_backbone if name in TRANSFER else train_baseline
     try:
         return train(name, data, config, seed, seconds, state, callbacks)
-    except Diverged:
+    except Diverged as error:
         state.remove()  # it would lead there again
-        raise
+        raise UsageError(f"{error}; another --normalisation (scale, standardise, pixel-mean) may help") from error
 
 
 def evaluate(model: Model, data: BenchmarkData) -> metrics.Evaluation:

@@ -32,7 +32,8 @@ class ImageCache:
     """Facts and embeddings of images; a cache that cannot be opened or is damaged is replaced by one in memory."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._database = _open(path or storage.cache_folder() / FILE)
+        self.path = path or storage.cache_folder() / FILE
+        self._database = _open(self.path)
 
     def close(self) -> None:
         """Close the file."""
@@ -78,7 +79,11 @@ class ImageCache:
         stream = iter(keys)
         while some := list(islice(stream, _AT_ONCE)):
             marks = ",".join("?" * len(some))
-            yield from self._database.execute(f"{query} ({marks})", (*first, *some))
+            try:
+                yield from self._database.execute(f"{query} ({marks})", (*first, *some)).fetchall()
+            except sqlite3.DatabaseError as error:
+                log.warning("%s: damaged cache (%s); delete it to use it again", self.path, error)
+                self._database = _prepared(sqlite3.connect(":memory:"))
 
 
 def _open(path: Path) -> sqlite3.Connection:

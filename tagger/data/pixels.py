@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -52,14 +53,17 @@ class FilePixels:
     preprocessing: Preprocessing
     training: dict[int, UInt8Array] = field(default_factory=dict)
     evaluation: dict[int, UInt8Array] = field(default_factory=dict)
+    thumbnails: dict[int, bytes] = field(default_factory=dict)
+    """JPEG files of images that were shown before."""
     limit: int = IN_MEMORY
 
     def training_image(self, row: int) -> UInt8Array:
         """Return an image with its short side no longer than a crop needs; raises SourceError or ImageError."""
         if (known := self.training.get(row)) is not None:
             return known
-        picture, _ = images.decode(storage.read_bytes(self.uris[row]))
-        array = at_most(picture, training_side(self.preprocessing))
+        pictures: list[Image.Image] = []  # decoded at the scale of the network's input, as in a scan
+        images.prepare(storage.read_bytes(self.uris[row]), [self.preprocessing], inspect=pictures.append)
+        array = at_most(pictures[0], training_side(self.preprocessing))
         if len(self.uris) * array.nbytes < self.limit:
             self.training[row] = array
         return array
@@ -72,9 +76,11 @@ class FilePixels:
 
     def thumbnail(self, row: int) -> UInt8Array:
         """Return the whole image, at most 160 pixels long."""
-        picture, _ = images.decode(storage.read_bytes(self.uris[row]))
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        return np.asarray(picture)
+        if known := self.thumbnails.get(row):
+            return np.asarray(Image.open(io.BytesIO(known)))
+        image, _ = images.decode(storage.read_bytes(self.uris[row]))
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        return np.asarray(image)
 
     def keep(self, training: Rows, evaluation: Rows) -> None:
         """Drop what was decoded of other rows."""

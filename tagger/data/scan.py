@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from tagger import checkpoint, images, schema
+from tagger import checkpoint, images, schema, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.data import duplicates
 from tagger.data.cache import ImageCache
@@ -109,7 +109,7 @@ def scan(
             fresh[index] = row["key"]
             if len(fresh) == _STORED:
                 _store(cache, fresh, facts, model_id, vectors)
-            on_progress(decoded, len(table))
+            on_progress(index + 1, len(table))
     finally:
         _store(cache, fresh, facts, model_id, vectors)
         cache.close()
@@ -151,9 +151,12 @@ def _missing(
 
 
 def _key(entry: Mapping[str, Any]) -> str | None:
-    """Return the version of a file; None where the store tells none."""
-    version = entry["etag"] or entry["modified_at"]
-    return f"{entry['uri']}\0{entry['bytes']}\0{version}" if version else None
+    """Return the version of a file: locally as it is now, remotely as listed; None where the store tells none."""
+    uri, size, version = entry["uri"], entry["bytes"], entry["etag"] or entry["modified_at"]
+    if not storage.is_remote(uri):
+        now = storage.describe(uri)
+        size, version = now.bytes, now.modified_at
+    return f"{uri}\0{size}\0{version}" if version else None
 
 
 def _store(
@@ -163,8 +166,8 @@ def _store(
     model_id: str,
     vectors: dict[int, Float32Array],
 ) -> None:
-    """Cache fresh results; a file that could not be read is tried again next time."""
-    rows = {key: facts[i] for i, key in fresh.items() if key and facts[i]["status"] not in ("unreadable", "failed")}
+    """Cache fresh results; a file that cannot be scored is tried again next time."""
+    rows = {key: facts[i] for i, key in fresh.items() if key and facts[i]["status"] == "ok"}
     found = {facts[i]["image_id"]: vectors[i] for i in fresh if i in vectors}
     if rows or found:
         cache.add(rows, model_id, found)

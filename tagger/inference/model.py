@@ -127,7 +127,8 @@ def _read(entry: Row, everyone: int) -> Loaded:
     item = Loaded({**entry, "status": "ok", "error": None}, (0,))
     try:
         if entry["uri"] is not None:
-            return read_entry(storage.describe(entry["uri"])._asdict(), everyone)
+            found = storage.describe(storage.absolute_file(os.fsdecode(value)))
+            return read_entry(found._asdict(), everyone)
         if isinstance(value, bytes):
             item.content = value
             item.facts.update(bytes=len(value), image_id=hashlib.sha256(value).hexdigest())

@@ -89,8 +89,8 @@ class TrainConfig:
             raise UsageError(f"--augment {self.augment}: expected none, or a policy of timm's such as rand-m9-mstd0.5")
         if self.method == "knn" and self.multilabel:
             raise UsageError("--method knn gives each image one label: omit --multilabel, or use --method probe")
-        if self.schedule != "cosine":
-            schedules.steps(self.schedule)
+        if self.schedule != "cosine" and min(rate for rate, _ in schedules.steps(self.schedule)) <= 0:
+            raise UsageError(f"--schedule {self.schedule}: learning rates must be above 0")
         if self.method == "scratch" and (unused := self._changed() - set(SCRATCH)):
             listed = ", ".join(sorted(f"--{options.flag(name)}" for name in unused))
             known = ", ".join(f"--{options.flag(name)}" for name in SCRATCH[1:])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tagger import checkpoint, hardware
+from tagger import checkpoint, hardware, storage
 from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.data import dataset as datasets
 from tagger.data import scan
@@ -19,6 +20,7 @@ from tagger.data.splits import NAMES
 from tagger.errors import SourceError
 from tagger.images import Preprocessing, UInt8Array
 from tagger.inference.engines import Float32Array
+from tagger.training import loaders
 from tagger.training.config import TrainConfig
 from tagger.training.trainer import Epoch
 
@@ -51,6 +53,8 @@ class TrainingData:
     notes: tuple[str, ...] = ()
     square: UInt8Array | None = None
     """(N, S, S, 3) for networks trained from scratch."""
+    seconds: float = 0.0
+    """Time of the scan, embeddings included."""
 
     def rows(self, split: str) -> BoolArray:
         """Return which images are in a split."""
@@ -94,7 +98,7 @@ def read(
     `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label.
     Raises SourceError or UsageError when there is nothing to learn from.
     """
-    backbone = describe_backbone(config)
+    started, backbone = time.perf_counter(), describe_backbone(config)
     found = datasets.read_dataset(dataset, config.multilabel)
     if labelled_only:
         found = found.filter(np.asarray(found.truth.any(axis=1)), "they have none of the labels")
@@ -111,18 +115,25 @@ def read(
     )
     callbacks.say(f"{scanned.decoded:,} images read and decoded, {len(found) - scanned.decoded:,} cached")
     have = scanned.have
+    if not have.any():
+        raise SourceError(f"{dataset}: none of {len(found):,} labelled images can be read and decoded")
+    small = _stack(scanned, have) if square else None
+    scanned.arrays["square"].clear()
     images = datasets.scanned(found, scanned)
     images, report = datasets.split(images, scanned, config.seed)
     data = TrainingData(
-        name=dataset.rstrip("/").rpartition("/")[2],
+        name=storage.public_uri(storage.absolute(dataset)).rstrip("/").rpartition("/")[2],
         dataset=images,
-        pixels=_pixels(images, backbone, scanned, have) if backbone else ArrayPixels(_stack(scanned, have), square),  # type: ignore[arg-type]
+        pixels=_pixels(images, backbone, scanned, have, hardware.device(config.device))
+        if backbone
+        else ArrayPixels(small, square),  # type: ignore[arg-type]
         features=scanned.features[have] if scanned.features is not None else None,
         backbone=backbone,
         device=hardware.device(config.device),
         decoded=scanned.decoded,
         notes=(*images.notes, *report[1:]),
-        square=_stack(scanned, have) if square else None,
+        square=small,
+        seconds=time.perf_counter() - started,
     )
     _check_splits(dataset, data, config.multilabel)
     callbacks.say(report[0])
@@ -133,20 +144,23 @@ def read(
 
 def _arrays(found: Dataset, backbone: ModelInfo | None, config: TrainConfig, square: Preprocessing | None) -> Arrays:
     """Return the pixels that fine-tuning will want, where they fit into memory."""
+    copies = loaders.copies(hardware.device(config.device))
     if backbone is None or config.method not in ("auto", "finetune"):
         return Arrays(square=square)
     side, (height, width) = training_side(backbone.preprocessing), backbone.preprocessing.size
-    fits = len(found) * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
+    fits = len(found) * 3 * (height * width + 1.4 * side * side) * copies < IN_MEMORY
     return Arrays(pixels=fits, training_side=side if fits else None, square=square)
 
 
-def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, have: BoolArray) -> FilePixels:
+def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, have: BoolArray, device: str) -> FilePixels:
     place = {row: index for index, row in enumerate(np.flatnonzero(have).tolist())}
     training, evaluation = (
         {place[row]: array for row, array in scanned.arrays[name].items() if row in place}
         for name in ("training", "pixels")
     )
-    pixels = FilePixels(images.locations, backbone.preprocessing, training, evaluation)
+    thumbnails = {place[row]: scanned.facts[row]["thumbnail"] for row in place}
+    limit = IN_MEMORY // loaders.copies(device)
+    pixels = FilePixels(images.locations, backbone.preprocessing, training, evaluation, thumbnails, limit)
     train = images.split("train")
     pixels.keep(np.flatnonzero(train), np.flatnonzero(~train))
     return pixels
@@ -166,6 +180,7 @@ def from_arrays(
     """Return the data of a training on images (N, H, W, 3) in memory, in the splits of `dataset`."""
     backbone = describe_backbone(config)
     assert backbone is not None
+    started = time.perf_counter()
     features, computed = scan.embed(
         arrays, backbone, fitted_arrays, config.device, lambda done, total: callbacks.on_progress("images", done, total)
     )
@@ -178,6 +193,7 @@ def from_arrays(
         device=hardware.device(config.device),
         decoded=computed,
         notes=dataset.notes,
+        seconds=time.perf_counter() - started,
     )
 
 

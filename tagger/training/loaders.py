@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_all_start_methods
@@ -52,10 +53,11 @@ class Normaliser:
 def batches(
     pixels: Callable[[], UInt8Array], targets: Tensor, normaliser: Normaliser, size: int = 64
 ) -> Callable[[], Iterable[Batch]]:
-    """Return what yields evaluation batches of pixels (N, H, W, 3), which are asked for when they are first needed."""
+    """Return a function that yields evaluation batches; pixels (N, H, W, 3) are loaded when they are first needed."""
+    loaded = functools.cache(pixels)
 
     def each() -> Iterator[Batch]:
-        for chunk, target in zip(torch.from_numpy(pixels()).split(size), targets.split(size), strict=True):
+        for chunk, target in zip(torch.from_numpy(loaded()).split(size), targets.split(size), strict=True):
             yield normaliser(chunk), target
 
     return each
@@ -125,7 +127,7 @@ class ImageLoader:
             self._loader = DataLoader(
                 dataset,
                 batch_sampler=self.sampler,
-                num_workers=min(hardware.cores(), MAX_WORKERS),
+                num_workers=_workers(normaliser.device),
                 collate_fn=torch.stack,
                 pin_memory=True,
                 worker_init_fn=_one_thread,
@@ -210,6 +212,15 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         for start in range(0, self.count, self.batch_size):
             yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+def copies(device: str) -> int:
+    """Return how many processes hold the decoded images: this one and those that prepare images for a GPU."""
+    return 1 + _workers(device)
+
+
+def _workers(device: str) -> int:
+    return min(hardware.cores(), MAX_WORKERS) if device == "cuda" else 0
 
 
 def _one_thread(worker: int) -> None:

@@ -179,10 +179,10 @@ def recipe_of(config: TrainConfig) -> Recipe:
         momentum=str(config.momentum),
         nesterov=True,
         weight_decay=config.weight_decay,
+        decay_all=False,
         l1=config.l1,
         loss="sigmoid" if config.multilabel else "softmax",
         label_smoothing=0.0 if config.multilabel else config.label_smoothing,
-        class_weights=config.class_weights,
         clip=config.clip,
         accumulate=config.accumulate,
         layer_decay=config.layer_decay,
@@ -237,13 +237,14 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     part = {name: Labelled(data.pixels.arrays[data.rows(name)], data.truth(name)) for name in ("train", "val", "test")}
     computed = normalisation.compute("standardise", part["train"].images)
     network = Network("tagger_speedrun", {}, len(data.dataset.label_names), computed)
-    before = 0.0
+    before = sum(entry["seconds"] for entry in state.load()["trainer"]["curve"]) if state.exists() else 0.0
     try:
         net, curve = scratch.train_net(
             network, part["train"], recipe, config.seed, data.device, part["val"], config.multilabel, state,
             callbacks.on_epoch,
         )  # fmt: skip
     except Diverged as error:
+        state.remove()  # it would lead there again
         raise UsageError(f"{error}; choose a smaller --batch-size, which lowers the learning rate with it") from error
     logits = {name: scratch.score(net, part[name].images, computed) for name in _evaluated(data)}
     preprocessing = computed.preprocessing(data.pixels.arrays.shape[1])
@@ -272,14 +273,18 @@ def _worthwhile(fitted: Fitted, data: TrainingData, config: TrainConfig, state: 
     return minutes <= config.budget_minutes
 
 
-def seconds_per_image(fitted: Fitted, config: TrainConfig) -> float:
+def seconds_per_image(fitted: Fitted, config: TrainConfig, device: str = "cpu") -> float:
     """Time one training step, after one to warm up."""
-    net, normaliser = copy.deepcopy(fitted.net).train(), Normaliser(fitted.preprocessing, "cpu")
+    net, normaliser = copy.deepcopy(fitted.net).to(device).train(), Normaliser(fitted.preprocessing, device)
     size = min(16, max(2, config.batch_size or BATCH_SIZE))
     batch = torch.zeros(size, *fitted.preprocessing.size, 3, dtype=torch.uint8)
     for _ in range(2):
         started = time.perf_counter()
-        net(normaliser(batch)).sum().backward()
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            output = net(normaliser(batch))
+        output.float().sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
     return (time.perf_counter() - started) / size
 
 

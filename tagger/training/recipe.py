@@ -32,13 +32,13 @@ class Recipe:
     """Average gradients in the momentum instead of adding them up (dampening = momentum), as CNTK does."""
     nesterov: bool = False
     weight_decay: float = 0.0
+    decay_all: bool = True
+    """Decay biases and norms too."""
     l1: float = 0.0
     """L1 penalty on weights."""
     loss: str = "softmax"
     """softmax (cross-entropy), sigmoid (binary cross-entropy per class) or squared (error to one-hot targets)."""
     label_smoothing: float = 0.0
-    class_weights: bool = False
-    """Weigh labels by their inverse frequency."""
     clip: float = 0.0
     """Maximum gradient norm; 0: off."""
     accumulate: int = 1

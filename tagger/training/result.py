@@ -116,7 +116,7 @@ def _training(trained: Trained, command: str) -> dict[str, Any]:
         "command": command,
         "dataset": trained.data.name,
         "method": fitted.method,
-        "backbone": None if config.method == "scratch" else storage.redact(config.backbone),
+        "backbone": None if config.method == "scratch" else _name(config.backbone),
         "candidates": fitted.candidates,
         "hyperparameters": _hyperparameters(trained),
         "seed": config.seed,
@@ -135,11 +135,18 @@ def _training(trained: Trained, command: str) -> dict[str, Any]:
 _ANY_METHOD = ("backbone", "method", "multilabel", "image_size", "fit", "precision_target", "seed", "device")
 
 
+def _name(model: str) -> str:
+    """Return a model without credentials."""
+    return storage.public_uri(model) if storage.is_remote(model) else model
+
+
 def _hyperparameters(trained: Trained) -> dict[str, Any]:
     """Return the options that had an effect, and what validation chose."""
-    config, fitted = asdict(trained.config), trained.fitted
-    if fitted.recipe:
-        return config | fitted.chosen
+    config, fitted = asdict(trained.config) | {"backbone": _name(trained.config.backbone)}, trained.fitted
+    if fitted.method == "scratch":
+        return fitted.recipe | {name: config[name] for name in ("image_size", "precision_target", "seed", "device")}
+    if fitted.method == "finetune":
+        return config | fitted.recipe | fitted.chosen
     names = (*_ANY_METHOD, "class_weights") if fitted.method == "probe" else _ANY_METHOD
     return {name: config[name] for name in names} | fitted.chosen
 

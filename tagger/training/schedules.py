@@ -33,9 +33,7 @@ def steps(schedule: str) -> list[tuple[float, int]]:
     except ValueError:
         found = []
     if not found or min(epochs for _, epochs in found) < 1 or min(each for each, _ in found) < 0:
-        raise UsageError(
-            f"schedule {schedule}: expected {', '.join(NAMES)}, or values with epochs each such as 0.01x10,0.001x5"
-        )
+        raise UsageError(f"schedule {schedule}: expected values with epochs each such as 0.01x10,0.001x5")
     return found
 
 

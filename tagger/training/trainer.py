@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 SMALL_BATCH = 8
 """Batch-norm statistics of smaller batches are worse than those of the backbone."""
+CHECKED_EVERY = 50
+"""Steps between two checks of the loss; each waits for the device."""
 SLOW_STEPS = 5
 """Steps between two updates of the slow weights."""
 
@@ -166,6 +168,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else {},
             "slow": self.slow,
+            "piece": self.piece,
             "best": self.best,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
@@ -183,6 +186,7 @@ class Trainer:
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.slow, self.best = ({k: v.to(self.device) for k, v in state[name].items()} for name in ("slow", "best"))
+        self.piece = state["piece"]
         self.best_epoch, self.best_value = state["best_epoch"], state["best_value"]
         self.curve = [Epoch(**entry) for entry in state["curve"]]
 
@@ -213,6 +217,8 @@ class Trainer:
             group = total_steps % recipe.accumulate if last_group else recipe.accumulate
             batch_loss, batch_hits = self._backward(*self._mixed(x, target), group)
             loss, hits, images = loss + batch_loss * len(x), hits + batch_hits, images + len(x)
+            if step % CHECKED_EVERY == 0 and not loss.isfinite():
+                break
             if step % recipe.accumulate == 0 or step == total_steps:
                 self._step(-(-((number - 1) * total_steps + step) // recipe.accumulate))
         scored = not self.multilabel and not (recipe.mixup or recipe.cutmix)
@@ -243,13 +249,12 @@ class Trainer:
         for piece, wanted in zip(x.split(self.piece), target.split(self.piece), strict=True):
             with self._precision():
                 logits = self.forward(piece).float()
+            share = len(piece) / len(x)
             loss = self._loss(logits, wanted)
-            if self.recipe.l1:
-                loss = loss + self.recipe.l1 * _absolute_weights(self.net)
-            loss = loss * (len(piece) / len(x))
-            (loss / group).backward()
-            total = total + loss.detach()
-            hits = hits + (logits.argmax(1) == wanted.argmax(1)).sum()
+            penalty = self.recipe.l1 * _absolute_weights(self.net) if self.recipe.l1 else 0.0
+            ((loss + penalty) * (share / group)).backward()
+            total = total + loss.detach() * share
+            hits = hits + ((logits.argmax(1) == wanted.argmax(1)) & wanted.any(dim=1)).sum()
         return total, hits
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -306,18 +311,20 @@ class Trainer:
         """Return loss and score on the validation images; (None, None) without any."""
         if self.validation is None:
             return None, None
-        inputs, targets = zip(*self.validation(), strict=True)
-        logits, target = logits_of(network, inputs), torch.cat(targets).cpu()
+        targets: list[Tensor] = []
+        inputs = (targets.append(target.cpu()) or x for x, target in self.validation())  # type: ignore[func-returns-value]
+        logits, target = logits_of(network, inputs), torch.cat(targets)
         loss = loss_of(logits, target, self._loss_name, 0.0, None).item()
         return loss, score_of(logits.numpy(), target.numpy(), self.multilabel)
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return AdamW or SGD; SGD decays every parameter, AdamW (timm's) all but biases and norms."""
-    if recipe.optimizer != "sgd" or recipe.layer_decay != 1.0:
+    """Return timm's optimizer, which decays all parameters but biases and norms, or SGD that decays all of them."""
+    if not recipe.decay_all:
+        plain = recipe.optimizer == "sgd" and not recipe.momentum_at(0.0)
         return create_optimizer_v2(
             net,
-            opt=recipe.optimizer,
+            opt="momentum" if plain else recipe.optimizer,  # timm's sgd has Nesterov momentum
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum_at(0.0),

@@ -22,7 +22,7 @@ from tagger.training import data, methods
 from tagger.training.config import TrainConfig, differences
 from tagger.training.data import Callbacks, TrainingData
 from tagger.training.train import UNFINISHED, train
-from tagger.training.trainer import Epoch
+from tagger.training.trainer import Diverged, Epoch
 
 STUDY = "_tuning.db"
 """SQLite file in the checkpoint's folder; the same command continues it."""
@@ -91,7 +91,7 @@ def tune(
     done = sum(trial.state.is_finished() for trial in study.trials)
     limit = timeout_minutes * 60 if timeout_minutes else None
     if done < trials:
-        study.optimize(_objective(found, config, callbacks), trials - done, timeout=limit)
+        study.optimize(_objective(found, config, callbacks), trials - done, timeout=limit, catch=(Diverged,))
     if not any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.trials):
         raise UsageError(f"{out}: no trial finished in time; raise --timeout and run the command again to continue")
     chosen = options_of(study.best_trial)
