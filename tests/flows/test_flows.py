@@ -199,8 +199,8 @@ def test_both_deployments_of_prefect_yaml_run_on_a_real_server(
         assert "tag/nightly" in deployed
         manifest, out = tmp_path / "m.parquet", tmp_path / "out"
         call("deployment", "run", "ingest/ingest", "-p", f"source={photos}", "-p", f"out={manifest}")
-        call("deployment", "run", "tag/nightly", "-p", f"source={photos}", "-p", f"out={out}", "-p", f'model=["{MODEL}"]',
-             "-p", 'options={"shard_size": 4}')  # fmt: skip
+        options = ["-p", f'model=["{MODEL}"]', "-p", 'options={"shard_size": 4}']
+        call("deployment", "run", "tag/nightly", "-p", f"source={photos}", "-p", f"out={out}", *options)
         call("worker", "start", "--pool", "local", "--run-once")
         assert manifest.exists()
         assert len(tagger.read_results(str(out))) == 6
