@@ -107,13 +107,14 @@ def test_benchmarks_run_from_the_command_line(run_tagger: Run, photos: Path, mod
 
 def test_a_large_photograph_is_shrunk_while_decoding_and_keeps_its_pixels(shared: Path, real_photos: Path) -> None:
     from tagger import images
+    from tagger.images.decode import _scale
 
     info = checkpoint.describe(f"local-dir:{shared}/backbones/mobilenetv2_100.imagenet")
     for path in sorted(real_photos.iterdir())[:3]:
         large = agreement.odd_variants(path.read_bytes())[6]
         whole, facts = images.decode(large)
         with Image.open(io.BytesIO(large)) as image:
-            assert images._scale(image, info.preprocessing) in (2, 4)
+            assert _scale(image, info.preprocessing) in (2, 4)
         expected = images.fit(whole, info.preprocessing).astype(int)
         pixels, same_facts = images.prepare(large, [info.preprocessing])
         assert facts == same_facts
