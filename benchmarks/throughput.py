@@ -195,7 +195,7 @@ def tags_of(out: Path) -> pd.DataFrame:
 
 def _right_class(tags: pd.DataFrame) -> str:
     """Return the share of files whose top tag is the class in their name; empty without classes in the names."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     from tagger.models.backbone import imagenet_label_names
 

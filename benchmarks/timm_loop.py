@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
-from timm.data import create_dataset, create_loader, resolve_data_config
+from timm.data.config import resolve_data_config
+from timm.data.dataset_factory import create_dataset
+from timm.data.loader import create_loader
 
 TOP_K = 5
 

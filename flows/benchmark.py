@@ -44,7 +44,7 @@ def train_model(run: Benchmark, model: str, seed: int, later: list[tuple[str, in
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def report(run: Benchmark) -> list[dict[str, Any]]:
-    """Write the report, and leave its Markdown as an artifact."""
+    """Write the report and create an artifact with it."""
     rows = run.finish()
     create_markdown_artifact(pages.markdown(run.out), key="benchmark")
     return rows

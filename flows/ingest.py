@@ -15,7 +15,7 @@ from tagger.options import Option
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
 def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
-    """Write the manifest; return counts and what was said. `labels` as in tagger.ingest."""
+    """Write the manifest; return its counts and its report. `labels` as in tagger.ingest."""
     found = write_manifest(source, out, **labels)
     return {**found.counts(), "text": found.text()}
 
@@ -37,8 +37,8 @@ def ingest(
     )  # fmt: skip
     rows = [("found", counts["found"]), *((f"skipped: {why}", n) for why, n in counts["skipped"].items())]
     table = "\n".join(f"| {name} | {count:,} |" for name, count in rows)
-    said = f"```\n{counts['text']}\n```\n"
-    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n| files | |\n|---|--:|\n{table}\n\n{said}", key="ingest")
+    report = f"```\n{counts['text']}\n```\n"
+    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n| files | |\n|---|--:|\n{table}\n\n{report}", key="ingest")
     return Completed(message=f"{counts['found']:,} files found; manifest: {out}", data=counts)
 
 

@@ -1,4 +1,4 @@
-"""Which failures of a task are worth another try."""
+"""Failures of a task that are worth a retry."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tagger.errors import AccessDenied, SourceError, SourceNotFound, TaggerError
 
 
 def may_pass(task: Any, task_run: Any, state: State[Any]) -> bool:
-    """Tell whether waiting may help: a store that hiccups, a full disk, a crash; but no mistake in the arguments."""
+    """Return whether a retry may help: after a storage error, a full disk or a crash, but not for wrong arguments."""
     error = state.result(raise_on_failure=False)
     if isinstance(error, SourceNotFound | AccessDenied):
         return False

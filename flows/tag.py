@@ -1,7 +1,7 @@
 """Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --model MODEL --out RESULTS`.
 
-One plan, at most 16 ranges of shards, one report, whatever the size. The results table knows what is done, so a
-retried task, a rerun after a kill, and tomorrow's run each do only what is missing.
+One plan, at most 16 ranges of shards, one report, whatever the size. The results table decides what is done: a
+retried task, a rerun after a kill and the next nightly run only do what is missing.
 """
 
 from typing import Annotated, Any
@@ -48,7 +48,7 @@ def tag_shards(plan_url: str, start: int, stop: int, models: run.Models) -> Shar
 
 @task(persist_result=False)
 def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
-    """Sum up the ranges, drop the plan, leave an artifact."""
+    """Sum up the ranges, remove the plan, create an artifact."""
     summary = run.finish(plan.load_plan(plan_url), sum(counts, ShardCounts()))
     plan.remove_plan(plan_url)
     create_markdown_artifact(summary.markdown(), key="tag")

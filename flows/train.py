@@ -31,7 +31,7 @@ def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool)
 
 @task(persist_result=False)
 def report(out: str) -> None:
-    """Leave the model card as an artifact."""
+    """Create an artifact with the model card."""
     card = storage.read_bytes(storage.join(storage.absolute(out), "README.md")).decode()
     text = card.split("\n---\n", 1)[-1]  # without the front matter
     create_markdown_artifact("\n".join(line for line in text.splitlines() if not line.startswith("![")), key="train")

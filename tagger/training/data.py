@@ -98,8 +98,8 @@ def read(
     `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label.
     Raises SourceError or UsageError when there is nothing to learn from.
     """
-    started, backbone = time.perf_counter(), describe_backbone(config)
     found = datasets.read_dataset(dataset, config.multilabel)
+    started, backbone = time.perf_counter(), describe_backbone(config)
     if labelled_only:
         found = found.filter(np.asarray(found.truth.any(axis=1)), "they have none of the labels")
     callbacks.say(f"{len(found):,} labelled images, {len(found.label_names):,} labels")

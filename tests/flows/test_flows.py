@@ -30,7 +30,7 @@ def test_the_tag_flow_writes_the_same_table_and_an_artifact(photos: Path, tmp_pa
 
     (photos / "bad.jpg").write_bytes(b"junk")
     options = TagConfig(shard_size=2, batch_size=2)
-    state = tag(str(photos), MODEL, str(tmp_path / "flow"), options, return_state=True)
+    state = tag(str(photos), [MODEL], str(tmp_path / "flow"), options, return_state=True)
     assert state.is_completed()
     assert "6 tagged, 1 failed" in state.message
     tagger.tag(str(photos), MODEL, str(tmp_path / "library"), options)
@@ -39,7 +39,7 @@ def test_the_tag_flow_writes_the_same_table_and_an_artifact(photos: Path, tmp_pa
     assert by_flow.equals(by_library)
     assert "| tagged | 6 |" in artifact("tag")
     assert not list((tmp_path / "flow" / "_runs").glob("_plan*"))
-    again = tag(str(photos), MODEL, str(tmp_path / "flow"), options, return_state=True)
+    again = tag(str(photos), [MODEL], str(tmp_path / "flow"), options, return_state=True)
     assert "0 images decoded" in again.message
 
 
@@ -59,7 +59,7 @@ def test_a_flow_run_has_at_most_twenty_tasks_and_loads_its_model_once_whatever_t
     folder.mkdir()
     for index in range(40):
         photo(index).save(folder / f"{index}.jpg")
-    state = tag(str(folder), MODEL, str(tmp_path / "out"), TagConfig(shard_size=1), return_state=True)
+    state = tag(str(folder), [MODEL], str(tmp_path / "out"), TagConfig(shard_size=1), return_state=True)
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 40
     assert loaded == ["cifar10-speedrun"]
     from prefect.client.schemas.filters import FlowRunFilter
@@ -73,7 +73,7 @@ def test_too_many_failures_are_a_failed_run_whose_rows_are_written(photos: Path,
     from flows.tag import tag
 
     (photos / "bad.jpg").write_bytes(b"junk")
-    state = tag(str(photos), MODEL, str(tmp_path / "out"), TagConfig(max_failed="0"), return_state=True)
+    state = tag(str(photos), [MODEL], str(tmp_path / "out"), TagConfig(max_failed="0"), return_state=True)
     assert state.is_failed()
     assert len(tagger.read_results(str(tmp_path / "out"))) == 7
 
@@ -156,6 +156,16 @@ def test_a_killed_flow_run_never_blocks_the_next_one(tmp_path: Path, environment
     assert len(tagger.read_results(str(out))) == 600
 
 
+def test_prefect_yaml_has_valid_parameters_for_every_flow() -> None:
+    import yaml
+    from prefect.flows import load_flow_from_entrypoint
+
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert {each["name"] for each in deployments} == {"ingest", "nightly", "train"}
+    for each in deployments:
+        load_flow_from_entrypoint(str(ROOT / each["entrypoint"])).validate_parameters(each["parameters"])
+
+
 @pytest.mark.slow
 def test_both_deployments_of_prefect_yaml_run_on_a_real_server(
     photos: Path, tmp_path: Path, environment: dict[str, str]
@@ -189,8 +199,8 @@ def test_both_deployments_of_prefect_yaml_run_on_a_real_server(
         assert "tag/nightly" in deployed
         manifest, out = tmp_path / "m.parquet", tmp_path / "out"
         call("deployment", "run", "ingest/ingest", "-p", f"source={photos}", "-p", f"out={manifest}")
-        call("deployment", "run", "tag/nightly", "-p", f"source={photos}", "-p", f"out={out}", "-p", f"model={MODEL}",
-             "-p", 'options={"shard_size": 4}')  # fmt: skip
+        options = ["-p", f'model=["{MODEL}"]', "-p", 'options={"shard_size": 4}']
+        call("deployment", "run", "tag/nightly", "-p", f"source={photos}", "-p", f"out={out}", *options)
         call("worker", "start", "--pool", "local", "--run-once")
         assert manifest.exists()
         assert len(tagger.read_results(str(out))) == 6
@@ -217,7 +227,7 @@ def _wait_for_server(port: int, server: subprocess.Popen[Any]) -> None:
 def test_the_train_flow_writes_a_checkpoint_and_leaves_its_card(tmp_path: Path, timm_folder: Path) -> None:
     from flows.train import train
     from tagger import checkpoint
-    from tagger.training import TrainConfig
+    from tagger.training.config import TrainConfig
 
     for number, name in enumerate(("left", "right")):
         (tmp_path / "data" / name).mkdir(parents=True)
