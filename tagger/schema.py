@@ -74,7 +74,6 @@ BENCHMARK = pa.schema(
         ("memory_bytes", pa.int64()),
         ("device", pa.string()),
         ("versions", pa.list_(pa.string())),
-        ("cut", pa.string()),
         ("note", pa.string()),
         ("cut", pa.string()),
     ]
