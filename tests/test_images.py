@@ -7,13 +7,13 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import Run
 from pictures import MODEL, photo
 from PIL import Image
 from timm.data.transforms_factory import create_transform
@@ -21,6 +21,8 @@ from timm.data.transforms_factory import create_transform
 from tagger import images
 from tagger.errors import ImageError
 from tagger.images.transforms import Preprocessing
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +14,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Run
 from pictures import MODEL
 
 import tagger
@@ -21,6 +21,8 @@ from tagger import schema
 from tagger.data import dataset, manifest, scan
 from tagger.errors import SourceNotFound, TableError, UsageError
 from tagger.tagging import plan, run
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def uris(source: object) -> list[str]:

@@ -225,6 +225,7 @@ def test_objects_are_read_alike_with_and_without_obstore(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     url = f"s3://{bucket}/"
+    stores.filesystem(url)[0].clear_instance_cache()  # one that was made with other credentials
     fs, _ = stores.filesystem(url)
     for key in AWKWARD:
         fs.pipe_file(f"{bucket}/{key}", key.encode())
