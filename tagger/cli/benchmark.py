@@ -31,7 +31,7 @@ benchmark = typer.Typer(cls=Benchmarks, no_args_is_help=True, help=HELP, **STYLE
 app.add_typer(benchmark, name="benchmark")
 
 
-@benchmark.command(
+@benchmark.command(epilog="Example: tagger benchmark models cifar10 --models knn,linear --budget 5m --out report")
     epilog="Example: tagger benchmark models cifar10 --models knn,linear,speedrun --budget 5m --out report"
 )
 @expand
