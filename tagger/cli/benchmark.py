@@ -32,8 +32,6 @@ app.add_typer(benchmark, name="benchmark")
 
 
 @benchmark.command(epilog="Example: tagger benchmark models cifar10 --models knn,linear --budget 5m --out report")
-    epilog="Example: tagger benchmark models cifar10 --models knn,linear,speedrun --budget 5m --out report"
-)
 @expand
 def models(
     dataset: Annotated[str, typer.Argument(help="cifar10, or a manifest with labels or a folder of labelled images.")],
