@@ -13,10 +13,10 @@ from prefect.client.schemas import State
 from prefect.futures import wait
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
 from flows import command
 from flows.retries import may_pass
-from tagger.errors import UsageError
 from tagger.options import Option
 from tagger.tagging import plan, run
 from tagger.tagging.config import TagConfig
@@ -58,13 +58,15 @@ def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
 @flow(name="tag", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)  # type: ignore[arg-type]
 def tag(
     source: Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list of files or URLs, or manifest.")],
-    model: Annotated[list[str], Option("Checkpoint folder or URL, timm/NAME or local-dir:FOLDER; may be repeated.")],
+    model: Annotated[
+        list[str],
+        Option("Checkpoint folder or URL, timm/NAME or local-dir:FOLDER; may be repeated."),
+        Field(min_length=1),
+    ],
     out: Annotated[str, Option("Results folder or URL.")],
     options: TagConfig = DEFAULTS,
 ) -> State[Any]:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file and model."""
-    if not model:
-        raise UsageError("--model: name at least one model")
     planned = plan_shards(source, model, out, options)
     ranges = plan.ranges(planned["shards"], MAX_RANGES)
     models = run.Models()

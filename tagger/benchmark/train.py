@@ -54,7 +54,7 @@ class Model:
     images: int
     """Training images."""
     cut: str = ""
-    """What the budget cut; empty for a training in full."""
+    """Part of the recipe that the budget cut; empty for a training in full."""
     note: str = ""
     accuracy_tta: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)

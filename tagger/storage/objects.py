@@ -13,7 +13,7 @@ from typing import Any
 from fsspec.asyn import sync
 
 _FRESH = timedelta(minutes=5)
-"""How long a temporary credential is used before it is fetched again; botocore refreshes it in time."""
+"""Seconds that a temporary credential is used before it is fetched again; botocore refreshes it in time."""
 
 
 @dataclass

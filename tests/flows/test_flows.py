@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pictures import MODEL, ROOT, photo
+from prefect.exceptions import ParameterTypeError
 
 import tagger
 from tagger.tagging.config import TagConfig
@@ -262,3 +263,11 @@ def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: P
     assert "data:image/png;base64," in artifact("benchmark")
     again = benchmark(str(tmp_path / "data"), str(tmp_path / "report"), options, return_state=True)
     assert len(again.result()) == 4
+
+
+@pytest.mark.parametrize("wrong", [{"options": {"threshold": 7}}, {"options": {"engine": "warp"}}, {"model": []}])
+def test_parameters_that_are_not_allowed_are_refused_when_a_run_is_created(wrong: dict[str, Any]) -> None:
+    right = {"source": "photos", "model": ["m"], "out": "results", "options": {}}
+    assert tag.validate_parameters(right)["model"] == ["m"]
+    with pytest.raises(ParameterTypeError):
+        tag.validate_parameters(right | wrong)
