@@ -267,6 +267,8 @@ def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: P
 
 @pytest.mark.parametrize("wrong", [{"options": {"threshold": 7}}, {"options": {"engine": "warp"}}, {"model": []}])
 def test_parameters_that_are_not_allowed_are_refused_when_a_run_is_created(wrong: dict[str, Any]) -> None:
+    from flows.tag import tag
+
     right = {"source": "photos", "model": ["m"], "out": "results", "options": {}}
     assert tag.validate_parameters(right)["model"] == ["m"]
     with pytest.raises(ParameterTypeError):
