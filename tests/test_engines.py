@@ -88,7 +88,7 @@ def test_a_device_or_engine_that_is_not_there_is_a_usage_error() -> None:
     info = checkpoint.describe(MODEL)
     with pytest.raises(UsageError, match="expected one of auto, cpu, cuda"):
         Choice(device="tpu")
-    with pytest.raises(UsageError, match="expected one of auto, openvino, torch, eager"):
+    with pytest.raises(UsageError, match="expected one of auto, openvino, eager, torch"):
         Choice(engine="onnx")
     with pytest.raises(UsageError, match=r"--device cpu|no usable GPU"):
         engines.load(info, checkpoint.build, Choice("cuda", "openvino"))
@@ -116,7 +116,7 @@ FP32, CHECKED = "openvino cpu fp32", "openvino cpu int8-checked"
 
 def test_without_measurements_fp32_is_chosen() -> None:
     assert choice.choose(Choice(), {}, has_cuda=False) == Choice("cpu", "openvino", "fp32")
-    assert choice.choose(Choice(), {}, has_cuda=True) == Choice("cuda", "torch", "fp32")
+    assert choice.choose(Choice(), {}, has_cuda=True) == Choice("cuda", "eager", "fp32")
     assert choice.choose(Choice(device="cpu", engine="torch"), {}, has_cuda=True) == Choice("cpu", "torch", "fp32")
 
 

@@ -21,7 +21,7 @@ from tagger.errors import ImageError, SourceError
 from tagger.images import UInt8Array
 from tagger.inference import engines
 from tagger.inference.ceilings import Ceilings
-from tagger.inference.pipeline import readers_for
+from tagger.inference.decoders import readers_for
 from tagger.tagging import run
 from tagger.tagging.config import TagConfig
 

@@ -24,9 +24,10 @@ from tagger.data.cache import ImageCache
 from tagger.data.duplicates import Fingerprint
 from tagger.images import MAX_PIXELS, Preprocessing, UInt8Array
 from tagger.inference import engines
+from tagger.inference.batch import Fitted
 from tagger.inference.engines import Choice, Float32Array
 from tagger.inference.model import Model
-from tagger.inference.pipeline import Fitted, Row, score_files
+from tagger.inference.pipeline import Row, score_rows
 
 THUMBNAIL = 160
 """Longest side of a thumbnail in pixels."""
@@ -97,9 +98,8 @@ def scan(
     look = _inspector(backbone, arrays)
     decoded, fresh = 0, dict[int, str | None]()
     try:
-        for rows in score_files(missing, _models(backbone, device), MAX_PIXELS, inspect=look):
-            (_, row), decoded = rows[0], decoded + 1
-            index = row["row"]
+        for row in score_rows(missing, _models(backbone, device), MAX_PIXELS, look):
+            index, decoded = row["row"], decoded + 1
             for name in taken:
                 if (array := row.get(name)) is not None:
                     taken[name][index] = array
@@ -120,7 +120,7 @@ def _models(backbone: ModelInfo | None, device: str) -> list[Model]:
     if backbone is None:
         return []
     engine = engines.load(backbone, checkpoint.build_resized, Choice(device, precision="fp32"))
-    return [Model(backbone, engine, lambda scores, embedding: {"embedding": embedding})]
+    return [Model(backbone, engine, lambda scores, embeddings: {"embedding": embeddings})]
 
 
 def _missing(

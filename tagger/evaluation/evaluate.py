@@ -22,7 +22,7 @@ from tagger.images import MAX_PIXELS
 from tagger.inference import engines
 from tagger.inference.engines import Choice
 from tagger.inference.model import Model
-from tagger.inference.pipeline import Row, score_files
+from tagger.inference.pipeline import Row, score_rows
 from tagger.storage import StrPath
 
 
@@ -107,9 +107,9 @@ def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Ta
 def scores_of(info: ModelInfo, uris: list[str], device: str = "auto") -> tuple[Any, Any]:
     """Score images through the tagging pipeline; return scores (N, K), and which images have them (N,)."""
     engine = engines.load(info, checkpoint.build, Choice(device))
-    model = Model(info, engine, lambda scores, embedding: {"scores": scores})
+    model = Model(info, engine, lambda scores, embeddings: {"scores": scores})
     entries: list[Row] = [{"uri": uri, "bytes": None} for uri in uris]
-    rows = [found[0][1] for found in score_files(entries, [model], MAX_PIXELS)]
+    rows = list(score_rows(entries, [model], MAX_PIXELS))
     have = np.array([row["status"] == "ok" for row in rows], dtype=bool)
     nothing = np.zeros(len(info.label_names), dtype=np.float32)
     return np.stack([row.get("scores", nothing) for row in rows]), have

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tagger import hardware
+
+if TYPE_CHECKING:
+    from tagger.inference.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class Meter:
     decode_seconds: float = 0.0
     """Processor time, added over all cores."""
     readers: int = 1
+
+    def add(self, batch: Batch) -> None:
+        """Add what a batch took."""
+        facts = batch.facts
+        if facts.read_seconds:
+            self.reads += len(batch)
+            self.read_seconds += facts.read_seconds
+        self.decoded += facts.status.count("ok")
+        self.decode_seconds += facts.decode_seconds
 
     def ceilings(self, model: float | None, shares_cores: bool) -> Ceilings:
         """Return the ceilings that follow from these seconds and the model's own rate."""

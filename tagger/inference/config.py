@@ -8,13 +8,11 @@ from typing import Annotated, Literal, TypeAlias
 from tagger import options
 from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.images import MAX_PIXELS
-from tagger.inference.engines import Choice
+from tagger.inference.engines.choice import Choice, EngineName, Precision
 from tagger.inference.selector import TagSelector
 from tagger.options import Option
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-EngineName: TypeAlias = Literal["auto", "openvino", "torch", "eager"]
-Precision: TypeAlias = Literal["auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked"]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -18,9 +18,12 @@ from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ImageError, TaggerError
 from tagger.images import MAX_PIXELS
 from tagger.inference import engines
-from tagger.inference.config import Device, EngineName, ModelConfig, Precision
+from tagger.inference.batch import Failure
+from tagger.inference.config import Device, ModelConfig
+from tagger.inference.decoders import REMOTE_READS
 from tagger.inference.engines import Engine
-from tagger.inference.pipeline import Loaded, Row, Selector, read_entry, score_files
+from tagger.inference.engines.choice import EngineName, Precision
+from tagger.inference.pipeline import Row, Selector, bounded, score_rows
 from tagger.storage import StrPath
 
 log = logging.getLogger(__name__)
@@ -48,9 +51,9 @@ class Model:
         mixed. One that cannot be scored gives a row with its `status` and `error`. `uri` is null for what has no name,
         `image_id` for what has no bytes.
         """
-        entries = [_entry(value) for value in _each(inputs)]
-        found = score_files(entries, [self], self.config.max_pixels, read=_read)
-        return [self._row(row) for rows in found for _, row in rows]
+        with ThreadPoolExecutor(REMOTE_READS) as pool:
+            entries = bounded(lambda value: pool.submit(_entry, value), _each(inputs), 2 * REMOTE_READS)
+            return [self._row(row) for row in score_rows(entries, [self], self.config.max_pixels)]
 
     def columns(self) -> Row:
         """Return the columns that are the same in all its rows."""
@@ -110,35 +113,24 @@ def _each(inputs: Any) -> Iterable[Any]:
 
 
 def _entry(value: Any) -> Row:
-    """Return an input as an entry of the pipeline, its key columns still empty."""
-    return {**dict.fromkeys(schema.KEY.names), "uri": _url(value), "input": value}
+    """Return an input as an entry of the pipeline; what is wrong with it becomes its failure."""
+    nameless: Row = dict.fromkeys(schema.KEY.names)
+    try:
+        if isinstance(value, str | os.PathLike):
+            nameless["uri"] = _url(value)
+            return storage.describe(storage.absolute_file(os.fsdecode(value)))._asdict()
+        if isinstance(value, bytes):
+            return {**nameless, "bytes": len(value), "source": value}
+        return {**nameless, "source": _image(value)}
+    except ImageError as error:
+        return {**nameless, "source": Failure(error.status, str(error))}
+    except TaggerError as error:  # a store that refuses the credentials, a package that is not installed
+        return {**nameless, "source": Failure("unreadable", storage.redact(str(error)))}
 
 
-def _url(value: Any) -> str | None:
-    if not isinstance(value, str | os.PathLike):
-        return None
+def _url(value: StrPath) -> str:
     url = storage.absolute_file(os.fsdecode(value))
     return storage.public_uri(url) if storage.is_remote(url) else url
-
-
-def _read(entry: Row, everyone: int) -> Loaded:
-    """Read one input into the pipeline; whatever is wrong with it becomes its status and error."""
-    value = entry.pop("input")
-    item = Loaded({**entry, "status": "ok", "error": None}, (0,))
-    try:
-        if entry["uri"] is not None:
-            found = storage.describe(storage.absolute_file(os.fsdecode(value)))
-            return read_entry(found._asdict(), everyone)
-        if isinstance(value, bytes):
-            item.content = value
-            item.facts.update(bytes=len(value), image_id=hashlib.sha256(value).hexdigest())
-        else:
-            item.image = _image(value)
-    except ImageError as error:
-        item.facts.update(status=error.status, error=str(error))
-    except TaggerError as error:  # a store that refuses the credentials, a package that is not installed
-        item.facts.update(status="unreadable", error=storage.redact(str(error)))
-    return item
 
 
 def _image(value: Any) -> Image.Image:

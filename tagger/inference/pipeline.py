@@ -1,146 +1,147 @@
-"""read -> decode -> stack -> infer: files in, one row per file and model out, in order.
+"""read -> decode -> infer: batches of files in, the same batches with the answers of every model out, in order.
 
-Every stage holds a bounded number of images, so memory does not grow with the number of files. All of them run in
-threads that release the GIL while they work; a file is read and decoded once, however many models score it.
+Every stage holds a bounded number of images, so memory does not grow with the number of files. A file is read and
+decoded once, however many models score it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+import pyarrow as pa
 
-from tagger import hardware, images, storage
-from tagger.errors import AccessDenied, ImageError, SourceError
-from tagger.images.transforms import Preprocessing
+from tagger.inference import batch as batches_of
+from tagger.inference.batch import Answer, Batch, Decoding, Failure, Inspect, Source
 from tagger.inference.ceilings import Meter
+from tagger.inference.decoders import Decoder, ThreadDecoder, readers_for
 from tagger.inference.engines import Float32Array
 
 if TYPE_CHECKING:
     from tagger.inference.model import Model
 
 Row = dict[str, Any]
-Fitted = Mapping[Preprocessing, images.UInt8Array]
-Inspect = Callable[[Image.Image, tuple[int, int], Fitted], Row]
-"""Columns computed from a decoded RGB image, its true (width, height), and its pixels as the models want them."""
-Selector = Callable[[Float32Array, Float32Array], Row]
-"""One image's scores (classes,) and embedding (D,) -> columns."""
-Read = Callable[[Row, int], "Loaded"]
-"""An entry and a bit for every model -> the file's content, or why there is none."""
+Selector = Callable[[Float32Array, Float32Array], Mapping[str, Any]]
+"""Scores (N, classes) and embeddings (N, D) -> columns, each with N values."""
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_FILE_BYTES = 1 << 30
-"""Larger files are not read: one would take the memory of a thousand photographs."""
-
 BYTES_AHEAD = 1 << 29
-"""Limit on the encoded images that wait to be decoded: scans of hundreds of megabytes go a few at a time."""
-_REMOTE_READS, _LOCAL_READS = 32, 4
-_AHEAD = 64
-"""Images that wait before each stage, at least, so that no stage stops while a part file is written."""
+"""Limit on the encoded images that are on their way: scans of hundreds of megabytes go a few at a time."""
+IMAGES_AHEAD = 64
+"""Images that wait before the models, at least, so that no stage stops while a part file is written."""
 
 
-@dataclass
-class Loaded:
-    """One file on its way."""
-
-    facts: Row
-    """Columns that are the same for every model: key, image, status, error."""
-    wanted: tuple[int, ...]
-    """Models that score it."""
-    content: bytes = b""
-    image: Image.Image | None = None
-    """An image that is in memory already, instead of its content."""
-    pixels: dict[int, images.UInt8Array] = field(default_factory=dict)
-    """Model -> its input; empty once the file has failed."""
-    answers: dict[int, Row] = field(default_factory=dict)
-    """Model -> columns of its own."""
-    read_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-    def rows(self) -> list[tuple[int, Row]]:
-        """Return (model, row) for every model that wanted the file; without any model, one row."""
-        return [(model, {**self.facts, **self.answers.get(model, {})}) for model in self.wanted] or [(0, self.facts)]
-
-
-def score_files(
-    entries: Iterable[Row],
+def score_batches(
+    batches: Iterable[Batch],
     models: Sequence[Model],
     max_pixels: int,
     meter: Meter | None = None,
     inspect: Inspect | None = None,
-    read: Read | None = None,
-) -> Generator[list[tuple[int, Row]]]:
-    """Yield for each entry (key columns, and in `wanted` the bits of its models) its rows, in the same order.
+    decoder: Decoder | None = None,
+) -> Generator[Batch]:
+    """Read, decode and score batches of files; yield them in the same order, cut into smaller ones.
 
-    `inspect` adds columns computed from each decoded image; `read` replaces read_entry. A file that cannot be scored
-    gives rows with its status and error and leaves the others alone. Raises AccessDenied when the store refuses our
-    credentials, since then every file would fail.
+    `inspect` adds columns computed from each decoded image; `decoder` replaces the threads that read and decode. A
+    file that cannot be scored has a status and an error, and leaves the others alone. Raises AccessDenied when the
+    store refuses our credentials, since then every file would fail.
+    """
+    decoder, meter = decoder or ThreadDecoder(), meter or Meter()
+    size = max((model.engine.batch_size for model in models), default=1)
+    callers = max((model.engine.concurrency for model in models), default=1)
+    files, parts = _cut(size)
+    how = Decoding.of([model.info.preprocessing for model in models], max_pixels, inspect)
+    decoding = decoder.ahead + -(-max(size, IMAGES_AHEAD) // files)
+    scoring = callers + max(1, IMAGES_AHEAD // (files * parts))
+    with contextlib.closing(decoder), _pool(callers) as pool:
+        decoder.open(how, decoding + (scoring + 1) * parts)
+        decoded = bounded(decoder.submit, batches_of.batched(batches, files), decoding, lambda batch: batch.bytes)
+        groups = iter(lambda: list(islice(decoded, parts)), [])
+        for group in bounded(lambda group: pool.submit(infer, group, models, how), groups, scoring):
+            for batch in group:
+                meter.readers = decoder.processes * readers_for(batch.sources)
+                meter.add(batch)
+                yield batch
+
+
+def score_rows(
+    entries: Iterable[Row], models: Sequence[Model], max_pixels: int, inspect: Inspect | None = None
+) -> Iterator[Row]:
+    """Score files one row each: the entry itself, the facts of the image, what `inspect` and the first model add.
+
+    An entry has a `source`, or a `location` or `uri` to read.
     """
     stream = iter(entries)
-    first = next(stream, None)
-    if first is None:
-        return
-    meter, read = meter or Meter(), read or read_entry
-    meter.readers = readers_for([first["uri"] or ""])
-    everyone = (1 << len(models)) - 1
-    preparations = [model.info.preprocessing for model in models]
-    size = max((model.engine.batch_size for model in models), default=16)
-    callers = max((model.engine.concurrency for model in models), default=1)
-    decoders = hardware.cores()
-    with _pools(read=meter.readers, decode=decoders, infer=callers) as (readers, decode_pool, infer_pool):
-        listed, ahead = chain([first], stream), 2 * meter.readers
-        loaded = bounded_map(
-            lambda entry: read(entry, everyone), listed, readers, ahead, lambda entry: entry["bytes"] or 0
-        )
-        ahead = max(size + 2 * decoders, _AHEAD)
-        decoded = bounded_map(
-            lambda item: _decode(item, preparations, max_pixels, inspect), loaded, decode_pool, ahead,
-            lambda item: len(item.content),
-        )  # fmt: skip
-        batches = iter(lambda: list(islice(decoded, size)), [])
-        ahead = callers + max(1, _AHEAD // size)
-        for batch in bounded_map(lambda batch: _infer(batch, models), batches, infer_pool, ahead):
-            for item in batch:
-                _measure(item, meter)
-                yield item.rows()
+    groups = iter(lambda: list(islice(stream, batches_of.FILES)), [])
+    for batch in score_batches((_batch(group, len(models)) for group in groups), models, max_pixels, None, inspect):
+        answers = _by_file(batch.answers[0]) if models else {}
+        facts = batch.facts
+        names = ("image_id", "status", "error", "width", "height", "format")
+        columns = zip(*(getattr(facts, name) for name in names), strict=True)
+        for number, (entry, values) in enumerate(zip(batch.key, columns, strict=True)):
+            yield {
+                **entry,
+                **dict(zip(names, values, strict=True)),
+                **facts.extra.get(number, {}),
+                **answers.get(number, {}),
+            }
 
 
-def readers_for(uris: Sequence[str]) -> int:
-    """Return how many files to read at the same time: many where every read waits for a network."""
-    return _REMOTE_READS if any(map(storage.is_remote, uris)) else _LOCAL_READS
+def _batch(entries: list[Row], models: int) -> Batch:
+    sources = [source_of(entry) for entry in entries]
+    total = sum(entry.get("bytes") or 0 for entry in entries)
+    return Batch(sources, [(1 << models) - 1] * len(entries), entries, total)
+
+
+def source_of(entry: Mapping[str, Any]) -> Source:
+    """Return what to read for an entry with `bytes` and a `source`, a `location` or a `uri`."""
+    size = entry.get("bytes") or 0
+    if size > batches_of.MAX_FILE_BYTES:
+        return Failure("too_large", f"{size} bytes are over the limit of {batches_of.MAX_FILE_BYTES}")
+    source: Source | None = entry.get("source")
+    return source if source is not None else entry.get("location") or entry["uri"]
+
+
+def _by_file(answer: Answer | None) -> dict[int, Row]:
+    """Return the columns of an answer as a row per file."""
+    if answer is None:
+        return {}
+    columns = {name: _values(column) for name, column in answer.columns.items()}
+    rows = {number: {name: values[i] for name, values in columns.items()} for i, number in enumerate(answer.rows)}
+    return rows | {number: {"status": "failed", "error": NOT_FINITE} for number in answer.failed}
+
+
+def _values(column: Any) -> Sequence[Any]:
+    values: Sequence[Any] = column.to_pylist() if isinstance(column, pa.Array) else column
+    return values
+
+
+def _cut(size: int) -> tuple[int, int]:
+    """Return how many files a batch has, and how many batches make a call of the models with `size` images."""
+    parts = -(-size // batches_of.FILES)
+    return (-(-size // parts), parts) if parts > 1 else (size * (batches_of.FILES // size), 1)
 
 
 @contextlib.contextmanager
-def _pools(**threads: int) -> Iterator[list[ThreadPoolExecutor]]:
-    """Open thread pools by name; on exit, work that has not started is cancelled."""
-    pools = [ThreadPoolExecutor(count, name) for name, count in threads.items()]
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Open a thread pool; on exit, work that has not started is cancelled."""
+    pool = ThreadPoolExecutor(threads, "infer")
     try:
-        yield pools
+        yield pool
     finally:
-        for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)
-        for pool in pools:
-            pool.shutdown(wait=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def bounded_map(
-    function: Callable[[T], R],
-    items: Iterable[T],
-    pool: Executor,
-    ahead: int,
-    weight: Callable[[T], int] = lambda item: 0,
+def bounded(
+    submit: Callable[[T], Future[R]], items: Iterable[T], ahead: int, weight: Callable[[T], int] = lambda item: 0
 ) -> Iterator[R]:
-    """Map in a pool, in order, with at most `ahead` items submitted and not yet consumed.
+    """Yield results in order, with at most `ahead` items submitted and not yet consumed.
 
     Together they weigh at most BYTES_AHEAD; one item is always let through.
     """
@@ -153,7 +154,7 @@ def bounded_map(
             weighs = weight(upcoming[0])
             if waiting and heavy + weighs > BYTES_AHEAD:
                 break
-            waiting.append((pool.submit(function, upcoming.pop()), weighs))
+            waiting.append((submit(upcoming.pop()), weighs))
             heavy += weighs
         if not waiting:
             return
@@ -163,81 +164,46 @@ def bounded_map(
         yield result
 
 
-def read_entry(entry: Row, everyone: int) -> Loaded:
-    """Read the file of an entry; what is wrong with it becomes its status and error. Raises AccessDenied."""
-    started = time.perf_counter()
-    bits = entry.get("wanted", everyone)
-    wanted = tuple(model for model in range(everyone.bit_length()) if bits >> model & 1)
-    facts: Row = {**entry, "status": "ok", "error": None}
-    location = facts.pop("location", None) or entry["uri"]
-    item = Loaded(facts, wanted)
-    try:
-        if (entry["bytes"] or 0) > MAX_FILE_BYTES:
-            raise ImageError("too_large", f"{entry['bytes']} bytes are over the limit of {MAX_FILE_BYTES}")
-        item.content = storage.read_bytes(location)
-    except ImageError as error:
-        return _fail(item, error.status, error)
-    except AccessDenied as error:
-        if storage.is_credential_error(error):
-            raise
-        return _fail(item, "unreadable", error)
-    except SourceError as error:
-        return _fail(item, "unreadable", error)
-    facts["image_id"] = hashlib.sha256(item.content).hexdigest()
-    item.read_seconds = time.perf_counter() - started
-    return item
+NOT_FINITE = "the model gave scores that are not numbers"
 
 
-def _decode(item: Loaded, preparations: Sequence[Preprocessing], max_pixels: int, inspect: Inspect | None) -> Loaded:
-    """Decode once, and fit once for all models with the same preprocessing."""
-    if item.facts["status"] != "ok":
-        return item
-    started = time.thread_time()
-    try:
-        wanted = {model: preparations[model] for model in item.wanted}
-        pictures: list[Image.Image] = []
-        if item.image is not None:
-            fitted, facts = images.prepare_image(item.image, set(wanted.values()), max_pixels)
-        else:
-            fitted, facts = images.prepare(item.content, set(wanted.values()), max_pixels, pictures.append)
-    except ImageError as error:
-        return _fail(item, error.status, error)
-    finally:
-        item.content, item.image = b"", None
-    item.pixels = {model: fitted[preparation] for model, preparation in wanted.items()}
-    item.facts.update(width=facts.width, height=facts.height, format=facts.format)
-    if inspect and pictures:
-        item.facts.update(inspect(pictures[0], (facts.width, facts.height), fitted))
-    item.decode_seconds = time.thread_time() - started
-    return item
-
-
-def _infer(batch: list[Loaded], models: Sequence[Model]) -> list[Loaded]:
+def infer(group: list[Batch], models: Sequence[Model], how: Decoding) -> list[Batch]:
+    """Score decoded batches with every model, and give the memory of their pixels back."""
+    for batch in group:
+        batch.answers = [None] * len(models)
     for number, model in enumerate(models):
-        good = [item for item in batch if number in item.pixels]
-        if not good:
-            continue
-        scores, embeddings = model.engine(np.stack([item.pixels[number] for item in good]))
-        for item, row_scores, embedding in zip(good, scores, embeddings, strict=True):
-            if np.isfinite(row_scores).all():
-                item.answers[number] = model.selector(row_scores, embedding)
-            else:
-                item.answers[number] = {"status": "failed", "error": "the model gave scores that are not numbers"}
-    for item in batch:
-        item.pixels = {}
-    return batch
+        _score(group, number, model, how.of_model[number])
+    for batch in group:
+        batch.pixels = []
+        batch.release()
+    return group
 
 
-def _measure(item: Loaded, meter: Meter) -> None:
-    if item.read_seconds:
-        meter.reads += 1
-        meter.read_seconds += item.read_seconds
-    if item.decode_seconds:
-        meter.decoded += 1
-        meter.decode_seconds += item.decode_seconds
+def _score(group: list[Batch], number: int, model: Model, which: int) -> None:
+    """Score the images of several batches that a model wants, in one call."""
+    chosen = [_wanted(batch, number, which) for batch in group]
+    pixels = [pixels for _, pixels in chosen if len(pixels)]
+    if not pixels:
+        return
+    scores, embeddings = model.engine(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
+    finite: npt.NDArray[np.bool_] = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        scores, embeddings = scores[finite], embeddings[finite]
+    columns = model.selector(scores, embeddings) if len(scores) else {}
+    start = place = 0
+    for batch, (rows, _) in zip(group, chosen, strict=True):
+        good = finite[start : start + len(rows)]
+        scored = [row for row, fine in zip(rows, good, strict=True) if fine]
+        failed = [row for row, fine in zip(rows, good, strict=True) if not fine]
+        mine = {name: column[place : place + len(scored)] for name, column in columns.items()}
+        batch.answers[number] = Answer(scored, mine, failed)
+        start, place = start + len(rows), place + len(scored)
 
 
-def _fail(item: Loaded, status: str, error: Exception) -> Loaded:
-    message = str(error).removeprefix(f"{item.facts['uri']}: ")
-    item.facts.update(status=status, error=message)
-    return item
+def _wanted(batch: Batch, number: int, which: int) -> tuple[list[int], npt.NDArray[np.uint8]]:
+    """Return the files of a batch that a model wants and that have pixels, and these."""
+    rows, pixels = batch.facts.rows[which], batch.pixels[which]
+    mine = [place for place, row in enumerate(rows) if batch.models[row] >> number & 1]
+    if len(mine) == len(rows):
+        return rows, pixels
+    return [rows[place] for place in mine], pixels[mine]

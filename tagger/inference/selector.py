@@ -1,49 +1,78 @@
-"""Scores -> the columns of a results row."""
+"""Scores -> the columns of results rows."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
+from tagger import schema
 from tagger.checkpoint.info import ModelInfo
 from tagger.inference.engines import Float32Array
-from tagger.inference.pipeline import Row
+
+IntArray = npt.NDArray[np.intp]
+_FEW = 64
+"""Up to so many classes, sorting all of them is quickest."""
+_SCORED = schema.RESULTS.field("tags").type.value_type
 
 
 class TagSelector:
-    """Turn one image's scores into the columns tags, candidates, top_tag, top_score and embedding."""
+    """Turn scores into the columns tags, candidates, top_tag, top_score and embedding."""
 
     def __init__(
         self, info: ModelInfo, top_k: int, thresholds: tuple[float, ...] | None, embeddings: bool = False
     ) -> None:
-        self._names = info.label_names
+        self._names = pa.array(info.label_names, pa.string())
         self._thresholds = None if thresholds is None else np.array(thresholds, dtype=np.float32)
         self._top_k = min(top_k, len(info.label_names))
         self._embeddings = embeddings
 
-    def __call__(self, scores: Float32Array, embedding: Float32Array) -> Row:
-        """Return the columns; scores are (classes,), embedding (D,)."""
-        candidates = [self._scored(index, scores) for index in _best(scores, self._top_k)]
-        if self._thresholds is None:
-            tags = candidates[:1]
-        else:
-            passed = np.flatnonzero(scores >= self._thresholds)
-            tags = [self._scored(index, scores) for index in passed[np.argsort(-scores[passed], kind="stable")]]
+    def __call__(self, scores: Float32Array, embeddings: Float32Array) -> dict[str, pa.Array]:
+        """Return the columns; scores are (N, classes), embeddings (N, D)."""
+        best = top(scores, self._top_k)
+        best_scores = np.take_along_axis(scores, best, axis=1)
         return {
-            "tags": tags,
-            "candidates": candidates,
-            "top_tag": candidates[0]["tag"],
-            "top_score": candidates[0]["score"],
-            "embedding": embedding if self._embeddings else None,
+            "tags": self._tags(scores, best),
+            "candidates": self._lists(np.full(len(best), self._top_k), best.ravel(), best_scores.ravel()),
+            "top_tag": self._names.take(pa.array(best[:, 0])),
+            "top_score": pa.array(best_scores[:, 0]),
+            "embedding": _vectors(embeddings) if self._embeddings else pa.nulls(len(best), pa.list_(pa.float32())),
         }
 
-    def _scored(self, index: int, scores: Float32Array) -> dict[str, Any]:
-        return {"tag": self._names[index], "score": float(scores[index])}
+    def _tags(self, scores: Float32Array, best: IntArray) -> pa.Array:
+        """Return the tags that pass their threshold, best first; without thresholds the best alone."""
+        if self._thresholds is None:
+            ones = np.ones(len(best), dtype=np.intp)
+            return self._lists(ones, best[:, 0], scores[np.arange(len(best)), best[:, 0]])
+        passed = scores >= self._thresholds
+        rows, labels = np.nonzero(passed)
+        found = scores[rows, labels]
+        order = np.lexsort((labels, -found, rows))
+        return self._lists(passed.sum(axis=1), labels[order], found[order])
+
+    def _lists(self, counts: IntArray, labels: IntArray, scores: Float32Array) -> pa.Array:
+        """Return lists of (tag, score), so many in each row."""
+        values = [self._names.take(pa.array(labels)), pa.array(scores)]
+        return pa.ListArray.from_arrays(_offsets(counts), pa.StructArray.from_arrays(values, fields=list(_SCORED)))
 
 
-def _best(scores: Float32Array, count: int) -> Any:
-    """Return the indices of the highest scores, best first, ties by index; only what can be among them is sorted."""
-    floor = np.partition(scores, len(scores) - count)[len(scores) - count]
-    contenders = np.flatnonzero(scores >= floor)
-    return contenders[np.argsort(-scores[contenders], kind="stable")][:count]
+def top(scores: Float32Array, count: int) -> IntArray:
+    """Return the indices (N, count) of the highest of scores (N, classes), best first, ties by index."""
+    if scores.shape[1] <= max(_FEW, count):
+        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    found = np.argpartition(scores, -count, axis=1)[:, -count:]
+    values = np.take_along_axis(scores, found, axis=1)
+    best = np.take_along_axis(found, np.lexsort((found, -values), axis=1), axis=1)
+    tied = (scores >= values.min(axis=1, keepdims=True)).sum(axis=1) > count
+    if tied.any():  # argpartition may have left out one with the same score and a lower index
+        best[tied] = np.argsort(-scores[tied], axis=1, kind="stable")[:, :count]
+    return best
+
+
+def _vectors(embeddings: Float32Array) -> pa.Array:
+    count, width = embeddings.shape
+    return pa.ListArray.from_arrays(_offsets(np.full(count, width)), pa.array(embeddings.ravel()))
+
+
+def _offsets(counts: IntArray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())

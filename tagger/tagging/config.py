@@ -15,6 +15,10 @@ class TagConfig(ModelConfig):
     """Options of one tagging run; raises UsageError for invalid values."""
 
     shard_size: Annotated[int, Option("Images per part file; a kill loses at most the shards at work.", ge=1)] = 5000
+    workers: Annotated[
+        int | None,
+        Option("Processes that read and decode; 0: threads [default: threads on up to 4 cores].", ge=0, le=1024),
+    ] = None
     retry_failed: Annotated[bool, Option("Also try files again that failed before.")] = False
     redo: Annotated[bool, Option("Tag everything again.")] = False
     max_failed: Annotated[

@@ -25,11 +25,14 @@ from tagger import checkpoint, schema, storage
 from tagger.data import manifest
 from tagger.errors import AccessDenied, ModelError, SourceError, TableError, WriteError
 from tagger.inference import model as inference
+from tagger.inference.batch import Batch
 from tagger.inference.ceilings import Meter
+from tagger.inference.decoders import Decoder
 from tagger.inference.model import Model
-from tagger.inference.pipeline import Row, score_files
+from tagger.inference.pipeline import score_batches
+from tagger.inference.workers import decoder_for
 from tagger.storage import StrPath
-from tagger.tagging import results
+from tagger.tagging import results, rows
 from tagger.tagging.config import TagConfig
 from tagger.tagging.plan import Plan, Target, make_plan, read_committed, without_committed
 from tagger.tagging.summary import ShardCounts, Summary, summarise
@@ -134,8 +137,10 @@ def run_shards(
         return before
     _check_access(plan, todo)
     models = models or Models()
-    run = _ShardRun(plan, [models.get(target, plan.config) for target in plan.targets], on_progress)
-    run.go(_rotated(todo))
+    files = sum(len(plan.shard(index)) for index in todo)
+    with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
+        run = _ShardRun(plan, [models.get(target, plan.config) for target in plan.targets], on_progress)
+        run.go(_rotated(todo), decoder)
     return before + run.counts(time.perf_counter() - started)
 
 
@@ -162,15 +167,15 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     if not shards:
         return ShardCounts()
     columns = ["uri", "model", "status", "engine"]
-    rows, damaged = results.read_rows([storage.join(plan.out, plan.part(index)) for index in shards], columns)
+    there, damaged = results.read_rows([storage.join(plan.out, plan.part(index)) for index in shards], columns)
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run again, which tags its files again")
     statuses, engines = [], []
     for target in plan.targets:
-        own = rows.filter(pc.equal(rows["model"], target.name))
+        own = there.filter(pc.equal(there["model"], target.name))
         statuses.append(dict(Counter(own["status"].to_pylist())))
         engines.append(own["engine"][0].as_py() if len(own) else "")
-    return ShardCounts(statuses, engines, files=pc.count_distinct(rows["uri"]).as_py(), shards=tuple(shards))
+    return ShardCounts(statuses, engines, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
 
 
 def finish(plan: Plan, counts: ShardCounts) -> Summary:
@@ -245,7 +250,6 @@ class _ShardRun:
 
     def __init__(self, plan: Plan, models: Sequence[Model], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
-        self._columns = [model.columns() for model in models]
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
         self.files = 0
         self.written: list[int] = []
@@ -257,16 +261,17 @@ class _ShardRun:
         self._sizes: list[tuple[int, int]] = []
         """(shard, files) in the order they entered the pipeline"""
 
-    def go(self, shards: list[int]) -> None:
+    def go(self, shards: list[int], decoder: Decoder) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
-        files = score_files(self._entries(shards), self.models, self.plan.config.max_pixels, self.meter)
+        limit = self.plan.config.max_pixels
+        batches = score_batches(self._batches(shards), self.models, limit, self.meter, decoder=decoder)
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
-        with contextlib.closing(files), ThreadPoolExecutor(1, "write") as writer:
-            for index, rows in self._by_shard(files, total):
+        with contextlib.closing(batches), ThreadPoolExecutor(1, "write") as writer:
+            for index, tables in self._by_shard(batches, total):
                 if commit:
                     commit.result()
-                commit = writer.submit(self._commit, index, rows)
+                commit = writer.submit(self._commit, index, tables)
             if commit:
                 commit.result()
 
@@ -286,12 +291,12 @@ class _ShardRun:
             ceilings=self.meter.ceilings(together, shares),
         )
 
-    def _entries(self, shards: list[int]) -> Iterator[Row]:
+    def _batches(self, shards: list[int]) -> Iterator[Batch]:
         for index in shards:
             entries = self._still_to_do(index)
             if len(entries):
                 self._sizes.append((index, len(entries)))
-                yield from entries.to_pylist()
+                yield rows.batch_of(entries)
 
     def _still_to_do(self, index: int) -> pa.Table:
         """Return a shard without the files that an overlapping run has committed."""
@@ -300,38 +305,37 @@ class _ShardRun:
         new = [name for name in names if name not in self._seen and self.plan.run_id not in name]
         if new:
             self._seen.update(new)
-            rows = read_committed(self.plan, [storage.join(self.plan.out, name) for name in new])
-            self._committed = pa.concat_tables([self._committed, rows])
+            committed = read_committed(self.plan, [storage.join(self.plan.out, name) for name in new])
+            self._committed = pa.concat_tables([self._committed, committed])
         return without_committed(self.plan, shard, self._committed) if len(self._committed) else shard
 
-    def _by_shard(self, files: Iterable[list[tuple[int, Row]]], total: int) -> Iterator[tuple[int, list[Row]]]:
-        """Collect the rows of each shard."""
-        collected: list[Row] = []
+    def _by_shard(self, batches: Iterable[Batch], total: int) -> Iterator[tuple[int, list[list[pa.Table]]]]:
+        """Collect the rows of each shard, in a list for each model."""
+        collected: list[list[pa.Table]] = [[] for _ in self.models]
         finished = in_shard = 0
-        for rows in files:
-            self._count(rows, total)
-            collected += [{**row, **self._columns[model]} for model, row in rows]
-            in_shard += 1
+        for batch in batches:
+            for model, tables in enumerate(collected):
+                table, counts = rows.rows_of(batch, model)
+                self.statuses[model] += counts
+                tables.append(table)
+            self._advance(len(batch), total)
+            in_shard += len(batch)
             index, size = self._sizes[finished]
             if in_shard == size:
                 yield index, collected
-                collected, in_shard = [], 0
+                collected, in_shard = [[] for _ in self.models], 0
                 finished += 1
 
-    def _count(self, rows: list[tuple[int, Row]], total: int) -> None:
-        self.files += 1
-        for model, row in rows:
-            self.statuses[model][row["status"]] += 1
+    def _advance(self, files: int, total: int) -> None:
+        self.files += files
         self.last_row = time.perf_counter()
         self.first_row = self.first_row or self.last_row
-        if self.files % 32 == 0 or self.files == total:
-            failed = sum(counter.total() - counter["ok"] for counter in self.statuses)
-            self.on_progress(Progress(self.files, total, failed))
+        failed = sum(counter.total() - counter["ok"] for counter in self.statuses)
+        self.on_progress(Progress(self.files, total, failed))
 
-    def _commit(self, index: int, rows: list[Row]) -> None:
+    def _commit(self, index: int, tables: list[list[pa.Table]]) -> None:
         fixed = {"run_id": self.plan.run_id, "tagged_at": datetime.now(UTC)}
-        table = schema.from_rows([{**row, **fixed} for row in rows], "results")
-        table = table.sort_by([("uri", "ascending"), ("model", "ascending")])
+        table = rows.finished(tables, [{**model.columns(), **fixed} for model in self.models])
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
         self.written.append(index)
 

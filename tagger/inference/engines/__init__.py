@@ -10,16 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from tagger import hardware
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import MissingExtra, UsageError
 from tagger.images import UInt8Array
+from tagger.inference.engines.checked import CheckedEngine
 from tagger.inference.engines.choice import (
     DEVICES,
     ENGINES,
     PRECISIONS,
+    SPECS,
+    CannotRun,
     Choice,
     choose,
     doubts,
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "DEVICES", "ENGINES", "PRECISIONS", "Choice", "Engine", "Float32Array", "doubts", "load", "possible",
+    "DEVICES", "ENGINES", "PRECISIONS", "CannotRun", "Choice", "Engine", "Float32Array", "doubts", "load", "possible",
     "probe_images", "rate", "trusted",
 ]  # fmt: skip
 
@@ -81,37 +85,27 @@ def load(
     requested = for_network(requested or Choice(), info)
     records = info.agreement.get(hardware.processor(), {})
     choice = choose(requested, records, requested.device != "cpu" and hardware.has_cuda())
-    if choice.engine != "openvino":
-        return _load_torch(info, build, choice, batch_size)
-    from tagger.inference.engines import openvino
-
     try:
-        return _load_openvino(info, build, choice, batch_size, calibration)
-    except (openvino.CannotRun, MissingExtra) as error:
-        if requested.engine == "openvino" or requested.precision == choice.precision != "fp32":
+        return _load(info, build, choice, batch_size, calibration)
+    except (CannotRun, MissingExtra) as error:
+        if requested.engine == choice.engine or requested.precision == choice.precision != "fp32":
             raise UsageError(f"{error}; choose another --engine or --precision") from error
         if choice.precision != "fp32":
             log.warning("%s; running it in fp32", error)
             return load(info, build, replace(requested, precision="fp32"), batch_size)
         log.warning("%s; running eager torch", error)
-        return _load_torch(info, build, Choice("cpu", "eager", "fp32"), batch_size)
+        return _load(info, build, Choice(choice.device, "eager", "fp32"), batch_size, None)
 
 
-def _load_torch(info: ModelInfo, build: Build, choice: Choice, batch_size: int | None) -> Engine:
-    from tagger.inference.engines import pytorch
-
-    return pytorch.load(info, build(info), choice.device, choice.precision, batch_size, choice.engine == "torch")
-
-
-def _load_openvino(
+def _load(
     info: ModelInfo, build: Build, choice: Choice, batch_size: int | None, calibration: Calibration | None
 ) -> Engine:
-    from tagger.inference.engines import checked, openvino
-
+    module = import_module(f"tagger.inference.engines.{SPECS[choice.engine].module}")
     bits, _, checks = choice.precision.partition("-")
-    if checks and info.task != "multiclass":
-        raise UsageError(f"--precision {choice.precision} compares the two best tags; {info.name} is multilabel")
-    fast = openvino.load(info, build, bits, batch_size, calibration)
     if not checks:
-        return fast
-    return checked.CheckedEngine(fast, openvino.load(info, build, "fp32", 1, None))
+        engine: Engine = module.load(info, build, choice, batch_size, calibration)
+        return engine
+    if info.task != "multiclass":
+        raise UsageError(f"--precision {choice.precision} compares the two best tags; {info.name} is multilabel")
+    fast = module.load(info, build, replace(choice, precision=bits), batch_size, calibration)
+    return CheckedEngine(fast, module.load(info, build, replace(choice, precision="fp32"), 1, None))

@@ -5,16 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from tagger import hardware
 from tagger.checkpoint.info import ModelInfo
-from tagger.errors import UsageError
+from tagger.errors import ModelError, UsageError
 
 DEVICES = hardware.DEVICES
-ENGINES = ("auto", "openvino", "torch", "eager")
-PRECISIONS = ("auto", "fp32", "bf16", "int8", "bf16-checked", "int8-checked")
+EngineName: TypeAlias = Literal["auto", "openvino", "torch", "eager"]
+Precision: TypeAlias = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8", "bf16-checked", "int8-checked"]
 """`-checked`: scored again in fp32 where the two best tags are close."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One engine, as the choice sees it; a new engine is a module and an entry here."""
+
+    module: str
+    """Module of this package with `load(info, build, choice, batch_size, calibration) -> Engine`."""
+    precisions: Mapping[str, tuple[Precision, ...]]
+    """Device -> the precisions that it runs there, the one to prefer first."""
+    package: str = "torch"
+    """Without this package it is not chosen."""
+
+
+SPECS: dict[str, Spec] = {
+    "openvino": Spec("openvino", {"cpu": ("fp32", "bf16", "int8", "bf16-checked", "int8-checked")}, "openvino"),
+    "eager": Spec("pytorch", {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16", "bf16")}),
+    "torch": Spec("pytorch", {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16", "bf16")}),
+}
+"""Engines, best first where nothing was measured."""
+ENGINES: tuple[str, ...] = ("auto", *SPECS)
 
 MIN_AGREEMENT = 0.995
 """Share of photographs that must get the reference's top tag before a less exact precision is chosen for the user."""
@@ -22,6 +44,11 @@ MIN_GAIN = 1.1
 """A less exact precision must be this many times as fast: less may be noise."""
 MIN_IMAGES = 200
 """Fewer photographs do not establish that share."""
+
+
+class CannotRun(ModelError):
+    """A network, or a precision, that an engine does not run here."""
+
 
 Records = Mapping[str, Mapping[str, Any]]
 """Choice.key -> what `tagger benchmark agreement` measured on this processor: top1, images, images_per_second, ..."""
@@ -80,12 +107,13 @@ def for_network(requested: Choice, info: ModelInfo) -> Choice:
 
 def possible(device: str) -> list[Choice]:
     """Return the settings a device can run, best first where nothing was measured."""
-    if device == "cuda":
-        return [Choice(device, engine, precision) for engine in ("torch", "eager") for precision in ("fp32", "bf16")]
-    openvino = [Choice(device, "openvino", precision) for precision in PRECISIONS[1:]]
-    bits = ("fp32", "bf16") if hardware.has_bf16() else ("fp32",)
-    torch = [Choice(device, engine, precision) for engine in ("eager", "torch") for precision in bits]
-    return openvino + torch if find_spec("openvino") else torch + openvino
+    specs = sorted(SPECS.items(), key=lambda item: find_spec(item[1].package) is None)
+    choices = [Choice(device, name, bits) for name, spec in specs for bits in spec.precisions.get(device, ())]
+    return [
+        choice
+        for choice in choices
+        if choice.engine == "openvino" or choice.precision != "bf16" or hardware.has_bf16(device)
+    ]
 
 
 def trusted(record: Mapping[str, Any] | None, precision: str) -> bool:

@@ -28,6 +28,7 @@ from tagger import hardware, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import MissingExtra, ModelError, first_line
 from tagger.images import UInt8Array
+from tagger.inference.engines.choice import CannotRun, Choice
 from tagger.inference.engines.probe import TOLERANCE, Float32Array, probe_images, rate
 
 if TYPE_CHECKING:
@@ -44,10 +45,6 @@ _FIRST_CALL = threading.Lock()
 """Held while a network is called for the first time. OpenVINO's binding fills its tables of number types on first use,
 and lets go of Python's lock meanwhile: of two threads that come first together, each would wait for what the other
 holds, for ever."""
-
-
-class CannotRun(ModelError):
-    """A network, or a precision, that does not run here."""
 
 
 class OpenVinoEngine:
@@ -92,12 +89,13 @@ class OpenVinoEngine:
 
 
 def load(
-    info: ModelInfo, build: Build, precision: str, batch_size: int | None, calibration: Calibration | None
+    info: ModelInfo, build: Build, choice: Choice, batch_size: int | None, calibration: Calibration | None
 ) -> OpenVinoEngine:
     """Return the engine, converting, comparing and tuning the network first when the cache lacks it.
 
     Raises CannotRun when OpenVINO stumbles or gives other scores, MissingExtra when a package is not there.
     """
+    precision = choice.precision
     _check_processor(precision)
     folder = storage.cache_folder() / "openvino" / info.model_id
     with contextlib.suppress(RuntimeError, OSError, ValueError, KeyError):  # absent or damaged: made again below

@@ -1,42 +1,54 @@
-"""PyTorch engine: eager fp32 on the CPU is the reference; compiled, bf16 and CUDA share its code."""
+"""PyTorch engine: eager fp32 on the CPU is the reference; compiled, less exact and CUDA share its code."""
 
 from __future__ import annotations
 
 import logging
+import os
+import queue
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tagger import hardware
+from tagger import hardware, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, first_line
 from tagger.images import UInt8Array
 from tagger.inference.engines.probe import TOLERANCE, Float32Array, probe_images, rate
 from tagger.models.scorer import Scorer
 
+if TYPE_CHECKING:
+    from tagger.inference.engines import Build, Calibration
+    from tagger.inference.engines.choice import Choice
+
 log = logging.getLogger(__name__)
 
+_Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 BATCH_SIZE = {"cpu": 32, "cuda": 256}
-GRAPHED = 64
-"""Up to this batch size kernel launches dominate on a GPU: replay them as a CUDA graph."""
-_BF16_TOLERANCE = 0.05
+_IN_FLIGHT = 2
+"""Batches on a GPU: while one is computed, the next is copied."""
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LESS_EXACT_TOLERANCE = 0.05
 """bf16 has 8 bits of mantissa, and a compiler rounds in other places."""
 
 
 def load(
-    info: ModelInfo, net: nn.Module, device: str, precision: str, batch_size: int | None, compiled: bool
+    info: ModelInfo, build: Build, choice: Choice, batch_size: int | None, calibration: Calibration | None = None
 ) -> TorchEngine:
     """Put a network on a device; where compiling fails or changes its scores, it runs eagerly with a warning."""
     torch.set_num_threads(hardware.cores())
-    whole = scorer(info, net)
+    whole = scorer(info, build(info))
     images = probe_images(info.preprocessing.size)
-    engine = TorchEngine(whole, device, precision, batch_size)
-    if compiled:
+    engine = TorchEngine(whole, choice.device, choice.precision, batch_size)
+    if choice.engine == "torch":
+        # compiling takes up to a minute; the next run finds what this one compiled
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(storage.cache_folder() / "inductor"))
         try:
-            faster = TorchEngine(whole, device, precision, batch_size, compiled=True)
+            faster = TorchEngine(whole, choice.device, choice.precision, batch_size, compiled=True)
             _check(faster, engine, images)
             engine = faster
         except Exception as error:  # whatever the compiler stumbles on, the eager network still runs
@@ -47,7 +59,7 @@ def load(
 
 
 class TorchEngine:
-    """Run the network as timm would: channels_last, on CPU or CUDA, in fp32 or bf16 autocast."""
+    """Run the network as timm would: channels_last, on CPU or CUDA, in fp32, tf32, or bf16 or fp16 autocast."""
 
     def __init__(
         self,
@@ -60,18 +72,15 @@ class TorchEngine:
         how = "compiled" if compiled else "eager"
         self.name = f"torch {torch.__version__} {how} {device} {precision}"
         self.batch_size = batch_size or BATCH_SIZE[device]
-        self.concurrency, self.shares_cores = (3, False) if device == "cuda" else (1, True)
+        self.concurrency, self.shares_cores = (_IN_FLIGHT, False) if device == "cuda" else (1, True)
         self.images_per_second: float | None = None
         self._device, self._precision, self._compiled = device, precision, compiled
         self._lock = threading.Lock()
-        if device == "cuda" and precision == "fp32":
-            use_ieee_fp32()
-        self._copies = torch.cuda.Stream() if device == "cuda" else None
         scorer = scorer.to(device).to(memory_format=torch.channels_last)
-        self._run: Any = scorer
-        if compiled:
-            graphed = device == "cuda" and self.batch_size <= GRAPHED
-            self._run = torch.compile(scorer, dynamic=False, mode="reduce-overhead" if graphed else "default")
+        self._run: _Network = torch.compile(scorer, dynamic=False) if compiled else scorer
+        self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        for _ in range(_IN_FLIGHT if device == "cuda" else 0):
+            self._lanes.put(_Lane())
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """Score any number of images; when the device has no memory for a batch, halve it from then on."""
@@ -94,32 +103,66 @@ class TorchEngine:
             if self._device == "cuda":
                 torch.cuda.empty_cache()
 
-    @torch.inference_mode()
     def _score(self, images: UInt8Array, size: int) -> tuple[Float32Array, Float32Array]:
         """Score up to one batch; a compiled network always gets a whole one, so that it compiles once."""
         missing = size - len(images) if self._compiled else 0
         whole = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
-        batch = self._to_device(whole)
-        with self._lock, torch.autocast(self._device, torch.bfloat16, enabled=self._precision == "bf16"):
-            if self._copies is not None:
-                torch.cuda.current_stream().wait_stream(self._copies)
-                batch.record_stream(torch.cuda.current_stream())
-            scores, embeddings = self._run(batch)  # leave the lock with copies: a CUDA graph reuses its outputs
-            return scores[: len(images)].cpu().numpy().copy(), embeddings[: len(images)].cpu().numpy().copy()
+        if self._device == "cuda":
+            lane = self._lanes.get()
+            try:
+                scores, embeddings = lane.score(whole, size, self._compute)
+            finally:
+                self._lanes.put(lane)
+        else:
+            with self._lock:
+                scores, embeddings = (each.numpy() for each in self._compute(torch.from_numpy(whole)))
+        return scores[: len(images)].copy(), embeddings[: len(images)].copy()
 
-    def _to_device(self, images: UInt8Array) -> Tensor:
-        """Copy uint8 pixels; to a GPU from pinned memory on a stream of its own, beside the batch that is computing."""
-        batch = torch.from_numpy(images)
-        if self._copies is None:
-            return batch
-        with torch.cuda.stream(self._copies):
-            return batch.pin_memory().to(self._device, non_blocking=True)
+    @torch.inference_mode()
+    def _compute(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = _AUTOCAST.get(self._precision)
+        if self._device == "cuda" and dtype is None:
+            set_fp32(self._precision == "tf32")
+        with torch.autocast(self._device, dtype or torch.bfloat16, enabled=dtype is not None):
+            return self._run(batch)
 
 
-def use_ieee_fp32() -> None:
-    """Compute fp32 on CUDA as IEEE fp32 in this process; PyTorch's default for convolutions is TF32."""
+class _Lane:
+    """One batch on its way through a GPU: pinned memory, a stream, and the copies in and out.
+
+    Memory is pinned once and used again; the thread waits, without the interpreter's lock, for its own batch alone.
+    """
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()
+        self._pinned: dict[str, Tensor] = {}
+
+    def score(self, images: UInt8Array, size: int, compute: _Network) -> tuple[Float32Array, Float32Array]:
+        """Copy in, compute, copy out; the arrays are valid until the next call."""
+        count = len(images)
+        host = self._room("images", (size, *images.shape[1:]), torch.uint8)[:count]
+        np.copyto(host.numpy(), images)
+        with torch.cuda.stream(self._stream), torch.inference_mode():
+            outputs = compute(host.to("cuda", non_blocking=True))
+            copies = []
+            for name, output in zip(("scores", "embeddings"), outputs, strict=True):
+                room = self._room(name, (size, *output.shape[1:]), torch.float32)[:count]
+                copies.append(room.copy_(output, non_blocking=True))
+        self._stream.synchronize()
+        scores, embeddings = (copy.numpy() for copy in copies)
+        return scores, embeddings
+
+    def _room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        room = self._pinned.get(name)
+        if room is None or room.shape[0] < shape[0] or room.shape[1:] != shape[1:]:
+            self._pinned[name] = torch.empty(shape, dtype=dtype, pin_memory=True)
+        return self._pinned[name]
+
+
+def set_fp32(tf32: bool) -> None:
+    """Compute fp32 on CUDA as IEEE fp32, or as TF32, which is PyTorch's own default for convolutions."""
     cudnn: Any = torch.backends.cudnn
-    cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "ieee"
+    cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
 
 
 def scorer(info: ModelInfo, net: nn.Module) -> Scorer:
@@ -131,6 +174,6 @@ def scorer(info: ModelInfo, net: nn.Module) -> Scorer:
 def _check(engine: TorchEngine, eager: TorchEngine, images: UInt8Array) -> None:
     """Compile, and compare with the same network run eagerly."""
     difference = float(np.abs(engine(images)[0] - eager(images)[0]).max())
-    tolerance = TOLERANCE if "fp32" in engine.name else _BF16_TOLERANCE
+    tolerance = TOLERANCE if "fp32" in engine.name else _LESS_EXACT_TOLERANCE
     if not difference <= tolerance:
         raise RuntimeError(f"its scores differ from eager torch by {difference:.2g}")

@@ -1,0 +1,215 @@
+"""Batches of files on their way from a source to rows: read, decoded and scored together, column by column."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from tagger import images, storage
+from tagger.errors import AccessDenied, ImageError, SourceError
+from tagger.images import Preprocessing, UInt8Array
+
+FILES = 16
+"""Files of a batch: enough to make its own cost small, few enough that every core has one."""
+BATCH_BYTES = 1 << 25
+"""A batch of large files has fewer of them."""
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are not read: one would take the memory of a thousand photographs."""
+
+
+class Failure(NamedTuple):
+    """The reason why a file has no pixels."""
+
+    status: str
+    error: str
+
+
+Source: TypeAlias = str | bytes | Image.Image | Failure
+"""The location of a file, the bytes of one, an image in memory, or the reason why there is none."""
+Fitted: TypeAlias = Mapping[Preprocessing, UInt8Array]
+Inspect: TypeAlias = Callable[[Image.Image, tuple[int, int], Fitted], dict[str, Any]]
+"""Columns computed from a decoded RGB image, its true (width, height), and its pixels as the models want them."""
+
+
+@dataclass
+class Answer:
+    """The columns that one model adds to a batch."""
+
+    rows: list[int]
+    """The files it scored, by their number in the batch."""
+    columns: dict[str, Any]
+    """Name -> an array with a value for each of them."""
+    failed: list[int]
+    """Files whose scores are not finite."""
+
+
+@dataclass
+class Decoded:
+    """The facts of a batch of files after decoding, a value per file in each list."""
+
+    image_id: list[str | None]
+    status: list[str]
+    error: list[str | None]
+    width: list[int | None]
+    height: list[int | None]
+    format: list[str | None]
+    rows: list[list[int]]
+    """For each preprocessing, the files in its array of pixels, in order."""
+    extra: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """File -> columns that `inspect` computed."""
+    read_seconds: float = 0.0
+    """Wall time, added over the files."""
+    decode_seconds: float = 0.0
+    """Processor time."""
+
+
+@dataclass
+class Batch:
+    """Some files and all that is known of them so far."""
+
+    sources: Sequence[Source]
+    models: Sequence[int]
+    """For each file the models that want it, a bit each."""
+    key: Any = None
+    """Whatever the caller needs to recognise the files."""
+    bytes: int = 0
+    """Size of its files together, as listed."""
+    facts: Decoded = field(default_factory=lambda: empty(0, 0))
+    pixels: list[UInt8Array] = field(default_factory=list)
+    """For each preprocessing (N, H, W, 3); emptied once the files are scored."""
+    answers: list[Answer | None] = field(default_factory=list)
+    """For each model."""
+    release: Callable[[], None] = lambda: None
+    """Gives the memory of the pixels back."""
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The way from bytes to pixels: the same for all files of a run."""
+
+    preprocessings: tuple[Preprocessing, ...]
+    """Those of the models, each once."""
+    of_model: tuple[int, ...]
+    """Model -> its preprocessing."""
+    max_pixels: int
+    inspect: Inspect | None = None
+
+    @classmethod
+    def of(cls, wanted: Sequence[Preprocessing], max_pixels: int, inspect: Inspect | None = None) -> Decoding:
+        """Return the decoding for models with these preprocessings."""
+        distinct = tuple(dict.fromkeys(wanted))
+        return cls(distinct, tuple(map(distinct.index, wanted)), max_pixels, inspect)
+
+    def for_bits(self, bits: int) -> tuple[int, ...]:
+        """Return the preprocessings that the models of a file need."""
+        return tuple(sorted({which for model, which in enumerate(self.of_model) if bits >> model & 1}))
+
+    def room(self, files: int) -> list[UInt8Array]:
+        """Return arrays for the pixels of so many files, one for each preprocessing."""
+        return [np.empty((files, *each.size, 3), dtype=np.uint8) for each in self.preprocessings]
+
+    @property
+    def file_bytes(self) -> int:
+        """Return the bytes of one file's pixels."""
+        return sum(height * width * 3 for height, width in (each.size for each in self.preprocessings))
+
+
+class Content(NamedTuple):
+    """A file that was read."""
+
+    image_id: str | None
+    content: bytes | Image.Image | Failure
+    seconds: float = 0.0
+
+
+def empty(files: int, preprocessings: int) -> Decoded:
+    """Return the facts of files about which nothing is known yet."""
+    nothing = [None] * files
+    return Decoded(
+        nothing[:], [""] * files, nothing[:], nothing[:], nothing[:], nothing[:], [[] for _ in range(preprocessings)]
+    )
+
+
+def batched(batches: Iterable[Batch], files: int) -> Iterator[Batch]:
+    """Cut batches so that each has at most so many files, and few where they are large."""
+    for whole in batches:
+        fewer = max(1, files * BATCH_BYTES // max(whole.bytes, BATCH_BYTES))
+        for start in range(0, len(whole), fewer):
+            part = slice(start, start + fewer)
+            yield Batch(whole.sources[part], whole.models[part], whole.key[part], whole.bytes * fewer // len(whole))
+
+
+def read(source: Source) -> Content:
+    """Read a file; what is wrong with it becomes its failure. Raises AccessDenied when every file would fail."""
+    if not isinstance(source, str):
+        identifier = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
+        return Content(identifier, source)
+    started = time.perf_counter()
+    try:
+        content = storage.read_bytes(source)
+    except AccessDenied as error:
+        if storage.is_credential_error(error):
+            raise
+        return Content(None, _failure("unreadable", error, source))
+    except SourceError as error:
+        return Content(None, _failure("unreadable", error, source))
+    return Content(hashlib.sha256(content).hexdigest(), content, time.perf_counter() - started)
+
+
+def _failure(status: str, error: Exception, source: str) -> Failure:
+    """Return a failure whose message does not repeat the name of the file."""
+    return Failure(status, str(error).removeprefix(f"{storage.public_uri(source)}: "))
+
+
+def decode(files: Iterable[Content], models: Sequence[int], how: Decoding, room: Sequence[UInt8Array]) -> Decoded:
+    """Decode files that were read, and write their pixels into `room` (one array for each preprocessing)."""
+    facts = empty(len(models), len(how.preprocessings))
+    started = time.thread_time()
+    for number, (image_id, content, seconds) in enumerate(files):
+        facts.image_id[number] = image_id
+        facts.read_seconds += seconds
+        try:
+            if isinstance(content, Failure):
+                facts.status[number], facts.error[number] = content
+            else:
+                _decode_one(number, content, how.for_bits(models[number]), how, room, facts)
+                facts.status[number] = "ok"
+        except ImageError as error:
+            facts.status[number], facts.error[number] = error.status, str(error)
+    facts.decode_seconds = time.thread_time() - started
+    return facts
+
+
+def _decode_one(
+    number: int,
+    content: bytes | Image.Image,
+    needed: Sequence[int],
+    how: Decoding,
+    room: Sequence[UInt8Array],
+    facts: Decoded,
+) -> None:
+    """Decode once, and resize once for all models with the same preprocessing."""
+    wanted = [how.preprocessings[which] for which in needed]
+    if isinstance(content, Image.Image):
+        fitted, info = images.prepare_image(content, wanted, how.max_pixels)
+        image = content
+    else:
+        opened: list[Image.Image] = []
+        fitted, info = images.prepare(content, wanted, how.max_pixels, opened.append)
+        image = opened[0]
+    facts.width[number], facts.height[number], facts.format[number] = info.width, info.height, info.format
+    if how.inspect:
+        facts.extra[number] = how.inspect(image, (info.width, info.height), fitted)
+    for which in needed:
+        rows = facts.rows[which]
+        room[which][len(rows)] = fitted[how.preprocessings[which]]
+        rows.append(number)

@@ -1,0 +1,379 @@
+"""Processes that read and decode batches of files, for machines with many cores.
+
+Threads share one interpreter, and its lock for the instructions between two calls of a decoder; beyond a handful they
+wait for it. A process here decodes in one thread. It is told the files through its standard input and writes their
+pixels into memory that it shares with the parent; only names and facts are pickled, between processes of one program.
+It ends when its input does, so none outlives a parent that is killed. When one dies, its files are read again one by
+one in a process of their own, and the file that kills that one too gets a row that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import mmap
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, NamedTuple, TypeAlias
+
+import numpy as np
+
+from tagger import hardware
+from tagger.errors import ModelError, TaggerError
+from tagger.images import UInt8Array
+from tagger.inference.batch import FILES, Batch, Content, Decoded, Decoding, Failure, Source, decode
+from tagger.inference.decoders import Decoder, Reader, Reading, ThreadDecoder
+
+log = logging.getLogger(__name__)
+
+FEW_CORES = 4
+"""Up to so many cores, threads lose nothing and need less memory."""
+FILES_TO_PAY = 500
+"""Files for each process below which its start takes longer than it saves."""
+MAX_DEATHS = 20
+"""Processes that may die in a run before it ends with an error."""
+_END_SECONDS = 5.0
+
+
+class Settings(NamedTuple):
+    """The first message to a process."""
+
+    how: Decoding
+    memory: str
+
+
+class Work(NamedTuple):
+    """A batch to decode into one slot of the memory."""
+
+    number: int
+    slot: int
+    sources: Sequence[Source]
+    models: Sequence[int]
+    alone: bool = False
+    """Whether to announce every file, so that the one that kills the process is known."""
+
+
+class At(NamedTuple):
+    """The file of a batch that is decoded next."""
+
+    file: int
+
+
+class Done(NamedTuple):
+    """A decoded batch, or the error that ends the run."""
+
+    number: int
+    facts: Decoded | None
+    error: TaggerError | None = None
+
+
+_Send: TypeAlias = Callable[[At | Done], None]
+
+
+def decoder_for(source: str, files: int, processes: int | None = None) -> Decoder:
+    """Return what reads and decodes so many files, its processes started; 0 stands for threads of this process."""
+    if source.startswith("memory://"):  # other processes see nothing there
+        return ThreadDecoder()
+    if processes is None:
+        processes = min(hardware.cores(), files // FILES_TO_PAY) if hardware.cores() > FEW_CORES else 0
+    count = min(processes, -(-files // FILES))
+    return ProcessDecoder(count) if count else ThreadDecoder()
+
+
+class Memory:
+    """Slots for the pixels of batches, in a file that several processes map."""
+
+    def __init__(self, path: str, how: Decoding) -> None:
+        self._how, self._slot = how, FILES * how.file_bytes
+        with open(path, "r+b") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0)
+
+    def room(self, slot: int, files: int) -> list[UInt8Array]:
+        """Return arrays for the pixels of so many files in a slot, one for each preprocessing."""
+        sizes = [files * height * width * 3 for height, width in (each.size for each in self._how.preprocessings)]
+        starts = itertools.accumulate(sizes, initial=slot * self._slot)
+        return [
+            np.frombuffer(self._mapped, np.uint8, size, start).reshape(files, *each.size, 3)
+            for each, size, start in zip(self._how.preprocessings, sizes, starts, strict=False)
+        ]
+
+
+@contextlib.contextmanager
+def _shared_file(size: int) -> Iterator[str]:
+    """Make a file of `size` bytes, in memory where that has room; raises OSError when no folder has it."""
+    for folder in ("/dev/shm", tempfile.gettempdir()):
+        handle, path = -1, ""
+        try:
+            handle, path = tempfile.mkstemp(prefix="tagger-", dir=folder)
+            _reserve(handle, size)
+        except OSError as error:
+            log.info("%s has no room for %d MB (%s)", folder, size >> 20, error.strerror)
+            _discard(handle, path)
+        else:
+            break
+    else:
+        raise OSError(f"no room for {size >> 20} MB in /dev/shm or {tempfile.gettempdir()}")
+    linux = sys.platform == "linux"
+    if linux:  # nothing stays behind, whatever ends this process
+        os.remove(path)
+    try:
+        yield f"/proc/{os.getpid()}/fd/{handle}" if linux else path
+    finally:
+        _discard(handle, "" if linux else path)
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Give a file its size; writing to memory that is not there would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.ftruncate(handle, size)
+
+
+def _discard(handle: int, path: str) -> None:
+    if handle >= 0:
+        os.close(handle)
+    if path:
+        with contextlib.suppress(OSError):  # Windows keeps a file that is still mapped
+            os.remove(path)
+
+
+class _Worker:
+    """A process and the pipes to it."""
+
+    def __init__(self) -> None:
+        # not multiprocessing: its children import the caller's main module again
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from tagger.inference.workers import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the parent
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.work: dict[int, _Task] = {}
+        self._lock = threading.Lock()
+
+    def send(self, message: Settings | Work) -> None:
+        """Send a message; a process that has died is noticed by messages()."""
+        with self._lock, contextlib.suppress(OSError):
+            assert self.process.stdin
+            pickle.dump(message, self.process.stdin)
+            self.process.stdin.flush()
+
+    def messages(self) -> Iterator[At | Done]:
+        """Yield what the process sends until it ends."""
+        assert self.process.stdout
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                yield pickle.load(self.process.stdout)
+
+    def close(self) -> None:
+        """Let the process end, by force when it does not."""
+        with contextlib.suppress(OSError):
+            assert self.process.stdin
+            self.process.stdin.close()
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        try:
+            self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(_END_SECONDS)
+
+
+@dataclass
+class _Task:
+    batch: Batch
+    slot: int
+    future: Future[Batch]
+
+
+class ProcessDecoder:
+    """Reads and decodes in processes, which are started at once and know their work after `open`."""
+
+    def __init__(self, processes: int) -> None:
+        self.processes, self.ahead = processes, 3 * processes
+        self._workers = [_Worker() for _ in range(processes)]
+        self._alone = ThreadPoolExecutor(1, "alone")
+        self._stack = contextlib.ExitStack()
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._closing = False
+        self._deaths = 0
+        self._instead: ThreadDecoder | None = None
+
+    def open(self, how: Decoding, batches: int) -> None:
+        """Share memory for so many batches with the processes; without any, threads do their work."""
+        try:
+            path = self._stack.enter_context(_shared_file(batches * FILES * max(how.file_bytes, 1)))
+        except OSError as error:
+            log.warning("%s: decoding in threads instead of processes", error)
+            self._instead = ThreadDecoder()
+            self._instead.open(how, batches)
+            return
+        self._settings = Settings(how, path)
+        self._memory = Memory(path, how)
+        self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(batches):
+            self._slots.put(slot)
+        for worker in self._workers:
+            worker.send(self._settings)
+            self._listen(worker)
+
+    def submit(self, batch: Batch) -> Future[Batch]:
+        """Give a batch to the process that has the least to do."""
+        if self._instead:
+            return self._instead.submit(batch)
+        task = _Task(batch, self._slots.get_nowait(), Future())
+        task.future.set_running_or_notify_cancel()
+        with self._lock:
+            worker = min(self._workers, key=lambda each: len(each.work))
+            number = next(self._numbers)
+            worker.work[number] = task
+        worker.send(Work(number, task.slot, batch.sources, batch.models))
+        return task.future
+
+    def _started(self) -> _Worker:
+        worker = _Worker()
+        worker.send(self._settings)
+        return worker
+
+    def _listen(self, worker: _Worker) -> None:
+        threading.Thread(target=self._receive, args=(worker,), daemon=True).start()
+
+    def _receive(self, worker: _Worker) -> None:
+        """Pass on what a process answers; when it dies, start another."""
+        for message in worker.messages():
+            if isinstance(message, Done):
+                self._finish(worker.work.pop(message.number), message)
+        with self._lock:
+            if self._closing:
+                return
+            self._deaths += 1
+            fresh = self._started()
+            self._workers[self._workers.index(worker)] = fresh
+            lost = list(worker.work.values())
+        worker.wait()
+        log.warning("a decoding process ended (%s); its files are read again", _ending(worker))
+        self._listen(fresh)
+        for task in lost:
+            self._alone.submit(self._redo, task, _ending(worker))
+
+    def _finish(self, task: _Task, done: Done) -> None:
+        if done.facts is None:
+            task.future.set_exception(done.error or ModelError("a decoding process gave no answer"))
+            return
+        batch = task.batch
+        batch.facts = done.facts
+        rooms = self._memory.room(task.slot, len(batch))
+        batch.pixels = [room[: len(rows)] for room, rows in zip(rooms, done.facts.rows, strict=True)]
+        batch.release = lambda: self._slots.put(task.slot)
+        task.future.set_result(batch)
+
+    def _redo(self, task: _Task, ending: str) -> None:
+        """Decode the files of a process that died, in one of their own; a file that kills it fails."""
+        sources = list(task.batch.sources)
+        try:
+            while self._deaths <= MAX_DEATHS and not self._closing:
+                done, file, ending = self._decode_alone(task, sources, ending)
+                if done:
+                    return self._finish(task, done)
+                self._deaths += 1
+                sources[file] = Failure("failed", f"the process that decoded it died twice ({ending})")
+            raise ModelError(f"{self._deaths} decoding processes died, the last one by {ending}; use --workers 0")
+        except Exception as error:
+            task.future.set_exception(error)
+
+    def _decode_alone(self, task: _Task, sources: Sequence[Source], ending: str) -> tuple[Done | None, int, str]:
+        """Return the answer, or the file at which the process died and by what."""
+        worker, file = self._started(), 0
+        try:
+            worker.send(Work(0, task.slot, sources, task.batch.models, alone=True))
+            for message in worker.messages():
+                if isinstance(message, Done):
+                    return message, file, ending
+                file = message.file
+        finally:
+            worker.close()
+            worker.wait()
+        return None, file, _ending(worker)
+
+    def close(self) -> None:
+        """End the processes."""
+        with self._lock:
+            self._closing = True
+        for worker in self._workers:
+            worker.close()
+        for worker in self._workers:
+            worker.wait()
+        self._alone.shutdown(wait=True, cancel_futures=True)
+        if self._instead:
+            self._instead.close()
+        self._stack.close()
+
+
+def _ending(worker: _Worker) -> str:
+    """Return how a process ended, such as `signal 9`."""
+    code = worker.process.returncode
+    return f"signal {-code}" if code and code < 0 else f"exit code {code}"
+
+
+def main() -> None:
+    """Decode what the parent sends until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows sends it all the same
+    orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever prints must not print into the answers
+    lock = threading.Lock()
+
+    def send(message: At | Done) -> None:
+        with lock, contextlib.suppress(OSError):
+            pickle.dump(message, answers)
+            answers.flush()
+
+    _serve(orders, send)
+
+
+def _serve(orders: IO[bytes], send: _Send) -> None:
+    """Decode in this thread, while another receives and lets remote files be read ahead."""
+    try:
+        settings: Settings = pickle.load(orders)
+    except EOFError:  # the run has ended before it began
+        return
+    memory = Memory(settings.memory, settings.how)
+    waiting: queue.SimpleQueue[tuple[Work, Reading]] = queue.SimpleQueue()
+    threading.Thread(target=_receive_work, args=(orders, waiting), daemon=True).start()
+    while True:
+        work, reading = waiting.get()
+        room = memory.room(work.slot, len(work.sources))
+        try:
+            contents = reading()
+            files = _announced(contents, send) if work.alone else contents
+            send(Done(work.number, decode(files, work.models, settings.how, room)))
+        except TaggerError as error:
+            send(Done(work.number, None, error))
+
+
+def _receive_work(orders: IO[bytes], waiting: queue.SimpleQueue[tuple[Work, Reading]]) -> None:
+    reader = Reader(0)
+    with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+        while True:
+            work: Work = pickle.load(orders)
+            waiting.put((work, reader.start(work.sources)))
+    os._exit(0)  # the parent has gone, or needs no more
+
+
+def _announced(contents: Sequence[Content], send: _Send) -> Iterator[Content]:
+    for number, content in enumerate(contents):
+        send(At(number))
+        yield content
