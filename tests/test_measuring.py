@@ -20,6 +20,9 @@ from tagger.errors import SourceError
 from tagger.evaluation import agreement
 from tagger.inference.ceilings import Ceilings
 from tagger.inference.engines import Choice
+from tagger.inference.engines.choice import choose
+from tagger.tagging import run as tagging_run
+from tagger.tagging.config import TagConfig
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -56,6 +59,28 @@ def test_agreement_without_photographs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"junk")
     with pytest.raises(SourceError, match="0 of 1 files decode"):
         agreement.measure(MODEL, str(tmp_path))
+
+
+def test_a_long_run_measures_on_its_own_photographs_and_uses_what_agrees(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(310):
+        photo(index).save(folder / f"{index:03d}.jpg")
+    monkeypatch.setattr(tagging_run, "MEASURE_FILES", 300)
+    monkeypatch.setenv("TAGGER_CACHE", str(tmp_path / "cache"))
+    before = (Path(model) / "tagger.json").read_bytes()
+    tagger.tag(folder, model, tmp_path / "out", TagConfig())
+    assert (Path(model) / "tagger.json").read_bytes() == before, "a run does not write to the user's checkpoint"
+    records = checkpoint.describe(model).agreement[hardware.processor()]
+    int8 = records["openvino cpu int8-checked"]
+    assert int8["images"] >= 200
+    again = tagger.tag(folder, model, tmp_path / "again", TagConfig())
+    chosen = choose(Choice(), records, has_cuda=False)
+    assert again.models[0].engine.endswith(f"{chosen.device} {chosen.precision}")
+    named = tagger.tag(folder, model, tmp_path / "named", TagConfig(precision="fp32"))
+    assert named.models[0].engine.endswith("cpu fp32")
 
 
 def test_int8_is_never_compared_on_its_calibration_photographs() -> None:

@@ -188,14 +188,16 @@ def _info(
     )  # fmt: skip
 
 
-def record_agreement(model: str, info: ModelInfo, processor: str, records: dict[str, Any]) -> str:
-    """Keep how far engines agree on one processor: in the checkpoint's tagger.json, else in the cache; return where.
+def record_agreement(
+    model: str, info: ModelInfo, processor: str, records: dict[str, Any], in_cache: bool = False
+) -> str:
+    """Record how far engines agree on one processor: in the checkpoint's tagger.json or the cache; return where.
 
     The weights of timm/NAME and local-dir:FOLDER are somebody else's folder, which we do not write to.
     """
     agreement = info.agreement | {processor: info.agreement.get(processor, {}) | records}
     bundle = storage.join(storage.absolute(model), BUNDLE)
-    if not model.startswith(("timm/", "local-dir:")):
+    if not in_cache and not model.startswith(("timm/", "local-dir:")):
         storage.write_atomic(bundle, _to_json(_read_json(bundle) | {"agreement": agreement}))
         return bundle
     kept = storage.local_uri(str(_agreement_file(info.model_id)))
@@ -204,10 +206,13 @@ def record_agreement(model: str, info: ModelInfo, processor: str, records: dict[
 
 
 def _agreement(model_id: str, bundle: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what is recorded in the cache and in the checkpoint; the checkpoint's own records count more."""
     try:
-        return dict(json.loads(_agreement_file(model_id).read_text()))
+        cached = dict(json.loads(_agreement_file(model_id).read_text()))
     except (OSError, ValueError):
-        return dict(bundle.get("agreement", {}))
+        cached = {}
+    recorded = dict(bundle.get("agreement", {}))
+    return {name: cached.get(name, {}) | recorded.get(name, {}) for name in {*cached, *recorded}}
 
 
 def _agreement_file(model_id: str) -> Path:

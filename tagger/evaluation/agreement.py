@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,8 +28,12 @@ from tagger.images.transforms import Preprocessing
 from tagger.inference import engines
 from tagger.inference.engines import Choice, Engine, Float32Array
 
+log = logging.getLogger(__name__)
+
 CALIBRATION = 200
 """Photographs that int8 takes its ranges from, at most."""
+SAMPLE, SAMPLE_CALIBRATION = 300, 40
+"""Photographs of a run that are compared before it, and those of them that int8 takes its ranges from."""
 ODD = 10
 """Photographs of which odd variants are made."""
 
@@ -83,24 +89,76 @@ def measure(
     """
     wanted, say = wanted or Choice(), say or (lambda line: None)
     info = checkpoint.describe(model)
-    contents = _photographs(source, limit)
+    contents = _photographs(manifest.locations(manifest.read_source(source).table), limit, source)
     calibration, compared = _halves(contents)
     odd = [variant for content in compared[:ODD] for variant in odd_variants(content)]
+    choices = [
+        choice
+        for choice in engines.possible(hardware.device(wanted.device))
+        if wanted.engine in ("auto", choice.engine) and wanted.precision in ("auto", choice.precision)
+    ]
+    records, refused = _compare_all(info, choices, calibration, compared, odd, say)
+    kept = checkpoint.record_agreement(model, info, hardware.processor(), records)
+    return Agreement(info.name, hardware.processor(), kept, len(compared), records, refused)
+
+
+def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
+    """Measure the precision that pays most on a sample of a run's own photographs, and record it in the cache.
+
+    Nothing is done where that is known already, or where no less exact precision pays. What does not run, or too few
+    photographs, leaves the run in fp32.
+    """
+    info = checkpoint.describe(model)
+    choices = _worth_measuring(info, hardware.device(device))
+    known = info.agreement.get(hardware.processor(), {})
+    if not choices or all(choice.key in known for choice in choices):
+        return
+    log.info("%s: measuring faster precisions on %d of the photographs", info.name, SAMPLE)
+    try:
+        calibration, compared = _halves(_photographs(uris, SAMPLE, info.name), SAMPLE_CALIBRATION)
+    except SourceError as error:
+        log.info("%s", error)
+        return
+    records, refused = _compare_all(info, choices, calibration, compared, [], log.info)
+    for key, reason in refused.items():
+        log.warning("%s: %s is not used: %s", info.name, key, reason)
+        records[key] = {"top1": 0.0, "images": len(compared), "images_per_second": 0.0, "refused": reason}
+    checkpoint.record_agreement(model, info, hardware.processor(), records, in_cache=True)
+
+
+def _worth_measuring(info: ModelInfo, device: str) -> list[Choice]:
+    """Return the settings to compare before a long run: fp32, and what has been found to pay."""
+    if info.eager_only:
+        return []
+    if device == "cuda":
+        return [Choice(device, "eager", bits) for bits in ("fp32", "tf32", "fp16", "bf16")]
+    if not (find_spec("openvino") and find_spec("nncf")):
+        return []
+    int8 = "int8-checked" if info.task == "multiclass" else "int8"
+    return [Choice(device, "openvino", bits) for bits in ("fp32", int8)]
+
+
+def _compare_all(
+    info: ModelInfo,
+    choices: Sequence[Choice],
+    calibration: Sequence[bytes],
+    compared: Sequence[bytes],
+    odd: Sequence[bytes],
+    say: Callable[[str], None],
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return what was measured for each setting, and why others do not run."""
     say(f"reference: eager fp32 on {len(compared) + len(odd):,} photographs")
     expected = _reference(info, [*compared, *odd])
     pixels = _fitted(info, [*compared, *odd])
-    device = hardware.device(wanted.device)
     records, refused = {}, {}
-    for choice in engines.possible(device):
-        if wanted.engine in ("auto", choice.engine) and wanted.precision in ("auto", choice.precision):
-            say(choice.key)
-            try:
-                engine = engines.load(info, checkpoint.build, choice, None, lambda: _fitted(info, calibration))
-                records[choice.key] = _compare(engine, pixels, expected, len(compared))
-            except (UsageError, ModelError, MissingExtra) as error:
-                refused[choice.key] = first_line(error)
-    kept = checkpoint.record_agreement(model, info, hardware.processor(), records)
-    return Agreement(info.name, hardware.processor(), kept, len(compared), records, refused)
+    for choice in choices:
+        say(choice.key)
+        try:
+            engine = engines.load(info, checkpoint.build, choice, None, lambda: _fitted(info, calibration))
+            records[choice.key] = _compare(engine, pixels, expected, len(compared))
+        except (UsageError, ModelError, MissingExtra) as error:
+            refused[choice.key] = first_line(error)
+    return records, refused
 
 
 def odd_variants(content: bytes) -> list[bytes]:
@@ -127,9 +185,8 @@ def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     return target.getvalue()
 
 
-def _photographs(source: str, limit: int) -> list[bytes]:
+def _photographs(uris: Sequence[str], limit: int, source: str) -> list[bytes]:
     """Return the bytes of up to `limit` files that decode, spread over the source."""
-    uris = manifest.locations(manifest.read_source(source).table)
     count = min(limit, len(uris))
     chosen = [uris[row * len(uris) // count] for row in range(count)]
     with ThreadPoolExecutor(hardware.cores()) as pool:
@@ -148,10 +205,11 @@ def _decodable(uri: str) -> bytes | None:
     return content
 
 
-def _halves(contents: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+def _halves(contents: Sequence[bytes], most: int = CALIBRATION) -> tuple[list[bytes], list[bytes]]:
     """Split the photographs by content: what int8 is calibrated on is never used to compare it."""
-    first = [content for content in contents if hashlib.sha256(content).digest()[0] % 5 < 2]
-    calibration = first[:CALIBRATION] or list(contents[:1])
+    share = min(0.4, most / len(contents))
+    first = [content for content in contents if hashlib.sha256(content).digest()[0] < 256 * share]
+    calibration = first[:most] or list(contents[:1])
     return calibration, [content for content in contents if content not in set(first)] or list(contents)
 
 

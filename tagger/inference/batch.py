@@ -133,7 +133,7 @@ class Content(NamedTuple):
 
 def empty(files: int, preprocessings: int) -> Decoded:
     """Return the facts of files about which nothing is known yet."""
-    nothing = [None] * files
+    nothing: list[Any] = [None] * files
     return Decoded(
         nothing[:], [""] * files, nothing[:], nothing[:], nothing[:], nothing[:], [[] for _ in range(preprocessings)]
     )

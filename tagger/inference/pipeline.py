@@ -186,7 +186,7 @@ def _score(group: list[Batch], number: int, model: Model, which: int) -> None:
     if not pixels:
         return
     scores, embeddings = model.engine(pixels[0] if len(pixels) == 1 else np.concatenate(pixels))
-    finite: npt.NDArray[np.bool_] = np.isfinite(scores).all(axis=1)
+    finite = np.asarray(np.isfinite(scores).all(axis=1))
     if not finite.all():
         scores, embeddings = scores[finite], embeddings[finite]
     columns = model.selector(scores, embeddings) if len(scores) else {}

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from tagger import checkpoint, schema, storage
 from tagger.data import manifest
 from tagger.errors import AccessDenied, ModelError, SourceError, TableError, WriteError
+from tagger.evaluation import agreement
 from tagger.inference import model as inference
 from tagger.inference.batch import Batch
 from tagger.inference.ceilings import Meter
@@ -43,6 +44,10 @@ FIRST = f"{1:08d}"
 """Generation of a first run."""
 _SAMPLE = 8
 """Files read to learn whether a store grants access."""
+MEASURE_FILES = 10_000
+"""Files above which measuring precisions pays within the run; every later run has it for nothing."""
+_MEASURING = threading.Lock()
+"""Held while precisions are measured: tasks of one process share the result."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,22 @@ def run_shards(
     _check_access(plan, todo)
     models = models or Models()
     files = sum(len(plan.shard(index)) for index in todo)
+    _choose_precision(plan, todo, files)
     with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
         run = _ShardRun(plan, [models.get(target, plan.config) for target in plan.targets], on_progress)
         run.go(_rotated(todo), decoder)
     return before + run.counts(time.perf_counter() - started)
+
+
+def _choose_precision(plan: Plan, todo: Sequence[int], files: int) -> None:
+    """Before a long run, measure on its own photographs whether a faster precision agrees; engines then choose it."""
+    config = plan.config
+    if files < MEASURE_FILES or (config.engine, config.precision) != ("auto", "auto"):
+        return
+    sample = _sample(plan, todo, agreement.SAMPLE)
+    with _MEASURING:
+        for target in plan.targets:
+            agreement.measure_for_run(target.model, sample, config.device)
 
 
 def _without_part(plan: Plan, shards: Sequence[int]) -> list[int]:
@@ -220,12 +237,15 @@ def _check_access(plan: Plan, todo: Sequence[int]) -> None:
         raise refused
 
 
-def _sample(plan: Plan, todo: Sequence[int]) -> list[str]:
+def _sample(plan: Plan, todo: Sequence[int], count: int = _SAMPLE) -> list[str]:
     """Return some files, spread over the shards."""
+    shards: dict[int, list[float]] = {}
+    for place in (place * len(todo) / count for place in range(count)):
+        shards.setdefault(todo[int(place)], []).append(place % 1)
     picked = []
-    for place in range(_SAMPLE):
-        uris = manifest.locations(plan.shard(todo[place * len(todo) // _SAMPLE]))
-        picked.append(uris[place * len(uris) // _SAMPLE])
+    for index, shares in shards.items():
+        uris = manifest.locations(plan.shard(index))
+        picked += [uris[int(share * len(uris))] for share in shares]
     return list(dict.fromkeys(picked))
 
 

@@ -210,7 +210,7 @@ def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) ->
     try:
         import nncf
     except ImportError as error:
-        raise MissingExtra("--precision int8", "nncf", "int8") from error
+        raise MissingExtra("--precision int8", "nncf") from error
     logging.getLogger("nncf").setLevel(logging.ERROR)
     images = [image[None] for image in calibration()]
     network = _core().read_model(folder / _NETWORKS["fp32"])
