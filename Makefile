@@ -7,7 +7,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # every test that starts a process would compile PyTorch, timm and Prefect again: 10 s each
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs clean
+.PHONY: help demo test test-fast check format docs gpu-check clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -57,6 +57,15 @@ check: $(VENV)/.dev  ## formatting, lint, types
 format: $(VENV)/.dev  ## rewrite to the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# GPU_DATA: photos, mnv2 (a backbone in timm's layout), hy (labelled images), cifar10_jpeg.tar.gz; GPU_PYTHON has torch with CUDA
+GPU_DATA ?= .gpu/data
+GPU_PYTHON ?= python3
+GPU_FLAGS ?=
+
+gpu-check:  ## on a machine with a GPU: tagging and training beside a plain timm loop, as one table
+	$(GPU_PYTHON) -m benchmarks.gpu --photos $(GPU_DATA)/photos --model local-dir:$(GPU_DATA)/mnv2 \
+	  --labelled $(GPU_DATA)/hy --cifar $(GPU_DATA)/cifar10_jpeg.tar.gz $(GPU_FLAGS)
 
 docs: $(VENV)/.dev  ## write the command reference from --help
 	$(BIN)/python -m docs.generate

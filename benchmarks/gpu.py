@@ -1,59 +1,162 @@
-"""Throughput of every stage with a GPU, the bound, and the share of it that a whole run reaches.
+"""The check for a machine with a GPU: tagging, fine-tuning and the speed-run network, beside a plain timm loop.
 
-    python -m benchmarks.gpu [--photos FOLDER] [--limit 4000] [--device cuda] [--models mobilenetv2_100 resnet50 ...]
+    python -m benchmarks.gpu --photos FOLDER --model local-dir:FOLDER --labelled FOLDER --cifar DATA [--device cuda]
 
-Networks of timm with random weights (which do not change the speed), compiled, in fp32 and bf16: images/s of storage,
-decoding, copying and the model alone, the bound, the rate of a whole run, and the engine. `--device cpu` tries the
-script without a GPU.
+Every step runs as a process of its own with a time limit; one without its data is left out. Needs neither Prefect,
+DuckDB, OpenVINO nor a network. The photographs are linked `--copies` times. Prints one Markdown table: whole processes
+of timm's loop (a worker per core, batches of 256, bf16, channels_last) and of `tagger tag`, alternated, with the rate
+after start-up, the seconds to the first row, the share of the bound and what sets it; the agreement of the best tags
+with eager fp32 on the CPU; and the times of training. `--device cpu --copies 1 --epochs 1` tries it without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from benchmarks import machine
-from benchmarks.throughput import random_model
-from tagger.benchmark.throughput import measure
-from tagger.tagging.config import TagConfig
+from benchmarks.throughput import copies, tags_of
+from tagger import hardware
 
-MODELS = ("mobilenetv2_100", "resnet50", "vit_base_patch16_224")
+ROUNDS = 2
+LIMIT = 150
+"""Seconds for each step."""
+
+
+@dataclass
+class Check:
+    """The machine's device, the data, and a folder for what the steps write."""
+
+    options: argparse.Namespace
+    folder: Path
+
+    def run(self, name: str, *command: object) -> tuple[float, str, str] | None:
+        """Run a Python module; return its seconds, output and last line of progress, None when it failed."""
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", *map(str, command)], capture_output=True, text=True, timeout=LIMIT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            print(f"| {name} | not done in {LIMIT} s | | | | |", flush=True)
+            return None
+        seconds, progress = time.perf_counter() - started, done.stderr.strip().rpartition("\n")[2]
+        if done.returncode:
+            print(f"| {name} | exit code {done.returncode} | | | | {progress[:200]} |", flush=True)
+            return None
+        return seconds, done.stdout, progress
+
+    def tag(self, name: str, source: Path, *options: object) -> Path | None:
+        """Tag the photographs in a process of its own and print its row; return the results."""
+        out = self.folder / f"{name}-{time.monotonic_ns()}"
+        command = ["tagger.cli", "tag", source, "--model", self.options.model, "--out", out, "--json", *options]
+        if found := self.run(name, *command):
+            print(_tag_row(name, found[0], json.loads(found[1])), flush=True)
+        return out if found else None
+
+    def timm(self, source: Path) -> Path | None:
+        """Run timm's loop and print its row; return its tags."""
+        out, device = self.folder / "timm.parquet", self.options.device
+        command = ["benchmarks.timm_loop", source, self.options.model, out, "--device", device, "--bf16"]
+        found = self.run("timm loop", *command, "--workers", hardware.cores(), "--batch-size", 256)
+        if not found:
+            return None
+        words = found[1].split()
+        first, rest = float(words[3]), float(words[-2])
+        files = _count(source)
+        steady = f"{(files - 256) / rest:,.0f}" if rest else ""
+        print(f"| timm loop | {found[0]:.1f} | {files / found[0]:,.0f} | {steady} | {first:.1f} | |", flush=True)
+        return out
+
+    def train(self, name: str, *options: object) -> None:
+        """Train on the labelled images and print the seconds."""
+        data, device, out = self.options.labelled, self.options.device, self.folder / name
+        command = ["tagger.cli", "train", data, "--backbone", self.options.model, "--out", out, "--device", device]
+        if found := self.run(name, *command, *options):
+            print(f"| {name} | {found[0]:.1f} | | | | {found[2]} |", flush=True)
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse, run the steps, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", help="photographs [default: generated, of a photograph's size]")
-    parser.add_argument("--limit", type=int, default=4000)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--model", default="checkpoints/cifar10-speedrun")
+    parser.add_argument("--labelled", type=Path)
+    parser.add_argument("--cifar")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"])
-    parser.add_argument("--models", nargs="*", default=list(MODELS))
-    arguments = parser.parse_args()
-    print(f"{machine.describe()}{_gpu(arguments.device)}, up to {arguments.limit:,} images\n")
-    print("| model | precision | storage | decode | copy | model alone | bound | achieved | of the bound | engine |")
-    print("|---|---|" + "--:|" * 7 + "---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.models:
-            model = random_model(f"random:{name}", Path(folder))
-            for precision in arguments.precisions:
-                config = TagConfig(device=arguments.device, engine="torch", precision=precision)
-                print(row(name, precision, model, arguments.photos, config, arguments.limit), flush=True)
+    parser.add_argument("--copies", type=int, default=72)
+    parser.add_argument("--epochs", type=int, default=8)
+    options = parser.parse_args()
+    print(f"{machine.describe()}{_gpu(options.device)}\n")
+    print("| | seconds | images/s | after start-up | first row, s | bound |\n|---|--:|--:|--:|--:|---|")
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["TAGGER_CACHE"] = str(Path(name) / "cache")
+        check = Check(options, Path(name))
+        if options.photos:
+            _tagging(check)
+        if options.labelled:
+            check.train("probe", "--method", "probe")
+            check.train(f"fine-tuning, {options.epochs} epochs", "--method", "finetune", "--epochs", options.epochs)
+        if options.cifar:
+            _speedrun(check)
 
 
-def row(name: str, precision: str, model: str, photos: str | None, config: TagConfig, limit: int) -> str:
-    """Measure one setting; return its line of the table."""
-    found = measure(model, photos, config, limit)
-    bound = (found.ceilings.bound() or (0.0, ""))[0]
-    rates = (found.ceilings.storage, found.ceilings.decode, found.copy, found.ceilings.model, bound, found.achieved)
-    shown = " | ".join(f"{rate or 0:,.0f}" for rate in rates)
-    return f"| {name} | {precision} | {shown} | {found.achieved / bound if bound else 0:.0%} | {found.engine} |"
+def _tagging(check: Check) -> None:
+    options = check.options
+    source = copies(options.photos, check.folder / "photos", options.copies)
+    exact = check.tag("eager fp32 on the CPU, no copies", options.photos, "--engine", "eager", "--device", "cpu")
+    outs: dict[str, Path | None] = {}
+    for _ in range(ROUNDS):
+        check.timm(source)
+        outs["default"] = check.tag("tagger tag", source, "--device", options.device)
+    for precision in ("fp32", "tf32", "fp16", "bf16") if options.device == "cuda" else ("fp32",):
+        chosen = ("--device", options.device, "--engine", "eager", "--precision", precision)
+        outs[precision] = check.tag(f"tagger tag {precision}", source, *chosen)
+    for name, out in outs.items():
+        if exact and out:
+            print(f"| agreement of {name} with the CPU | {_agreement(exact, out):.2%} | | | | |")
+
+
+def _agreement(exact: Path, out: Path) -> float:
+    both = tags_of(exact).join(tags_of(out), rsuffix="_ours")
+    return float((both["tag"] == both["tag_ours"]).mean())
+
+
+def _speedrun(check: Check) -> None:
+    command = ["benchmarks.speedruns", check.options.cifar, "--device", check.options.device]
+    short = ["--runs", 4] if check.options.device == "cuda" else ["--runs", 1, "--epochs", 1]
+    if found := check.run("speed-run network", *command, *short):
+        for line in found[1].splitlines():
+            if line.startswith("seed"):
+                print(f"| speed-run network | {line.rpartition(', ')[2].split()[0]} | | | | {line} |")
+
+
+def _tag_row(name: str, seconds: float, summary: dict[str, Any]) -> str:
+    files, steady = summary["found"], summary["steady_images_per_second"]
+    first = f"{seconds - files / steady:.1f}" if steady else ""
+    share = f"{summary['share_of_bound']:.0%} of {summary['bound_by']}" if summary["share_of_bound"] else ""
+    engine = summary["models"][0]["engine"]
+    return f"| {name} | {seconds:.1f} | {files / seconds:,.0f} | {steady or 0:,.0f} | {first} | {share}, {engine} |"
+
+
+def _count(source: Path) -> int:
+    return sum(path.is_file() for path in source.rglob("*"))
 
 
 def _gpu(device: str) -> str:
-    return f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    if device != "cuda":
+        return ""
+    import torch
+
+    return f", {torch.cuda.get_device_name()}"
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ PACKAGES = ("tagger", "torch", "timm", "openvino", "pillow", "pyarrow")
 
 
 def describe() -> str:
-    """Return hardware and versions on one line."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    """Return hardware and versions on one line; packages that are not installed are left out."""
+    installed = {name: next(metadata.distributions(name=name), None) for name in PACKAGES}
+    versions = ", ".join(f"{name} {found.version}" for name, found in installed.items() if found)
     return f"{hardware.cores()} cores of {hardware.processor()}, Python {platform.python_version()}, {versions}"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -226,11 +227,14 @@ def _out(folder: Path, name: str, number: int) -> Path:
 
 
 def copies(photos: Path, folder: Path, count: int) -> Path:
-    """Hard-link a folder's files into `count` folders."""
+    """Link a folder's files into `count` folders."""
     for index in range(count):
         (folder / str(index)).mkdir(parents=True)
         for path in sorted(photos.iterdir()):
-            os.link(path, folder / str(index) / path.name)
+            try:
+                os.link(path, folder / str(index) / path.name)
+            except OSError:  # another disk
+                shutil.copy2(path, folder / str(index))
     return folder
 
 
