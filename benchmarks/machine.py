@@ -12,8 +12,8 @@ PACKAGES = ("tagger", "torch", "timm", "openvino", "pillow", "pyarrow")
 
 def describe() -> str:
     """Return hardware and versions on one line; packages that are not installed are left out."""
-    installed = {name: next(metadata.distributions(name=name), None) for name in PACKAGES}
-    versions = ", ".join(f"{name} {found.version}" for name, found in installed.items() if found)
+    found = {name: package.version for name in PACKAGES for package in metadata.distributions(name=name)}
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
     return f"{hardware.cores()} cores of {hardware.processor()}, Python {platform.python_version()}, {versions}"
 
 

@@ -85,7 +85,9 @@ BENCHMARK = pa.schema(
 
 SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": PLAN, "benchmark": BENCHMARK}
 
-STATUSES = ("ok", "corrupt", "unsupported", "unreadable", "too_large", "failed")
+TAGGED = ("ok", "truncated")
+"""Statuses of rows with tags; of a truncated image, from what came before the end of its file."""
+STATUSES = (*TAGGED, "corrupt", "unsupported", "unreadable", "too_large", "failed")
 
 
 def serialise(table: pa.Table, kind: str, row_group: int = ROW_GROUP, **footer: str) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from pictures import MODEL, photo
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from timm.data.transforms_factory import create_transform
 
 from tagger import images
@@ -442,3 +442,91 @@ def test_the_command_does_not_print_warnings_of_pillow(run_tagger: Run, tmp_path
     ran = run_tagger("predict", tmp_path / "a.jpg", "--model", MODEL)
     assert ran.returncode == 0, ran.stderr
     assert "Warning" not in ran.stderr
+
+
+# --- files that are cut short, and what Pillow alone would refuse -----------------------------------------------------
+
+
+SQUARE = Preprocessing((64, 64))
+
+
+def _encoded(format: str, size: tuple[int, int] = (200, 160), **options: Any) -> bytes:
+    target = io.BytesIO()
+    photo(1, size).save(target, format, **options)
+    return target.getvalue()
+
+
+def _status(data: bytes) -> str:
+    try:
+        _, info = images.prepare(data, [SQUARE], truncated=True)
+    except ImageError as error:
+        return error.status
+    return "truncated" if info.truncated else "ok"
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("BMP", {}),
+        ("GIF", {"interlace": False}),
+        ("TIFF", {}),
+        ("PPM", {}),
+    ],
+)
+def test_an_image_that_is_cut_short_is_decoded_as_far_as_it_goes(format: str, options: dict[str, Any]) -> None:
+    data = _encoded(format, **options)
+    half = data[: len(data) // 2 + 200]
+    assert _status(half) == "truncated"
+    with pytest.raises(ImageError, match="truncated"):
+        images.prepare(half, [SQUARE])
+    whole, cut = (images.prepare(each, [SQUARE], truncated=True)[0][SQUARE] for each in (data, half))
+    first = slice(-20, None) if format == "BMP" else slice(20)  # a BMP begins with its lowest row
+    assert np.abs(whole[first].astype(int) - cut[first]).mean() < 12
+
+
+def test_a_jpeg_without_its_last_bytes_keeps_its_pixels() -> None:
+    data = _encoded("JPEG")
+    whole = images.prepare(data, [SQUARE])[0][SQUARE]
+    for missing in (1, 2, 8):
+        cut = images.prepare(data[:-missing], [SQUARE], truncated=True)[0][SQUARE]
+        assert (cut == whole).mean() > 0.95
+
+
+@pytest.mark.parametrize("prefix", [b"\xef\xbb\xbf", b"\n", b"\r\n\r\n"])
+def test_a_byte_order_mark_or_line_break_before_a_jpeg_is_skipped(prefix: bytes) -> None:
+    data = _encoded("JPEG")
+    assert (images.prepare(prefix + data, [SQUARE])[0][SQUARE] == images.prepare(data, [SQUARE])[0][SQUARE]).all()
+
+
+def test_large_texts_in_a_png_do_not_cost_its_pixels() -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("comment", "a" * (2 << 20), zip=True)
+    assert _status(_encoded("PNG", pnginfo=texts)) == "ok"
+
+
+@pytest.mark.parametrize("mode", ["F", "LAB"])
+def test_a_tiff_of_a_mode_that_cannot_be_shown_never_escapes(mode: str) -> None:
+    target = io.BytesIO()
+    Image.new(mode, (40, 30), 0 if mode == "F" else (0, 0, 0)).save(target, "TIFF")
+    assert _status(target.getvalue()) in ("ok", "unsupported")
+
+
+def test_a_valid_tiff_with_unknown_pixels_is_unsupported() -> None:
+    data = bytearray(_encoded("TIFF"))
+    photometric = data.index(b"\x06\x01\x03\x00")
+    data[photometric + 8] = 77
+    assert _status(bytes(data)) == "unsupported"
+
+
+def test_an_icon_is_not_taken_for_a_tga() -> None:
+    assert images.prepare(_encoded("ICO", (64, 64)), [SQUARE])[1].format == "ICO"
+
+
+def test_libtiff_never_writes_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    data = _encoded("TIFF", compression="tiff_lzw")
+    for end in range(9, len(data), len(data) // 20):
+        _status(data[:8] + data[8:end][::-1] + data[end:])
+    assert not capfd.readouterr().err

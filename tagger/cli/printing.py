@@ -27,7 +27,7 @@ def print_json(value: dict[str, Any]) -> None:
 def print_prediction(row: dict[str, Any]) -> None:
     """Print a picture's best tags with bars."""
     typer.echo(row["uri"])
-    if row["status"] != "ok":
+    if row["error"]:
         typer.echo(f"  {row['status']}: {row['error']}")
     for pair in row.get("candidates") or []:
         typer.echo(f"  {pair['score']:6.1%}  {'█' * round(20 * pair['score']):<20}  {pair['tag']}")

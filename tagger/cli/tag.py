@@ -70,7 +70,7 @@ def predict(
     else:
         for row in rows:
             print_prediction(row)
-    if all(row["status"] != "ok" for row in rows):
+    if all(row["candidates"] is None for row in rows):
         raise TooManyFailed(f"no tags for any of {len(rows)} images")
 
 

@@ -8,16 +8,20 @@ one level; a JPEG with several times the pixels that are needed is decoded at a 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
+import re
 import struct
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from PIL import Image, ImageFile
+import numpy as np
+from PIL import Image, ImageFile, _imaging
 
 from tagger.errors import ImageError
 from tagger.images.isobmff import missing_bytes
+from tagger.images.markers import JPEG, JPEG_END, is_lossless_jpeg, without_prefix, without_texts
 from tagger.images.rgb import scale_transparent_colour, to_rgb
 from tagger.images.transforms import Preprocessing, UInt8Array, fit, resized
 
@@ -31,11 +35,18 @@ SPARE = 2
 """A JPEG is shrunk while it decodes only to at least this many times the size it will be resized to."""
 
 FORMATS = (
-    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "HEIF",
+    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "HEIF",
 )  # fmt: skip
-"""Formats that are decoded, recognised by content. Pillow knows more: for PostScript it would run another program."""
+"""Formats that are decoded, recognised by content; TGA, which has no signature, after those that have.
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+Pillow knows more: for PostScript it would run another program.
+"""
+
+_UNSUPPORTED = re.compile("unknown pixel mode|unknown data organization|[Uu]nsupported|not (yet )?supported")
+"""Pillow's messages for a valid file of a kind that it does not read."""
+_TRUNCATED = "image file is truncated"
+"""Pillow's message for a file whose end is missing."""
+_MAGIC = (JPEG, b"\0\0\1\0", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 _ORIENTATION = 0x0112
@@ -60,6 +71,8 @@ class ImageInfo:
     width: int
     height: int
     format: str
+    truncated: str | None = None
+    """The decoder's message when the end of the file is missing and its pixels are those that came before."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageInfo]:
@@ -67,7 +80,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, Imag
 
     Raises ImageError with status corrupt, unsupported or too_large.
     """
-    decoded, info = _decode(data, max_pixels, lambda image: {1})
+    decoded, info = _decode(without_prefix(data), max_pixels, lambda image: {1})
     return decoded[1], info
 
 
@@ -76,19 +89,25 @@ def prepare(
     preparations: Collection[Preprocessing],
     max_pixels: int = MAX_PIXELS,
     inspect: Callable[[Image.Image], None] = lambda image: None,
+    truncated: bool = False,
 ) -> tuple[dict[Preprocessing, UInt8Array], ImageInfo]:
     """Decode one image and resize and crop it for several models: (H, W, 3) uint8 arrays.
 
     It is decoded once, unless it is a JPEG so large that the models need it at different scales. `inspect` is called
-    with the decoded RGB image, the largest where there are several. Raises ImageError.
+    with the decoded RGB image, the largest where there are several. With `truncated`, an image whose file is cut short
+    is decoded as far as it goes, and its info says so. Raises ImageError.
     """
     scales: dict[Preprocessing, int] = {}
+    data = without_prefix(data)
 
     def needed(image: Image.Image) -> set[int]:
         scales.update({preparation: _scale(image, preparation) for preparation in preparations})
+        if max(scales.values(), default=1) > 1 and is_lossless_jpeg(data):
+            scales.update(dict.fromkeys(scales, 1))
         return set(scales.values()) or {1}
 
-    decoded, info = _decode(data, max_pixels, needed)
+    decode_it = _decode_truncated if truncated else _decode
+    decoded, info = decode_it(data, max_pixels, needed)
     inspect(decoded[min(decoded)])
     size = (info.width, info.height)
     return {preparation: fit(decoded[scale], preparation, size) for preparation, scale in scales.items()}, info
@@ -113,18 +132,37 @@ def prepare_for(data: bytes, preparation: Preprocessing) -> UInt8Array:
     return prepare(data, [preparation])[0][preparation]
 
 
-def _decode(
+def _decode_truncated(
     data: bytes, max_pixels: int, needed: Callable[[Image.Image], set[int]]
+) -> tuple[dict[int, Image.Image], ImageInfo]:
+    """Decode as _decode() does, and what there is of a file whose end is missing."""
+    try:
+        return _decode(data, max_pixels, needed)
+    except ImageError as error:
+        if _TRUNCATED not in str(error):
+            raise
+        try:
+            decoded, info = _decode(data + JPEG_END if data.startswith(JPEG) else data, max_pixels, needed, True)
+        except ImageError:
+            raise error from None
+        pixels = np.asarray(decoded[min(decoded)])
+        if (pixels == pixels[0, 0]).all():  # nothing of it came before the cut
+            raise
+        return decoded, replace(info, truncated=str(error))
+
+
+def _decode(
+    data: bytes, max_pixels: int, needed: Callable[[Image.Image], set[int]], partly: bool = False
 ) -> tuple[dict[int, Image.Image], ImageInfo]:
     """Decode at every scale (1, 2, 4 or 8 times smaller) that `needed` returns for the opened image."""
     with _open(data) as image:
         _check_pixels(image, max_pixels)
         name, size, scales = image.format or "unknown", image.size, sorted(needed(image))
-        decoded = {scales[0]: _upright_rgb(image, scales[0])}
+        decoded = {scales[0]: _upright_rgb(image, scales[0], partly)}
         turned = _orientation(image) >= 5
     for scale in scales[1:]:
         with _open(data) as image:
-            decoded[scale] = _upright_rgb(image, scale)
+            decoded[scale] = _upright_rgb(image, scale, partly)
     width, height = decoded[1].size if 1 in decoded else size[::-1] if turned else size
     return decoded, ImageInfo(width, height, name)
 
@@ -133,24 +171,31 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """Read an image's header as Image.open() does, without its limit of pixels: ours becomes a row."""
     if not data:
         raise ImageError("corrupt", "the file is empty")
+    reasons: list[str] = []
     with _decoder_errors():
-        image = next(_opened(data), None)
+        image = next(_opened(data, reasons), None)
     if image is None:
-        raise _unidentified(data)
+        raise _unidentified(data, reasons)
     if image.format in ("HEIF", "AVIF") and (missing := missing_bytes(data)):
         raise ImageError("corrupt", f"the file is cut short: {missing} of {len(data) + missing} bytes are missing")
     return image
 
 
-def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
-    """Yield the image as each format reads it that recognises its first bytes."""
+def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
+    """Yield the image as each format reads it that recognises its first bytes; add why others do not."""
     for name in _known_formats():
         factory, recognises = Image.OPEN[name]
         recognised = not recognises or recognises(data[:16])
         if not recognised or isinstance(recognised, str):  # the reason why this Pillow cannot read it
             continue
-        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # another format, to Pillow
+        try:
             yield factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:  # another format, to Pillow
+            reasons.append(str(error))
+        except ValueError as error:
+            if name != "PNG" or "MAX_TEXT_CHUNK" not in str(error):
+                raise
+            yield factory(io.BytesIO(without_texts(data)), "")
 
 
 @contextlib.contextmanager
@@ -165,7 +210,8 @@ def _decoder_errors() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", f"a frame is too large for Pillow: {_one_line(error)}") from error
     except Exception as error:
-        raise ImageError("corrupt", f"cannot decode: {_one_line(error)}") from error
+        status = "unsupported" if _UNSUPPORTED.search(str(error)) else "corrupt"
+        raise ImageError(status, f"cannot decode: {_one_line(error)}") from error
 
 
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
@@ -175,21 +221,25 @@ def _check_pixels(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _upright_rgb(image: ImageFile.ImageFile, scale: int) -> Image.Image:
+def _upright_rgb(image: ImageFile.ImageFile, scale: int, partly: bool) -> Image.Image:
     """Decode an opened image, so many times smaller, and turn it upright."""
     with _decoder_errors():
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
         scale_transparent_colour(image)
-        _load(image)
+        _load(image, partly)
         turn = _TURNS.get(_orientation(image))
         return to_rgb(image if turn is None else image.transpose(turn))
 
 
-def _load(image: ImageFile.ImageFile) -> None:
-    """Decode the pixels of an opened image; damaged metadata behind those of a PNG is ignored."""
+def _load(image: ImageFile.ImageFile, partly: bool) -> None:
+    """Decode the pixels of an opened image, or those before its end; damaged metadata behind a PNG's is ignored."""
     try:
         image.load()
+    except OSError as error:
+        if not partly or _TRUNCATED not in str(error):
+            raise
+        image.tile = []  # what was decoded is there
     except (SyntaxError, ValueError):
         if image.format != "PNG" or image.tile:  # Pillow empties `tile` once it has all pixels
             raise
@@ -221,12 +271,17 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _unidentified(data: bytes) -> ImageError:
+def _unidentified(data: bytes, reasons: list[str]) -> ImageError:
+    for reason in reasons:
+        if _UNSUPPORTED.search(reason):
+            return ImageError("unsupported", f"a variant that cannot be read: {reason}")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
         return ImageError("unsupported", "HEIC needs the package pillow-heif: pip install 'tagger[heic]'")
     webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     if webp or data[4:8] == b"ftyp" or data.startswith(_MAGIC):
-        return ImageError("corrupt", f"the image is damaged within its first bytes ({len(data)} bytes in all)")
+        return ImageError(
+            "corrupt", f"the file is damaged or cut short; its header cannot be read ({len(data)} bytes in all)"
+        )
     return ImageError("unsupported", "not an image format that can be read")
 
 
@@ -248,4 +303,13 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to the terminal: what is wrong with a file is in its row."""
+    with contextlib.suppress(OSError, AttributeError):  # a Pillow that hides its libtiff
+        library = ctypes.CDLL(_imaging.__file__)
+        for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            handler(None)
+
+
 _register_heif()
+_silence_libtiff()

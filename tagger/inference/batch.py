@@ -101,13 +101,21 @@ class Decoding:
     of_model: tuple[int, ...]
     """Model -> its preprocessing."""
     max_pixels: int
+    truncated: bool = False
+    """Whether an image whose end is missing is decoded as far as it goes."""
     inspect: Inspect | None = None
 
     @classmethod
-    def of(cls, wanted: Sequence[Preprocessing], max_pixels: int, inspect: Inspect | None = None) -> Decoding:
+    def of(
+        cls,
+        wanted: Sequence[Preprocessing],
+        max_pixels: int,
+        truncated: bool = False,
+        inspect: Inspect | None = None,
+    ) -> Decoding:
         """Return the decoding for models with these preprocessings."""
         distinct = tuple(dict.fromkeys(wanted))
-        return cls(distinct, tuple(map(distinct.index, wanted)), max_pixels, inspect)
+        return cls(distinct, tuple(map(distinct.index, wanted)), max_pixels, truncated, inspect)
 
     def for_bits(self, bits: int) -> tuple[int, ...]:
         """Return the preprocessings that the models of a file need."""
@@ -182,7 +190,6 @@ def decode(files: Iterable[Content], models: Sequence[int], how: Decoding, room:
                 facts.status[number], facts.error[number] = content
             else:
                 _decode_one(number, content, how.for_bits(models[number]), how, room, facts)
-                facts.status[number] = "ok"
         except ImageError as error:
             facts.status[number], facts.error[number] = error.status, str(error)
     facts.decode_seconds = time.thread_time() - started
@@ -204,8 +211,9 @@ def _decode_one(
         image = content
     else:
         opened: list[Image.Image] = []
-        fitted, info = images.prepare(content, wanted, how.max_pixels, opened.append)
+        fitted, info = images.prepare(content, wanted, how.max_pixels, opened.append, how.truncated)
         image = opened[0]
+    facts.status[number], facts.error[number] = "truncated" if info.truncated else "ok", info.truncated
     facts.width[number], facts.height[number], facts.format[number] = info.width, info.height, info.format
     if how.inspect:
         facts.extra[number] = how.inspect(image, (info.width, info.height), fitted)

@@ -38,6 +38,10 @@ class ModelConfig:
     ] = "auto"
     embeddings: Annotated[bool, Option("Store the feature vector of each image.")] = False
     max_pixels: Annotated[int, Option("Larger images get a too_large row.", ge=1)] = MAX_PIXELS
+    truncated: Annotated[
+        Literal["tag", "fail"],
+        Option("Images whose file is cut short: tag what there is (status truncated), or fail (corrupt)."),
+    ] = "tag"
 
     def __post_init__(self) -> None:
         options.check(self)
@@ -63,4 +67,5 @@ class ModelConfig:
         """Return the hash of everything beside the model that decides the content of a row."""
         top_k = min(self.top_k, len(model.label_names))
         named = [self.choice.named] if self.choice.named else []
+        named += ["truncated fails"] if self.truncated == "fail" else []
         return fingerprint([top_k, self.thresholds(model), self.embeddings, self.max_pixels, *named])

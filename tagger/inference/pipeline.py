@@ -45,18 +45,20 @@ def score_batches(
     meter: Meter | None = None,
     inspect: Inspect | None = None,
     decoder: Decoder | None = None,
+    truncated: bool = False,
 ) -> Generator[Batch]:
     """Read, decode and score batches of files; yield them in the same order, cut into smaller ones.
 
-    `inspect` adds columns computed from each decoded image; `decoder` replaces the threads that read and decode. A
-    file that cannot be scored has a status and an error, and leaves the others alone. Raises AccessDenied when the
-    store refuses our credentials, since then every file would fail.
+    With `truncated`, images whose end is missing are scored too. `inspect` adds columns computed from each decoded
+    image; `decoder` replaces the threads that read and decode. A file that cannot be scored has a status and an error,
+    and leaves the others alone. Raises AccessDenied when the store refuses our credentials, since then every file
+    would fail.
     """
     decoder, meter = decoder or ThreadDecoder(), meter or Meter()
     size = max((model.engine.batch_size for model in models), default=1)
     callers = max((model.engine.concurrency for model in models), default=1)
     files, parts = _cut(size)
-    how = Decoding.of([model.info.preprocessing for model in models], max_pixels, inspect)
+    how = Decoding.of([model.info.preprocessing for model in models], max_pixels, truncated, inspect)
     decoding = decoder.ahead + -(-max(size, IMAGES_AHEAD) // files)
     scoring = callers + max(1, IMAGES_AHEAD // (files * parts))
     with contextlib.closing(decoder), _pool(callers) as pool:
@@ -71,7 +73,11 @@ def score_batches(
 
 
 def score_rows(
-    entries: Iterable[Row], models: Sequence[Model], max_pixels: int, inspect: Inspect | None = None
+    entries: Iterable[Row],
+    models: Sequence[Model],
+    max_pixels: int,
+    inspect: Inspect | None = None,
+    truncated: bool = False,
 ) -> Iterator[Row]:
     """Score files one row each: the entry itself, the facts of the image, what `inspect` and the first model add.
 
@@ -79,7 +85,9 @@ def score_rows(
     """
     stream = iter(entries)
     groups = iter(lambda: list(islice(stream, batches_of.FILES)), [])
-    for batch in score_batches((_batch(group, len(models)) for group in groups), models, max_pixels, None, inspect):
+    for batch in score_batches(
+        (_batch(group, len(models)) for group in groups), models, max_pixels, None, inspect, truncated=truncated
+    ):
         answers = _by_file(batch.answers[0]) if models else {}
         facts = batch.facts
         names = ("image_id", "status", "error", "width", "height", "format")

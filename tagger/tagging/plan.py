@@ -208,7 +208,11 @@ def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
     if plan.config.redo:
         return rows.filter(later)
-    return rows.filter(pc.or_(later, pc.equal(rows["status"], "ok"))) if plan.config.retry_failed else rows
+    return (
+        rows.filter(pc.or_(later, pc.is_in(rows["status"], pa.array(schema.TAGGED))))
+        if plan.config.retry_failed
+        else rows
+    )
 
 
 def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
@@ -263,7 +267,7 @@ def _reasons(
         "unreadable before": pc.equal(status, "unreadable"),
     }
     if config.retry_failed:
-        rules["failed before"] = pc.not_equal(status, "ok")
+        rules["failed before"] = pc.invert(pc.is_in(status, pa.array(schema.TAGGED)))
     if config.redo:
         rules["redo"] = pa.chunked_array([pa.repeat(True, len(joined))])
     names = pa.array(rules)

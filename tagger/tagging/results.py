@@ -156,7 +156,7 @@ def latest(table: pa.Table) -> pa.Table:
     generation = pc.cast(pc.utf8_slice_codeunits(table["run_id"], 0, 8), pa.int64())
     keys = table.select(["uri", "model", "tagged_at", "run_id"])
     keys = keys.append_column("generation", generation)
-    keys = keys.append_column("failed", pc.not_equal(table["status"], "ok"))
+    keys = keys.append_column("failed", pc.invert(pc.is_in(table["status"], pa.array(schema.TAGGED))))
     order = pc.sort_indices(keys, sort_keys=list(LATEST_ORDER))
     table = table.take(order)
     if len(table) < 2:

@@ -283,8 +283,11 @@ class _ShardRun:
 
     def go(self, shards: list[int], decoder: Decoder) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
-        limit = self.plan.config.max_pixels
-        batches = score_batches(self._batches(shards), self.models, limit, self.meter, decoder=decoder)
+        config = self.plan.config
+        batches = score_batches(
+            self._batches(shards), self.models, config.max_pixels, self.meter,
+            decoder=decoder, truncated=config.truncated == "tag",
+        )  # fmt: skip
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
         with contextlib.closing(batches), ThreadPoolExecutor(1, "write") as writer:
@@ -350,7 +353,7 @@ class _ShardRun:
         self.files += files
         self.last_row = time.perf_counter()
         self.first_row = self.first_row or self.last_row
-        failed = sum(counter.total() - counter["ok"] for counter in self.statuses)
+        failed = sum(counter.total() - sum(counter[status] for status in schema.TAGGED) for counter in self.statuses)
         self.on_progress(Progress(self.files, total, failed))
 
     def _commit(self, index: int, tables: list[list[pa.Table]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tagger import hardware, storage
+from tagger import hardware, schema, storage
 from tagger.data.manifest import counts_text, found_text
 from tagger.errors import TooManyFailed
 from tagger.inference.ceilings import Ceilings
@@ -61,6 +61,8 @@ class ModelSummary:
     done_before: int
     """Files whose row was up to date."""
     tagged: int
+    truncated: int
+    """Those of them whose file is cut short."""
     failed: dict[str, int]
     """Status -> files that failed in this run."""
     failed_before: dict[str, int]
@@ -74,9 +76,10 @@ class ModelSummary:
         failed = sum(self.failed.values())
         if self.done_before:
             lines.append(f"{self.done_before:,} were tagged before and have not changed")
+        cut = f" ({self.truncated:,} of them truncated)" if self.truncated else ""
         if self.tagged or failed:
             lines.append(
-                f"{self.tagged:,} tagged, {failed:,} failed" + (f" ({counts_text(self.failed)})" * bool(failed))
+                f"{self.tagged:,} tagged{cut}, {failed:,} failed" + (f" ({counts_text(self.failed)})" * bool(failed))
             )
         else:
             lines.append("nothing to do: 0 images decoded")
@@ -230,7 +233,8 @@ def _summarise_model(index: int, target: Target, counts: ShardCounts) -> ModelSu
         model_id=target.model_id,
         engine=counts.engines[index] if counts.engines else "",
         done_before=target.done,
-        tagged=statuses.get("ok", 0),
+        tagged=sum(statuses.get(status, 0) for status in schema.TAGGED),
+        truncated=statuses.get("truncated", 0),
         failed=_not_ok(statuses),
         failed_before=_not_ok(target.standing),
         reasons=target.reasons,
@@ -238,7 +242,7 @@ def _summarise_model(index: int, target: Target, counts: ShardCounts) -> ModelSu
 
 
 def _not_ok(statuses: Mapping[str, int]) -> dict[str, int]:
-    return {status: count for status, count in statuses.items() if status != "ok"}
+    return {status: count for status, count in statuses.items() if status not in schema.TAGGED}
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
