@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tagger.checkpoint.info import fingerprint
 from tagger.data import duplicates, ingest, manifest, splits
-from tagger.data.labels.joining import TWINS, twins
+from tagger.data.labels.joining import TWINS, class_counts, twins
 from tagger.data.scan import Scan
 from tagger.errors import SourceError, UsageError
 
@@ -105,7 +105,7 @@ def read_dataset(dataset: str, multilabel: bool) -> Dataset:
             f"{dataset}: none of {len(found):,} images has a label; put them into two class folders or more, or "
             f"give labels with `tagger ingest {dataset} --labels FILE --out dataset.parquet` and train on that"
         )
-    counts = Counter(label for row in labelled["labels"].to_pylist() for label in row)
+    counts = class_counts(labelled["labels"])
     if len(counts) < 2 and not (multilabel and counts):
         hint = "; --multilabel learns it against the images without it" if counts and _some_without(labels) else ""
         raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart{hint}")
@@ -114,7 +114,7 @@ def read_dataset(dataset: str, multilabel: bool) -> Dataset:
             f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel"
         )
     names = tuple(sorted(counts))
-    alike = twins(names) if found.labels is None else []  # else they are among the notes
+    alike = [] if found.label_source else twins(names)  # else they are among the notes
     notes = [*found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
     if unlabelled := len(found) - len(labelled):
         notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
@@ -141,7 +141,7 @@ def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def scanned(dataset: Dataset, found: Scan) -> Dataset:
     """Return the images of a dataset that decode, with their ids."""
-    ids = tuple(str(row["image_id"]) for row in found.facts)
+    ids = tuple(found.image_ids)
     return replace(dataset, image_ids=ids).filter(found.have, "they cannot be read or do not decode")
 
 
