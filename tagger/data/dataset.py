@@ -1,10 +1,10 @@
-"""Labelled images: which, with which labels, in which split."""
+"""Labelled images with their splits."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -76,9 +76,9 @@ class Dataset:
         gone = len(self) - int(rows.sum())
         if not gone:
             return self
-        shown = [uri for uri, kept in zip(self.uris, rows, strict=True) if not kept][:3]
+        shown = [uri for uri, chosen in zip(self.uris, rows, strict=True) if not chosen][:3]
         note = f"left out: {gone:,} of {len(self):,} images, {why} (such as {', '.join(shown)})"
-        ids = tuple(each for each, kept in zip(self.image_ids, rows, strict=False) if kept)
+        ids = tuple(compress(self.image_ids, rows))
         table = self.table.filter(pa.array(rows))
         return replace(self, table=table, truth=self.truth[rows], notes=(*self.notes, note), image_ids=ids)
 
@@ -107,8 +107,10 @@ def read_dataset(dataset: str, multilabel: bool) -> Dataset:
         )
     counts = class_counts(labelled["labels"])
     if len(counts) < 2 and not (multilabel and counts):
-        hint = "; --multilabel learns it against the images without it" if counts and _some_without(labels) else ""
-        raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart{hint}")
+        only = f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
+        without = counts and pc.any(pc.equal(pc.list_value_length(labels), 0)).as_py()
+        hint = "; --multilabel learns it against the images without it" if without else ""
+        raise SourceError(f"{dataset}: {only}; there is nothing to tell apart{hint}")
     if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
         raise SeveralLabels(
             f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel"
@@ -119,15 +121,6 @@ def read_dataset(dataset: str, multilabel: bool) -> Dataset:
     if unlabelled := len(found) - len(labelled):
         notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
     return Dataset(labelled, names, truth_of(labelled, names), tuple(notes))
-
-
-def _some_without(labels: pa.ChunkedArray) -> bool:
-    """Tell whether some images are known to have no label."""
-    return bool(pc.any(pc.equal(pc.list_value_length(labels), 0)).as_py())
-
-
-def _only(counts: Counter[str]) -> str:
-    return f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
 
 
 def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -175,7 +175,7 @@ def _store(
 
 
 def _inspector(backbone: ModelInfo | None, arrays: Arrays) -> Callable[[Image.Image, tuple[int, int], Fitted], Row]:
-    """Return what computes the columns of a decoded image."""
+    """Return the function that computes the columns of a decoded image."""
 
     def inspect(image: Image.Image, size: tuple[int, int], fitted: Fitted) -> Row:
         row = describe(image)

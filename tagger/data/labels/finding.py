@@ -124,7 +124,7 @@ def _names(uri: str) -> list[str] | None:
     except AccessDenied:
         raise
     except SourceError:
-        return None  # a file; opening it says what else is wrong
+        return None  # a file; opening it raises the precise error
 
 
 def _root_names(root: str) -> Sequence[str]:
@@ -169,7 +169,7 @@ def _format_of(file: LabelFile) -> Format:
 
 
 def split_of_folder(file: LabelFile, root: str | None) -> str | None:
-    """Return the split that a folder with a label file is called after; the root's own name says nothing."""
+    """Return the split that a folder with a label file is called after; the name of the root itself does not count."""
     if file.kind == "folder" or root is None or not file.folder.startswith(root.rstrip("/") + "/"):
         return None
     return split_of(file.folder.rpartition("/")[2])

@@ -161,7 +161,7 @@ FORMATS = (
         "Parquet with a list of labels per row",
         lambda file: file.kind == "parquet" and _is_table(file) and bool(_lists(file)),
         partial(_read, _lists),
-        kind="parquet",
+        "parquet",
     ),
     Format(
         "delimited",

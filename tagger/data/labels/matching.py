@@ -1,4 +1,4 @@
-"""Find the file that a label file means: by its whole name, else by the end of its path, never by a guess."""
+"""Find the file that a name in a label file means: by the whole path, else by its end, never by a guess."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _without_upload_prefix(written: str) -> Iterator[str]:
 def _places(name: str, folders: Sequence[str]) -> Iterator[str]:
     """Yield the uris that a name stands for, read as absolute or from each folder."""
     if storage.is_remote(name):
-        with contextlib.suppress(ValueError):  # what only looks like a URL names nothing
+        with contextlib.suppress(ValueError):  # not a valid URL
             yield storage.public_uri(name)
     elif name.startswith("/"):
         yield storage.local_uri(posixpath.normpath(name))
@@ -143,23 +143,23 @@ def _reversed(name: str) -> str:
     return "".join(f"{part}{_END}" for part in reversed(parts))
 
 
-def _longest_end(ends: list[tuple[str, int]], wanted: str) -> Found:
+def _longest_end(ends: list[tuple[str, int]], name: str) -> Found:
     """Return the files that share most names with the end of a path; in sorted order they are neighbours of it."""
-    at = bisect_left(ends, (wanted, -1))
-    shared = max((_shared(ends[i][0], wanted) for i in (at - 1, at) if 0 <= i < len(ends)), default=0)
+    at = bisect_left(ends, (name, -1))
+    shared = max((_shared(ends[i][0], name) for i in (at - 1, at) if 0 <= i < len(ends)), default=0)
     if not shared:
         return Found(())
-    prefix = _END.join(wanted.split(_END)[:shared]) + _END
+    prefix = _END.join(name.split(_END)[:shared]) + _END
     first = bisect_left(ends, (prefix, -1))
     fitting = [(end, row) for end, row in ends[first : first + 3] if end.startswith(prefix)]
-    if all(_in_another_split(end, wanted, shared) for end, _ in fitting):
+    if all(_in_another_split(end, name, shared) for end, _ in fitting):
         return Found(())
     return Found(tuple(row for _, row in fitting), shared)
 
 
-def _in_another_split(end: str, wanted: str, shared: int) -> bool:
+def _in_another_split(end: str, name: str, shared: int) -> bool:
     """Return whether two paths part at train against val: surely two files."""
-    one, other = (split_of(names.split(_END)[shared]) for names in (end, wanted))
+    one, other = (split_of(names.split(_END)[shared]) for names in (end, name))
     return one is not None and other is not None and one != other
 
 
