@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
-from typing import TextIO
 
 import pyarrow as pa
 
@@ -18,7 +18,8 @@ from tagger.errors import TableError
 
 ROWS = 1000
 """Rows, lines or elements that a format is detected from."""
-_LINE = 1 << 20
+_LINE, _HEAD = 1 << 20, 1 << 22
+"""Characters read of a line, and of a text, at most."""
 _SAMPLE = 200
 
 
@@ -116,18 +117,11 @@ def _first_of_each_key(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
             return
 
 
-def _head_lines(file: TextIO) -> Iterator[str]:
-    """Yield the first lines, fewer when they are long."""
-    size = 0
-    while size < 4 * _LINE and (line := file.readline(_LINE)):
-        size += len(line) + 4 * _LINE // ROWS
-        yield line
-
-
 def _text_head(uri: str, encoding: str) -> LabelFile:
     with text.open_text(uri, encoding) as file:
-        read = list(_head_lines(file))
-        whole = not file.read(1)
+        start = file.read(_HEAD)
+    read = list(islice(io.StringIO(start, newline=""), ROWS))
+    whole = len(start) < _HEAD and sum(map(len, read)) == len(start)
     lines = [line for line in read if line.strip()]
     delimiter = text.delimiter_of(lines[0])
     rows = list(text.csv_rows(lines, delimiter, uri, whole=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -16,6 +17,10 @@ _MANY = 50
 MISSING = "rows that name a file not in the source"
 TWINS = "class names that differ only in case or spaces, kept apart"
 SEVERAL = "rows whose name could mean several files, not guessed"
+
+
+Match = tuple[int, int, Record]
+"""(row, closeness, record)"""
 
 
 class Joined(NamedTuple):
@@ -36,8 +41,7 @@ def join(
     their file unlabelled: other labels for the same file unless `merges`, labels against known none or against the same
     label as a negative always. A name that fits several files is reported, not guessed.
     """
-    files = Files(uris)
-    matches: defaultdict[int, list[tuple[int, Record]]] = defaultdict(list)
+    files, matches = Files(uris), list[Match]()
     for folder, record in records:
         found = files.find(record.file, (folder, *folders))
         if not found.rows:
@@ -45,16 +49,19 @@ def join(
         elif len(found.rows) > 1:
             notes.add(SEVERAL, f"{record.file} ({' or '.join(uris[row] for row in found.rows[:2])})")
         else:
-            matches[found.rows[0]].append((found.closeness, record))
-    closest = {row: _closest(uris[row], pairs, notes) for row, pairs in matches.items()}
-    known = [record for near in closest.values() for record in near]
-    classes = {label for record in known for label in (*(record.labels or ()), *record.negatives)}
+            matches.append((found.rows[0], found.closeness, record))
+    del files
+    matches.sort(key=_row)
+    classes = {label for *_, record in matches for label in (*(record.labels or ()), *record.negatives)}
     labels: list[tuple[str, ...] | None] = [None] * len(uris)
     splits: list[str | None] = [None] * len(uris)
-    for row, near in closest.items():
+    matched = 0
+    for row, same in groupby(matches, _row):
+        near = _closest(uris[row], list(same), notes)
         labels[row] = _labels_of(uris[row], near, merges, classes, notes)
         splits[row] = _split_of(uris[row], near, notes)
-    joined = Joined(pa.array(labels, pa.list_(pa.string())), pa.array(splits, pa.string()), len(known))
+        matched += len(near)
+    joined = Joined(pa.array(labels, pa.list_(pa.string())), pa.array(splits, pa.string()), matched)
     _note_odd_classes(joined.labels, notes)
     return joined
 
@@ -73,11 +80,15 @@ def twins(names: Iterable[str]) -> list[str]:
     return [" / ".join(map(repr, sorted(group))) for group in alike.values() if len(group) > 1]
 
 
-def _closest(uri: str, matches: list[tuple[int, Record]], notes: Notes) -> list[Record]:
+def _row(match: Match) -> int:
+    return match[0]
+
+
+def _closest(uri: str, matches: list[Match], notes: Notes) -> list[Record]:
     """Return the records whose names are closest to a file; of different paths that are equally close, none."""
-    best = max(closeness for closeness, _ in matches)
-    near = [record for closeness, record in matches if closeness == best]
-    for closeness, record in matches:
+    best = max(closeness for _, closeness, _ in matches)
+    near = [record for _, closeness, record in matches if closeness == best]
+    for _, closeness, record in matches:
         if closeness < best:
             notes.add(MISSING, record.file)
     if best == EXACT:
