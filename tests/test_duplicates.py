@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from pictures import photo
 from PIL import Image, ImageEnhance, ImageOps
 
 from tagger import images
-from tagger.data import duplicates
+from tagger.data import duplicates, manifest, scan
 from tagger.data.duplicates import Fingerprint, Pair, near_duplicates
+from tagger.data.pixels import FilePixels
+from tagger.errors import SourceError
+from tagger.images import Preprocessing
 
 
 def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
@@ -103,3 +107,17 @@ def test_copies_of_real_photographs_are_found_and_originals_are_not_taken_for_co
         caught = (found.groups[: len(paths)] == found.groups[len(paths) :]).mean()
         assert caught >= 0.99, kind
         assert len(set(found.groups[: len(paths)])) == len(paths), kind
+
+
+def test_a_scan_holds_no_thumbnails_and_a_report_reads_them_back(tmp_path: Path) -> None:
+    for seed in range(30):
+        photo(seed, (400, 300)).save(tmp_path / f"{seed}.jpg")
+    table = manifest.read_source(str(tmp_path)).table
+    found = scan.scan(table)
+    assert len(pickle.dumps(found)) < 30 * 1200, "about 768 bytes of fingerprint and an id per image"
+    for path in tmp_path.glob("*.jpg"):
+        path.unlink()
+    pixels = FilePixels(table["uri"].to_pylist(), Preprocessing(size=(64, 64)), image_ids=found.image_ids)
+    assert pixels.thumbnail(3).shape == (120, 160, 3)
+    with pytest.raises(SourceError):
+        FilePixels(pixels.uris, pixels.preprocessing).thumbnail(3)

@@ -16,7 +16,7 @@ from label_files import pictures
 
 import tagger
 from tagger.data import ingest as ingesting
-from tagger.data.ingest import Ingested
+from tagger.data.ingest import Ingested, LabelOptions
 from tagger.errors import SourceError, TableError, UsageError
 
 
@@ -401,9 +401,11 @@ def test_a_project_called_test_is_no_test_split(tmp_path: Path) -> None:
     for folder in ("test", "test/val"):
         pictures(tmp_path / folder, ["1.jpg", "2.jpg"])
         (tmp_path / folder / "labels.csv").write_text("path,label\n1.jpg,a\n2.jpg,b\n")
-    found = ingesting.read_labelled(str(tmp_path / "test"), labels=str(tmp_path / "test" / "labels.csv"))
+    found = ingesting.read_labelled(str(tmp_path / "test"), LabelOptions(str(tmp_path / "test" / "labels.csv")))
     assert set(splits(found).values()) == set()
-    inside = ingesting.read_labelled(str(tmp_path / "test"), labels=str(tmp_path / "test" / "val" / "labels.csv"))
+    inside = ingesting.read_labelled(
+        str(tmp_path / "test"), LabelOptions(str(tmp_path / "test" / "val" / "labels.csv"))
+    )
     assert set(splits(inside).values()) == {"val"}
 
 
@@ -657,6 +659,7 @@ def test_a_confidence_is_not_a_class(source: Path, tmp_path: Path) -> None:
         ("[['A', 'B'], ['C']]", ["A/B", "C"]),
         ("(unknown)", ["(unknown)"]), ("[ant, ..., owl]", None),
         ("['a' ... 'z']", None), ("['a' 'b', 'c']", None), ("['a', 'b' 'c']", None), ("[['A' 'B'], ['C' 'D']]", None),
+        ("{['a']}", None),
         ("{'x': 'a'}", None), ('{"x": ["a"]}', None), ("['a' + 'b']", None), ("['a", ["['a"]), ("[b'a' b'b']", None),
     ],
 )  # fmt: skip

@@ -87,7 +87,7 @@ def test_a_parquet_or_csv_without_files_names_its_columns(tmp_path: Path) -> Non
     (tmp_path / "junk.parquet").write_text("junk")
     with pytest.raises(TableError, match="have columns a, b"):
         uris(tmp_path / "t.parquet")
-    with pytest.raises(TableError, match="have a, b"):
+    with pytest.raises(TableError, match="have columns a, b"):
         uris(tmp_path / "t.csv")
     with pytest.raises(TableError, match="not a readable Parquet"):
         uris(tmp_path / "junk.parquet")

@@ -1,1 +1,1 @@
-"""Sources, manifests, labels, splits: everything between files and a dataset."""
+"""Sources, manifests, labels, splits: from files to a dataset."""

@@ -1,18 +1,17 @@
 """Values computed from images, cached on disk and looked up by key: SQLite in the cache folder.
 
-Facts of a file are stored by its version (uri, bytes, etag or modification time), embeddings by image and model.
+Images are stored by the version of their file (uri, bytes, etag or modification time), embeddings by image and model.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,33 @@ from tagger import storage
 
 log = logging.getLogger(__name__)
 
-FILE = "images-v1.sqlite"
+FILE = "images-v2.sqlite"
 _AT_ONCE = 500
 """Keys of one query; SQLite takes at least 999 parameters."""
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS images (key TEXT PRIMARY KEY, image_id TEXT, fingerprint BLOB, thumbnail BLOB);
+CREATE INDEX IF NOT EXISTS image_ids ON images (image_id);
+CREATE TABLE IF NOT EXISTS embeddings
+    (model_id TEXT, image_id TEXT, value BLOB, PRIMARY KEY (model_id, image_id)) WITHOUT ROWID;
+"""
 
 Float32Array = npt.NDArray[np.float32]
 
 
+class Image(NamedTuple):
+    """One version of a file that decodes."""
+
+    key: str
+    image_id: str
+    fingerprint: bytes
+    thumbnail: bytes
+    """JPEG"""
+
+
 class ImageCache:
-    """Facts and embeddings of images; a cache that cannot be opened or is damaged is replaced by one in memory."""
+    """Images and embeddings; a cache that cannot be opened or is damaged is replaced by one in memory."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or storage.cache_folder() / FILE
@@ -39,13 +56,10 @@ class ImageCache:
         """Close the file."""
         self._database.close()
 
-    def facts(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return the facts of those files that are known, bytes among them as `bytes`."""
-        rows = self._select("SELECT key, facts, fingerprint, thumbnail FROM files WHERE key IN", keys)
-        return {
-            key: {**json.loads(facts), "fingerprint": fingerprint, "thumbnail": thumbnail}
-            for key, facts, fingerprint, thumbnail in rows
-        }
+    def images(self, keys: Sequence[str]) -> dict[str, tuple[str, bytes]]:
+        """Return key -> (image_id, fingerprint) of those files that are known."""
+        rows = self._select("SELECT key, image_id, fingerprint FROM images WHERE key IN", keys)
+        return {key: (image_id, fingerprint) for key, image_id, fingerprint in rows}
 
     def embeddings(self, model_id: str, image_ids: Sequence[str]) -> dict[str, Float32Array]:
         """Return image_id -> embedding (D,) of those images that are known."""
@@ -54,23 +68,18 @@ class ImageCache:
         )
         return {image_id: np.frombuffer(value, dtype=np.float32) for image_id, value in rows}
 
-    def add(
-        self, facts: Mapping[str, Mapping[str, Any]], model_id: str, embeddings: Mapping[str, Float32Array]
-    ) -> None:
-        """Store facts by key and embeddings by image_id, all or none of them."""
-        files = [
-            (
-                key,
-                json.dumps({k: v for k, v in row.items() if not isinstance(v, bytes)}),
-                row.get("fingerprint"),
-                row.get("thumbnail"),
-            )
-            for key, row in facts.items()
-        ]
+    def thumbnail(self, image_id: str) -> bytes | None:
+        """Return the thumbnail of an image, a JPEG file; None when it is not known."""
+        return next(
+            (row[0] for row in self._select("SELECT thumbnail FROM images WHERE image_id IN", [image_id])), None
+        )
+
+    def add(self, images: Iterable[Image], model_id: str, embeddings: Mapping[str, Float32Array]) -> None:
+        """Store images, and embeddings by image_id, all or none of them."""
         vectors = [(model_id, image_id, value.astype(np.float32).tobytes()) for image_id, value in embeddings.items()]
         try:
             with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", files)
+                self._database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", images)
                 self._database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", vectors)
         except sqlite3.Error as error:
             log.warning("%s: not cached (%s); the next run computes it again", FILE, error)
@@ -83,37 +92,27 @@ class ImageCache:
                 yield from self._database.execute(f"{query} ({marks})", (*first, *some)).fetchall()
             except sqlite3.DatabaseError as error:
                 log.warning("%s: damaged cache (%s); delete it to use it again", self.path, error)
-                self._database = _prepared(sqlite3.connect(":memory:"))
+                self._database = _connect(":memory:")
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    for attempt in range(2):
+    """Open a cache, after deleting a damaged one; in memory where that fails."""
+    for _ in range(2):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return _prepared(sqlite3.connect(path, timeout=60))
-        except sqlite3.DatabaseError as error:
-            if attempt == 0 and not isinstance(error, sqlite3.OperationalError):
-                log.warning("%s: damaged cache (%s); it is built again", path, error)
-                for name in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-                    with contextlib.suppress(OSError):
-                        name.unlink()
-                continue
+            return _connect(path)
+        except (OSError, sqlite3.OperationalError) as error:
             log.warning("%s: cannot be used as a cache (%s); nothing is cached beyond this run", path, error)
-        except OSError as error:
-            log.warning("%s: cannot be used as a cache (%s); nothing is cached beyond this run", path, error.strerror)
-        break
-    return _prepared(sqlite3.connect(":memory:"))
+            break
+        except sqlite3.DatabaseError as error:
+            log.warning("%s: damaged cache (%s); it is built again", path, error)
+            for ending in ("", "-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    path.with_name(path.name + ending).unlink()
+    return _connect(":memory:")
 
 
-def _prepared(database: sqlite3.Connection) -> sqlite3.Connection:
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS files "
-        "(key TEXT PRIMARY KEY, facts TEXT, fingerprint BLOB, thumbnail BLOB) WITHOUT ROWID"
-    )
-    database.execute(
-        "CREATE TABLE IF NOT EXISTS embeddings "
-        "(model_id TEXT, image_id TEXT, value BLOB, PRIMARY KEY (model_id, image_id)) WITHOUT ROWID"
-    )
+def _connect(path: Path | str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=60)
+    database.executescript(_SCHEMA)
     return database

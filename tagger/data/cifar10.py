@@ -6,7 +6,7 @@ import hashlib
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,7 +42,8 @@ def read(data: str | None = None, say: Say = lambda line: None, official: type[C
     place = storage.absolute(_download(official) if data is None else data)
     say(f"reading {place}")
     if has_class_folders(data):
-        return _read_class_folders(place, say)
+        train, test = (_read_class_folder(storage.join(place, split), say) for split in _SPLITS)
+        return train, test
     if not storage.exists(place):
         raise SourceNotFound(f"{place}: not found; --data takes {TAKES}")
     folder = Path(storage.local_path(place))
@@ -107,38 +108,23 @@ def _labelled(split: CIFAR10) -> LabelledImages:
     return LabelledImages(np.ascontiguousarray(split.data), np.array(split.targets, dtype=np.int64), LABEL_NAMES)
 
 
-def _read_class_folders(place: str, say: Say) -> Data:
-    folders = [storage.join(place, split) for split in _SPLITS]
-    files = [sorted((found.uri for found in storage.find_images(folder)), key=_label_and_name) for folder in folders]
-    for folder, uris in zip(folders, files, strict=True):
-        _check_classes(folder, {_label_and_name(uri)[0] for uri in uris})
-    train, test = (_decode(folder, uris, say) for folder, uris in zip(folders, files, strict=True))
-    return train, test
-
-
-def _label_and_name(uri: str) -> tuple[str, str]:
-    _, label, name = uri.rsplit("/", 2)
-    return label, name
-
-
-def _check_classes(folder: str, found: set[str]) -> None:
-    unknown, missing = sorted(found - set(LABEL_NAMES)), sorted(set(LABEL_NAMES) - found)
+def _read_class_folder(folder: str, say: Say) -> LabelledImages:
+    uris = sorted((found.uri for found in storage.find_images(folder)), key=lambda uri: uri.rsplit("/", 2)[1:])
+    classes = [uri.rsplit("/", 2)[1] for uri in uris]
+    unknown, missing = sorted(set(classes) - set(LABEL_NAMES)), sorted(set(LABEL_NAMES) - set(classes))
     if unknown or missing:
         parts = [f"{word} {names}" for word, names in (("unknown", unknown), ("missing", missing)) if names]
         raise SourceError(
             f"{folder}: classes are not CIFAR-10's: {', '.join(parts)}; pass images of other classes as the dataset, "
             "without --data"
         )
-
-
-def _decode(folder: str, uris: Sequence[str], say: Say) -> LabelledImages:
     pixels = np.empty((len(uris), SIDE, SIDE, 3), dtype=np.uint8)
     with ThreadPoolExecutor() as pool:
         for row, image in enumerate(pool.map(_pixels, uris)):
             pixels[row] = image
             if (row + 1) % 10_000 == 0:
                 say(f"{folder}: {row + 1:,} of {len(uris):,} images decoded")
-    labels = np.array([LABEL_NAMES.index(_label_and_name(uri)[0]) for uri in uris], dtype=np.int64)
+    labels = np.array([LABEL_NAMES.index(name) for name in classes], dtype=np.int64)
     lossy = any(uri.lower().endswith((".jpg", ".jpeg")) for uri in uris)
     return LabelledImages(pixels, labels, LABEL_NAMES, lossy)
 

@@ -1,10 +1,10 @@
-"""Labelled images: which, with which labels, in which split."""
+"""Labelled images with their splits."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tagger.checkpoint.info import fingerprint
 from tagger.data import duplicates, ingest, manifest, splits
-from tagger.data.labels.joining import TWINS, twins
+from tagger.data.labels.joining import TWINS, class_counts, twins
 from tagger.data.scan import Scan
 from tagger.errors import SourceError, UsageError
 
@@ -76,9 +76,9 @@ class Dataset:
         gone = len(self) - int(rows.sum())
         if not gone:
             return self
-        shown = [uri for uri, kept in zip(self.uris, rows, strict=True) if not kept][:3]
+        shown = [uri for uri, chosen in zip(self.uris, rows, strict=True) if not chosen][:3]
         note = f"left out: {gone:,} of {len(self):,} images, {why} (such as {', '.join(shown)})"
-        ids = tuple(each for each, kept in zip(self.image_ids, rows, strict=False) if kept)
+        ids = tuple(compress(self.image_ids, rows))
         table = self.table.filter(pa.array(rows))
         return replace(self, table=table, truth=self.truth[rows], notes=(*self.notes, note), image_ids=ids)
 
@@ -105,29 +105,22 @@ def read_dataset(dataset: str, multilabel: bool) -> Dataset:
             f"{dataset}: none of {len(found):,} images has a label; put them into two class folders or more, or "
             f"give labels with `tagger ingest {dataset} --labels FILE --out dataset.parquet` and train on that"
         )
-    counts = Counter(label for row in labelled["labels"].to_pylist() for label in row)
+    counts = class_counts(labelled["labels"])
     if len(counts) < 2 and not (multilabel and counts):
-        hint = "; --multilabel learns it against the images without it" if counts and _some_without(labels) else ""
-        raise SourceError(f"{dataset}: {_only(counts)}; there is nothing to tell apart{hint}")
+        only = f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
+        without = counts and pc.any(pc.equal(pc.list_value_length(labels), 0)).as_py()
+        hint = "; --multilabel learns it against the images without it" if without else ""
+        raise SourceError(f"{dataset}: {only}; there is nothing to tell apart{hint}")
     if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
         raise SeveralLabels(
             f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel"
         )
     names = tuple(sorted(counts))
-    alike = twins(names) if found.labels is None else []  # else they are among the notes
+    alike = [] if found.label_source else twins(names)  # else they are among the notes
     notes = [*found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
     if unlabelled := len(found) - len(labelled):
         notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
     return Dataset(labelled, names, truth_of(labelled, names), tuple(notes))
-
-
-def _some_without(labels: pa.ChunkedArray) -> bool:
-    """Tell whether some images are known to have no label."""
-    return bool(pc.any(pc.equal(pc.list_value_length(labels), 0)).as_py())
-
-
-def _only(counts: Counter[str]) -> str:
-    return f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
 
 
 def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -141,7 +134,7 @@ def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
 
 def scanned(dataset: Dataset, found: Scan) -> Dataset:
     """Return the images of a dataset that decode, with their ids."""
-    ids = tuple(str(row["image_id"]) for row in found.facts)
+    ids = tuple(found.image_ids)
     return replace(dataset, image_ids=ids).filter(found.have, "they cannot be read or do not decode")
 
 

@@ -1,8 +1,8 @@
-"""Which images are copies of one another: exact, near (resized, recompressed, brighter, slightly cropped) or mirrored.
+"""Copies of images: exact, near (resized, recompressed, brighter, slightly cropped) or mirrored.
 
 An image becomes a thumbnail of 16x16 RGB; all else is computed from it. The signs of the 64 lowest frequencies of its
 grey DCT are a hash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", but with signs
-instead of a median); mirroring turns those of the odd horizontal ones, so the mirrored picture's hash costs nothing.
+instead of a median); mirroring turns those of the odd horizontal ones, so the hash of the mirrored image costs nothing.
 Close hashes are found by multi-index hashing (Norouzi, Punjani, Fleet 2012) and confirmed on the colour thumbnails.
 100,000 thumbnails are 77 MB. Time grows with the pairs that look alike: thousands of frames of one still scene, or
 nearly blank pages, cost more than as many photographs. The figures: python -m benchmarks.duplicates.
@@ -28,7 +28,7 @@ SIMILARITY = 0.9
 
 _BAND = 16  # bits; a pair of up to 7 different bits has one of four bands with at most one of them
 _FLAT = 4.0  # grey levels: less contrast than this is noise,
-_SAME = 2.0  # levels of root mean square: then nothing but equal thumbnails tells that two blank pictures are copies
+_SAME = 2.0  # levels of root mean square: two blank images are copies only when their thumbnails are equal
 _CHUNK = 1 << 14  # pairs looked at in one go
 
 Int64Array = npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ Kind = Literal["exact", "near", "mirrored"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is kept of an image to find its copies."""
+    """The id and the thumbnail that the copies of an image are found by."""
 
     image_id: str
     """SHA-256 of the file, hex"""
@@ -47,7 +47,7 @@ class Fingerprint:
 
 
 class Pair(NamedTuple):
-    """Two rows that show the same picture, first < second."""
+    """Two rows with copies of one image, first < second."""
 
     first: int
     second: int
@@ -56,34 +56,34 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Which rows belong together, and why."""
+    """Groups of rows that are copies of one another."""
 
     groups: Int64Array
     """(N,) the lowest row of the group that each row belongs to; its own number when it has no copies"""
     pairs: tuple[Pair, ...]
-    """What holds the groups together: n - 1 pairs for a group of n, not all that could be named"""
+    """Pairs that connect the groups: n - 1 for a group of n, not all that there are"""
 
 
-def thumbnail(picture: Image.Image) -> images.UInt8Array:
+def thumbnail(image: Image.Image) -> images.UInt8Array:
     """Return the (16, 16, 3) thumbnail that copies of an RGB image are found by."""
-    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=4.0))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=4.0))
 
 
 def near_duplicates(fingerprints: Sequence[Fingerprint], similarity: float = SIMILARITY) -> Duplicates:
     """Group the images that are copies of one another.
 
     All pairs of up to 7 different bits are compared, and most of those up to 12. If A is a copy of B and B of C, all
-    three form one group, however little A and C are alike: a split through the chain would leak. Where images are taken
+    three form one group, even where A and C are not alike: a split through the chain would leak. Where images are taken
     alike (documents, X-rays), look at the largest groups and raise `similarity` when they are not copies.
     """
     rows = np.arange(len(fingerprints))
     groups, pairs = rows.copy(), list[Pair]()
     thumbnails = np.array([entry.thumbnail for entry in fingerprints], np.uint8).reshape(-1, SIDE, SIDE, 3)
     same_file = _first_equal(entry.image_id for entry in fingerprints)
-    same_picture = _first_equal(entry.thumbnail.tobytes() for entry in fingerprints)
+    same_thumbnail = _first_equal(entry.thumbnail.tobytes() for entry in fingerprints)
     pairs += _join(groups, same_file, rows, "exact")
-    pairs += _join(groups, same_picture, rows, "near")
-    distinct = np.flatnonzero(same_picture == rows)
+    pairs += _join(groups, same_thumbnail, rows, "near")
+    distinct = np.flatnonzero(same_thumbnail == rows)
     straight, mirrored = _hashes(thumbnails[distinct])
     kinds: tuple[tuple[Kind, UInt64Array, int], ...] = (("near", straight, 1), ("mirrored", mirrored, -1))
     for kind, queries, step in kinds:
@@ -150,13 +150,13 @@ def _spectrum(thumbnails: images.UInt8Array) -> npt.NDArray[np.int16]:
 def _candidates(queries: UInt64Array, hashes: UInt64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
     """Yield rows (a, b), a < b, whose query and hash differ in at most MAX_BITS; a pair may come several times."""
     for shift in range(0, 64, _BAND):
-        wanted, keys = ((bits >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for bits in (queries, hashes))
+        searched, keys = ((bits >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for bits in (queries, hashes))
         order = np.argsort(keys, kind="stable")
         sizes = np.bincount(keys, minlength=1 << _BAND)
         starts = np.cumsum(sizes) - sizes
         for flip in (0, *(1 << bit for bit in range(_BAND))):
-            for a, place in _expand(sizes[wanted ^ flip]):
-                b = order[starts[wanted[a] ^ flip] + place]
+            for a, place in _expand(sizes[searched ^ flip]):
+                b = order[starts[searched[a] ^ flip] + place]
                 near = (a < b) & (np.bitwise_count(queries[a] ^ hashes[b]) <= MAX_BITS)
                 yield a[near], b[near]
 
@@ -175,7 +175,7 @@ def _expand(sizes: Int64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
 
 
 def _alike(left: images.UInt8Array, right: images.UInt8Array, similarity: float) -> npt.NDArray[np.bool_]:
-    """Tell which pairs of thumbnails (N, 16, 16, 3) correlate, whatever their brightness, or are equal."""
+    """Return which pairs of thumbnails (N, 16, 16, 3) correlate, at any brightness, or are equal."""
     a, b = (side.reshape(-1, SIDE * SIDE, 3).astype(np.float32) for side in (left, right))
     equal = _product(a - b, a - b) <= _SAME**2
     mean = np.full((1, SIDE * SIDE), 1 / SIDE**2, np.float32)

@@ -1,19 +1,22 @@
-"""Source and label files -> a manifest on disk, and what there is to say about it."""
+"""Source and label files -> a manifest on disk, and a report of what was found."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.data import labels as label_files
 from tagger.data import manifest
-from tagger.data.labels import Labels, LabelSource, Notes
+from tagger.data.labels import EXAMPLES, LabelSource, Notes, class_counts
 from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import SourceError, TableError, UsageError
 from tagger.storage import StrPath
@@ -22,61 +25,76 @@ _CLASSES_SHOWN = 20
 
 
 @dataclass(frozen=True)
+class LabelOptions:
+    """Where the labels of a source are, and how they are read."""
+
+    labels: str | None = None
+    """Label file, or a folder of them; None finds them in the source."""
+    label_format: str = "auto"
+    label_delimiter: str | None = None
+    label_names: str | None = None
+    """File of class names by id."""
+    merge_rows: bool = False
+    """Several rows of one image are one set of labels, in every format."""
+
+
+@dataclass(frozen=True)
 class Ingested(Manifest):
     """A manifest and where its labels came from."""
 
     label_source: LabelSource | None = None
-    labels: Labels | None = None
+    matched_rows: int = 0
+    """Rows of the label files that name a listed file."""
     notes: Notes = field(default_factory=Notes)
     why_none: str = ""
-    """When there is no label source."""
+    """The reason why there is no label source."""
 
     def text(self) -> str:
-        """Say what was found, which labels, how many per class and split, and what deserves a warning."""
+        """Return the files found, the labels, the images per class and split, and the warnings, in lines."""
         lines = [super().text(), *self._label_lines()]
         return "\n".join([*lines, *(f"warning: {line}" for line in self.notes.lines())])
 
     def counts(self) -> dict[str, Any]:
         """Return the same as one JSON-able object."""
-        counts: dict[str, Any] = {"found": len(self), "skipped": dict(self.skipped), "labels": None}
-        if self.labels and self.label_source:
-            counts["labels"] = {
-                "format": self.label_source.format.name,
-                "files": [storage.redact(file.uri) for file in self.label_source.files],
-                "multi_label": self.labels.multi_label,
-                "classes": dict(self.labels.classes),
-                "labelled": self._labelled(self.labels),
-                "known_none": self.labels.known_none,
-                "unlabelled": self.labels.unlabelled,
-                "splits": dict(self.labels.splits),
-                "matched_rows": self.labels.matched_rows,
-            }
-        return {**counts, "warnings": self.notes.rows()}
+        labels = self._label_counts() if self.label_source else None
+        return {"found": len(self), "skipped": dict(self.skipped), "labels": labels, "warnings": self.notes.rows()}
+
+    def _label_counts(self) -> dict[str, Any]:
+        sizes = pc.list_value_length(self.table["labels"])
+        none = int(pc.sum(pc.equal(sizes, 0)).as_py() or 0)
+        files = self.label_source.files if self.label_source else ()
+        return {
+            "format": self.label_source and self.label_source.format.name,
+            "files": [storage.redact(file.uri) for file in files],
+            "multi_label": bool(pc.any(pc.not_equal(sizes, 1)).as_py()),
+            "classes": class_counts(self.table["labels"]),
+            "labelled": len(self) - none - sizes.null_count,
+            "known_none": none,
+            "unlabelled": sizes.null_count,
+            "splits": dict(Counter(split for split in self.table["split"].to_pylist() if split)),
+            "matched_rows": self.matched_rows,
+        }
 
     def _label_lines(self) -> list[str]:
-        if not (self.labels and self.label_source):
-            kept = len(self) - int(self.table["labels"].null_count)
-            return [f"labels: {kept:,} rows keep those of the manifest" if kept else f"labels: none ({self.why_none})"]
-        found, kind = self.labels, "multi-label" if self.labels.multi_label else "single-label"
-        shown = [f"  {name}: {count:,}" for name, count in list(found.classes.items())[:_CLASSES_SHOWN]]
-        if (more := len(found.classes) - _CLASSES_SHOWN) > 0:
-            shown.append(f"  and {more:,} more")
-        without = f" (such as {', '.join(found.unlabelled_examples)})" if found.unlabelled else ""
-        origin = f"{self.label_source.format.name} ({self.label_source.name})"
+        found = self._label_counts()
+        if not self.label_source:
+            rows = len(self) - found["unlabelled"]
+            return [f"labels: {rows:,} rows keep those of the manifest" if rows else f"labels: none ({self.why_none})"]
+        classes, splits, kind = found["classes"], found["splits"], "multi" if found["multi_label"] else "single"
+        open_rows = self.table.filter(pc.is_null(self.table["labels"]))["uri"].slice(0, EXAMPLES).to_pylist()
+        without = f" (such as {', '.join(open_rows)})" if open_rows else ""
         lines = [
-            f"labels: {origin}, {kind}, {len(found.classes):,} class{'es' * (len(found.classes) != 1)}",
-            *shown,
-            f"{self._labelled(found):,} labelled, {found.known_none:,} known to have none, "
-            f"{found.unlabelled:,} unlabelled{without}",
+            f"labels: {found['format']} ({self.label_source.name}), {kind}-label, "
+            f"{len(classes):,} class{'es' * (len(classes) != 1)}",
+            *(f"  {name}: {count:,}" for name, count in islice(classes.items(), _CLASSES_SHOWN)),
+            *([f"  and {len(classes) - _CLASSES_SHOWN:,} more"] if len(classes) > _CLASSES_SHOWN else []),
+            f"{found['labelled']:,} labelled, {found['known_none']:,} known to have none, "
+            f"{found['unlabelled']:,} unlabelled{without}",
         ]
-        if found.splits:
-            open_rows = len(self) - found.splits.total()
-            rest = {"in none": open_rows} if open_rows else {}
-            lines.append(f"splits: {counts_text({**found.splits, **rest})}")
+        if splits:
+            rest = len(self) - sum(splits.values())
+            lines.append(f"splits: {counts_text({**splits, **({'in none': rest} if rest else {})})}")
         return lines
-
-    def _labelled(self, found: Labels) -> int:
-        return len(self) - found.known_none - found.unlabelled
 
 
 def ingest(
@@ -85,7 +103,7 @@ def ingest(
     labels: StrPath | None = None,
     label_format: str = "auto",
     label_delimiter: str | None = None,
-    label_names: str | None = None,
+    label_names: StrPath | None = None,
     merge_rows: bool = False,
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
@@ -98,13 +116,14 @@ def ingest(
     """
     source, out = os.fspath(source), os.fspath(out)
     labels = None if labels is None else os.fspath(labels)
-    label_names = None if label_names is None else os.fspath(label_names)
+    names = None if label_names is None else os.fspath(label_names)
     out_uri = storage.absolute(out)
     if not out_uri.endswith(".parquet"):
         raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")
     if storage.exists(out_uri):
         _refuse_foreign(out_uri)
-    ingested = read_labelled(source, labels, label_format, label_delimiter, label_names, merge_rows, on_found)
+    options = LabelOptions(labels, label_format, label_delimiter, names, merge_rows)
+    ingested = read_labelled(source, options, on_found)
     if labels:
         _refuse_without_labels(ingested, source, labels)
     storage.write_atomic(out_uri, schema.serialise(ingested.table, "manifest"))
@@ -113,11 +132,11 @@ def ingest(
 
 def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None:
     """Raise an error when the label file that the user named gives no image a label or a split."""
-    found, label_source = ingested.labels, ingested.label_source
-    if not found or not label_source or found.splits or len(ingested) > found.unlabelled:
+    label_source, table = ingested.label_source, ingested.table
+    if not label_source or min(table["labels"].null_count, table["split"].null_count) < len(table):
         return
     why = "; ".join(ingested.notes.lines()) or "it has no rows"
-    if not found.matched_rows:
+    if not ingested.matched_rows:
         raise SourceError(f"--labels {labels}: no image of {source} is in it ({why}); nothing was written")
     form = label_source.format
     raise TableError(
@@ -128,32 +147,23 @@ def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None
 
 def read_labelled(
     source: str,
-    labels: str | None = None,
-    label_format: str = "auto",
-    label_delimiter: str | None = None,
-    label_names: str | None = None,
-    merge_rows: bool = False,
+    options: LabelOptions = LabelOptions(),
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
     """List a source and find its labels, as ingest() does, without writing a manifest."""
-    options = label_files.read_options(label_delimiter, label_names, merge_rows)
-    return _with_labels(manifest.read_source(source, on_found), source, labels, label_format, options)
-
-
-def _with_labels(
-    found: Manifest, source: str, labels: str | None, label_format: str, options: label_files.Options
-) -> Ingested:
+    reading = label_files.read_options(options.label_delimiter, options.label_names)
+    found = manifest.read_source(source, on_found)
     notes, root, table = Notes(), _root_of(source), found.table
     uris: list[str] = table["uri"].to_pylist()
-    label_source = label_files.find(labels, label_format, root, uris, notes)
+    label_source = label_files.find(options.labels, options.label_format, root, uris, notes)
     if isinstance(label_source, str):
         return Ingested(table, found.skipped, notes=notes, why_none=label_source)
-    records = label_files.read(label_source, options, notes, root)
+    records = label_files.read(label_source, reading, notes, root)
     merges = label_source.format.merges or options.merge_rows
     joined = label_files.join(uris, records, _folders(source, root), merges, notes)
     for name, column in (("labels", joined.labels), ("split", joined.split)):
         table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array([column]))
-    return Ingested(table, found.skipped, label_source, joined, notes)
+    return Ingested(table, found.skipped, label_source, joined.matched_rows, notes)
 
 
 def _root_of(source: str) -> str | None:
@@ -176,7 +186,7 @@ def _folders(source: str, root: str | None) -> Sequence[str]:
 
 
 def _refuse_foreign(uri: str) -> None:
-    """A manifest may be replaced by a newer one; anything else in its place is somebody's."""
+    """Raise TableError when the file to be overwritten is not a manifest."""
     try:
         with storage.open_input(uri) as file:
             footer = schema.footer_of(pq.read_schema(file))

@@ -6,10 +6,10 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -131,16 +131,17 @@ def _decode_text(content: bytes, source: str) -> str:
 def _csv_column(text: str, delimiter: str, source: str) -> Iterator[str]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     first = next(rows, [])
-    names = [name.strip().lower() for name in first]
-    column = next((names.index(name) for name in URL_COLUMNS if name in names), None)
-    if column is None and len(first) == 1:  # one column without a header
-        column = 0
-        yield first[0].strip()
-    if column is None and first:
-        raise TableError(
-            f"{source}: no column of files; have {', '.join(first)}; expected one of {', '.join(URL_COLUMNS)}"
-        )
-    yield from (row[column].strip() for row in rows if column is not None and len(row) > column and row[column].strip())
+    bare = len(first) == 1 and first[0].strip().lower() not in URL_COLUMNS  # one column without a header
+    at = _column_of_files(first, source) if first and not bare else 0
+    yield from (row[at].strip() for row in chain([first] * bare, rows) if len(row) > at and row[at].strip())
+
+
+def _column_of_files(names: Sequence[str], source: str) -> int:
+    lower = [name.strip().lower() for name in names]
+    if found := next((name for name in URL_COLUMNS if name in lower), None):
+        return lower.index(found)
+    shown, expected = ", ".join(names), ", ".join(URL_COLUMNS)
+    raise TableError(f"{source}: neither a manifest nor a list of files; have columns {shown}; expected {expected}")
 
 
 def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iterator[str]:
@@ -180,14 +181,9 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
                 table = schema.conform(parquet.read(), "manifest")
             on_found(len(table))
             return Manifest(table)
-        column = next((name for name in URL_COLUMNS if name in arrow.names), None)
-        if column is None or not pa.types.is_string(arrow.field(column).type) | pa.types.is_large_string(
-            arrow.field(column).type
-        ):
-            raise TableError(
-                f"{source}: neither a manifest nor a list of files; have columns {', '.join(arrow.names)}; "
-                f"expected text in one of {', '.join(URL_COLUMNS)}"
-            )
+        column = arrow.field(_column_of_files(arrow.names, source))
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise TableError(f"{source}: column {column.name} has {column.type}, expected text: paths or URLs of files")
         skipped: Counter[str] = Counter()
-        values = (value for value in parquet.read([column])[column].to_pylist() if value)
+        values = (value for value in parquet.read([column.name])[column.name].to_pylist() if value)
         return Manifest(_collect(_describe_all(_resolved(values, source, skipped)), on_found), skipped)

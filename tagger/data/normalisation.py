@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from xml.parsers import expat
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,6 @@ Float64Array = npt.NDArray[np.float64]
 Three = tuple[float, float, float]
 
 _MEAN_FILE = "mean-file:"
-_BLOCK = 5000
-"""Images whose float copies are in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +69,8 @@ def _single_mean(train: UInt8Array) -> Normalisation:
 
 
 def _pixel_mean(train: UInt8Array) -> Normalisation:
-    total = sum((block.sum(axis=0, dtype=np.float64) for block in _blocks(train)), np.zeros(train.shape[1:]))
-    return Normalisation("pixel-mean", offset=(total / len(train) / 255).transpose(2, 0, 1).astype(np.float32))
+    mean = train.mean(axis=0, dtype=np.float64) / 255
+    return Normalisation("pixel-mean", offset=mean.transpose(2, 0, 1).astype(np.float32))
 
 
 _COMPUTED: dict[str, Callable[[UInt8Array], Normalisation]] = {
@@ -95,7 +93,7 @@ def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
     does nothing at all when the sizes differ; to repeat a result of it, train with another normalisation.
     Raises SourceError for another size and for what is not such a file.
     """
-    fields = _Fields(uri).read()
+    fields = _fields(uri)
     try:
         channels, height, width = (int(fields[key]) for key in ("Channel", "Row", "Col"))
         values = np.array(fields["data"].split(), dtype=np.float64)
@@ -114,7 +112,7 @@ def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
 
 
 def subtracts_image(name: str) -> bool:
-    """Tell whether a normalisation has an offset."""
+    """Return whether a normalisation has an offset."""
     return name == "pixel-mean" or name.startswith(_MEAN_FILE)
 
 
@@ -125,34 +123,22 @@ def identity(name: str) -> str:
     return hashlib.sha256(storage.read_bytes(storage.absolute_file(name.removeprefix(_MEAN_FILE)))).hexdigest()
 
 
-class _Fields:
-    """The text of the elements in a small XML document."""
+class _Builder(ElementTree.TreeBuilder):
+    """Builds the tree of an XML document that declares neither a DTD nor entities."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri, self.text, self.open = uri, dict[str, str](), list[str]()
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = lambda name, attributes: self.open.append(name)
-        self.parser.EndElementHandler = lambda name: self.open.pop()
-        self.parser.CharacterDataHandler = self.add
-        self.parser.StartDoctypeDeclHandler = self.refuse
-        self.parser.EntityDeclHandler = self.refuse
+    def doctype(self, *declaration: str | None) -> None:
+        """Stop at a DTD: its entities can make a small file fill the memory or read others."""
+        raise ValueError("declares a DTD or entities, which no mean file has; it was not read")
 
-    def read(self) -> dict[str, str]:
-        """Parse the document; raises SourceError for broken XML, and for a DTD or entities, which no mean file has."""
-        try:
-            self.parser.Parse(storage.read_bytes(self.uri), True)
-        except (expat.ExpatError, LookupError, ValueError) as error:  # the latter two: its encoding
-            raise SourceError(f"{self.uri}: not valid XML ({error})") from error
-        return self.text
 
-    def add(self, data: str) -> None:
-        """Keep text under the name of the element it is in."""
-        self.text[self.open[-1]] = self.text.get(self.open[-1], "") + data
-
-    def refuse(self, *declaration: object) -> None:
-        """Stop at a DTD or an entity: they can make a small file fill the memory or read others."""
-        raise SourceError(f"{self.uri}: declares a DTD or entities, which no mean file has; it was not read")
+def _fields(uri: str) -> dict[str, str]:
+    """Return the text of each element of an XML document; raises SourceError when it is broken or has a DTD."""
+    parser = ElementTree.XMLParser(target=_Builder())
+    try:
+        parser.feed(storage.read_bytes(uri))
+        return {element.tag: element.text or "" for element in parser.close().iter()}
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: its encoding, or a DTD
+        raise SourceError(f"{uri}: not valid XML ({error})") from error
 
 
 def _moments(train: UInt8Array) -> tuple[Float64Array, Float64Array]:
@@ -160,10 +146,6 @@ def _moments(train: UInt8Array) -> tuple[Float64Array, Float64Array]:
     counts = np.stack([np.bincount(train[..., channel].ravel(), minlength=256) for channel in range(3)])
     levels = np.arange(256) / 255
     return counts @ levels / counts[0].sum(), counts @ levels**2 / counts[0].sum()
-
-
-def _blocks(train: UInt8Array) -> list[UInt8Array]:
-    return [train[start : start + _BLOCK] for start in range(0, len(train), _BLOCK)]
 
 
 def _three(values: Float64Array) -> Three:

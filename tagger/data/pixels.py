@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tagger import hardware, images, storage
+from tagger.data.cache import ImageCache
 from tagger.data.scan import THUMBNAIL, at_most
 from tagger.images import Preprocessing, UInt8Array
 
@@ -47,23 +49,23 @@ def training_side(preprocessing: Preprocessing) -> int:
 
 @dataclass
 class FilePixels:
-    """Images of files; what was decoded before, or is decoded now, is cached while it fits into `limit` bytes."""
+    """Images of files; decoded ones are cached while they fit into `limit` bytes."""
 
     uris: Sequence[str]
     preprocessing: Preprocessing
     training: dict[int, UInt8Array] = field(default_factory=dict)
     evaluation: dict[int, UInt8Array] = field(default_factory=dict)
-    thumbnails: dict[int, bytes] = field(default_factory=dict)
-    """JPEG files of images that were shown before."""
     limit: int = IN_MEMORY
+    image_ids: Sequence[str] = ()
+    """SHA-256 of the files, where they are known: their thumbnails may be cached."""
 
     def training_image(self, row: int) -> UInt8Array:
         """Return an image with its short side no longer than a crop needs; raises SourceError or ImageError."""
         if (known := self.training.get(row)) is not None:
             return known
-        pictures: list[Image.Image] = []  # decoded at the scale of the network's input, as in a scan
-        images.prepare(storage.read_bytes(self.uris[row]), [self.preprocessing], inspect=pictures.append)
-        array = at_most(pictures[0], training_side(self.preprocessing))
+        decoded: list[Image.Image] = []  # at the scale of the network's input, as in a scan
+        images.prepare(storage.read_bytes(self.uris[row]), [self.preprocessing], inspect=decoded.append)
+        array = at_most(decoded[0], training_side(self.preprocessing))
         if len(self.uris) * array.nbytes < self.limit:
             self.training[row] = array
         return array
@@ -76,14 +78,16 @@ class FilePixels:
 
     def thumbnail(self, row: int) -> UInt8Array:
         """Return the whole image, at most 160 pixels long."""
-        if known := self.thumbnails.get(row):
+        with contextlib.closing(ImageCache()) as cache:
+            known = cache.thumbnail(self.image_ids[row]) if self.image_ids else None
+        if known:
             return np.asarray(Image.open(io.BytesIO(known)))
         image, _ = images.decode(storage.read_bytes(self.uris[row]))
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         return np.asarray(image)
 
     def keep(self, training: Rows, evaluation: Rows) -> None:
-        """Drop what was decoded of other rows."""
+        """Drop the decoded images of other rows."""
         self.training = {row: self.training[row] for row in training.tolist() if row in self.training}
         self.evaluation = {row: self.evaluation[row] for row in evaluation.tolist() if row in self.evaluation}
 

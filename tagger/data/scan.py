@@ -1,4 +1,4 @@
-"""One pass over files: id, size, fingerprint, blur, brightness, thumbnail and embedding of every image.
+"""One pass over files: id, fingerprint, thumbnail and embedding of every image.
 
 Results are cached by file version: a second scan of unchanged files reads none of them.
 """
@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from PIL import Image
 
 from tagger import checkpoint, images, schema, storage
 from tagger.checkpoint.info import ModelInfo
+from tagger.data import cache as cache_file
 from tagger.data import duplicates
 from tagger.data.cache import ImageCache
 from tagger.data.duplicates import Fingerprint
@@ -33,7 +33,6 @@ THUMBNAIL = 160
 """Longest side of a thumbnail in pixels."""
 _LOOKED_UP, _STORED = 2000, 500
 """Files per query of the cache, and per transaction."""
-_FACTS = ("image_id", "width", "height", "format", "status", "error", "brightness", "blur", "fingerprint", "thumbnail")
 
 OnProgress = Callable[[int, int], None]
 
@@ -54,28 +53,33 @@ class Arrays:
 class Scan:
     """Results of a scan, a row per file."""
 
-    facts: list[Row]
-    """image_id, width, height, format, status, error, brightness, blur, fingerprint, thumbnail."""
-    features: Float32Array | None
+    image_ids: list[str]
+    """SHA-256 of every file; empty for one that does not decode."""
+    fingerprint: UInt8Array
+    """(N, 16, 16, 3) thumbnails that copies are found by."""
+    features: Float32Array | None = None
     """(N, D) embeddings of the backbone; zeros where an image has none."""
     decoded: int = 0
-    """Files that were read and decoded; the others were known."""
-    arrays: dict[str, dict[int, UInt8Array]] = field(default_factory=dict)
-    """pixels, training or square -> row -> (H, W, 3)."""
+    """Files that were read and decoded; the others were cached."""
+    arrays: dict[str, dict[int, UInt8Array]] = field(
+        default_factory=lambda: {"pixels": {}, "training": {}, "square": {}}
+    )
+    """Row -> (H, W, 3)."""
 
     @property
     def have(self) -> npt.NDArray[np.bool_]:
         """Return which files decode."""
-        return np.array([row["status"] == "ok" for row in self.facts], dtype=bool)
+        return np.array([image_id != "" for image_id in self.image_ids], dtype=bool)
 
     def fingerprints(self) -> list[Fingerprint]:
         """Return the fingerprints of the files that decode."""
-        shape = (duplicates.SIDE, duplicates.SIDE, 3)
-        return [
-            Fingerprint(row["image_id"], np.frombuffer(row["fingerprint"], dtype=np.uint8).reshape(shape))
-            for row in self.facts
-            if row["status"] == "ok"
-        ]
+        pairs = zip(self.image_ids, self.fingerprint, strict=True)
+        return [Fingerprint(image_id, thumbnail) for image_id, thumbnail in pairs if image_id]
+
+    def add(self, row: int, image_id: str, fingerprint: bytes) -> None:
+        """Fill in a row."""
+        self.image_ids[row] = image_id
+        self.fingerprint[row] = np.frombuffer(fingerprint, dtype=np.uint8).reshape(self.fingerprint[row].shape)
 
 
 def scan(
@@ -89,31 +93,31 @@ def scan(
 
     Raises AccessDenied when a store refuses the credentials.
     """
-    cache, arrays = ImageCache(), arrays or Arrays()
-    model_id = backbone.model_id if backbone else ""
-    facts: list[Row] = [{} for _ in range(len(table))]
+    count, cache, arrays = len(table), ImageCache(), arrays or Arrays()
+    found = Scan([""] * count, np.zeros((count, duplicates.SIDE, duplicates.SIDE, 3), np.uint8))
     vectors: dict[int, Float32Array] = {}
-    taken: dict[str, dict[int, UInt8Array]] = {"pixels": {}, "training": {}, "square": {}}
-    missing = _missing(table, cache, backbone, arrays, facts, vectors)
-    look = _inspector(backbone, arrays)
-    decoded, fresh = 0, dict[int, str | None]()
+    fresh: dict[int, cache_file.Image] = {}
+    missing = _missing(table, cache, backbone, arrays, found, vectors)
     try:
+        look = _inspector(backbone, arrays)
         for row in score_rows(missing, _models(backbone, device), MAX_PIXELS, look):
-            index, decoded = row["row"], decoded + 1
-            for name in taken:
-                if (array := row.get(name)) is not None:
-                    taken[name][index] = array
-            facts[index] = {name: row.get(name) for name in _FACTS}
-            if (vector := row.get("embedding")) is not None:
-                vectors[index] = np.asarray(vector, dtype=np.float32)
-            fresh[index] = row["key"]
+            index, found.decoded = row["row"], found.decoded + 1
+            for name, taken in found.arrays.items():
+                if name in row:
+                    taken[index] = row[name]
+            if row["status"] == "ok":
+                found.add(index, row["image_id"], row["fingerprint"])
+                fresh[index] = cache_file.Image(row["key"], row["image_id"], row["fingerprint"], row["thumbnail"])
+                if backbone:
+                    vectors[index] = np.asarray(row["embedding"], dtype=np.float32)
             if len(fresh) == _STORED:
-                _store(cache, fresh, facts, model_id, vectors)
-            on_progress(index + 1, len(table))
+                _store(cache, fresh, backbone, vectors)
+            on_progress(index + 1, count)
     finally:
-        _store(cache, fresh, facts, model_id, vectors)
+        _store(cache, fresh, backbone, vectors)
         cache.close()
-    return Scan(facts, _stacked(vectors, len(table)) if backbone else None, decoded, taken)
+    found.features = _stacked(vectors, count) if backbone else None
+    return found
 
 
 def _models(backbone: ModelInfo | None, device: str) -> list[Model]:
@@ -128,94 +132,79 @@ def _missing(
     cache: ImageCache,
     backbone: ModelInfo | None,
     arrays: Arrays,
-    facts: list[Row],
+    found: Scan,
     vectors: dict[int, Float32Array],
 ) -> Iterator[Row]:
-    """Yield the files that must be read, and fill in what the cache knows of the others."""
+    """Yield the files that must be read, and fill in what is cached of the others."""
     names = [name for name in (*schema.KEY.names, "location") if name in table.column_names]
     for start in range(0, len(table), _LOOKED_UP):
         entries = table.select(names).slice(start, _LOOKED_UP).to_pylist()
         keys = [_key(entry) for entry in entries]
-        known = cache.facts([key for key in keys if key])
-        ids = [row["image_id"] for row in known.values() if row["status"] == "ok"]
+        known = cache.images(keys)
+        ids = [image_id for image_id, _ in known.values()]
         embedded = cache.embeddings(backbone.model_id, ids) if backbone else {}
         for index, (entry, key) in enumerate(zip(entries, keys, strict=True), start):
-            row = known.get(key or "")
-            whole = row and (not backbone or row["status"] != "ok" or row["image_id"] in embedded)
-            if row is None or not whole or arrays.square:
+            image_id, fingerprint = known.get(key, ("", b""))
+            if not image_id or arrays.square or (backbone and image_id not in embedded):
                 yield {**entry, "row": index, "key": key}
                 continue
-            facts[index] = row
-            if row["image_id"] in embedded:
-                vectors[index] = embedded[row["image_id"]]
+            found.add(index, image_id, fingerprint)
+            if backbone:
+                vectors[index] = embedded[image_id]
 
 
-def _key(entry: Mapping[str, Any]) -> str | None:
-    """Return the version of a file: locally as it is now, remotely as listed; None where the store tells none."""
+def _key(entry: Row) -> str:
+    """Return the version of a file: locally as it is now, remotely as listed; empty where the store has none."""
     uri, size, version = entry["uri"], entry["bytes"], entry["etag"] or entry["modified_at"]
     if not storage.is_remote(uri):
         now = storage.describe(uri)
         size, version = now.bytes, now.modified_at
-    return f"{uri}\0{size}\0{version}" if version else None
+    return f"{uri}\0{size}\0{version}" if version else ""
 
 
 def _store(
     cache: ImageCache,
-    fresh: dict[int, str | None],
-    facts: list[Row],
-    model_id: str,
+    fresh: dict[int, cache_file.Image],
+    backbone: ModelInfo | None,
     vectors: dict[int, Float32Array],
 ) -> None:
-    """Cache fresh results; a file that cannot be scored is tried again next time."""
-    rows = {key: facts[i] for i, key in fresh.items() if key and facts[i]["status"] == "ok"}
-    found = {facts[i]["image_id"]: vectors[i] for i in fresh if i in vectors}
-    if rows or found:
-        cache.add(rows, model_id, found)
+    """Cache new results; a file that does not decode is tried again next time."""
+    embeddings = {image.image_id: vectors[row] for row, image in fresh.items()} if backbone else {}
+    cache.add([image for image in fresh.values() if image.key], backbone.model_id if backbone else "", embeddings)
     fresh.clear()
 
 
 def _inspector(backbone: ModelInfo | None, arrays: Arrays) -> Callable[[Image.Image, tuple[int, int], Fitted], Row]:
-    """Return what computes the columns of a decoded image."""
+    """Return the function that computes the columns of a decoded image."""
 
-    def inspect(picture: Image.Image, size: tuple[int, int], fitted: Fitted) -> Row:
-        row = describe(picture)
+    def inspect(image: Image.Image, size: tuple[int, int], fitted: Fitted) -> Row:
+        row = describe(image)
         if arrays.pixels and backbone:
             row["pixels"] = fitted[backbone.preprocessing]
         if arrays.training_side:
-            row["training"] = at_most(picture, arrays.training_side)
+            row["training"] = at_most(image, arrays.training_side)
         if arrays.square:
-            row["square"] = images.fit(picture, arrays.square, size)
+            row["square"] = images.fit(image, arrays.square, size)
         return row
 
     return inspect
 
 
-def describe(picture: Image.Image) -> Row:
-    """Return fingerprint, thumbnail (JPEG), brightness (0 to 1) and blur of an RGB image.
-
-    Blur is the variance of the thumbnail's Laplacian (Pech-Pacheco 2000): the lower, the blurrier.
-    """
-    small = picture.copy()
+def describe(image: Image.Image) -> Row:
+    """Return the fingerprint and the thumbnail (JPEG) of an RGB image."""
+    small, encoded = image.copy(), io.BytesIO()
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    grey = np.asarray(small.convert("L"), dtype=np.float32)
-    edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    encoded = io.BytesIO()
     small.save(encoded, "JPEG", quality=80)
-    return {
-        "fingerprint": duplicates.thumbnail(picture).tobytes(),
-        "thumbnail": encoded.getvalue(),
-        "brightness": round(float(grey.mean()) / 255, 4),
-        "blur": round(float(edges.var()), 2) if edges.size else 0.0,
-    }
+    return {"fingerprint": duplicates.thumbnail(image).tobytes(), "thumbnail": encoded.getvalue()}
 
 
-def at_most(picture: Image.Image, side: int) -> UInt8Array:
+def at_most(image: Image.Image, side: int) -> UInt8Array:
     """Return an image (H, W, 3) with its short side no longer than `side`."""
-    ratio = side / min(picture.size)
+    ratio = side / min(image.size)
     if ratio < 1:
-        size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
-        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return np.asarray(picture)
+        size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return np.asarray(image)
 
 
 def _stacked(vectors: Mapping[int, Float32Array], count: int) -> Float32Array:
@@ -234,22 +223,20 @@ def embed(
     on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[Float32Array, int]:
     """Return embeddings (N, D) of images (N, H, W, 3) in memory, and how many had to be computed."""
-    cache = ImageCache()
+    cache, engine = ImageCache(), None
     ids = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
     known = cache.embeddings(backbone.model_id, ids)
     missing = [row for row, image_id in enumerate(ids) if image_id not in known]
-    engine = engines.load(backbone, checkpoint.build_resized, Choice(device, precision="fp32")) if missing else None
-    with ThreadPoolExecutor(engine.concurrency if engine else 1) as pool:
-        for start in range(0, len(missing), _STORED):
-            rows = missing[start : start + _STORED]
-            pixels = fitted(arrays[rows], backbone.preprocessing)
-            size = engine.batch_size if engine else 1
-            parts = pool.map(engine, [pixels[i : i + size] for i in range(0, len(rows), size)])  # type: ignore[arg-type]
-            found = np.concatenate([embedding for _, embedding in parts])
-            fresh = {ids[row]: vector for row, vector in zip(rows, found, strict=True)}
-            cache.add({}, backbone.model_id, fresh)
-            known.update(fresh)
-            on_progress(start + len(rows), len(missing))
+    for start in range(0, len(missing), _STORED):
+        engine = engine or _models(backbone, device)[0].engine
+        rows = missing[start : start + _STORED]
+        pixels = fitted(arrays[rows], backbone.preprocessing)
+        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(rows), engine.batch_size)]
+        with ThreadPoolExecutor(engine.concurrency) as pool:
+            found = np.concatenate([embedding for _, embedding in pool.map(engine, batches)])
+        fresh = {ids[row]: vector for row, vector in zip(rows, found, strict=True)}
+        cache.add((), backbone.model_id, fresh)
+        known.update(fresh)
+        on_progress(start + len(rows), len(missing))
     cache.close()
-    vectors = {row: known[image_id] for row, image_id in enumerate(ids)}
-    return _stacked(vectors, len(ids)), len(missing)
+    return _stacked(dict(enumerate(known[image_id] for image_id in ids)), len(ids)), len(missing)

@@ -1,4 +1,4 @@
-"""Which labelled images are for training, validation and test.
+"""Splits of labelled images into train, val and test.
 
 Content decides: the SHA-256 of seed and image id is a number in [0, 1); below 0.70 means train, below 0.85 val, else
 test. So order and paths of the files do not matter, and an added file moves no other. But such fixed cuts give a class
@@ -31,7 +31,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Splits:
-    """The split of every row and what is to be known about it."""
+    """The split of every row, and a report."""
 
     split: tuple[str | None, ...]
     """train, val or test; None for rows without labels"""
@@ -40,19 +40,19 @@ class Splits:
     groups: tuple[tuple[int, ...], ...]
     """Rows of the groups of labelled near-duplicates, the largest first"""
     leaks: tuple[tuple[int, ...], ...]
-    """Rows of the groups that lie in several splits because the given splits say so"""
+    """Rows of the groups that lie in several of the given splits"""
     too_small: tuple[str, ...]
     """Labels that are missing in a split which others have"""
 
     def text(self, uris: Sequence[str]) -> str:
-        """Say in a few lines what was split; `uris` names the rows."""
+        """Return the report in lines; `uris` names the rows."""
         total = Counter(self.split)
         lines = [", ".join(f"{total[name]:,} {name}" for name in NAMES) + f"; {len(self.counts):,} labels"]
-        for what, groups in (("kept together", self.groups), ("across the given splits, a leak", self.leaks)):
+        for kind, groups in (("kept together", self.groups), ("across the given splits, a leak", self.leaks)):
             if groups:
                 shown = "; ".join(" = ".join(uris[row] for row in rows[:2]) for rows in groups[:_EXAMPLES])
                 largest = f"largest {len(groups[0]):,} images"
-                lines.append(f"{len(groups):,} groups of near-duplicates {what} ({largest}), for example {shown}")
+                lines.append(f"{len(groups):,} groups of near-duplicates {kind} ({largest}), for example {shown}")
         if self.too_small:
             shown = ", ".join(f"{label} ({self.counts[label].total()})" for label in self.too_small[:10])
             lines.append(f"{len(self.too_small):,} labels are missing in a split, having few images: {shown}")

@@ -158,9 +158,8 @@ def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, have: Bool
         {place[row]: array for row, array in scanned.arrays[name].items() if row in place}
         for name in ("training", "pixels")
     )
-    thumbnails = {place[row]: scanned.facts[row]["thumbnail"] for row in place}
     limit = IN_MEMORY // loaders.copies(device)
-    pixels = FilePixels(images.locations, backbone.preprocessing, training, evaluation, thumbnails, limit)
+    pixels = FilePixels(images.locations, backbone.preprocessing, training, evaluation, limit, images.image_ids)
     train = images.split("train")
     pixels.keep(np.flatnonzero(train), np.flatnonzero(~train))
     return pixels

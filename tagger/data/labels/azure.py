@@ -7,42 +7,43 @@ pages, names the tags whose `tagName` is null and marks the negative tag.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, takewhile
-from typing import Any
 
 from tagger import storage
 from tagger.data.labels import json_stream, text
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, listed
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, dicts, unique
 from tagger.errors import TableError, UsageError
 
 _LINKS = {"originalImageUri", "resizedImageUri", "thumbnailUri"}
 _NEGATIVE = ("negative", "_negative_")
 
+Tags = Mapping[str, str | None]
+"""Id -> name, None for the negative tag."""
+
 
 def matches(file: LabelFile) -> bool:
-    """Tell by images with an id, tags and links, or by a page of them."""
-    first = next(_flat(element for key, element in file.events if not key), None)
+    """Return whether there are images with an id, tags and links, or pages of them."""
+    first = next(_flat(file.elements), None)
     return isinstance(first, dict) and {"id", "tags"} <= first.keys() and bool(_LINKS & first.keys())
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; raises UsageError when a tag has no name and there is no list of tags."""
     tags = options.tags or _tags_beside(file)
-    with text.open_text(file.uri, file.encoding) as opened:
-        for image in _flat(element for key, element in json_stream.events(opened, file.uri) if not key):
-            if not isinstance(image, dict) or not image.get("id"):
-                notes.add("entries without an id", str(image)[:80])
-                continue
-            named = [_name(tag, tags, file.uri) for tag in listed(image.get("tags")) if isinstance(tag, dict)]
-            labels = tuple(dict.fromkeys(name for name in named if name is not None))
-            if len(labels) < len(named) and labels:
-                notes.add("images with a negative tag and others, which were taken", str(image["id"]))
-            yield Record(str(image["id"]), labels if named else None)
+    for image in _flat(element for key, element in json_stream.events(file.uri, file.encoding) if not key):
+        if not isinstance(image, dict) or not image.get("id"):
+            notes.add("entries without an id", str(image)[:80])
+            continue
+        named = [_name(tag, tags, file.uri) for tag in dicts(image.get("tags"))]
+        labels = unique(name for name in named if name is not None)
+        if None in named and labels:
+            notes.add("images with a negative tag and others, which were taken", str(image["id"]))
+        yield Record(str(image["id"]), labels if named else None)
 
 
-def tag_list(elements: Iterator[Any]) -> dict[str, str | None]:
-    """Return id -> name of a saved GetTags list, None for the negative tag; empty when it is none."""
+def tag_list(elements: Iterable[object]) -> Tags:
+    """Return the tags of a saved GetTags list; empty when it is none."""
     found: dict[str, str | None] = {}
     for tag in elements:
         if not (isinstance(tag, dict) and {"id", "name"} <= tag.keys() and {"type", "imageCount"} & tag.keys()):
@@ -55,7 +56,13 @@ def tag_list(elements: Iterator[Any]) -> dict[str, str | None]:
     return found
 
 
-def _name(tag: Mapping[str, Any], tags: Mapping[str, str | None], uri: str) -> str | None:
+def read_tags(uri: str) -> Tags:
+    """Return the tags of a saved GetTags list; empty when the JSON holds something else."""
+    events = json_stream.events(uri, text.encoding_of(uri))
+    return tag_list(element for _, element in takewhile(lambda event: not event[0], events))
+
+
+def _name(tag: Mapping[str, object], tags: Tags, uri: str) -> str | None:
     """Return the name of a tag; None when it is the negative one."""
     tag_id, name = str(tag.get("tagId")), tag.get("tagName")
     if tag_id in tags:
@@ -65,28 +72,20 @@ def _name(tag: Mapping[str, Any], tags: Mapping[str, str | None], uri: str) -> s
     return None if str(name).lower() in _NEGATIVE else str(name)
 
 
-def _flat(elements: Iterator[Any]) -> Iterator[Any]:
+def _flat(elements: Iterable[object]) -> Iterator[object]:
     """Yield images whether pages were saved one by one or as a list of pages."""
     for element in elements:
         yield from element if isinstance(element, list) else [element]
 
 
-def _tags_beside(file: LabelFile) -> dict[str, str | None]:
+def _tags_beside(file: LabelFile) -> Tags:
     names = [name for name in storage.names_in(file.folder) or [] if name.endswith(".json")]
     for uri in (storage.join(file.folder, name) for name in islice(names, 20)):
-        if uri == file.uri:
-            continue
-        with contextlib.suppress(TableError):  # another file in the folder need not be JSON
-            if tags := read_tags(uri):
-                return tags
+        if uri != file.uri:
+            with contextlib.suppress(TableError):  # another file in the folder need not be JSON
+                if tags := read_tags(uri):
+                    return tags
     return {}
 
 
-def read_tags(uri: str) -> dict[str, str | None]:
-    """Return the tags of a saved GetTags list; empty when the JSON holds something else."""
-    with text.open_text(uri, text.encoding_of(uri)) as opened:
-        listed_first = takewhile(lambda event: not event[0], json_stream.events(opened, uri))
-        return tag_list(element for _, element in listed_first)
-
-
-FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read, kind="json")
+FORMAT = Format("azure-custom-vision", "saved pages of GetTaggedImages", matches, read, "json")

@@ -6,19 +6,22 @@ import ast
 import json
 import re
 from collections.abc import Iterable
-from itertools import pairwise
-from typing import Any
 
-from tagger.data.labels.record import Notes
+from tagger.data.labels.record import Notes, unique
 
 _CHOICES = ("choices", "taxonomy", "label", "labels")
-_QUOTED = re.compile(r"""[uU]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""", re.DOTALL)
-_TOKEN = re.compile(rf"""\s*({_QUOTED.pattern}|[\[\](){{}}:,]|[^\s\[\](){{}}:,'"]+)""", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 _NOTHING = ("None", "nan", "NaN", "null", "<NA>")
+_QUOTED = r"""[uU]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_VALUE = rf"(?:{_QUOTED}|[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|{'|'.join(_NOTHING)})"
+_VALUES = re.compile(rf"\[\s*{_VALUE}(?:(?:\s+{_VALUE})*|(?:\s*,\s*{_VALUE})*)\s*\]", re.DOTALL)
+"""A flat list as numpy and Python print it; its items stand between spaces or commas, never both."""
+_WORDS = re.compile(r"""\[[^\[\](){}:'"]*\]""")
+"""A flat list as DuckDB prints it, without quotes."""
+_GLUED = re.compile(r"[\w\0]\s*\0|\.\.\.")
+"""Beside a quoted item (\0) without a comma, which Python would join; or cut short."""
 
 
-def plain_text(value: Any) -> str:
+def plain_text(value: object) -> str:
     """Return a cell as text without spaces around it; whole floats lose their `.0`, missing values are empty."""
     if isinstance(value, str):
         return value.strip()
@@ -28,12 +31,12 @@ def plain_text(value: Any) -> str:
 
 
 def is_list_text(cell: str) -> bool:
-    """Tell the text of a list, tuple, set or JSON object from a label, by its brackets."""
+    """Return whether a cell is the text of a list, tuple, set or JSON object, by its brackets."""
     ends = cell[:1] + cell[-1:]
-    return ends in ("[]", "{}") or (ends == "()" and bool(_QUOTED.search(cell)))
+    return ends in ("[]", "{}") or (ends == "()" and bool(re.search(_QUOTED, cell, re.DOTALL)))
 
 
-def labels_in(value: Any, separator: str | None, notes: Notes) -> tuple[str, ...] | None:
+def labels_in(value: object, separator: str | None, notes: Notes) -> tuple[str, ...] | None:
     """Return the labels of one cell: text, a number, a list, the text of a list, or Label Studio's choices.
 
     An empty cell is None, an empty list (). Paths of a taxonomy are joined with `/`. The text of a list is read as
@@ -42,33 +45,31 @@ def labels_in(value: Any, separator: str | None, notes: Notes) -> tuple[str, ...
     if isinstance(value, dict):
         value = next((value[key] for key in _CHOICES if key in value), None)
     if isinstance(value, list | tuple | set):
-        return tuple(dict.fromkeys(label for item in value if (label := _item(item))))
+        return unique(map(_item, value))
     if not (cell := plain_text(value)):
         return None
     if is_list_text(cell):
         try:
             return labels_in(_parsed(cell), None, notes)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, StopIteration):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             notes.add("cells in brackets that are no whole list, left unlabelled", cell)
             return None
-    if separator:
-        return tuple(dict.fromkeys(part.strip() for part in cell.split(separator) if part.strip()))
-    return (cell,)
+    return unique(map(str.strip, cell.split(separator))) if separator else (cell,)
 
 
 def united(found: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | None:
     """Return the labels of several cells together; None when all are empty."""
     given = [labels for labels in found if labels is not None]
-    return tuple(dict.fromkeys(label for labels in given for label in labels)) if given else None
+    return unique(label for labels in given for label in labels) if given else None
 
 
-def _item(item: Any) -> str:
+def _item(item: object) -> str:
     if isinstance(item, list | tuple):
         return "/".join(str(part) for part in item)
     return item if isinstance(item, str) else plain_text(item)
 
 
-def _parsed(cell: str) -> Any:
+def _parsed(cell: str) -> object:
     """Return the list or object that a cell prints; raises ValueError or SyntaxError when it is none, or cut short."""
     try:
         parsed = json.loads(cell)
@@ -79,43 +80,21 @@ def _parsed(cell: str) -> Any:
     return parsed
 
 
-def _printed(cell: str) -> Any:
-    """Return what Python, numpy or DuckDB print; items stand between commas or spaces, never both."""
-    tokens = _tokens(cell)
-    inner = tokens[1:-1]
-    if tokens[0] == "[" and not set(inner) & set("[](){}:"):
-        if not any(map(_is_value, inner)):
-            inner = [part for item in cell[1:-1].split(",") for part in (item.strip(), ",")][:-1]
-        elif not all(_is_value(item) or item == "," for item in inner):
-            raise ValueError("words beside quoted items")
-        items = inner[::2] if "," in inner else inner
-        if "..." in items or "," in items or ("," in inner and set(inner[1::2]) != {","}):
-            raise ValueError("cut short, or not one separator throughout")
-        return [_scalar(item) for item in items if item not in _NOTHING]
-    if any(_is_item(one) and _is_item(other) for one, other in pairwise(tokens)):
-        raise ValueError("two items without a comma")  # which Python would glue together
+def _printed(cell: str) -> object:
+    """Return the list that Python, numpy or DuckDB prints."""
+    if _VALUES.fullmatch(cell):
+        return [_scalar(item) for item in re.findall(_VALUE, cell, re.DOTALL) if item not in _NOTHING]
+    if _WORDS.fullmatch(cell):
+        items = [item.strip() for item in cell[1:-1].split(",")]
+        if "..." in items or any(re.fullmatch(_VALUE, word) for word in re.split(r"[\s,]+", cell[1:-1])):
+            raise ValueError("cut short, or values beside words")
+        return items
+    if _GLUED.search(re.sub(_QUOTED, "\0", cell, flags=re.DOTALL)):
+        raise ValueError("two items without a comma, or cut short")
     return ast.literal_eval(cell)
 
 
-def _tokens(cell: str) -> list[str]:
-    found, at = [], 0
-    while at < len(cell):
-        if not (match := _TOKEN.match(cell, at)):
-            raise ValueError(f"unreadable from {cell[at : at + 20]!r}")
-        found.append(match[1])
-        at = match.end()
-    return found
-
-
-def _is_item(token: str) -> bool:
-    return token not in tuple("[](){}:,")
-
-
-def _is_value(token: str) -> bool:
-    return bool(_QUOTED.fullmatch(token) or _NUMBER.fullmatch(token)) or token in _NOTHING
-
-
-def _scalar(token: str) -> Any:
-    if _QUOTED.fullmatch(token):
+def _scalar(token: str) -> object:
+    if token[-1] in "'\"":
         return ast.literal_eval(token)
-    return float(token) if _NUMBER.fullmatch(token) and "." in token else token
+    return float(token) if "." in token else token

@@ -21,12 +21,12 @@ _VIEWS = 4
 
 
 def matches(file: LabelFile) -> bool:
-    """Tell by every image lying in a class folder, and two classes at least."""
+    """Return whether every image lies in a class folder, and there are two classes at least."""
     return file.kind == "folder" and not why_not(file)
 
 
 def why_not(file: LabelFile) -> str:
-    """Say what keeps a listing from being class folders; empty when it is."""
+    """Return the reason why a listing is not class folders; empty when it is."""
     if not file.listing:
         return "no images"
     one_of_each = {uri.rpartition("/")[0]: uri for uri in file.listing}
@@ -41,7 +41,7 @@ def why_not(file: LabelFile) -> str:
         return f"{'/'.join(folders[splits.index(False)][1])} has no split's name above it"
     if depth == 1 and any(splits):
         return f"{folders[splits.index(True)][1][0]} is a split's name, not a class"
-    if known := next((path[-1] for _, path in folders if _bare(path[-1]) in _NO_CLASSES), None):
+    if known := next((path[-1] for _, path in folders if re.sub("[-_ ]", "", path[-1]).lower() in _NO_CLASSES), None):
         return f"{known} is a part of a known layout, not a class"
     if len({path[-1] for _, path in folders}) < 2:
         return "there is only one class folder"
@@ -59,12 +59,11 @@ def refuse_twins(file: LabelFile) -> None:
         folders[_folders(f"{folder}/", file.uri)[-1]] += uris
     if len(folders) > _VIEWS:
         return
-    names = {folder: {_stem(uri) for uri in uris} for folder, uris in folders.items()}
+    names = {folder: {uri.rpartition("/")[2].rpartition(".")[0] for uri in uris} for folder, uris in folders.items()}
     uses = Counter(name for found in names.values() for name in found)
     shared = [name for name, count in uses.items() if count > 1]
-    if 2 * sum(uses[name] for name in shared) < len(file.listing):
-        return
-    if _counted(shared) and not _one_suffix_each(folders):
+    few = 2 * sum(uses[name] for name in shared) < len(file.listing)
+    if few or (_counted(shared) and not _one_suffix_each(folders)):
         return
     one, other = [folder for folder, found in names.items() if shared[0] in found][:2]
     raise UsageError(
@@ -74,22 +73,14 @@ def refuse_twins(file: LabelFile) -> None:
     )
 
 
-def _stem(uri: str) -> str:
-    return uri.rpartition("/")[2].rpartition(".")[0]
-
-
 def _counted(names: list[str]) -> bool:
-    """Tell names that are numbers from 0 or 1 on, with a few missing."""
+    """Return whether names are numbers from 0 or 1 on, with a few missing."""
     return all(name.isdecimal() for name in names) and max(map(int, names)) <= 2 * len(names) + 1
 
 
 def _one_suffix_each(folders: dict[str, list[str]]) -> bool:
     suffixes = [{uri.rpartition(".")[2].lower() for uri in uris} for uris in folders.values()]
     return all(len(found) == 1 for found in suffixes) and len(set(map(frozenset, suffixes))) > 1
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[-_ ]", "", name).lower()
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
@@ -107,15 +98,14 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _folders(uri: str, root: str) -> list[str]:
-    """Return the names of the folders between the root and a file, as they are on disk."""
-    inside = uri.removeprefix(root.rstrip("/") + "/").rpartition("/")[0]
-    return [_spelling(name, storage.is_remote(uri)) for name in inside.split("/") if name]
+    """Return the names of the folders between the root and a file, as they are on disk.
+
+    A name whose bytes are not UTF-8 stays escaped, which keeps it apart from others.
+    """
+    names = [name for name in uri.removeprefix(root.rstrip("/") + "/").split("/")[:-1] if name]
+    if storage.is_remote(uri):
+        return names
+    return [local if (local := storage.local_path(name)).isprintable() else name for name in names]
 
 
-def _spelling(name: str, remote: bool) -> str:
-    """Return a folder's name without our escapes, unless its bytes are not UTF-8: then they keep names apart."""
-    on_disk = name if remote else storage.local_path(name)
-    return name if any("\udc80" <= sign <= "\udcff" for sign in on_disk) else on_disk
-
-
-FORMAT = Format("class-folders", "ROOT/CLASS/IMAGE or ROOT/SPLIT/CLASS/IMAGE", matches, read, kind="folder")
+FORMAT = Format("class-folders", "ROOT/CLASS/IMAGE or ROOT/SPLIT/CLASS/IMAGE", matches, read, "folder")

@@ -11,14 +11,13 @@ from collections.abc import Iterator
 
 from tagger import storage
 from tagger.data.labels import text
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, named
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, names_of
 from tagger.errors import UsageError
 
 
 def matches(file: LabelFile) -> bool:
-    """Tell by lines of two or three tabbed fields, the last a number, the first of them no header."""
-    rows = [line.split("\t") for line in file.lines]
-    return bool(rows) and all(len(row) in (2, 3) and row[-1].strip().isdecimal() for row in rows)
+    """Return whether all lines are two or three tabbed fields, the last a number."""
+    return bool(file.lines) and all(map(_fields, file.lines))
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
@@ -26,15 +25,18 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     if not options.names:
         raise UsageError(f"{file.uri}: a CNTK map file holds class ids only; add --label-names FILE, one name a line")
     with text.open_text(file.uri, file.encoding) as lines:
-        for line in lines:
-            fields = [field.strip() for field in line.strip("\r\n").split("\t")]
-            if len(fields) not in (2, 3) or not fields[-1].isdecimal():
-                if line.strip():
-                    notes.add("lines that are not path, tab, class id", line.strip()[:80])
+        for line in filter(str.strip, lines):
+            if not (fields := _fields(line)):
+                notes.add("lines that are not path, tab, class id", line.strip()[:80])
                 continue
-            name = named(fields[-1], options.names, notes)
+            labels = names_of(fields[-1:], options.names, notes)
             if (path := _path(fields[-2], file.folder, notes)) is not None:
-                yield Record(path, None if name is None else (name,))
+                yield Record(path, labels or None)
+
+
+def _fields(line: str) -> list[str]:
+    fields = [field.strip() for field in line.strip("\r\n").split("\t")]
+    return fields if len(fields) in (2, 3) and fields[-1].isdecimal() else []
 
 
 def _path(written: str, folder: str, notes: Notes) -> str | None:
@@ -52,4 +54,4 @@ def _path(written: str, folder: str, notes: Notes) -> str | None:
     return f"zip://{inner}::{archive if storage.is_remote(archive) else storage.absolute(archive)}"
 
 
-FORMAT = Format("cntk-map", "path, tab, class id (with --label-names)", matches, read, kind="text")
+FORMAT = Format("cntk-map", "path, tab, class id (with --label-names)", matches, read, "text")

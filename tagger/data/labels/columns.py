@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from tagger.data.labels.cells import plain_text
 from tagger.data.labels.record import LabelFile
@@ -29,20 +28,19 @@ _ALWAYS_SPLIT = _SPLIT[:3]
 _FLAGS = frozenset(("0", "1", "-1", "false", "true"))
 
 
-def flag(cell: Any) -> str:
+def flag(cell: object) -> str:
     """Return the cell of a one-hot column as 0, 1, -1, true or false; other cells as their text in lower case."""
-    word = plain_text(cell).lower().removeprefix("+")
-    return word.removesuffix(".0")
+    return plain_text(cell).lower().removeprefix("+").removesuffix(".0")
 
 
-def holds_flags(rows: Sequence[tuple[Any, ...]], at: int) -> bool:
-    """Tell a column with nothing but 0, 1, -1, true, false and gaps, and not only gaps."""
+def holds_flags(rows: Sequence[Sequence[object]], at: int) -> bool:
+    """Return whether a column has nothing but 0, 1, -1, true, false and gaps, and not only gaps."""
     words = {flag(row[at]) for row in rows} - {""}
     return bool(words) and words <= _FLAGS
 
 
-def file_column(columns: Sequence[str], rows: Sequence[tuple[Any, ...]] = ()) -> int | None:
-    """Return the position of the column of files: by its name, and rather one that holds more than 0 and 1."""
+def file_column(columns: Sequence[str], rows: Sequence[Sequence[object]] = ()) -> int | None:
+    """Return the position of the column of files: by its name, preferably one that holds more than 0 and 1."""
     lower = [name.lower() for name in columns]
     found = [lower.index(name) for name in FILE_COLUMNS if name in lower]
     return min(found, key=lambda at: holds_flags(rows, at), default=None)
@@ -65,7 +63,7 @@ def split_column(file: LabelFile) -> int | None:
 
 
 def confidence_column(file: LabelFile) -> int | None:
-    """Return the position of the column that says how sure a row's labels are."""
+    """Return the position of the column with the confidence of a row's labels."""
     return next((at for at, name in enumerate(file.columns) if _CONFIDENCE.fullmatch(name.lower())), None)
 
 
@@ -76,10 +74,8 @@ def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
     """
     pattern = _LABELS if plural else _LABEL
     found = [at for at, name in enumerate(columns) if pattern.fullmatch(name.lower())]
-    for better in (lambda name: name.endswith("name"), lambda name: not name.endswith("id")):
-        if preferred := [at for at in found if better(columns[at].lower())]:
-            return preferred
-    return found
+    names = [at for at in found if columns[at].lower().endswith("name")]
+    return names or [at for at in found if not columns[at].lower().endswith("id")] or found
 
 
 def other_columns(file: LabelFile) -> list[int]:
@@ -92,12 +88,11 @@ def flag_columns(file: LabelFile) -> list[int]:
 
     `path,label` with the ids 0 and 1 has none; `path,label_0,label_1` has two.
     """
-    named = other_columns(file)
-    found = [at for at in _open_columns(file) if at in named or holds_flags(file.rows, at)]
-    called = [at for plural in (True, False) for at in label_columns(file.columns, plural) if at in found]
-    if len(found) < 3 and any(not _NUMBERED.fullmatch(file.columns[at]) for at in called):
+    flags = [at for at in _open_columns(file) if holds_flags(file.rows, at)]
+    found = sorted({*flags, *other_columns(file)})
+    named = [at for plural in (True, False) for at in label_columns(file.columns, plural) if at in found]
+    if len(found) < 3 and any(not _NUMBERED.fullmatch(file.columns[at]) for at in named):
         return []
-    flags = [at for at in found if holds_flags(file.rows, at)]
     gaps = [at for at in found if not any(plain_text(row[at]) for row in file.rows)]
     return found if flags and len(flags) + len(gaps) == len(found) else []
 

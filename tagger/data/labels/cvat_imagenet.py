@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from tagger import storage
 from tagger.data.labels import text
 from tagger.data.labels.names import by_position
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, named, split_of
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, names_of, split_of
 
 SYNSETS = "synsets.txt"
 _LINE = re.compile(r'(?:"(?P<quoted>[^"]+)"(?P<rest>\S*)|(?P<plain>\S+))(?P<ids>(?:\s+\d+)*)\s*')
 
 
 def matches(file: LabelFile) -> bool:
-    """Tell by lines of a name and numbers, beside a synsets.txt; that file itself stands for all its neighbours."""
+    """Return whether lines are a name and numbers, beside a synsets.txt; that file itself stands for its neighbours."""
     if file.kind != "text" or not storage.exists(storage.join(file.folder, SYNSETS)):
         return False
     if file.uri.endswith(f"/{SYNSETS}"):
@@ -33,13 +33,11 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     for subset in _subsets(file.folder) if own == [SYNSETS] else own:
         split = split_of(subset.removesuffix(".txt"))
         for line in _lines(storage.join(file.folder, subset)):
-            match = _LINE.fullmatch(line)
-            if match is None:
+            if match := _LINE.fullmatch(line):
+                name = match["plain"] or match["quoted"] + match["rest"]
+                yield Record(name, names_of(match["ids"].split(), names, notes) or None, split)
+            else:
                 notes.add("lines that are not a file and class ids", line[:80])
-                continue
-            name = match["plain"] or match["quoted"] + match["rest"]
-            labels = [label for word in match["ids"].split() if (label := named(word, names, notes)) is not None]
-            yield Record(name, tuple(dict.fromkeys(labels)) or None, split)
 
 
 def _subsets(folder: str) -> list[str]:
@@ -51,4 +49,4 @@ def _lines(uri: str) -> Iterator[str]:
         yield from (line.strip() for line in file if line.strip())
 
 
-FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read, kind="text")
+FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read, "text")

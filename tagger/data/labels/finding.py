@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tagger import storage
-from tagger.data.labels import azure, class_folders
-from tagger.data.labels.looking import first_words, look, sample
+from tagger.data.labels import azure, class_folders, head
+from tagger.data.labels.formats import FORMATS
 from tagger.data.labels.record import Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
@@ -43,57 +43,74 @@ class LabelSource:
     @property
     def sample(self) -> str:
         """Return the first row, line or element."""
-        return storage.redact(sample(self.files[0]))
+        return storage.redact(head.sample(self.files[0]))
 
 
-def named_source(
-    labels: str, wanted: Format | None, formats: Sequence[Format], listing: Sequence[str], notes: Notes
-) -> LabelSource:
-    """Return the label files at a place the user named: a file, or a folder with files of one format.
+def find(
+    labels: str | None, label_format: str, root: str | None, listing: Sequence[str], notes: Notes
+) -> LabelSource | str:
+    """Return the label files that were named, or those of the source's root; without any, the reason.
 
-    Raises TableError when no format takes them, UsageError when several do.
+    Raises UsageError for an unknown format or several, TableError when no format takes the content.
     """
+    if label_format not in ("auto", "none", *FORMATS):
+        raise UsageError(f"--label-format {label_format}: expected auto, none or one of {', '.join(FORMATS)}")
+    if label_format == "none":
+        if labels:
+            raise UsageError(f"--labels {labels} and --label-format none: use one of them")
+        return "switched off"
+    chosen, place = FORMATS.get(label_format), labels or root
+    if place is None:
+        if chosen:
+            raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
+        return "the source is no folder; add --labels FILE"
+    return _named_source(place, chosen, listing, notes) if labels or chosen else _root_source(place, listing, notes)
+
+
+def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], notes: Notes) -> LabelSource:
+    """Return the label files at a place that the user named: a file, or a folder with files of one format."""
     uri = storage.absolute(labels)
     names = _names(uri)
     if names is None:
-        file = look(uri, notes)
-        return LabelSource(wanted or _format_of(file, formats), (file,))
-    if wanted is not class_folders.FORMAT:
-        found = _in_folder(uri, [name for name in KNOWN_NAMES if name in names] or _coco_names(names))
-        found = found or _in_split_folders(uri, names)
-        found = found or [storage.join(uri, name) for name in names if name.lower().endswith(_SUFFIXES)]
-        if found:
-            return _one_format([look(file, notes) for file in found], wanted, formats, strict=True)
+        file = head.read_head(uri, notes)
+        return LabelSource(chosen or _format_of(file), (file,))
+    if chosen is not class_folders.FORMAT:
+        others = [storage.join(uri, name) for name in names if name.lower().endswith(_SUFFIXES)]
+        if found := _known_files(uri, names) or others:
+            files = [head.read_head(file, notes) for file in found]
+            return _one_format(files, chosen, "name one with --labels FILE")
     inside = [file for file in listing if file.startswith(uri.rstrip("/") + "/")]
     folder = LabelFile(uri, "folder", listing=inside)
-    if wanted is class_folders.FORMAT:
-        return LabelSource(wanted, (folder,))
-    if class_folders.matches(folder):
-        class_folders.refuse_twins(folder)
-        return LabelSource(class_folders.FORMAT, (folder,))
-    why_not = class_folders.why_not(folder)
+    if chosen is class_folders.FORMAT:
+        return LabelSource(chosen, (folder,))
+    if isinstance(source := _class_folders(folder), LabelSource):
+        return source
     raise TableError(
-        f"{uri}: no label file in this folder, and no class folders for {why_not}; "
+        f"{uri}: no label file in this folder, and no class folders for {source}; "
         "--label-format class-folders takes them all the same"
     )
 
 
-def root_source(root: str, formats: Sequence[Format], listing: Sequence[str], notes: Notes) -> LabelSource | str:
-    """Return the label files in the root of a source, else its class folders; without either say why."""
+def _root_source(root: str, listing: Sequence[str], notes: Notes) -> LabelSource | str:
+    """Return the label files in the root of a source, else its class folders; without either the reason."""
     files = []
-    for uri in _in_root(root):
+    for uri in _known_files(root, _root_names(root)):
         try:
-            files.append(look(uri, notes))
-            _format_of(files[-1], formats)
+            file = head.read_head(uri, notes)
+            _format_of(file)
+            files.append(file)
         except TableError as error:
             notes.add("files that are called like label files and are not", str(error))
-            files = [file for file in files if file.uri != uri]
     if files:
-        return _one_format(files, None, formats, strict=False)
-    folder = LabelFile(root, "folder", listing=listing)
-    why_not = class_folders.why_not(folder)
-    if why_not:
-        return f"no label file in the source, and no class folders: {why_not}"
+        return _one_format(files, None, "name one with --labels FILE, or use --label-format none")
+    found = _class_folders(LabelFile(root, "folder", listing=listing))
+    return f"no label file in the source, and no class folders: {found}" if isinstance(found, str) else found
+
+
+def _class_folders(folder: LabelFile) -> LabelSource | str:
+    """Return the class folders of a listing, or the reason why there are none."""
+    if why_not := class_folders.why_not(folder):
+        return why_not
     class_folders.refuse_twins(folder)
     return LabelSource(class_folders.FORMAT, (folder,))
 
@@ -107,63 +124,52 @@ def _names(uri: str) -> list[str] | None:
     except AccessDenied:
         raise
     except SourceError:
-        return None  # a file; opening it says what else is wrong
+        return None  # a file; opening it raises the precise error
 
 
-def _in_root(root: str) -> list[str]:
+def _root_names(root: str) -> Sequence[str]:
+    """Return the names in the root of a source that may be label files, or folders with one."""
     if root.startswith(("http://", "https://")):
-        return []
+        return ()
     if storage.is_remote(root):  # listing a bucket a second time could cost more than asking for a few names
-        names = [name for name in KNOWN_NAMES if storage.exists(storage.join(root, name))]
-        return _in_folder(root, names) or _in_split_folders(root, _SPLIT_FOLDERS)
-    names = storage.names_in(root) or []
-    return _in_folder(root, [name for name in KNOWN_NAMES if name in names] or _coco_names(names)) or _in_split_folders(
-        root, names
-    )
+        return (*(name for name in KNOWN_NAMES if storage.exists(storage.join(root, name))), *_SPLIT_FOLDERS)
+    return storage.names_in(root) or ()
 
 
-def _in_folder(folder: str, names: Sequence[str]) -> list[str]:
-    return [storage.join(folder, name) for name in names]
-
-
-def _coco_names(names: Sequence[str]) -> list[str]:
-    return [name for name in names if name.endswith(".coco.json")]
-
-
-def _in_split_folders(root: str, names: Sequence[str]) -> list[str]:
-    """Return label files of Roboflow's layout: one beside the images of each split."""
-    folders = [storage.join(root, name) for name in _SPLIT_FOLDERS if name in names]
-    files = (storage.join(folder, name) for folder in folders for name in KNOWN_NAMES)
+def _known_files(folder: str, names: Sequence[str]) -> list[str]:
+    """Return the label files with usual names in a folder, else those of Roboflow's layout, one in each split."""
+    found = [name for name in KNOWN_NAMES if name in names] or [name for name in names if name.endswith(".coco.json")]
+    if found:
+        return [storage.join(folder, name) for name in found]
+    splits = [storage.join(folder, name) for name in _SPLIT_FOLDERS if name in names]
+    files = [storage.join(split, name) for split in splits for name in KNOWN_NAMES]
     return [file for file in files if storage.exists(file)]
 
 
-def _one_format(files: list[LabelFile], wanted: Format | None, formats: Sequence[Format], strict: bool) -> LabelSource:
-    files = [file for file in files if not azure.tag_list(element for key, element in file.events if not key)] or files
-    if wanted:
-        return LabelSource(wanted, tuple(files))
-    found: dict[str, list[LabelFile]] = {}
-    by_name = {format.name: format for format in formats}
+def _one_format(files: list[LabelFile], chosen: Format | None, choice: str) -> LabelSource:
+    files = [file for file in files if not azure.tag_list(file.elements)] or files
+    found: dict[Format, LabelFile] = {}
     for file in files:
-        found.setdefault(_format_of(file, formats).name, []).append(file)
+        found.setdefault(chosen or _format_of(file), file)
     if len(found) > 1:
-        shown = ", ".join(f"{name} ({same[0].uri})" for name, same in found.items())
-        choice = "name one with --labels FILE" + ("" if strict else ", or use --label-format none")
+        shown = ", ".join(f"{format.name} ({file.uri})" for format, file in found.items())
         raise UsageError(f"label files of several formats: {shown}; {choice}")
-    (name, same), *_ = found.items()
-    return LabelSource(by_name[name], tuple(same))
+    return LabelSource(next(iter(found)), tuple(files))
 
 
-def _format_of(file: LabelFile, formats: Sequence[Format]) -> Format:
+def _format_of(file: LabelFile) -> Format:
     """Return the first format that takes a file; raises TableError with the nearest formats and a way out."""
-    if found := next((format for format in formats if format.matches(file)), None):
+    possible = [format for format in FORMATS.values() if file.kind != "json" or format.kind == "json"]
+    if found := next((format for format in possible if format.matches(file)), None):
         return found
     kind = file.kind if file.kind in ("json", "xml") else "table" if len(file.columns) > 1 else "text"
-    near = "; ".join(f"{format.name} ({format.shape})" for format in formats if format.kind == kind)
-    raise TableError(f"{file.uri}: no label format takes it, with {first_words(file)}. Nearest: {near}. {_HINTS[kind]}")
+    near = "; ".join(f"{format.name} ({format.shape})" for format in FORMATS.values() if format.kind == kind)
+    shown = head.first_words(file)
+    raise TableError(f"{file.uri}: no label format takes it, with {shown}. Nearest: {near}. {_HINTS[kind]}")
 
 
 def split_of_folder(file: LabelFile, root: str | None) -> str | None:
-    """Return the split that a folder with a label file is called after; the root's own name says nothing."""
+    """Return the split that a folder with a label file is called after; the name of the root itself does not count."""
     if file.kind == "folder" or root is None or not file.folder.startswith(root.rstrip("/") + "/"):
         return None
     return split_of(file.folder.rpartition("/")[2])

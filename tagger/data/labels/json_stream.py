@@ -1,33 +1,35 @@
-"""JSON documents piece by piece: a COCO file of a gigabyte never stands in memory whole."""
+"""JSON documents piece by piece: a COCO file of a gigabyte is never in memory whole."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
+from tagger.data.labels import text
 from tagger.errors import TableError
 
 _CHUNK = 1 << 20
 
 
-def events(file: TextIO, uri: str) -> Iterator[tuple[str, Any]]:
+def events(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
     """Yield (key, element): elements of a top-level array under "", those of an object's arrays under their key.
 
     An object inside the top-level object comes as (key, (name, value)) pairs, anything else as (key, value). Raises
     TableError when the document is broken.
     """
-    reader = _Reader(file, uri)
-    if reader.peek() == "[":
-        yield from (("", element) for element in reader.elements())
-        return
-    for key in reader.names():
+    with text.open_text(uri, encoding) as file:
+        reader = _Reader(file, uri)
         if reader.peek() == "[":
-            yield from ((key, element) for element in reader.elements())
-        elif reader.peek() == "{":
-            yield from ((key, (name, reader.value())) for name in reader.names())
-        else:
-            yield key, reader.value()
+            yield from (("", reader.value()) for _ in reader.items("[]"))
+            return
+        for key in reader.names():
+            if reader.peek() == "[":
+                yield from ((key, reader.value()) for _ in reader.items("[]"))
+            elif reader.peek() == "{":
+                yield from ((key, (name, reader.value())) for name in reader.names())
+            else:
+                yield key, reader.value()
 
 
 class _Reader:
@@ -44,15 +46,15 @@ class _Reader:
         self.text, self.at, self.ended = self.text[self.at :] + chunk, 0, not chunk
 
     def peek(self) -> str:
-        """Return the next character that is not space, "" at the end."""
+        """Return the next character that is not blank, "" at the end."""
         while True:
-            while self.at < len(self.text) and self.text[self.at] in " \t\r\n\ufeff":
+            while self.at < len(self.text) and self.text[self.at] in text.BLANK:
                 self.at += 1
             if self.at < len(self.text) or self.ended:
                 return self.text[self.at : self.at + 1]
             self.more()
 
-    def value(self) -> Any:
+    def value(self) -> object:
         """Return the next value."""
         self.peek()
         while True:
@@ -66,27 +68,22 @@ class _Reader:
                     raise self.broken(str(error)) from error
             self.more()
 
-    def elements(self) -> Iterator[Any]:
-        """Yield the elements of the array that comes next."""
-        for _ in self._items("[", "]"):
-            yield self.value()
-
     def names(self) -> Iterator[str]:
         """Yield the keys of the object that comes next; the caller takes each value."""
-        for _ in self._items("{", "}"):
+        for _ in self.items("{}"):
             key = self.value()
             self.take(":")
             yield str(key)
 
-    def _items(self, opening: str, closing: str) -> Iterator[None]:
-        self.take(opening)
-        if self.peek() == closing:
-            self.take(closing)
+    def items(self, brackets: str) -> Iterator[None]:
+        """Yield at every item of the array or object that comes next; the caller takes it."""
+        self.take(brackets[0])
+        if self.peek() == brackets[1]:
+            self.take(brackets[1])
             return
-        while True:
+        yield
+        while self.take("," + brackets[1]) == ",":
             yield
-            if self.take("," + closing) == closing:
-                return
 
     def take(self, expected: str) -> str:
         """Pass over one of the expected characters and return it."""
@@ -97,6 +94,6 @@ class _Reader:
         return found
 
     def broken(self, why: str) -> TableError:
-        """Return the error that says where the document breaks off."""
+        """Return the error that names the place where the document breaks off."""
         near = self.text[max(0, self.at - 40) : self.at + 20]
         return TableError(f"{self.uri}: not valid JSON ({why}), near {near!r}")

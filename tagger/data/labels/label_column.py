@@ -5,15 +5,42 @@ The formats differ only in the columns that they take.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from itertools import islice
 
 from tagger.data.labels import tables
-from tagger.data.labels.cells import labels_in, united
-from tagger.data.labels.columns import file_column, label_columns, other_columns
+from tagger.data.labels.cells import is_list_text, labels_in, united
+from tagger.data.labels.columns import file_column, label_columns, other_columns, required_file_column
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record
-from tagger.data.labels.separators import separator_of
+from tagger.errors import UsageError
+
+Choose = Callable[[LabelFile], list[int]]
+
+_SIGNS = "|;,"
+_CELLS = 100_000
+"""Distinct cells that the separator is decided from: as many as classes and their combinations, not as rows."""
+_RARE = 20
+"""One cell in so many may hold a label that stands nowhere else."""
+
+
+def _several(file: LabelFile) -> list[int]:
+    return label_columns(file.columns, plural=True)
+
+
+def _one(file: LabelFile) -> list[int]:
+    return label_columns(file.columns, plural=False)
+
+
+def _only(file: LabelFile) -> list[int]:
+    others = other_columns(file)
+    return others if len(others) == 1 else []
+
+
+def _open_images(file: LabelFile) -> list[int]:
+    lower = [name.lower() for name in file.columns]
+    return [lower.index("labelname")] if {"imageid", "labelname", "confidence"} <= set(lower) else []
 
 
 def _hugging_face(file: LabelFile) -> list[int]:
@@ -36,39 +63,79 @@ def _single(file: LabelFile) -> list[int]:
     return _one(file)[:1] or _only(file)
 
 
-def _several(file: LabelFile) -> list[int]:
-    return label_columns(file.columns, plural=True)
-
-
-def _open_images(file: LabelFile) -> list[int]:
-    lower = [name.lower() for name in file.columns]
-    return [lower.index("labelname")] if {"imageid", "labelname", "confidence"} <= set(lower) else []
-
-
-def _one(file: LabelFile) -> list[int]:
-    return label_columns(file.columns, plural=False)
-
-
-def _only(file: LabelFile) -> list[int]:
-    others = other_columns(file)
-    return others if len(others) == 1 else []
-
-
-def _read(
-    choose: Callable[[LabelFile], list[int]], file: LabelFile, options: Options, notes: Notes
-) -> Iterator[Record]:
+def _read(choose: Choose, file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; raises UsageError when it is unclear what separates the labels of a cell."""
     columns, separator = choose(file), options.delimiter
     if separator is None and columns:
-        separator = separator_of(file, columns[0], choose is _delimited or columns[0] in _several(file), notes)
+        separator = _separator(file, columns[0], choose is _delimited or columns[0] in _several(file), notes)
 
-    def labels_of(name: str, cells: Sequence[Any]) -> tuple[str, ...] | None:
+    def labels_of(name: str, cells: Sequence[object]) -> tuple[str, ...] | None:
         labels = united(labels_in(cell, separator, notes) for cell in cells)
         if separator is None and labels and any(sign in labels[0] for sign in "|;"):
             notes.add("labels that look like several in one (if so, use --label-delimiter)", labels[0])
         return labels
 
     yield from tables.records(file, columns, labels_of, notes)
+
+
+def _separator(file: LabelFile, column: int, named_plural: bool, notes: Notes) -> str | None:
+    """Return the sign that separates labels in a column, decided from the whole file; None for one label per cell.
+
+    A sign is the separator when its parts are ids, or when they recur in other cells: `haze primary`, `clear primary`,
+    `haze`. In a column named like several labels a sole `|`, `;` or `,` needs no such evidence, and UsageError asks
+    when nothing decides (`hot dog`, `cat`). In other columns words with spaces between them stay one label.
+    """
+    cells = list(islice(_distinct_cells(file, column), _CELLS))
+    signs = [sign for sign in _SIGNS if any(sign in cell for cell in cells)]
+    found = next((sign for sign in (*_SIGNS, " ") if _are_ids(_parts(cells, sign))), None)
+    if not found:
+        tried = [*signs, " "] if named_plural else signs
+        found = next((sign for sign in tried if _recur(_parts(cells, sign))), None)
+    if not found and named_plural and (signs or any(" " in cell for cell in cells)):
+        if len(signs) != 1:
+            raise _unclear(file, signs or [" "], cells)
+        found = signs[0]
+    if found:
+        several = sorted(cell for cell, parts in zip(cells, _parts(cells, found), strict=True) if len(parts) > 1)
+        kind = f"different cells of {file.columns[column]} separated at {found!r}"
+        notes.add(kind, ", ".join(several[:1]), len(several))
+    return found
+
+
+def _distinct_cells(file: LabelFile, column: int) -> Iterator[str]:
+    """Yield the texts of a column that are not lists."""
+    seen: set[str] = set()
+    for _, value in tables.rows(file, [required_file_column(file), column], Notes()):
+        cell = value.strip() if isinstance(value, str) else ""
+        if cell and cell not in seen and not is_list_text(cell):
+            seen.add(cell)
+            yield cell
+
+
+def _parts(cells: list[str], sign: str) -> list[list[str]]:
+    """Return the labels of each cell when a sign separates them."""
+    return [[part for part in map(str.strip, cell.split(sign)) if part] for cell in cells]
+
+
+def _are_ids(cells: list[list[str]]) -> bool:
+    """Return whether a column holds numbers, several of them in some cells."""
+    return any(len(ids) > 1 for ids in cells) and all(part.isdecimal() for ids in cells for part in ids)
+
+
+def _recur(cells: list[list[str]]) -> bool:
+    """Return whether nearly all cells with several parts hold only parts that stand in other cells too."""
+    uses = Counter(part for parts in cells for part in set(parts))
+    several = [parts for parts in cells if len(parts) > 1]
+    alone = sum(any(uses[part] == 1 for part in parts) for parts in several)
+    return bool(several) and alone * _RARE <= len(several)
+
+
+def _unclear(file: LabelFile, signs: list[str], cells: list[str]) -> UsageError:
+    example = min(cells, key=lambda cell: (-sum(sign in cell for sign in signs), cell))
+    return UsageError(
+        f"{file.uri}: cannot tell what separates the labels of {example!r}; use --label-delimiter with one of "
+        f"{', '.join(repr(sign) for sign in signs)}, or --label-delimiter '' when each cell is one label"
+    )
 
 
 def _is_table(file: LabelFile) -> bool:
@@ -94,7 +161,7 @@ FORMATS = (
         "Parquet with a list of labels per row",
         lambda file: file.kind == "parquet" and _is_table(file) and bool(_lists(file)),
         partial(_read, _lists),
-        kind="parquet",
+        "parquet",
     ),
     Format(
         "delimited",

@@ -1,22 +1,26 @@
-"""Label Studio JSON: a list of tasks with `data` and `annotations` (once called `completions`)."""
+"""Label Studio: JSON tasks with `data` and `annotations`, and JSON_MIN or CSV with a row per annotation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from tagger.data.labels import json_stream, text
-from tagger.data.labels.cells import labels_in, united
-from tagger.data.labels.columns import file_column
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, listed
+from tagger.data.labels import json_stream, tables
+from tagger.data.labels.cells import labels_in, plain_text, united
+from tagger.data.labels.columns import file_column, flag, label_columns
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, dicts
+from tagger.errors import TableError
 
 _ANSWERS = ("annotations", "completions")
+"""The latter in exports of old versions."""
 _KINDS = ("choices", "taxonomy")
+_CANCELLED = ("was_cancelled", "skipped", "cancelled")
+_SIGNS = {"annotation_id", "annotator", "lead_time"}
+_KNOWN = {*_SIGNS, *_CANCELLED, "id", "created_at", "updated_at", "agreement", "unique_id"}
 
 
-def matches(file: LabelFile) -> bool:
-    """Tell by tasks: objects with `data` and annotations, completions or predictions."""
-    first = next((element for key, element in file.events if not key), None)
+def _are_tasks(file: LabelFile) -> bool:
+    """Return whether a JSON list holds objects with `data` and annotations, completions or predictions."""
+    first = next(iter(file.elements), None)
     return (
         isinstance(first, dict)
         and isinstance(first.get("data"), dict)
@@ -24,40 +28,37 @@ def matches(file: LabelFile) -> bool:
     )
 
 
-def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+def _read_tasks(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per answer that was not cancelled; a task without one is unlabelled.
 
-    Predictions are tags, not labels: they are counted and left alone.
+    Predictions are tags, not labels: they are counted and not read.
     """
-    with text.open_text(file.uri, file.encoding) as opened:
-        for _, task in json_stream.events(opened, file.uri):
-            data = task.get("data") if isinstance(task, dict) else None
-            name = _file(data) if isinstance(data, dict) else ""
-            if not name:
-                notes.add("tasks without an image", str(task)[:80])
-                continue
-            given = [answer for key in _ANSWERS for answer in listed(task.get(key)) if isinstance(answer, dict)]
-            answers = [answer for answer in given if not (answer.get("was_cancelled") or answer.get("skipped"))]
-            if len(answers) < len(given):
-                notes.add("cancelled annotations, skipped", name, len(given) - len(answers))
-            if not answers and task.get("predictions"):
-                notes.add("tasks with predictions but no annotation (predictions are not labels)", name)
-            yield from (Record(name, _labels(answer, notes)) for answer in answers)
-            if not answers:
-                yield Record(name, None)
+    for _, task in json_stream.events(file.uri, file.encoding):
+        data = task.get("data") if isinstance(task, dict) else None
+        if not (isinstance(task, dict) and isinstance(data, dict) and (name := _file(data))):
+            notes.add("tasks without an image", str(task)[:80])
+            continue
+        given = [answer for key in _ANSWERS for answer in dicts(task.get(key))]
+        answers = [answer for answer in given if not (answer.get("was_cancelled") or answer.get("skipped"))]
+        if len(answers) < len(given):
+            notes.add("cancelled annotations, skipped", name, len(given) - len(answers))
+        if not answers and task.get("predictions"):
+            notes.add("tasks with predictions but no annotation (predictions are not labels)", name)
+        yield from (Record(name, _labels(answer, notes)) for answer in answers)
+        if not answers:
+            yield Record(name, None)
 
 
-def _file(data: dict[str, Any]) -> str:
+def _file(data: dict[str, object]) -> str:
     """Return the image of a task: a usual name, else the only text that looks like a file or URL."""
     at = file_column(tuple(data))
-    if at is not None and isinstance(value := list(data.values())[at], str):
-        return value
-    return next((value for value in data.values() if isinstance(value, str) and "/" in value), "")
+    values = [value if isinstance(value, str) else "" for value in data.values()]
+    return (values[at] if at is not None else "") or next((value for value in values if "/" in value), "")
 
 
-def _labels(answer: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
-    """Return what was chosen; () when nothing was, None when the answer holds only regions."""
-    results = [result for result in listed(answer.get("result")) if isinstance(result, dict)]
+def _labels(answer: dict[str, object], notes: Notes) -> tuple[str, ...] | None:
+    """Return the choices; () when there are none, None when the answer holds only regions."""
+    results = dicts(answer.get("result"))
     chosen = [result for result in results if result.get("type") in _KINDS]
     for result in results:
         if result.get("type") not in _KINDS:
@@ -67,6 +68,47 @@ def _labels(answer: dict[str, Any], notes: Notes) -> tuple[str, ...] | None:
     return united(labels_in(result.get("value") or {}, None, notes) for result in chosen) or ()
 
 
-FORMAT = Format(
-    "label-studio", "a JSON list of tasks with data and annotations", matches, read, kind="json", merges=True
+def _are_rows(file: LabelFile) -> bool:
+    """Return whether a table has the columns that Label Studio adds: annotation_id, annotator, lead_time."""
+    return len(_SIGNS & {*file.columns}) >= 2 or {"id", "annotation_id"} <= {*file.columns}
+
+
+def _read_rows(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per row; raises TableError when it is not plain which columns hold the choices."""
+    names = [name for name in file.columns if name not in _KNOWN]
+    at = file_column(names)
+    if at is None:
+        raise TableError(f"{file.uri}: no column of images; have {', '.join(file.columns)}")
+    image = names.pop(at)
+    skips = [name for name in _CANCELLED if name in file.columns]
+    chosen = [file.columns.index(name) for name in (image, *skips, *_controls(file, names))]
+    for cell, *cells in tables.rows(file, chosen, notes):
+        if not (name := plain_text(cell)):
+            notes.add("tasks without an image", ", ".join(map(str, cells))[:80])
+        elif any(flag(skip) in ("true", "1") for skip in cells[: len(skips)]):
+            notes.add("cancelled annotations, skipped", name)
+        else:
+            yield Record(name, united(labels_in(value, options.delimiter, notes) for value in cells[len(skips) :]))
+
+
+def _controls(file: LabelFile, names: list[str]) -> list[str]:
+    """Return the columns with choices: by their values, else those named like labels, else the only one left."""
+    chosen = [name for name in names if any(_holds_choices(row[file.columns.index(name)]) for row in file.rows)]
+    named = [name for name in names if name.lower() in ("choice", "choices", "taxonomy")]
+    named += [names[at] for plural in (False, True) for at in label_columns(names, plural)]
+    found = sorted(set(chosen or named or names))
+    if len(found) > 1 and not (chosen or named):
+        raise TableError(f"{file.uri}: cannot tell which column holds the labels among {', '.join(found)}")
+    return found
+
+
+def _holds_choices(value: object) -> bool:
+    return isinstance(value, dict | list) or (isinstance(value, str) and value.lstrip().startswith(("[", '{"choices"')))
+
+
+FORMATS = (
+    Format(
+        "label-studio", "a JSON list of tasks with data and annotations", _are_tasks, _read_tasks, "json", merges=True
+    ),
+    Format("label-studio-rows", "Label Studio's JSON_MIN or CSV", _are_rows, _read_rows, "json", merges=True),
 )

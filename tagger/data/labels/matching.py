@@ -1,4 +1,4 @@
-"""Find the file that a label file means: by its whole name, else by the end of its path, never by a guess."""
+"""Find the file that a name in a label file means: by the whole path, else by its end, never by a guess."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
@@ -44,26 +45,19 @@ class Files:
         as it is spelled elsewhere.
         """
         quick = [] if "%" in written else [f"{folder}/{written}" for folder in folders]  # a % may need our escape
-        for place in (written, *quick):
-            if (row := self.row_of.get(place)) is not None:
-                return Found((row,), EXACT)
+        if (row := next((self.row_of[place] for place in (written, *quick) if place in self.row_of), None)) is not None:
+            return Found((row,), EXACT)
         names = list(dict.fromkeys((*spellings(written), *_without_upload_prefix(written))))
-        for place in (place for name in names for place in _places(name, folders)):
-            if (row := self.row_of.get(place)) is not None:
-                return Found((row,), EXACT)
-        stems = not storage.is_image_name(names[-1])
-        if stems and (found := self._by_whole_stem(names, folders)).rows:
-            return found
-        by_end = [_longest_end(self._ends, _reversed(name)) for name in names]
-        if stems:
-            by_end += [_longest_end(self._stem_ends, _reversed(name)) for name in names]
-        return max(by_end, key=lambda found: found.closeness)
-
-    def _by_whole_stem(self, names: list[str], folders: Sequence[str]) -> Found:
-        for place in (place for name in names for place in _places(name, folders)):
-            if rows := self._rows_of_stem.get(place):
+        places = [place for name in names for place in _places(name, folders)]
+        if (row := next((self.row_of[place] for place in places if place in self.row_of), None)) is not None:
+            return Found((row,), EXACT)
+        ends = [self._ends]
+        if not storage.is_image_name(names[-1]):
+            if rows := next((self._rows_of_stem[place] for place in places if place in self._rows_of_stem), None):
                 return Found(rows, EXACT)
-        return Found(())
+            ends.append(self._stem_ends)
+        by_end = (_longest_end(sorted_ends, _reversed(name)) for sorted_ends in ends for name in names)
+        return max(by_end, key=lambda found: found.closeness)
 
     @cached_property
     def _rows_of_stem(self) -> dict[str, tuple[int, ...]]:
@@ -97,11 +91,10 @@ def spellings(written: str) -> Iterator[str]:
         yield name
         name = name.replace("\\", "/")
     yield name
-    if inner := parse_qs(name.partition("?")[2] if "/local-files/?d=" in name else "", errors="surrogateescape").get(
-        "d"
-    ):
-        yield f"/{inner[0].lstrip('/')}"
+    query = name.partition("?")[2] if "/local-files/?d=" in name else ""
+    if inner := parse_qs(query, errors="surrogateescape").get("d"):
         name = inner[0]
+        yield f"/{name.lstrip('/')}"
         yield name
     elif "%" in name:
         name = unquote(name, errors="surrogateescape")
@@ -112,7 +105,7 @@ def spellings(written: str) -> Iterator[str]:
 
 
 def same_path(one: str, other: str) -> bool:
-    """Tell whether two names are spellings of one path."""
+    """Return whether two names are spellings of one path."""
     return one == other or _reversed(list(spellings(one))[-1]) == _reversed(list(spellings(other))[-1])
 
 
@@ -125,25 +118,16 @@ def _without_upload_prefix(written: str) -> Iterator[str]:
 def _places(name: str, folders: Sequence[str]) -> Iterator[str]:
     """Yield the uris that a name stands for, read as absolute or from each folder."""
     if storage.is_remote(name):
-        with contextlib.suppress(ValueError):  # what only looks like a URL names nothing
+        with contextlib.suppress(ValueError):  # not a valid URL
             yield storage.public_uri(name)
     elif name.startswith("/"):
-        yield _local(name)
+        yield storage.local_uri(posixpath.normpath(name))
     else:
         for folder in folders:
             if storage.is_remote(folder):
                 yield f"{folder}/{posixpath.normpath(name)}"
-            else:
-                # the folder is a uri, its escapes made; the name is not
-                yield f"{folder.rstrip('/')}{_local('/' + name)}" if ".." not in name else _up(folder, name)
-
-
-def _local(path: str) -> str:
-    return storage.local_uri(posixpath.normpath(path) if "/." in path or "//" in path else path)
-
-
-def _up(folder: str, name: str) -> str:
-    return storage.local_uri(posixpath.normpath(posixpath.join(storage.local_path(folder), name)))
+            else:  # the folder is a uri, its escapes made; the name is not
+                yield storage.local_uri(posixpath.normpath(posixpath.join(storage.local_path(folder), name)))
 
 
 def _inner(uri: str) -> str:
@@ -159,31 +143,27 @@ def _reversed(name: str) -> str:
     return "".join(f"{part}{_END}" for part in reversed(parts))
 
 
-def _longest_end(ends: list[tuple[str, int]], wanted: str) -> Found:
+def _longest_end(ends: list[tuple[str, int]], name: str) -> Found:
     """Return the files that share most names with the end of a path; in sorted order they are neighbours of it."""
-    at = bisect_left(ends, (wanted, -1))
-    shared = max((_shared(ends[i][0], wanted) for i in (at - 1, at) if 0 <= i < len(ends)), default=0)
+    at = bisect_left(ends, (name, -1))
+    shared = max((_shared(ends[i][0], name) for i in (at - 1, at) if 0 <= i < len(ends)), default=0)
     if not shared:
         return Found(())
-    prefix = _END.join(wanted.split(_END)[:shared]) + _END
+    prefix = _END.join(name.split(_END)[:shared]) + _END
     first = bisect_left(ends, (prefix, -1))
     fitting = [(end, row) for end, row in ends[first : first + 3] if end.startswith(prefix)]
-    if all(_in_another_split(end, wanted, shared) for end, _ in fitting):
+    if all(_in_another_split(end, name, shared) for end, _ in fitting):
         return Found(())
     return Found(tuple(row for _, row in fitting), shared)
 
 
-def _in_another_split(end: str, wanted: str, shared: int) -> bool:
-    """Tell that two paths part at train against val: surely two files."""
-    one, other = (split_of(names.split(_END)[shared]) for names in (end, wanted))
+def _in_another_split(end: str, name: str, shared: int) -> bool:
+    """Return whether two paths part at train against val: surely two files."""
+    one, other = (split_of(names.split(_END)[shared]) for names in (end, name))
     return one is not None and other is not None and one != other
 
 
 def _shared(one: str, other: str) -> int:
     """Return how many names two ends have in common."""
-    count = 0
-    for a, b in zip(one.split(_END), other.split(_END), strict=False):
-        if a != b or not a:
-            break
-        count += 1
-    return count
+    pairs = zip(one.split(_END), other.split(_END), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1] != "", pairs))

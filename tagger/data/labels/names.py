@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from tagger import storage
 from tagger.data.labels import text
@@ -19,18 +18,8 @@ _NAME_HEADERS = (
     "category", "tag", "names", "classes", "labels",
 )  # fmt: skip
 _ID_HEADERS = (
-    "id",
-    "class_id",
-    "label_id",
-    "category_id",
-    "index",
-    "idx",
-    "code",
-    "mid",
-    "labelname",
-    "label",
-    "class",
-)
+    "id", "class_id", "label_id", "category_id", "index", "idx", "code", "mid", "labelname", "label", "class",
+)  # fmt: skip
 _ID = re.compile(r"\d{1,9}|n\d{8}|/[mgt]/\w+")
 """A number, a WordNet id, or a Freebase id as in Open Images."""
 _ID_FIRST = re.compile(rf"({_ID.pattern})(?:\s*[:=,;]\s*|\s+)(\S.*)")
@@ -40,6 +29,7 @@ _LONGEST = 300
 """Characters of a name."""
 
 Pairs = Sequence[tuple[str, str]]
+"""(id, name)"""
 
 
 def by_position(names: Iterable[str]) -> Mapping[str, str]:
@@ -54,22 +44,24 @@ def read_names(shown: str) -> Mapping[str, str]:
     """
     uri = storage.absolute(shown)
     with text.open_text(uri, text.encoding_of(uri)) as file:
-        content = file.read().strip("\ufeff \t\r\n")
+        content = file.read().strip(text.BLANK)
     if not content:
         raise _unknown(shown, "it is empty")
     if content.startswith(("<", "PAR1")) or any(ord(sign) < 32 and sign not in "\t\r\n\f" for sign in content):
         raise _unknown(shown, f"it begins with {content[:20]!r}")
-    if content[0] in "[{":
-        pairs = _pairs(_json(content, shown))
-    elif uri.lower().endswith((".yaml", ".yml")) or _YAML.search(content):
-        pairs = _pairs(_yaml(content, shown))
+    if content[0] in "[{" or uri.lower().endswith((".yaml", ".yml")) or _YAML.search(content):
+        pairs = _pairs(_document(content, shown))
     else:
         lines = [line.strip() for line in content.splitlines()]
         pairs = _table(lines, shown) or _lines(lines)
     odd = next((name for _, name in pairs if len(name) > _LONGEST or storage.is_image_name(name)), None)
     if not pairs or odd:
         raise _unknown(shown, f"it holds {(odd or content)[:60]!r}")
-    return _unique(pairs, shown)
+    names: dict[str, str] = {}
+    for label_id, name in pairs:
+        if names.setdefault(label_id, name) != name:
+            raise TableError(f"{shown}: id {label_id} has two names, {names[label_id]!r} and {name!r}; keep one")
+    return names
 
 
 def _unknown(shown: str, found: str) -> UsageError:
@@ -79,35 +71,20 @@ def _unknown(shown: str, found: str) -> UsageError:
     )
 
 
-def _unique(pairs: Pairs, shown: str) -> Mapping[str, str]:
-    names: dict[str, str] = {}
-    for label_id, name in pairs:
-        if names.setdefault(label_id, name) != name:
-            raise TableError(f"{shown}: id {label_id} has two names, {names[label_id]!r} and {name!r}; keep one")
-    return names
-
-
-def _json(content: str, shown: str) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{shown}: not valid JSON ({error})") from error
-
-
-def _yaml(content: str, shown: str) -> Any:
+def _document(content: str, shown: str) -> object:
     import yaml
 
     try:
-        return yaml.safe_load(content)
+        return json.loads(content) if content[0] in "[{" else yaml.safe_load(content)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TableError(f"{shown}: not valid YAML ({error})") from error
+        raise TableError(f"{shown}: neither valid JSON nor YAML ({error})") from error
 
 
-def _pairs(value: Any) -> Pairs:
-    """Return the (id, name) pairs of a JSON or YAML value; none when it has another shape."""
+def _pairs(value: object) -> Pairs:
+    """Return the pairs of a JSON or YAML value; none when it has another shape."""
     if isinstance(value, list):
         if all(isinstance(item, str | int) for item in value):
-            return list(by_position(str(item) for item in value).items())
+            return [*by_position(map(str, value)).items()]
         if all(isinstance(item, dict) and {"id", "name"} <= item.keys() for item in value):
             return [(str(item["id"]), str(item["name"])) for item in value]
     if not isinstance(value, dict):
@@ -116,39 +93,34 @@ def _pairs(value: Any) -> Pairs:
         return _pairs(value[key])
     if all(_ID.fullmatch(str(key)) for key in value):
         # ImageNet's class index: {"0": ["n01440764", "tench"]}
-        last = {key: item[-1] if isinstance(item, list) and item else item for key, item in value.items()}
-        return [(str(key), item) for key, item in last.items()] if _all_text(last.values()) else []
-    inverted = all(isinstance(item, int) for item in value.values()) and _is_count(value.values())
+        last = {str(key): item[-1] if isinstance(item, list) and item else item for key, item in value.items()}
+        return [*last.items()] if all(isinstance(name, str) for name in last.values()) else []
+    numbers = [item for item in value.values() if isinstance(item, int)]
+    inverted = len(numbers) == len(value) and _is_count(numbers)
     return [(str(item), str(key)) for key, item in value.items()] if inverted else []
 
 
 def _is_count(numbers: Iterable[int]) -> bool:
-    """Tell the numbers 0 to n-1, or 1 to n, in any order."""
+    """Return whether numbers are 0 to n-1, or 1 to n, in any order."""
     found = sorted(numbers)
     return found in (list(range(len(found))), list(range(1, len(found) + 1)))
-
-
-def _all_text(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
 
 
 def _table(lines: list[str], shown: str) -> Pairs:
     """Return the pairs of a CSV with a header or a column of ids; none for another text."""
     delimiter = text.delimiter_of(lines[0])
     rows = [[cell.strip() for cell in row] for row in text.csv_rows(lines, delimiter, shown)]
-    first = [cell.lower() for cell in rows[0]]
-    width = len(first)
-    if not any(name in first for name in _NAME_HEADERS) and not (_ids(rows[1:], width) and not _ids(rows, width)):
+    first, body = [cell.lower() for cell in rows[0]], rows[1:]
+    ids = _ids(body, len(first))
+    has_header = any(name in first for name in _NAME_HEADERS) or (ids and not _ids(rows, len(first)))
+    if not (has_header and body) or set(first) & (set(FILE_COLUMNS) - {"id", "name"}):
         return []
-    if len(rows) < 2 or any(len(row) < width for row in rows) or set(first) & (set(FILE_COLUMNS) - {"id", "name"}):
+    if any(len(row) < len(first) for row in body):
         return []
-    body, ids = rows[1:], _ids(rows[1:], width)
-    name_at = _first_named(_NAME_HEADERS, first, [at for at in range(width) if at not in ids] or range(width))
-    ids = [at for at in ids if at != name_at]
-    if name_at is None:
-        return []
-    id_at = _first_named(_ID_HEADERS, first, ids)
-    return [(str(at) if id_at is None else row[id_at], row[name_at]) for at, row in enumerate(body)]
+    others = [at for at in range(len(first)) if at not in ids] or range(len(first))
+    name_at = _first_named(_NAME_HEADERS, first, others)
+    id_at = _first_named(_ID_HEADERS, first, [at for at in ids if at != name_at])
+    return [(str(at) if id_at is None else row[id_at], row[name_at or 0]) for at, row in enumerate(body)]
 
 
 def _ids(rows: list[list[str]], width: int) -> list[int]:
@@ -158,7 +130,7 @@ def _ids(rows: list[list[str]], width: int) -> list[int]:
 
 def _first_named(headers: Sequence[str], columns: list[str], among: Sequence[int]) -> int | None:
     named = [at for header in headers for at in among if columns[at] == header]
-    return named[0] if named else next(iter(among), None)
+    return next(iter([*named, *among]), None)
 
 
 def _lines(lines: list[str]) -> Pairs:
@@ -171,4 +143,4 @@ def _lines(lines: list[str]) -> Pairs:
     counted = len(last) == len(filled) and _is_count(int(label_id) for _, label_id in last)
     if counted and len({name for name, _ in last}) == len(filled):
         return [(label_id, name) for name, label_id in last]
-    return list(by_position(lines).items())
+    return [*by_position(lines).items()]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
 
 from tagger.data.labels import tables
 from tagger.data.labels.columns import file_column, flag, flag_columns, other_columns, required_file_column
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, unique
 from tagger.errors import TableError
 
 _NO = ("0", "false")
 
 
 def matches(file: LabelFile) -> bool:
-    """Tell by a column of files and others that hold nothing but 0 and 1, or -1 and 1.
+    """Return whether a table has a column of files and others that hold nothing but 0 and 1, or -1 and 1.
 
     Raises TableError for a legend of segmentation masks, which has the same file name.
     """
@@ -27,34 +25,29 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; a row that sets no class is known to have none, a row with a gap is unlabelled."""
     columns = flag_columns(file) or other_columns(file)
-    classes = [file.columns[at] for at in columns]
-    labels_of = partial(_labels, classes, _meanings(file, columns), notes)
+    classes, meanings = [file.columns[at] for at in columns], _meanings(file, columns)
+
+    def labels_of(name: str, cells: Sequence[object]) -> tuple[str, ...] | None:
+        chosen = [meanings.get(flag(cell)) for cell in cells]
+        if None in chosen:
+            notes.add("rows with a value that is neither 0 nor 1, left unlabelled", name)
+            return None
+        if True not in chosen:
+            notes.add("rows of zeros, taken as known to have no label", name)
+        return unique(label for label, is_set in zip(classes, chosen, strict=True) if is_set)
+
     yield from tables.records(file, columns, labels_of, notes)
 
 
 def _meanings(file: LabelFile, columns: Sequence[int]) -> Mapping[str, bool]:
-    """Return the values that set a class, and those that do not, by what stands anywhere in the file.
+    """Return the values that set a class, and those that do not, by all the values in the file.
 
     Where 0 says no, -1 and gaps mean unsure; else -1 says no; in a file of nothing but 1 and gaps a gap does.
     """
-    found = {
-        flag(cell) for row in tables.rows(file, [required_file_column(file), *columns], Notes()) for cell in row[1:]
-    }
+    rows = tables.rows(file, [required_file_column(file), *columns], Notes())
+    found = {flag(cell) for _, *cells in rows for cell in cells}
     no = next((words for words in (_NO, ("-1",), ("",)) if found & set(words)), ())
     return {"1": True, "true": True, **dict.fromkeys(no, False)}
-
-
-def _labels(
-    classes: list[str], meanings: Mapping[str, bool], notes: Notes, name: str, cells: Sequence[Any]
-) -> tuple[str, ...] | None:
-    chosen = [meanings.get(flag(cell)) for cell in cells]
-    if None in chosen:
-        notes.add("rows with a value that is neither 0 nor 1, left unlabelled", name)
-        return None
-    labels = tuple(dict.fromkeys(label for label, is_set in zip(classes, chosen, strict=True) if is_set))
-    if not labels:
-        notes.add("rows of zeros, taken as known to have no label", name)
-    return labels
 
 
 FORMAT = Format("one-hot", "a path and a column of 0/1 or -1/1 per class", matches, read)

@@ -1,12 +1,12 @@
-"""The types that every label format is read into, and the notes taken on the way."""
+"""The types that every label format is read into, and the warnings collected on the way."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tagger import storage
 
@@ -40,25 +40,25 @@ class Notes:
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, what: str, example: str = "", count: int = 1) -> None:
-        """Count one more of this kind and keep its first examples."""
-        self.counts[what] += count
-        shown = self.examples.setdefault(what, [])
+    def add(self, kind: str, example: str = "", count: int = 1) -> None:
+        """Count one more of this kind; its first examples are stored."""
+        self.counts[kind] += count
+        shown = self.examples.setdefault(kind, [])
         example = example if len(example) <= _EXAMPLE else f"{example[:_EXAMPLE]}..."
         if example and len(shown) < EXAMPLES and example not in shown:
             shown.append(example)
 
     def lines(self) -> list[str]:
         """Return one line per kind: `rows that name a file not in the source: 12 (a.jpg, b.jpg, ...)`."""
-        return [f"{what}: {count:,}{self._shown(what)}" for what, count in self.counts.items()]
+        return [f"{kind}: {count:,}{self._shown(kind)}" for kind, count in self.counts.items()]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         """Return what, count and examples of each kind."""
-        return [{"what": what, "count": n, "examples": self.examples[what]} for what, n in self.counts.items()]
+        return [{"what": kind, "count": n, "examples": self.examples[kind]} for kind, n in self.counts.items()]
 
-    def _shown(self, what: str) -> str:
-        examples = self.examples[what]
-        more = ", ..." if examples and self.counts[what] > len(examples) else ""
+    def _shown(self, kind: str) -> str:
+        examples = self.examples[kind]
+        more = ", ..." if examples and self.counts[kind] > len(examples) else ""
         return f" ({', '.join(examples)}{more})" if examples else ""
 
 
@@ -72,8 +72,6 @@ class Options:
     """Class names by id."""
     tags: Mapping[str, str | None] = field(default_factory=dict)
     """Azure: tag id -> name, None for the negative tag."""
-    merge_rows: bool = False
-    """Several rows of one file are one set of labels, in every format."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +83,27 @@ class LabelFile:
     """parquet, json, jsonl, xml, text or folder"""
     encoding: str = "utf-8"
     lines: tuple[str, ...] = ()
-    """First lines of a text."""
+    """First lines of a text; the root element of XML."""
     columns: tuple[str, ...] = ()
-    """Column names of a table, without spaces around them."""
-    rows: tuple[tuple[Any, ...], ...] = ()
+    """Column names of a table, without spaces around them; keys of the objects in a JSON list."""
+    rows: tuple[tuple[object, ...], ...] = ()
     """First rows of a table, one value per column."""
     delimiter: str = ","
     header: bool = True
-    events: tuple[tuple[str, Any], ...] = ()
+    events: tuple[tuple[str, object], ...] = ()
     """First (key, element) pairs of a JSON document."""
     listing: Sequence[str] = ()
-    """Of a folder: the uris of the images found."""
+    """Of a folder: the uris of its images."""
 
     @property
     def folder(self) -> str:
         """Return the uri of the folder that relative names start at."""
         return self.uri if self.kind == "folder" else storage.public_uri(storage.parent(self.uri))
+
+    @property
+    def elements(self) -> list[object]:
+        """Return the first elements of a JSON list."""
+        return [element for key, element in self.events if not key]
 
 
 @dataclass(frozen=True)
@@ -109,34 +112,42 @@ class Format:
 
     name: str
     shape: str
-    """For messages: what its files look like."""
+    """Description of its files, for messages."""
     matches: Callable[[LabelFile], bool]
-    """Tell from the content whether a file is of this format."""
+    """Return whether a file has this format, by its content."""
     read: Callable[[LabelFile, Options, Notes], Iterator[Record]]
     kind: str = "table"
-    """table, parquet, json, xml, text or folder: files that no format takes are shown the formats of their kind."""
+    """table, parquet, json, xml, text or folder: errors list the formats of a file's kind."""
     merges: bool = False
     """Several records of one file are one set of labels; otherwise they are a conflict."""
 
 
-def listed(value: Any) -> list[Any]:
-    """Return a JSON value that should be a list; any other value counts as empty."""
-    return value if isinstance(value, list) else []
+def unique(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels that are not empty, each once, in their order."""
+    return tuple(dict.fromkeys(label for label in labels if label))
 
 
-def split_of(word: Any, notes: Notes | None = None) -> str | None:
+def dicts(value: object) -> list[dict[str, object]]:
+    """Return the objects in a JSON list; none when the value is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def split_of(word: str, notes: Notes | None = None) -> str | None:
     """Return train, val or test for any usual spelling; None, and a note, for another word."""
-    text = str(word or "").strip().lower()
+    text = word.strip().lower()
     split = _SPLITS.get(text) or _SPLITS.get(_SPLIT_ENDING.sub("", text))
     if text and not split and notes is not None:
         notes.add("rows with a split that is not train, val or test, as good as without one: we split them", text)
     return split
 
 
-def named(label_id: str, names: Mapping[str, str], notes: Notes) -> str | None:
-    """Return the class name of an id, a number also with leading zeros; None, and a note, when there is none."""
-    plain = str(int(label_id)) if label_id.isdecimal() and len(label_id) < 10 else label_id
-    name = names.get(label_id) or names.get(plain)
-    if not name:
-        notes.add("labels of unknown classes", label_id)
-    return name or None
+def names_of(ids: Iterable[str], names: Mapping[str, str], notes: Notes) -> tuple[str, ...]:
+    """Return the class names of ids, numbers also with leading zeros; an id without a name is noted and left out."""
+    found = []
+    for label_id in ids:
+        plain = str(int(label_id)) if label_id.isdecimal() and len(label_id) < 10 else label_id
+        name = names.get(label_id) or names.get(plain) or ""
+        if not name:
+            notes.add("labels of unknown classes", label_id)
+        found.append(name)
+    return unique(found)

@@ -1,17 +1,12 @@
-"""The reader of all tables of labels: CSV with any delimiter, JSON lines and Parquet, row by row."""
+"""The reader of all tables of labels: CSV with any delimiter, JSON lines, JSON lists and Parquet, row by row."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tagger import storage
-from tagger.data.labels import columns, text
+from tagger import schema, storage
+from tagger.data.labels import columns, json_stream, text
 from tagger.data.labels.cells import plain_text
 from tagger.data.labels.record import LabelFile, Notes, Record, split_of
 from tagger.errors import TableError
@@ -19,11 +14,13 @@ from tagger.errors import TableError
 _SAME_SPLIT = {"dev": "val", "eval": "val", "holdout": "test"}
 """In a cell; folders of these names are too often something else."""
 
+Row = tuple[object, ...]
+
 
 def records(
     file: LabelFile,
     label_columns: Sequence[int],
-    labels_of: Callable[[str, Sequence[Any]], tuple[str, ...] | None],
+    labels_of: Callable[[str, Sequence[object]], tuple[str, ...] | None],
     notes: Notes,
 ) -> Iterator[Record]:
     """Yield a record per row; `labels_of` gets the file name and the cells of the label columns.
@@ -40,85 +37,73 @@ def records(
     if not file.header:
         notes.add("files without a header line, columns taken from the image names", file.uri)
     is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
-    wanted = [file_at, *(file_at if at is None else at for at in (split_at, sure_at)), *label_columns]
-    for name, split, sure, *cells in rows(file, wanted, notes):
+    chosen = [file_at, *(file_at if at is None else at for at in (split_at, sure_at)), *label_columns]
+    for name, split, sure, *cells in rows(file, chosen, notes):
         if not (written := plain_text(name)):
             notes.add("rows without a file name", ", ".join(str(cell) for cell in cells))
             continue
         labels = labels_of(written, cells)
-        record = Record(written, labels, None if split_at is None else _split_in(split, is_valid, notes))
+        record = Record(written, labels, None if split_at is None else _split_in(plain_text(split), is_valid, notes))
         yield record if sure_at is None else _weighed(record, plain_text(sure), file.columns[sure_at], notes)
 
 
-def rows(file: LabelFile, wanted: Sequence[int], notes: Notes) -> Iterator[tuple[Any, ...]]:
+def rows(file: LabelFile, chosen: Sequence[int], notes: Notes) -> Iterator[Row]:
     """Yield the values of some columns of every row, streaming; the missing cells of a short row are None.
 
     The first of the columns is that of the files.
     """
+    names = [file.columns[at] for at in chosen]
     if file.kind == "parquet":
-        yield from _parquet_rows(file, wanted)
-    elif file.kind == "jsonl":
-        names = [file.columns[at] for at in wanted]
+        yield from _parquet_rows(file.uri, names)
+    elif file.kind == "text":
         with text.open_text(file.uri, file.encoding) as lines:
-            yield from (tuple(row.get(name) for name in names) for row in json_lines(lines, file.uri))
+            yield from _csv_rows(file, chosen, text.csv_rows(lines, file.delimiter, file.uri), notes)
     else:
-        with text.open_text(file.uri, file.encoding) as lines:
-            yield from _csv_rows(file, wanted, text.csv_rows(lines, file.delimiter, file.uri), notes)
+        elements = (element for _, element in json_stream.events(file.uri, file.encoding) if isinstance(element, dict))
+        objects = json_lines(file.uri, file.encoding) if file.kind == "jsonl" else elements
+        yield from (tuple(row.get(name) for name in names) for row in objects)
 
 
-def _csv_rows(
-    file: LabelFile, wanted: Sequence[int], found: Iterator[list[str]], notes: Notes
-) -> Iterator[tuple[Any, ...]]:
-    width, name_at = len(file.columns), wanted[0]
+def _csv_rows(file: LabelFile, chosen: Sequence[int], found: Iterator[list[str]], notes: Notes) -> Iterator[Row]:
+    width, name_at = len(file.columns), chosen[0]
     if file.header:
         next(found, None)
     for row in found:
-        if len(row) == width:
-            yield tuple(row[at] for at in wanted)
-            continue
         if any(cell.strip() for cell in row[width:]):
             # an unquoted delimiter inside a cell: which of the cells are labels would be a guess
             notes.add("rows with more cells than the header, left unlabelled", file.delimiter.join(row))
-            yield tuple(row[at] if at == name_at else None for at in wanted)
+            yield tuple(row[at] if at == name_at else None for at in chosen)
             continue
         if len(row) < width:
             notes.add("rows shorter than the header", file.delimiter.join(row))
         cells = padded(row, width)
-        yield tuple(cells[at] for at in wanted)
+        yield tuple(cells[at] for at in chosen)
 
 
-def _parquet_rows(file: LabelFile, wanted: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    names = [file.columns[at] for at in wanted]
-    with storage.open_input(file.uri) as opened:
-        try:
-            for batch in pq.ParquetFile(opened).iter_batches(columns=list(dict.fromkeys(names))):
-                yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
-        except (pa.ArrowException, OSError) as error:
-            raise TableError(f"{file.uri}: damaged ({error})") from error
+def _parquet_rows(uri: str, names: Sequence[str]) -> Iterator[Row]:
+    with storage.open_input(uri) as file, schema.named_damage(uri):
+        for batch in schema.open_parquet(file).iter_batches(columns=list(dict.fromkeys(names))):
+            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 
-def json_lines(lines: TextIO, uri: str) -> Iterator[dict[str, Any]]:
+def json_lines(uri: str, encoding: str) -> Iterator[dict[str, object]]:
     """Yield the object of every line that is not blank; raises TableError naming a line that is not an object."""
-    for number, line in enumerate(lines, 1):
-        if not line.strip("\ufeff \t\r\n"):
-            continue
-        try:
-            row = json.loads(line.lstrip("\ufeff"))
-        except (ValueError, RecursionError) as error:
-            raise TableError(f"{uri}: line {number} is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise TableError(f"{uri}: line {number} is not a JSON object: {line.strip()[:80]}")
-        yield row
+    with text.open_text(uri, encoding) as lines:
+        for number, line in enumerate(lines, 1):
+            if not (content := line.strip(text.BLANK)):
+                continue
+            try:
+                row = json.loads(content)
+            except (ValueError, RecursionError) as error:
+                raise TableError(f"{uri}: line {number} is not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise TableError(f"{uri}: line {number} is not a JSON object: {content[:80]}")
+            yield row
 
 
-def padded(row: Sequence[Any], width: int) -> list[Any]:
+def padded(row: Sequence[str], width: int) -> tuple[str | None, ...]:
     """Return a row cut or filled with None to the width of its header."""
-    return [*row[:width], *[None] * (width - len(row))]
-
-
-def is_list_type(type: pa.DataType) -> bool:
-    """Tell an Arrow list column."""
-    return bool(pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type))
+    return (*row[:width], *[None] * (width - len(row)))
 
 
 def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Record:
@@ -126,7 +111,7 @@ def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Reco
     try:
         value = float(confidence)
     except ValueError:
-        value = math.nan
+        value = float("nan")
     if value == 0 and record.labels:
         notes.add(f"rows with 0 in {column}, whose labels do not apply", f"{record.file}: {' + '.join(record.labels)}")
         return record._replace(labels=None, negatives=record.labels)
@@ -135,8 +120,8 @@ def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Reco
     return record
 
 
-def _split_in(value: Any, is_valid: bool, notes: Notes) -> str | None:
+def _split_in(cell: str, is_valid: bool, notes: Notes) -> str | None:
     """Return the split of a cell; true in fastai's column `is_valid` is val."""
     if is_valid:
-        return "val" if plain_text(value).lower() in ("true", "1", "1.0") else "train"
-    return split_of(_SAME_SPLIT.get(plain_text(value).lower(), value), notes)
+        return "val" if cell.lower() in ("true", "1", "1.0") else "train"
+    return split_of(_SAME_SPLIT.get(cell.lower(), cell), notes)

@@ -12,23 +12,23 @@ from typing import TextIO
 from tagger import storage
 from tagger.errors import TableError
 
+BLANK = "\ufeff \t\r\n"
+"""Characters around the content of a file that mean nothing."""
 _CHUNK = 1 << 20
 
 
 def encoding_of(uri: str) -> str:
     """Return the encoding that fits the whole file; it is read once, piece by piece."""
     with storage.open_input(uri) as file:
-        head = file.read(_CHUNK)
-        if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        head = file.read(2)
+        if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
             return "utf-16"
-        if b"\0" in head[:2]:  # UTF-16 without its mark: every other byte of plain letters is zero
+        if b"\0" in head:  # UTF-16 without its mark: every other byte of plain letters is zero
             return "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
-        decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        file.seek(0)
         try:
-            while head:
-                decoder.decode(head)
-                head = file.read(_CHUNK)
-            decoder.decode(b"", final=True)
+            for _ in codecs.iterdecode(iter(lambda: file.read(_CHUNK), b""), "utf-8-sig"):
+                pass
         except UnicodeDecodeError:
             return "latin-1"
     return "utf-8-sig"
@@ -36,7 +36,7 @@ def encoding_of(uri: str) -> str:
 
 @contextlib.contextmanager
 def open_text(uri: str, encoding: str) -> Iterator[TextIO]:
-    """Open a text for streaming, line ends kept as they are."""
+    """Open a text for streaming, with its line ends."""
     with storage.open_input(uri) as file:
         # a UTF-16 file may be cut in the middle of a character
         yield io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
@@ -71,6 +71,6 @@ def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True)
 
 
 def delimiter_of(line: str) -> str:
-    """Return what separates the columns of a header line: comma, tab, semicolon or bar."""
+    """Return the separator of the columns of a header line: comma, tab, semicolon or bar."""
     bare = "".join(line.split('"')[::2])
     return max(",\t;|", key=bare.count)
