@@ -68,8 +68,8 @@ def plant_bad_files(folder: Path) -> dict[str, str]:
     photo(51, (300, 200)).save(png, "PNG")
     contents = {
         "zero.jpg": (b"", "corrupt"),
-        "truncated.jpg": (good.getvalue()[: len(good.getvalue()) // 2], "corrupt"),
-        "truncated.png": (png.getvalue()[: len(png.getvalue()) // 2], "corrupt"),
+        "truncated.jpg": (good.getvalue()[: len(good.getvalue()) // 2], "truncated"),
+        "truncated.png": (png.getvalue()[: len(png.getvalue()) // 2], "truncated"),
         "text.jpg": (b"this is text", "unsupported"),
         "png_in_disguise.jpg": (png.getvalue(), "ok"),
         "copy_a.jpg": (good.getvalue(), "ok"),
@@ -112,8 +112,8 @@ def test_every_file_gets_its_row_and_bad_ones_leave_their_neighbours_alone(photo
             assert found[name][column] == row[column], (name, column)
         assert abs(found[name]["top_score"] - row["top_score"]) < 1e-4
     for name, row in found.items():
-        if row["status"] == "ok":
-            assert row["error"] is None or pd.isna(row["error"])
+        if row["status"] in schema.TAGGED:
+            assert (row["error"] is None or pd.isna(row["error"])) == (row["status"] == "ok")
             assert len(row["tags"]) == 1
             assert len(row["candidates"]) == 5
             assert row["top_tag"] == row["candidates"][0]["tag"]
@@ -124,6 +124,16 @@ def test_every_file_gets_its_row_and_bad_ones_leave_their_neighbours_alone(photo
     assert found["copy_a.jpg"]["image_id"] == found["copy_b.jpg"]["image_id"]
     assert found["png_in_disguise.jpg"]["format"] == "PNG"
     assert (found["strip.png"]["width"], found["strip.png"]["height"]) == (1, 20_000)
+
+
+def test_truncated_files_fail_where_that_is_asked_for(photos: Path, tmp_path: Path) -> None:
+    plant_bad_files(photos)
+    tagged = run(photos, tmp_path / "out").models[0]
+    assert tagged.truncated == 2
+    assert "(2 of them truncated)" in "\n".join(tagged.lines())
+    failed = run(photos, tmp_path / "out", truncated="fail")
+    assert failed.reasons == {"other settings": failed.found}
+    assert {rows(tmp_path / "out")[name]["status"] for name in ("truncated.jpg", "truncated.png")} == {"corrupt"}
 
 
 def test_files_that_vanish_or_change_after_ingest_get_the_row_of_what_was_read(photos: Path, tmp_path: Path) -> None:
