@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from timm.data.transforms_factory import create_transform
 
 from tagger import images
 from tagger.errors import ImageError
+from tagger.images.cost import DECODE_MEMORY, Budget, memory
 from tagger.images.transforms import Preprocessing
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -530,3 +532,57 @@ def test_libtiff_never_writes_to_the_terminal(capfd: pytest.CaptureFixture[str])
     for end in range(9, len(data), len(data) // 20):
         _status(data[:8] + data[8:end][::-1] + data[end:])
     assert not capfd.readouterr().err
+
+
+# --- images that cost more than they look -----------------------------------------------------------------------------
+
+
+def _hostile(name: str) -> bytes:
+    if name == "icons":
+        return b"\0\0\1\0\xff\xff" + b"\x10\x10\0\0\1\0\x20\0\0\0\0\1\0\0\0\0" * 65535
+    data = _encoded("JPEG", (1000, 1000), progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * 5000 + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("name", ["icons", "scans"])
+def test_a_header_that_promises_endless_work_is_refused(name: str) -> None:
+    assert _status(_hostile(name)) == "too_large"
+
+
+def test_images_wait_for_the_memory_that_others_hold() -> None:
+    budget, order = Budget(100), list[str]()
+
+    def second() -> None:
+        with budget.of(60):
+            order.append("second")
+
+    with budget.of(60):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.2)
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
+    with pytest.raises(ImageError, match="the limit is"), budget.of(101):
+        pass
+
+
+def test_a_strip_whose_rows_need_more_memory_than_its_pixels_is_too_large() -> None:
+    assert memory(Image.new("P", (1, 1))) == 3 * 12
+    header = Image.new("L", (1, 1))
+    header._size = (1, 99_000_000)
+    assert memory(header) > DECODE_MEMORY
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_converting_a_large_image_takes_a_few_copies_of_it(mode: str, tmp_path: Path) -> None:
+    Image.new(mode, (6000, 6000)).save(tmp_path / "large.png")
+    code = (
+        "import resource, sys; from tagger import images; data = open(sys.argv[1], 'rb').read();"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; images.prepare_for(data, images.Preprocessing());"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
+    used = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    assert used * 1024 < 3 * 4 * 6000 * 6000

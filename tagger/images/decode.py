@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageFile, _imaging
 
 from tagger.errors import ImageError
+from tagger.images import cost
 from tagger.images.isobmff import missing_bytes
 from tagger.images.markers import JPEG, JPEG_END, is_lossless_jpeg, without_prefix, without_texts
 from tagger.images.rgb import scale_transparent_colour, to_rgb
@@ -157,11 +158,13 @@ def _decode(
     """Decode at every scale (1, 2, 4 or 8 times smaller) that `needed` returns for the opened image."""
     with _open(data) as image:
         _check_pixels(image, max_pixels)
+        cost.check_time(image, data)
         name, size, scales = image.format or "unknown", image.size, sorted(needed(image))
-        decoded = {scales[0]: _upright_rgb(image, scales[0], partly)}
+        with cost.MEMORY.of(cost.memory(image, scales[0])):
+            decoded = {scales[0]: _upright_rgb(image, scales[0], partly)}
         turned = _orientation(image) >= 5
     for scale in scales[1:]:
-        with _open(data) as image:
+        with _open(data) as image, cost.MEMORY.of(cost.memory(image, scale)):
             decoded[scale] = _upright_rgb(image, scale, partly)
     width, height = decoded[1].size if 1 in decoded else size[::-1] if turned else size
     return decoded, ImageInfo(width, height, name)
@@ -171,6 +174,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """Read an image's header as Image.open() does, without its limit of pixels: ours becomes a row."""
     if not data:
         raise ImageError("corrupt", "the file is empty")
+    cost.check_icons(data)
     reasons: list[str] = []
     with _decoder_errors():
         image = next(_opened(data, reasons), None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from tagger.errors import ImageError
 
+_BLOCK = 1 << 20
+"""Pixels that are converted at a time."""
 _PADDED = ("BMP", "DIB", "TGA")
 """Formats in which many programs leave the alpha channel zero."""
 
@@ -17,8 +20,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey_to_rgb(image)
     if image.has_transparency_data and not _is_padding(image):
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return _over_white(image)
     if image.mode == "RGB":
         return image
     try:
@@ -39,6 +41,23 @@ def scale_transparent_colour(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
+def _blocks(image: Image.Image) -> Iterator[slice]:
+    """Yield some rows at a time: what is computed from them is a copy."""
+    rows = max(1, _BLOCK // max(image.width, 1))
+    for top in range(0, image.height, rows):
+        yield slice(top, min(top + rows, image.height))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay an image over white."""
+    rgb = Image.new("RGB", image.size)
+    for rows in _blocks(image):
+        box = (0, rows.start, image.width, rows.stop)
+        rgba = image.crop(box).convert("RGBA")
+        rgb.paste(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"), box)
+    return rgb
+
+
 def _is_padding(image: Image.Image) -> bool:
     """Return whether the alpha channel is all zero in a format where that means that there is none."""
     return image.format in _PADDED and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
@@ -47,12 +66,13 @@ def _is_padding(image: Image.Image) -> bool:
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey to 8 bits; floats are taken as 0..1 when none is above 1, else as 0..255."""
     stored = np.asarray(image)
-    grey: npt.NDArray[np.float64] = np.nan_to_num(stored.astype(np.float64))
+    top = 65535.0
     if image.mode == "F":
-        top = 1.0 if grey.size and grey.max() <= 1 else 255.0
-    else:
-        top = 65535.0
-    scaled = np.clip(np.rint(grey * (255 / top)), 0, 255).astype(np.uint8)
+        top = 1.0 if not stored.size or np.nanmax(stored, initial=0) <= 1 else 255.0
+    scaled = np.empty(stored.shape, np.uint8)
+    for rows in _blocks(image):
+        grey = np.nan_to_num(stored[rows].astype(np.float64))
+        scaled[rows] = np.clip(np.rint(grey * (255 / top)), 0, 255)
     if "transparency" in image.info:
         scaled[stored == image.info["transparency"]] = 255
     return Image.fromarray(scaled).convert("RGB")

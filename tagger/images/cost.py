@@ -1,0 +1,68 @@
+"""The memory and the time that an image takes to decode, from its header; a few large ones at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+from PIL import Image
+
+from tagger.errors import ImageError
+
+DECODE_MEMORY = 2_000_000_000
+"""Bytes that the images which a process decodes at the same time may take together."""
+MAX_SCANNED = 2_000_000_000
+"""Pixels times scans of a progressive JPEG: about 20 s of decoding."""
+MAX_ICONS = 256
+"""Sizes in one icon file."""
+_POINTER = 8
+"""Pillow has a pointer for each row, and 4 bytes for a pixel of every colour mode."""
+
+
+class Budget:
+    """An amount of memory that threads share; who needs more than there is waits."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._free = total, total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def of(self, amount: int) -> Iterator[None]:
+        """Take an amount while the block runs; raises ImageError for more than there ever is."""
+        if amount > self._total:
+            raise ImageError("too_large", f"decoding takes {amount / 1e9:.1f} GB; the limit is {self._total / 1e9:.1f}")
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+MEMORY = Budget(DECODE_MEMORY)
+
+
+def memory(image: Image.Image, scale: int = 1) -> int:
+    """Return the bytes that decoding an opened image to RGB takes, at a fraction of its size where `scale` > 1."""
+    width, height = image.width // scale, image.height // scale
+    copies = 2 if image.mode in ("RGB", "L", "1", "CMYK", "YCbCr") else 3
+    coefficients = 6 * image.width * image.height if image.info.get("progressive") else 0
+    return copies * height * (_POINTER + 4 * width) + coefficients
+
+
+def check_time(image: Image.Image, data: bytes) -> None:
+    """Raise ImageError for an image whose header promises far more work than it has pixels."""
+    if image.info.get("progressive"):
+        scans = data.count(b"\xff\xda")
+        if scans * image.width * image.height > MAX_SCANNED:
+            raise ImageError("too_large", f"a progressive JPEG of {image.width}x{image.height} pixels in {scans} scans")
+
+
+def check_icons(data: bytes) -> None:
+    """Raise ImageError for an icon file with too many sizes; Pillow reads all their entries."""
+    if data.startswith(b"\0\0\1\0") and (count := int.from_bytes(data[4:6], "little")) > MAX_ICONS:
+        raise ImageError("too_large", f"an icon file with {count} sizes; the limit is {MAX_ICONS}")
