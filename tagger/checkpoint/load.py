@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tagger import storage
+from tagger.checkpoint import packaged
 from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.errors import ModelError, SourceError, SourceNotFound, WriteError
 from tagger.images import DECODE_VERSION
@@ -25,7 +26,7 @@ WEIGHTS, CONFIG, BUNDLE, CARD = "model.safetensors", "config.json", "tagger.json
 
 
 def describe(model: str) -> ModelInfo:
-    """Find a model: a checkpoint folder or URL, `local-dir:<folder>` in timm's layout, or `timm/<name>` from the hub.
+    """Find a model: a checkpoint folder or URL, `local-dir:FOLDER`, `timm/NAME` from the hub, or `imagenet`.
 
     Raises ModelError when something is missing or does not fit, naming both sides.
     """
@@ -37,10 +38,12 @@ def describe(model: str) -> ModelInfo:
             raise ModelError(f"{model}: no such folder; local-dir: takes one with config.json and model.safetensors")
         return _describe_folder(folder, {})
     folder = storage.absolute(model)
+    if model in packaged.PACKAGED and not storage.exists(storage.join(folder, BUNDLE)):
+        return _describe_folder(packaged.folder(model), {})
     if not storage.exists(folder):
         raise ModelError(
             f"{model}: no such checkpoint; --model takes a checkpoint folder (see `tagger models`), "
-            "timm/NAME or local-dir:FOLDER"
+            "imagenet, timm/NAME or local-dir:FOLDER"
         )
     if not storage.exists(storage.join(folder, BUNDLE)):
         raise ModelError(
