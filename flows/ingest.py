@@ -9,6 +9,7 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
+from tagger.checkpoint import markdown
 from tagger.data.ingest import ingest as write_manifest
 from tagger.options import Option
 
@@ -35,10 +36,9 @@ def ingest(
         source, out, labels=labels, label_format=label_format, label_delimiter=label_delimiter,
         label_names=label_names, merge_rows=merge_rows,
     )  # fmt: skip
-    rows = [("found", counts["found"]), *((f"skipped: {why}", n) for why, n in counts["skipped"].items())]
-    table = "\n".join(f"| {name} | {count:,} |" for name, count in rows)
-    report = f"```\n{counts['text']}\n```\n"
-    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n| files | |\n|---|--:|\n{table}\n\n{report}", key="ingest")
+    rows = [("found", f"{counts['found']:,}"), *((f"skipped: {why}", f"{n:,}") for why, n in counts["skipped"].items())]
+    table = markdown.table(("files", ""), "lr", rows)
+    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n{table}\n\n```\n{counts['text']}\n```\n", key="ingest")
     return Completed(message=f"{counts['found']:,} files found; manifest: {out}", data=counts)
 
 

@@ -1,6 +1,6 @@
 """Train a checkpoint, as a Prefect flow: `python -m flows.train DATASET --out checkpoints/NAME`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -20,7 +20,7 @@ DEFAULTS = TrainConfig()
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, Any]:
+def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, object]:
     """Train and write the checkpoint folder; return its id and metrics."""
     unfinished = storage.join(storage.absolute(out), training.UNFINISHED)
     retried = (task_run.run_count or 1) > 1 and storage.exists(unfinished)
@@ -43,7 +43,7 @@ def train(
     out: Annotated[str, Option("Checkpoint folder to write; new or empty.")],
     options: TrainConfig = DEFAULTS,
     resume: Annotated[bool, Option("Continue a training that was interrupted.")] = False,
-) -> State[dict[str, Any]]:
+) -> State[dict[str, object]]:
     """Train on the labels of a dataset and write a checkpoint with thresholds, metrics and a model card."""
     found = train_checkpoint(dataset, out, options, resume)
     report(out)

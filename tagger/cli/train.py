@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ import typer
 
 from tagger.cli.app import app
 from tagger.cli.options import Device, Json, Quiet
-from tagger.cli.printing import headline, print_json, print_table, say, step_progress
+from tagger.cli.printing import headline, print_json, print_table, progress, say, show
 from tagger.options import expand
 from tagger.training.config import TrainConfig
 
@@ -43,7 +43,7 @@ def train(
     if as_json:
         print_json({"out": out, "model_id": info.model_id, "metrics": info.metrics})
     elif not quiet:
-        typer.echo(f"{headline(info.metrics)}\ncheckpoint: {out} (card: {out}/README.md)")
+        show(f"{headline(info.metrics)}\ncheckpoint: {out} (card: {out}/README.md)")
 
 
 @app.command(epilog="Example: tagger evaluate checkpoints/bees dataset.parquet --split test")
@@ -63,7 +63,7 @@ def evaluate(
         return
     _print_evaluation(found.evaluation)
     for note in found.notes:
-        typer.echo(f"note: {note}")
+        show(f"note: {note}")
 
 
 @app.command(epilog="Example: tagger tune dataset.parquet --out checkpoints/bees --trials 20 --timeout 60")
@@ -88,7 +88,7 @@ def tune(
         print_json({"out": out, "best": found.best, "trials": found.trials, "metrics": found.info.metrics})
     elif not quiet:
         print_table(["trial", "state", "validation", "options"], [_trial_row(trial) for trial in found.trials])
-        typer.echo(f"{headline(found.info.metrics)}\ncheckpoint: {out}")
+        show(f"{headline(found.info.metrics)}\ncheckpoint: {out}")
 
 
 @contextlib.contextmanager
@@ -96,11 +96,8 @@ def _callbacks(silent: bool) -> Iterator[Callbacks]:
     """Report progress on stderr, with a bar on a terminal."""
     from tagger.training.data import Callbacks
 
-    if silent:
-        yield Callbacks()
-        return
-    with step_progress() as on_progress:
-        yield Callbacks(say=say, on_progress=on_progress, on_epoch=lambda epoch: say(epoch.text()))
+    with progress(silent) as show_step:
+        yield Callbacks() if silent else Callbacks(say, show_step, lambda epoch: say(epoch.text()))
 
 
 def _print_evaluation(found: Evaluation) -> None:
@@ -111,11 +108,11 @@ def _print_evaluation(found: Evaluation) -> None:
         for tag in found.tags
     ]  # fmt: skip
     print_table(names, rows)
-    typer.echo(headline({"": asdict(found)}))
-    typer.echo(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
+    show(headline({"": asdict(found)}))
+    show(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
 
 
-def _trial_row(trial: dict[str, Any]) -> list[Any]:
+def _trial_row(trial: Mapping[str, Any]) -> list[object]:
     from tagger.training.tune import words
 
     options = {name: value for name, value in trial.items() if name not in ("number", "state", "value")}
