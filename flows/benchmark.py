@@ -4,7 +4,7 @@ One task per model and seed, one after the other: they train on the same cores. 
 folder, so a retried task, and the flow after a kill, train only what is missing.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
 from prefect import flow, task
@@ -18,7 +18,7 @@ from flows.retries import may_pass
 from tagger.benchmark import pages
 from tagger.benchmark.config import BenchmarkConfig
 from tagger.benchmark.run import Benchmark
-from tagger.options import Option
+from tagger.options import Cifar10, Images, ReportOut
 
 DEFAULTS = BenchmarkConfig()
 
@@ -52,10 +52,10 @@ def report(run: Benchmark) -> list[dict[str, Any]]:
 
 @flow(name="benchmark", persist_result=False, log_prints=True)
 def benchmark(
-    dataset: Annotated[str, Option("cifar10, or a manifest with labels or a folder of labelled images.")],
-    out: Annotated[str, Option("Folder for the report and every model; run again, it continues.")],
+    dataset: Images,
+    out: ReportOut,
     options: BenchmarkConfig = DEFAULTS,
-    data: Annotated[str | None, Option("Folder or archive of CIFAR-10 [default: downloaded into the cache].")] = None,
+    data: Cifar10 = None,
 ) -> State[list[dict[str, Any]]]:
     """Train models of rising cost on the same images, CIFAR-10 or your own, and compare them."""
     run = Benchmark(dataset, out, options, data, print)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from flows import command
 from flows.retries import may_pass
-from tagger.options import Option
+from tagger.options import Models, ResultsOut, Source
 from tagger.tagging import plan, run
 from tagger.tagging.config import TagConfig
 from tagger.tagging.summary import ShardCounts, Summary
@@ -57,13 +57,9 @@ def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
 
 @flow(name="tag", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)  # type: ignore[arg-type]
 def tag(
-    source: Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list of files or URLs, or manifest.")],
-    model: Annotated[
-        list[str],
-        Option("Checkpoint folder or URL, timm/NAME or local-dir:FOLDER; may be repeated."),
-        Field(min_length=1),
-    ],
-    out: Annotated[str, Option("Results folder or URL.")],
+    source: Source,
+    model: Annotated[Models, Field(min_length=1)],
+    out: ResultsOut,
     options: TagConfig = DEFAULTS,
 ) -> State[dict[str, object]]:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file and model."""

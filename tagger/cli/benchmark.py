@@ -12,7 +12,7 @@ from tagger.cli.app import STYLE, Commands, app
 from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import print_json, print_table, say, show
 from tagger.inference.config import ModelConfig
-from tagger.options import Fields, expand
+from tagger.options import Cifar10, Fields, Images, ReportOut, expand
 from tagger.tagging.config import TagConfig
 
 
@@ -33,12 +33,10 @@ app.add_typer(benchmark, name="benchmark")
 @benchmark.command(epilog="Example: tagger benchmark models cifar10 --models knn,linear --budget 5m --out report")
 @expand
 def models(
-    dataset: Annotated[str, typer.Argument(help="cifar10, or a manifest with labels or a folder of labelled images.")],
-    out: Annotated[str, typer.Option(help="Folder for the report and every model; run again, it continues.")],
+    dataset: Images,
+    out: ReportOut,
     config: BenchmarkConfig,
-    data: Annotated[
-        str | None, typer.Option(help="Folder or archive of CIFAR-10 [default: downloaded into the cache].")
-    ] = None,
+    data: Cifar10 = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,7 +62,7 @@ def _means(rows: list[dict[str, Any]]) -> list[list[object]]:
     import pandas as pd
 
     accuracies = pd.DataFrame(rows).groupby("model", sort=False)["accuracy"]
-    means, deviations = accuracies.mean(), accuracies.std().dropna()
+    means, deviations = accuracies.mean().to_dict(), accuracies.std().dropna()
     return [
         [model, "mean", f"{means[model]:.2%}", f"std {100 * deviation:.2f}", *[""] * 5]
         for model, deviation in deviations.items()

@@ -7,29 +7,24 @@ from typing import Annotated
 
 import typer
 
+from tagger import options
 from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet, Results, Source
+from tagger.cli.options import Json, Quiet, Results
 from tagger.cli.printing import emit, print_json, progress, show, titled
 from tagger.errors import TableError, UsageError
+from tagger.options import expand
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
+@expand
 def ingest(
-    source: Source,
-    out: Annotated[str, typer.Option(help="Manifest to write; its name ends in .parquet.")],
-    labels: Annotated[
-        str | None, typer.Option(help="Label file or folder of them; else looked for in SOURCE, see docs/labels.md.")
-    ] = None,
-    label_format: Annotated[str, typer.Option(help="auto, none, or a name in docs/labels.md.")] = "auto",
-    label_delimiter: Annotated[
-        str | None, typer.Option(help="Between the labels of one cell; '' when a cell is one label.")
-    ] = None,
-    label_names: Annotated[
-        str | None, typer.Option(help="File of class names for files that hold ids: a text list, CSV, JSON or YAML.")
-    ] = None,
-    merge_rows: Annotated[
-        bool, typer.Option(help="Take the labels of all rows of an image together (one row per label).")
-    ] = False,
+    source: options.Source,
+    out: options.ManifestOut,
+    labels: options.Labels = None,
+    label_format: options.LabelFormat = "auto",
+    label_delimiter: options.LabelDelimiter = None,
+    label_names: options.LabelNames = None,
+    merge_rows: options.MergeRows = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagger.cli.app import app
-from tagger.cli.options import Json, Model, Models, Quiet, Source
+from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import headline, print_json, print_prediction, print_table, progress, say, show
 from tagger.errors import TooManyFailed, UsageError
 from tagger.inference.config import ModelConfig
-from tagger.options import Fields, expand
+from tagger.options import Fields, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def tag(
     source: Source,
     model: Models,
-    out: Annotated[str, typer.Option(help="Results folder or URL; one Parquet row per file is written here.")],
+    out: ResultsOut,
     config: TagConfig,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -12,24 +12,21 @@ import typer
 from tagger.cli.app import app
 from tagger.cli.options import Device, Json, Quiet
 from tagger.cli.printing import headline, print_json, print_table, progress, say, show
-from tagger.options import expand
+from tagger.options import CheckpointOut, Dataset, Resume, expand
 from tagger.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from tagger.evaluation.metrics import Evaluation
     from tagger.training.data import Callbacks
 
-Dataset = Annotated[str, typer.Argument(help="Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
-Out = Annotated[str, typer.Option(help="Checkpoint folder to write; new or empty.")]
-
 
 @app.command(epilog="Example: tagger train dataset.parquet --out checkpoints/bees --backbone timm/resnet50.a1_in1k")
 @expand
 def train(
     dataset: Dataset,
-    out: Out,
+    out: CheckpointOut,
     config: TrainConfig,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
+    resume: Resume = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,6 +44,7 @@ def train(
 
 
 @app.command(epilog="Example: tagger evaluate checkpoints/bees dataset.parquet --split test")
+@expand
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")],
     dataset: Dataset,
@@ -70,7 +68,7 @@ def evaluate(
 @expand
 def tune(
     dataset: Dataset,
-    out: Out,
+    out: CheckpointOut,
     config: TrainConfig,
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, including those of earlier calls.")] = 20,
     timeout: Annotated[float | None, typer.Option(help="Minutes after which no trial is started.")] = None,

@@ -82,11 +82,6 @@ class ModelRuns:
         return texts(self.runs, name)
 
     @property
-    def trained(self) -> bool:
-        """Return whether the shown run has a learning curve."""
-        return bool(self.shown.curve)
-
-    @property
     def validated(self) -> bool:
         """Return whether the learning curve has scores of validation images."""
         return bool(known(row.get("val_score") for row in self.shown.curve))
