@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
 from tagger.redaction import without_secrets
@@ -18,6 +19,7 @@ from tagger.storage.uris import is_remote, local_path
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure",
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
 
+_LOCAL = LocalFileSystem()
 _REFUSED = (401, 403)
 """HTTP statuses of, among others, an expired signature; a retry does not help."""
 _CREDENTIALS = re.compile(
@@ -84,7 +86,7 @@ def reason_of(error: Exception, url: str) -> str:
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """Return (fsspec filesystem without listing caches, path) of a local uri or a remote URL."""
     if not is_remote(url):
-        return fsspec.filesystem("local"), local_path(url)
+        return _LOCAL, local_path(url)
     scheme = url.partition("://")[0]
     if scheme not in fsspec.available_protocols():
         shown = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "https", "memory", "file"))
