@@ -4,9 +4,9 @@ One task per model and seed, one after the other: they train on the same cores. 
 folder, so a retried task, and the flow after a kill, train only what is missing.
 """
 
-from statistics import mean
-from typing import Annotated, Any
+from typing import Any
 
+import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -18,7 +18,7 @@ from flows.retries import may_pass
 from tagger.benchmark import pages
 from tagger.benchmark.config import BenchmarkConfig
 from tagger.benchmark.run import Benchmark
-from tagger.options import Option
+from tagger.options import Cifar10, Images, ReportOut
 
 DEFAULTS = BenchmarkConfig()
 
@@ -52,28 +52,21 @@ def report(run: Benchmark) -> list[dict[str, Any]]:
 
 @flow(name="benchmark", persist_result=False, log_prints=True)
 def benchmark(
-    dataset: Annotated[str, Option("cifar10, or a manifest with labels or a folder of labelled images.")],
-    out: Annotated[str, Option("Folder for the report and every model; run again, it continues.")],
+    dataset: Images,
+    out: ReportOut,
     options: BenchmarkConfig = DEFAULTS,
-    data: Annotated[str | None, Option("Folder or archive of CIFAR-10 [default: downloaded into the cache].")] = None,
-) -> State[Any]:
+    data: Cifar10 = None,
+) -> State[list[dict[str, Any]]]:
     """Train models of rising cost on the same images, CIFAR-10 or your own, and compare them."""
     run = Benchmark(dataset, out, options, data, print)
     missing = plan_models(run)
-    states = [
-        train_model(run, model, seed, missing[index + 1 :], return_state=True)
-        for index, (model, seed) in enumerate(missing)
-    ]
+    states = {pair: train_model(run, *pair, missing[k:], return_state=True) for k, pair in enumerate(missing, 1)}
     rows = report(run)
-    failed = {
-        pair: state.result(raise_on_failure=False)
-        for pair, state in zip(missing, states, strict=True)
-        if not state.is_completed()
-    }
-    run.check_failures(failed)
-    means = {row["model"]: mean(each["accuracy"] for each in rows if each["model"] == row["model"]) for row in rows}
-    best = max(means, key=means.__getitem__)
-    return Completed(message=f"{len(means)} models; best: {best} {means[best]:.2%} of the test images", data=rows)
+    failed = {pair: state for pair, state in states.items() if not state.is_completed()}
+    run.check_failures({pair: state.result(raise_on_failure=False) for pair, state in failed.items()})
+    means = pd.DataFrame(rows).groupby("model")["accuracy"].mean()
+    message = f"{len(means)} models; best: {means.idxmax()} {means.max():.2%} of the test images"
+    return Completed(message=message, data=rows)
 
 
 if __name__ == "__main__":

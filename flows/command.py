@@ -9,42 +9,33 @@ from prefect.client.schemas import State
 
 from tagger.errors import TaggerError
 from tagger.options import expand
-from tagger.storage import redact
+from tagger.redaction import redact, visible
 
 
 def main(flow: Flow[..., Any]) -> None:
-    """Parse the command line and run the flow."""
+    """Parse the command line, run the flow here and exit: 0 done, 1 an error, 3 too many failures, 130 interrupted."""
     app = typer.Typer(
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.command(epilog=f"The same as `tagger {flow.name}`, as a Prefect flow run.")(
-        expand(flow.fn, lambda **arguments: run(flow, arguments))
-    )
+    )  # fmt: skip
+    command = expand(flow.fn, lambda **arguments: _run(flow, arguments))
+    app.command(epilog=f"The same as `tagger {flow.name}`, as a Prefect flow run.")(command)
     try:
         app(prog_name=f"python -m flows.{flow.name}")
     except TaggerError as error:
         _fail(error)
 
 
-def run(flow: Flow[..., Any], arguments: dict[str, Any]) -> None:
-    """Run a flow here and exit: 0 done, 1 an error, 3 too many failures, 130 interrupted."""
+def _run(flow: Flow[..., Any], arguments: dict[str, object]) -> None:
     try:
-        state: State[Any] = flow(**arguments, return_state=True)  # type: ignore[assignment]
+        state: State[object] = flow(**arguments, return_state=True)  # type: ignore[assignment]
     except KeyboardInterrupt:
-        print(
-            "tagger: interrupted; what was committed stays, run the same command to continue (train may need --resume)",
-            file=sys.stderr,
-        )
-        sys.exit(130)
-    if state.is_completed():
-        print(state.message or "done")
-        sys.exit(0)
-    _fail(state.result(raise_on_failure=False))
+        _fail("interrupted; what is written stays, run the command again to continue (train: with --resume)", 130)
+    if not state.is_completed():
+        _fail(state.result(raise_on_failure=False))
+    print(visible(state.message or "done"))
 
 
-def _fail(error: Any) -> NoReturn:
-    print(f"tagger: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-    sys.exit(error.exit_code if isinstance(error, TaggerError) else 1)
+def _fail(error: object, code: int = 1) -> NoReturn:
+    print(f"tagger: {visible(redact(' '.join(str(error).split())))}", file=sys.stderr)
+    sys.exit(error.exit_code if isinstance(error, TaggerError) else code)

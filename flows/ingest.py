@@ -1,6 +1,6 @@
 """List a source into a manifest, as a Prefect flow: `python -m flows.ingest SOURCE --out manifest.parquet`."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -9,8 +9,9 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
+from tagger import options
+from tagger.checkpoint import markdown
 from tagger.data.ingest import ingest as write_manifest
-from tagger.options import Option
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
@@ -22,23 +23,22 @@ def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
 
 @flow(name="ingest", persist_result=False)
 def ingest(
-    source: Annotated[str, Option("Folder, file, glob, URL, or list of files or URLs.")],
-    out: Annotated[str, Option("Manifest to write, NAME.parquet.")],
-    labels: Annotated[str | None, Option("Label file, or a folder of them.")] = None,
-    label_format: Annotated[str, Option("Format of the labels: auto, none or a name.")] = "auto",
-    label_delimiter: Annotated[str | None, Option("Separator of the labels in one cell.")] = None,
-    label_names: Annotated[str | None, Option("File of class names: a text list, CSV, JSON or YAML.")] = None,
-    merge_rows: Annotated[bool, Option("Take the labels of all rows of an image together.")] = False,
+    source: options.Source,
+    out: options.ManifestOut,
+    labels: options.Labels = None,
+    label_format: options.LabelFormat = "auto",
+    label_delimiter: options.LabelDelimiter = None,
+    label_names: options.LabelNames = None,
+    merge_rows: options.MergeRows = False,
 ) -> State[dict[str, Any]]:
     """List a source into a manifest: one row per image file with its labels."""
     counts = list_source(
         source, out, labels=labels, label_format=label_format, label_delimiter=label_delimiter,
         label_names=label_names, merge_rows=merge_rows,
     )  # fmt: skip
-    rows = [("found", counts["found"]), *((f"skipped: {why}", n) for why, n in counts["skipped"].items())]
-    table = "\n".join(f"| {name} | {count:,} |" for name, count in rows)
-    report = f"```\n{counts['text']}\n```\n"
-    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n| files | |\n|---|--:|\n{table}\n\n{report}", key="ingest")
+    rows = [("found", f"{counts['found']:,}"), *((f"skipped: {why}", f"{n:,}") for why, n in counts["skipped"].items())]
+    table = markdown.table(("files", ""), "lr", rows)
+    create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n{table}\n\n```\n{counts['text']}\n```\n", key="ingest")
     return Completed(message=f"{counts['found']:,} files found; manifest: {out}", data=counts)
 
 

@@ -1,10 +1,10 @@
 """Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --model MODEL --out RESULTS`.
 
-One plan, at most 16 ranges of shards, one report, whatever the size. The results table decides what is done: a
+One plan, at most 16 ranges of shards and one report for any number of files. The results table decides what is done: a
 retried task, a rerun after a kill and the next nightly run only do what is missing.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from flows import command
 from flows.retries import may_pass
-from tagger.options import Option
+from tagger.options import Models, ResultsOut, Source
 from tagger.tagging import plan, run
 from tagger.tagging.config import TagConfig
 from tagger.tagging.summary import ShardCounts, Summary
@@ -27,10 +27,10 @@ DEFAULTS = TagConfig()
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> dict[str, Any]:
+def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> tuple[str, int]:
     """Plan the run; return the plan's URL and its number of shards."""
     planned = run.prepare(source, model, out, options)
-    return {"plan": plan.save_plan(planned), "shards": planned.shards}
+    return plan.save_plan(planned), planned.shards
 
 
 @task(
@@ -57,23 +57,18 @@ def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
 
 @flow(name="tag", task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)  # type: ignore[arg-type]
 def tag(
-    source: Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list of files or URLs, or manifest.")],
-    model: Annotated[
-        list[str],
-        Option("Checkpoint folder or URL, timm/NAME or local-dir:FOLDER; may be repeated."),
-        Field(min_length=1),
-    ],
-    out: Annotated[str, Option("Results folder or URL.")],
+    source: Source,
+    model: Annotated[Models, Field(min_length=1)],
+    out: ResultsOut,
     options: TagConfig = DEFAULTS,
-) -> State[Any]:
+) -> State[dict[str, object]]:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file and model."""
-    planned = plan_shards(source, model, out, options)
-    ranges = plan.ranges(planned["shards"], MAX_RANGES)
+    plan_url, shards = plan_shards(source, model, out, options)
     models = run.Models()
-    futures = [tag_shards.submit(planned["plan"], start, stop, models) for start, stop in ranges]
+    futures = [tag_shards.submit(plan_url, *each, models) for each in plan.ranges(shards, MAX_RANGES)]
     wait(futures)
     finished = [future.result() for future in futures if future.state.is_completed()]
-    summary = report(planned["plan"], finished)
+    summary = report(plan_url, finished)
     for future in futures:
         future.result()  # raises the error of a range that failed, after the report counted the others
     summary.check_failures()

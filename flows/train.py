@@ -1,7 +1,5 @@
 """Train a checkpoint, as a Prefect flow: `python -m flows.train DATASET --out checkpoints/NAME`."""
 
-from typing import Annotated, Any
-
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas import State
@@ -11,7 +9,7 @@ from prefect.states import Completed
 from flows import command
 from flows.retries import may_pass
 from tagger import storage
-from tagger.options import Option
+from tagger.options import CheckpointOut, Dataset, Resume
 from tagger.training import train as training
 from tagger.training.config import TrainConfig
 from tagger.training.data import Callbacks
@@ -20,7 +18,7 @@ DEFAULTS = TrainConfig()
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, Any]:
+def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, object]:
     """Train and write the checkpoint folder; return its id and metrics."""
     unfinished = storage.join(storage.absolute(out), training.UNFINISHED)
     retried = (task_run.run_count or 1) > 1 and storage.exists(unfinished)
@@ -39,11 +37,11 @@ def report(out: str) -> None:
 
 @flow(name="train", persist_result=False, log_prints=True)
 def train(
-    dataset: Annotated[str, Option("Manifest with labels, or a folder of labelled images.")],
-    out: Annotated[str, Option("Checkpoint folder to write; new or empty.")],
+    dataset: Dataset,
+    out: CheckpointOut,
     options: TrainConfig = DEFAULTS,
-    resume: Annotated[bool, Option("Continue a training that was interrupted.")] = False,
-) -> State[dict[str, Any]]:
+    resume: Resume = False,
+) -> State[dict[str, object]]:
     """Train on the labels of a dataset and write a checkpoint with thresholds, metrics and a model card."""
     found = train_checkpoint(dataset, out, options, resume)
     report(out)

@@ -50,6 +50,29 @@ class Option:
 _HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
+Source = Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list of URLs, or a manifest.")]
+Models = Annotated[
+    list[str],
+    Option("Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER; repeat it to tag with several at once."),
+]
+ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]
+Dataset = Annotated[str, Option("Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
+CheckpointOut = Annotated[str, Option("Checkpoint folder to write; new or empty.")]
+Resume = Annotated[bool, Option("Continue a training that was interrupted.")]
+Images = Annotated[str, Option("cifar10, or a manifest with labels or a folder of labelled images.")]
+ReportOut = Annotated[str, Option("Folder for the report and every model; run again, it continues.")]
+Cifar10 = Annotated[str | None, Option("Folder or archive of CIFAR-10 [default: downloaded into the cache].")]
+ManifestOut = Annotated[str, Option("Manifest to write; its name ends in .parquet.")]
+Labels = Annotated[str | None, Option("Label file or folder of them; else looked for in SOURCE, see docs/labels.md.")]
+LabelFormat = Annotated[str, Option("auto, none, or a name in docs/labels.md.")]
+LabelDelimiter = Annotated[str | None, Option("Between the labels of one cell; '' when a cell is one label.")]
+LabelNames = Annotated[
+    str | None, Option("File of class names for files that hold ids: a text list, CSV, JSON or YAML.")
+]
+MergeRows = Annotated[bool, Option("Take the labels of all rows of an image together (one row per label).")]
+"""Parameters of the commands and flows, each declared once."""
+
+
 @dataclass(frozen=True)
 class Fields:
     """The options of a config that a command has; the others keep their defaults."""

@@ -1,4 +1,4 @@
-"""URLs without credentials and signatures: `public_uri` for tables, `redact` for messages."""
+"""Text that leaves the process: `public_uri` for tables, `redact` for messages, `visible` for terminals and pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote
 _SECRET = re.compile(
     # the parts of a signature, as object stores and content delivery networks call them
     r"x-(amz|goog|ms|oss|cos|obs|tos)-.*|(aws|oss)?access_?key.*|googleaccessid|key-pair-id|policy|"
-    r"sig|sign|hmac|hdne?[ats]+|expire[sd]?|expiry|exp|"
+    r"sig|sign|sas|hmac|hdne?[ats]+|expire[sd]?|expiry|exp|"
     r"s[eiprsv]|sip|st|spr|srt|sk(oid|tid|t|e|s|v)|s[asu]oid|scid|sdd|rsc[cdelt]|"
     # passwords, keys and sessions
     r".*(signature|token|secret|passw|credential|auth|session|sessid|jwt|bearer|private).*|pass|pwd|pw|pin|code|"
@@ -41,6 +41,9 @@ _IN_TEXT = re.compile(
     r"[^\s<>\"]+"
 )
 _QUERY_IN_TEXT = re.compile(r"(?<=[?#])[\w.~%-]+=[^\s<>\"]*")
+_SHORTEST_SECRET = 6
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Among them those that turn the direction of writing."""
 _PUNCTUATION = "'`),;:.]}!"
 """May follow a URL in a sentence."""
 
@@ -58,6 +61,23 @@ def redact(text: str) -> str:
     """Return a message in which every URL is public, and every query that stands apart from its URL."""
     public = _sub(_IN_TEXT, public_uri, text)
     return _sub(_QUERY_IN_TEXT, lambda query: _query(query, web=True), public)
+
+
+def visible(text: str) -> str:
+    r"""Return text whose control characters, but line breaks and tabs, are escapes such as \x1b."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def without_secrets(text: str, url: str) -> str:
+    """Return a message about a URL in which its credentials stand nowhere, not even apart from the URL."""
+    public = public_uri(url)
+    text = text.replace(url, public)
+    words = {word.partition("=")[2] or word for word in re.split("[/?#&;@:]", url)}
+    words |= set(re.findall("://[^:/]*:(.+)@", url))
+    for word in sorted(words | set(map(unquote, words)), key=len, reverse=True):
+        if len(word) >= _SHORTEST_SECRET and word not in public:
+            text = text.replace(word, "***")
+    return redact(text)
 
 
 def _sub(pattern: re.Pattern[str], change: Callable[[str], str], text: str) -> str:

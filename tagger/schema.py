@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,7 +87,6 @@ SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan
 
 TAGGED = ("ok", "truncated")
 """Statuses of rows with tags; of a truncated image, from what came before the end of its file."""
-STATUSES = (*TAGGED, "corrupt", "unsupported", "unreadable", "too_large", "failed")
 
 
 def serialise(table: pa.Table, kind: str, row_group: int = ROW_GROUP, **footer: str) -> bytes:
@@ -175,10 +174,8 @@ def named_damage(name: str) -> Iterator[None]:
 
 def footer_of(schema: pa.Schema) -> dict[str, str]:
     """Return our footer entries without their prefix; empty for a file that is not ours."""
-    found = {
-        key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key.startswith(b"tagger.")
-    }
-    return {key.removeprefix("tagger."): value for key, value in found.items()}
+    found = (schema.metadata or {}).items()
+    return {key.decode().removeprefix("tagger."): value.decode() for key, value in found if key.startswith(b"tagger.")}
 
 
 def check_footer(schema: pa.Schema, kind: str, name: str) -> dict[str, str]:
@@ -210,6 +207,6 @@ def without_locations(table: pa.Table) -> pa.Table:
     return table.set_column(place, FOUND.field("location"), pa.nulls(len(table), pa.string()))
 
 
-def from_rows(rows: list[Mapping[str, Any]], kind: str) -> pa.Table:
+def from_rows(rows: Sequence[Mapping[str, object]], kind: str) -> pa.Table:
     """Build a table of this kind from dictionaries; missing keys become null."""
     return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])

@@ -165,11 +165,12 @@ def test_a_long_table_shows_the_tags_with_most_images_and_says_where_the_others_
 
 
 def test_names_cannot_break_the_card() -> None:
-    name = "<script>alert(1)</script>\n# heading | `code`"
+    name = "<script>alert(1)</script>\n# heading | `code` \x1b[31m"
     text = card(
         label_names=[name], metrics={"test": {**EVALUATION, "tags": [tag(name)]}}, training__warnings=[name],
         training__dataset=name, thresholds={name: 0.5},
     )  # fmt: skip
     assert "<script>" not in text.split("\n---\n", 1)[1].replace("\\<script\\>", "")
+    assert "\x1b" not in text
     assert "\n# heading" not in text
     ModelCard(text)

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,42 @@ def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> 
     assert [row["status"] for row in json.loads(failed.stdout)["images"]] == ["unsupported", "unreadable"]
 
 
+def test_control_characters_of_names_never_reach_the_terminal(run_tagger: Run, photos: Path, tmp_path: Path) -> None:
+    name, out = "\x1b[31mred\u202e.jpg", tmp_path / "out"
+    (photos / "0.jpg").rename(photos / name)
+    (photos / "\x1b]0;bad.jpg").write_bytes(b"junk")
+    shown = [
+        run_tagger("predict", photos / name, photos / "\x1b]0;bad.jpg", "--model", MODEL),
+        run_tagger("tag", photos, "--model", MODEL, "--out", out),
+        run_tagger("query", out, "SELECT uri FROM images"),
+        run_tagger("tag", "/no/\x1b[2Jsuch", "--model", MODEL, "--out", out),
+        run_tagger("query", out, "SELECT '\x1b[2J' FROM nowhere"),
+    ]
+    assert not [ran for ran in shown if "\x1b" in ran.stdout + ran.stderr or "\u202e" in ran.stdout + ran.stderr]
+    assert "\\x1b[31mred" in shown[0].stdout
+    assert "\\x1b[31mred" in shown[2].stdout
+    assert "/no/\\x1b[2Jsuch: not found" in shown[3].stderr
+
+
+def test_one_line_of_a_list_that_cannot_be_read_is_a_row(run_tagger: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{photos}/0.jpg\nsftp://host.invalid/a.jpg\n")
+    ran = run_tagger("tag", tmp_path / "list.txt", "--model", MODEL, "--out", tmp_path / "out", "--json")
+    assert ran.returncode == 0, ran.stderr
+    summary = json.loads(ran.stdout)
+    assert (summary["tagged"], summary["failed"]) == (1, {"unreadable": 1})
+
+
+def test_models_lists_the_good_ones_beside_a_broken_one(run_tagger: Run, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / MODEL, tmp_path / "good")
+    shutil.copytree(ROOT / MODEL, tmp_path / "broken")
+    (tmp_path / "broken" / "model.safetensors").unlink()
+    ran = run_tagger("models", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "good" in ran.stdout
+    assert f"{tmp_path}/broken: has no model.safetensors" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -119,6 +156,7 @@ def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> 
         (["tag", "{photos}", "--model", MODEL], 2, "--out"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "many"], 2, "--top-k"),
         (["query", "{out}"], 1, "no results here"),
+        (["predict", "{photos}", "--model", MODEL], 1, "is a folder; `tagger tag` tags all images of one"),
         (["models", "/no/such"], 1, "no such folder"),
         (["ingest", "{photos}", "--out", "m.csv"], 1, "ends in .parquet"),
         (["train", "{photos}", "--out", "{out}", "--method", "prob"], 2, "'finetune', 'knn', 'scratch'"),

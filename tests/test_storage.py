@@ -14,7 +14,7 @@ import fsspec
 import pytest
 from pictures import photo, without_root_powers
 
-from tagger import storage
+from tagger import redaction, storage
 from tagger.errors import AccessDenied, SourceError, SourceNotFound, UsageError, WriteError
 
 
@@ -85,6 +85,43 @@ def test_neither_uris_nor_messages_carry_credentials(url: str, public: str) -> N
         shown = str(SourceError(message))
         assert "secret" not in shown
         assert "c2Vj" not in shown
+
+
+SECRETS = [
+    "X-Amz-Signature", "X-Goog-Signature", "AWSAccessKeyId", "access_key", "accessKey", "secret_key", "client_secret",
+    "jwt", "hmac", "sas", "sig", "sign", "signature", "token", "access_token", "id_token", "refresh-token", "api_key",
+    "apikey", "key", "subscription-key", "password", "passwd", "pwd", "auth", "authorization", "session", "bearer",
+    "private_key", "hdnts", "code", "pin", "credential", "Signature%5F", "x-oss-signature", "se",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("shape", ["https://h.org/a.jpg?v=2&{}", "https://h.org/a.jpg#{}", "az://c/a.jpg?v=2;{}"])
+def test_a_secret_parameter_of_any_name_is_left_out(shape: str, name: str) -> None:
+    url = shape.format(f"{name}=hush-hush")
+    assert "hush" not in storage.public_uri(url)
+    assert "hush" not in storage.redact(f"it's {url}: refused ({name}=hush-hush)".replace(f"({name}", f"(?{name}"))
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://me:hush-hush%21@h.org/a.jpg", "no user hush-hush! here, nor hush-hush%21"),
+        ("https://h.org/a.jpg?X-Amz-Signature=hush01&v=2", "SignatureDoesNotMatch: got hush01 for it's"),
+        ("s3://AKIAHUSH:hush/hush+x@bucket/a.jpg", "invalid key AKIAHUSH, secret hush/hush+x"),
+        ("az://c/a.jpg?sas=hush%3Dhush", "token hush=hush expired"),
+    ],
+)
+def test_a_secret_of_the_url_stands_nowhere_in_its_error(url: str, text: str) -> None:
+    for message in (text, f"{url}: {text}"):
+        with pytest.raises(SourceError) as caught, storage.stores.named_errors(url):
+            raise ValueError(message)
+        assert "hush" not in str(caught.value).lower()
+        assert text[:3] in str(caught.value)
+
+
+def test_control_characters_become_visible() -> None:
+    assert redaction.visible("a\x1b[2J\u202eb\rc\udcff\n\t👨\u200d👩é") == "a\\x1b[2J\\u202eb\\rc\\udcff\n\t👨\u200d👩é"
 
 
 def test_two_images_of_one_address_have_two_uris() -> None:
@@ -198,6 +235,35 @@ def test_reading_names_what_is_wrong(tmp_path: Path) -> None:
     for name, reason in reasons.items():
         with pytest.raises(SourceError, match=reason):
             storage.read_bytes(str(tmp_path / name))
+
+
+def test_a_scheme_without_its_package_is_the_error_of_one_file() -> None:
+    pytest.importorskip("fsspec")
+    try:
+        import paramiko  # noqa: F401
+
+        pytest.skip("paramiko is installed here")
+    except ImportError:
+        pass
+    assert storage.describe("sftp://host/a.jpg").bytes is None
+    with pytest.raises(SourceError, match="pip install paramiko"):
+        storage.read_bytes("sftp://host/a.jpg")
+
+
+def test_the_end_of_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "part.parquet")
+    with pytest.raises(SourceError, match="not a regular file"):
+        storage.read_tail(str(tmp_path / "part.parquet"), 8)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    fsspec.filesystem("memory").pipe_file("/listed/a", b"x")
+    for folder in (str(tmp_path), "memory://listed"):
+        assert storage.names_in(folder) == ["a"]
+        assert storage.names_in(f"{folder}/none") is None
+        with pytest.raises(SourceError, match="not a"):
+            storage.names_in(f"{folder}/a")
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from tagger import checkpoint, hardware, storage
 from tagger.benchmark.data import ALL, CIFAR10, BenchmarkData
 from tagger.benchmark.published import PUBLISHED
+from tagger.evaluation.metrics import Array
 from tagger.inference.engines import Float32Array
 from tagger.models.convnet import ConvNet
 from tagger.models.knn import Knn, nearest
@@ -22,7 +23,6 @@ from tagger.models.mlp import Mlp
 from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
 from tagger.reporting import benchmark_report
-from tagger.reporting.benchmark_report.data import Array
 from tagger.reporting.formatting import joined
 
 PLOTS, MODELS = "plots", "models"

@@ -87,14 +87,21 @@ def build_resized(backbone: ModelInfo) -> nn.Module:
     return net
 
 
-def list_checkpoints(folder: str = "checkpoints") -> list[ModelInfo]:
-    """Describe every checkpoint directly inside a folder."""
+def list_checkpoints(folder: str = "checkpoints") -> tuple[list[ModelInfo], list[ModelError]]:
+    """Describe every checkpoint directly inside a folder; return also the errors of those that are broken."""
     root = storage.absolute(folder)
     names = storage.names_in(root)
     if names is None:
         raise SourceNotFound(f"{folder}: no such folder; checkpoints are made by `tagger train`")
-    bundles = [storage.join(root, name) for name in names if not name.startswith(".")]
-    return [describe(path) for path in bundles if storage.exists(storage.join(path, BUNDLE))]
+    folders = [storage.join(root, name) for name in names if not name.startswith(".")]
+    found: list[ModelInfo] = []
+    broken: list[ModelError] = []
+    for path in folders:
+        try:
+            found += [describe(path)] if storage.exists(storage.join(path, BUNDLE)) else []
+        except ModelError as error:
+            broken.append(error)
+    return found, broken
 
 
 def _describe_folder(folder: str, bundle: dict[str, Any]) -> ModelInfo:

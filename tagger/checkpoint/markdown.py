@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tagger.redaction import visible
+
+
+def _line(text: object) -> str:
+    return visible(" ".join(str(text).split()))
+
 
 def escape(text: object) -> str:
     """Return text on one line that Markdown shows as it is, also inside a table."""
-    escaped = "".join("\\" + letter if letter in "\\`*_[]<>|$~#" else letter for letter in " ".join(str(text).split()))
+    escaped = "".join("\\" + letter if letter in "\\`*_[]<>|$~#" else letter for letter in _line(text))
     return escaped.replace("&", "&amp;")
 
 
 def code(text: object) -> str:
     """Return text as inline code; a pipe is escaped, since a table takes it for a border."""
-    line = " ".join(str(text).split())
+    line = _line(text)
     if not line:
         return ""
     fence, pad = ("``", " ") if "`" in line else ("`", "")

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from tagger.cli.printing import say
 from tagger.errors import TaggerError
+from tagger.redaction import redact
 
 EXIT_INTERRUPTED = 130
 
@@ -21,15 +23,10 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except TaggerError as error:
-            from tagger.storage import redact
-
-            typer.echo(f"tagger: {redact(' '.join(str(error).split()))}", err=True)
+            say(f"tagger: {redact(' '.join(str(error).split()))}")
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            typer.echo(
-                "tagger: interrupted; what is written stays, the same command goes on (`train` may ask for --resume)",
-                err=True,
-            )
+            say("tagger: interrupted; what is written stays, run the command again to continue (train: with --resume)")
             raise typer.Exit(EXIT_INTERRUPTED) from error
 
 
@@ -42,8 +39,8 @@ STYLE: dict[str, Any] = {
 app = typer.Typer(cls=Commands, no_args_is_help=True, **STYLE)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         from importlib import metadata
 
         typer.echo(f"tagger {metadata.version('tagger')}")

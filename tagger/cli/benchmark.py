@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from statistics import mean, stdev
 from typing import Annotated, Any
 
 import typer
@@ -11,9 +10,9 @@ import typer
 from tagger.benchmark.config import BenchmarkConfig
 from tagger.cli.app import STYLE, Commands, app
 from tagger.cli.options import Json, Model, Quiet
-from tagger.cli.printing import print_json, print_table, say
+from tagger.cli.printing import print_json, print_table, say, show
 from tagger.inference.config import ModelConfig
-from tagger.options import Fields, expand
+from tagger.options import Cifar10, Fields, Images, ReportOut, expand
 from tagger.tagging.config import TagConfig
 
 
@@ -34,12 +33,10 @@ app.add_typer(benchmark, name="benchmark")
 @benchmark.command(epilog="Example: tagger benchmark models cifar10 --models knn,linear --budget 5m --out report")
 @expand
 def models(
-    dataset: Annotated[str, typer.Argument(help="cifar10, or a manifest with labels or a folder of labelled images.")],
-    out: Annotated[str, typer.Option(help="Folder for the report and every model; run again, it continues.")],
+    dataset: Images,
+    out: ReportOut,
     config: BenchmarkConfig,
-    data: Annotated[
-        str | None, typer.Option(help="Folder or archive of CIFAR-10 [default: downloaded into the cache].")
-    ] = None,
+    data: Cifar10 = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -54,23 +51,25 @@ def models(
         print_json({"out": out, "models": rows})
     elif not quiet:
         print_table(_COLUMNS, [*map(_row, rows), *_means(rows)])
-        typer.echo(f"report: {out}/report.html")
+        show(f"report: {out}/report.html")
 
 
 _COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "cut", "note"]
 
 
-def _means(rows: list[dict[str, Any]]) -> list[list[Any]]:
+def _means(rows: list[dict[str, Any]]) -> list[list[object]]:
     """Return a row for every model that was trained with several seeds."""
-    accuracies = {row["model"]: [each["accuracy"] for each in rows if each["model"] == row["model"]] for row in rows}
+    import pandas as pd
+
+    accuracies = pd.DataFrame(rows).groupby("model", sort=False)["accuracy"]
+    means, deviations = accuracies.mean().to_dict(), accuracies.std().dropna()
     return [
-        [model, "mean", f"{mean(found):.2%}", f"std {100 * stdev(found):.2f}", "", "", "", "", ""]
-        for model, found in accuracies.items()
-        if len(found) > 1
+        [model, "mean", f"{means[model]:.2%}", f"std {100 * deviation:.2f}", *[""] * 5]
+        for model, deviation in deviations.items()
     ]
 
 
-def _row(row: dict[str, Any]) -> list[Any]:
+def _row(row: dict[str, Any]) -> list[object]:
     low, high = row["interval"]
     return [
         row["model"], row["seed"], f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['train_seconds']:.0f}",
@@ -97,7 +96,7 @@ def throughput(
         print_json(found.to_dict())
     else:
         print_table(["stage", "images/s", ""], found.rows())
-        typer.echo(found.text())
+        show(found.text())
 
 
 @benchmark.command(epilog="Example: tagger benchmark agreement --model timm/resnet50.a1_in1k --source ~/photos")
@@ -120,4 +119,4 @@ def agreement(
         print_json(found.to_dict())
     else:
         print_table(found.columns, found.rows())
-        typer.echo(found.text())
+        show(found.text())

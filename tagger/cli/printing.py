@@ -1,36 +1,43 @@
-"""What commands print: tables, JSON, progress."""
+"""Output of the commands: tables, JSON, progress. The one place where text becomes visible to a person."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
+
+from tagger.redaction import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def say(line: str) -> None:
-    """Print a line on stderr."""
-    typer.echo(line, err=True)
+def show(text: str) -> None:
+    """Print text on stdout."""
+    typer.echo(visible(text))
 
 
-def print_json(value: dict[str, Any]) -> None:
+def say(text: str) -> None:
+    """Print text on stderr."""
+    typer.echo(visible(text), err=True)
+
+
+def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on stdout."""
     typer.echo(json.dumps(value, default=str, ensure_ascii=False))
 
 
-def print_prediction(row: dict[str, Any]) -> None:
-    """Print a picture's best tags with bars."""
-    typer.echo(row["uri"])
+def print_prediction(row: Mapping[str, Any]) -> None:
+    """Print an image's best tags with bars."""
+    show(row["uri"])
     if row["error"]:
-        typer.echo(f"  {row['status']}: {row['error']}")
+        show(f"  {row['status']}: {row['error']}")
     for pair in row.get("candidates") or []:
-        typer.echo(f"  {pair['score']:6.1%}  {'█' * round(20 * pair['score']):<20}  {pair['tag']}")
+        show(f"  {pair['score']:6.1%}  {'█' * round(20 * pair['score']):<20}  {pair['tag']}")
 
 
 def titled(out: str, title: str) -> str:
@@ -42,10 +49,9 @@ def titled(out: str, title: str) -> str:
 def emit(result: pa.Table, format: str, out: str | None) -> None:
     """Print a query's result, or write it to a file, which is no `table`."""
     if format == "table":
-        shown = result.slice(0, 50)
-        print_table(result.column_names, [list(row.values()) for row in shown.to_pylist()])
+        print_table(result.column_names, [list(row.values()) for row in result.slice(0, 50).to_pylist()])
         if len(result) > 50:
-            typer.echo(f"… {len(result) - 50:,} more rows; --format csv prints them all")
+            show(f"… {len(result) - 50:,} more rows; --format csv prints them all")
         return
     from tagger import storage
     from tagger.tagging import results
@@ -58,7 +64,7 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
         sys.stdout.flush()
 
 
-def headline(metrics: dict[str, Any]) -> str:
+def headline(metrics: Mapping[str, Any]) -> str:
     """Return a checkpoint's number with its interval, of the test images where it has some."""
     split = next((name for name in ("test", "val", "") if name in metrics), None)
     if split is None:
@@ -73,20 +79,20 @@ def headline(metrics: dict[str, Any]) -> str:
     return f"{split} {name} {value or 0:.2%} ({between}{found['images']:,} images)".strip()
 
 
-def print_table(names: list[str], rows: list[list[Any]]) -> None:
+def print_table(names: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Draw a table on stdout."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(*names, header_style="bold")
     for row in rows:
-        drawn.add_row(*(escape(_cell(value)) for value in row))
+        drawn.add_row(*(Text(visible(_cell(value))) for value in row))
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(drawn)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
@@ -98,60 +104,32 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+class Show(Protocol):
+    """A function that shows how far a step is."""
+
+    def __call__(self, step: str, done: int, total: int | None = None, remark: str = "") -> None:
+        """Show a step until `done` is `total`; None where the total is unknown."""
+
+
 @contextlib.contextmanager
-def found_progress(silent: bool) -> Iterator[Callable[[int], None]]:
-    """Show the number of files found so far, on a terminal only."""
+def progress(silent: bool) -> Iterator[Show]:
+    """Yield a function that shows progress on stderr, a bar per step, on a terminal only."""
     if silent or not sys.stderr.isatty():
-        yield lambda found: None
+        yield lambda step, done, total=None, remark="": None
         return
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    with Console(stderr=True).status("listing") as status:
-        yield lambda found: status.update(f"listing: {found:,} files")
+    text = [TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[rate]", "fields[remark]")]
+    columns = (text[0], BarColumn(), MofNCompleteColumn(), text[1], TimeRemainingColumn(), text[2])
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
 
+        def show_step(step: str, done: int, total: int | None = None, remark: str = "") -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total, rate="", remark="")
+            speed = bars.tasks[tasks[step]].speed
+            rate = f"{speed:,.0f}/s" if speed else ""
+            bars.update(tasks[step], completed=done, total=total, visible=done != total, rate=rate, remark=remark)
 
-@contextlib.contextmanager
-def tag_progress(silent: bool) -> Iterator[Callable[[Any], None]]:
-    """Show rate, time left and failures, on a terminal only."""
-    if silent or not sys.stderr.isatty():
-        yield lambda progress: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("tagging"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[failed]} failed"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("tagging", total=None, failed=0, rate="", visible=False)
-
-        def update(progress: Any) -> None:
-            speed = bar.tasks[0].speed
-            rate = f"{speed:,.0f} images/s" if speed else ""
-            bar.update(
-                task, total=progress.total, completed=progress.done, failed=progress.failed, rate=rate, visible=True
-            )
-
-        yield update
-
-
-@contextlib.contextmanager
-def step_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far each step of a training is, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield lambda what, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, visible=done < total)
-
-        yield update
+        yield show_step

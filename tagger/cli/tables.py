@@ -7,41 +7,39 @@ from typing import Annotated
 
 import typer
 
+from tagger import options
 from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet, Results, Source
-from tagger.cli.printing import emit, found_progress, print_json, titled
+from tagger.cli.options import Json, Quiet, Results
+from tagger.cli.printing import emit, print_json, progress, show, titled
 from tagger.errors import TableError, UsageError
+from tagger.options import expand
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
+@expand
 def ingest(
-    source: Source,
-    out: Annotated[str, typer.Option(help="Manifest to write; its name ends in .parquet.")],
-    labels: Annotated[
-        str | None, typer.Option(help="Label file or folder of them; else looked for in SOURCE, see docs/labels.md.")
-    ] = None,
-    label_format: Annotated[str, typer.Option(help="auto, none, or a name in docs/labels.md.")] = "auto",
-    label_delimiter: Annotated[
-        str | None, typer.Option(help="Between the labels of one cell; '' when a cell is one label.")
-    ] = None,
-    label_names: Annotated[
-        str | None, typer.Option(help="File of class names for files that hold ids: a text list, CSV, JSON or YAML.")
-    ] = None,
-    merge_rows: Annotated[
-        bool, typer.Option(help="Take the labels of all rows of an image together (one row per label).")
-    ] = False,
+    source: options.Source,
+    out: options.ManifestOut,
+    labels: options.Labels = None,
+    label_format: options.LabelFormat = "auto",
+    label_delimiter: options.LabelDelimiter = None,
+    label_names: options.LabelNames = None,
+    merge_rows: options.MergeRows = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """List a source into a manifest: one row per image file, with its labels where there are any."""
     from tagger.data import ingest
 
-    with found_progress(quiet or as_json) as on_found:
-        found = ingest.ingest(source, out, labels, label_format, label_delimiter, label_names, merge_rows, on_found)
+    with progress(quiet or as_json) as show_step:
+        found = ingest.ingest(
+            source, out, labels, label_format, label_delimiter, label_names, merge_rows,
+            lambda found: show_step("listing", found),
+        )  # fmt: skip
     if as_json:
         print_json({"out": out, **found.counts()})
     elif not quiet:
-        typer.echo(f"{found.text()}\nmanifest: {out}")
+        show(f"{found.text()}\nmanifest: {out}")
 
 
 @app.command(epilog='Example: tagger query results "SELECT uri, tag FROM tags" --format csv')
@@ -53,7 +51,8 @@ def query(
 ) -> None:
     """Ask the results with SQL; without SQL: tag counts and files by status.
 
-    Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows).
+    Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows). SQL can read and
+    write any file that you can.
     """
     from tagger.tagging import results as table
 
@@ -68,7 +67,7 @@ def query(
         answers = {title: table.query(results, statement) for title, statement in table.OVERVIEW.items()}
         for title, answer in answers.items():
             if format == "table" and not out:
-                typer.echo(title)
+                show(title)
             emit(answer, format, out and titled(out, title))
     else:
         emit(table.query(results, sql), format, out)
@@ -87,7 +86,7 @@ def status(
     if as_json:
         print_json(asdict(found))
     else:
-        typer.echo(found.text())
+        show(found.text())
     if found.damaged:
         raise TableError(
             f"{results}: {len(found.damaged)} damaged part files; the next `tagger tag` sets them aside and tags their "
@@ -111,4 +110,4 @@ def export(
     if as_json:
         print_json(asdict(written))
     elif not quiet:
-        typer.echo(written.text())
+        show(written.text())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tagger.cli.app import app
-from tagger.cli.options import Json, Model, Models, Quiet, Source
-from tagger.cli.printing import found_progress, headline, print_json, print_prediction, print_table, tag_progress
-from tagger.errors import TooManyFailed
+from tagger.cli.options import Json, Model, Quiet
+from tagger.cli.printing import headline, print_json, print_prediction, print_table, progress, say, show
+from tagger.errors import TooManyFailed, UsageError
 from tagger.inference.config import ModelConfig
-from tagger.options import Fields, expand
+from tagger.options import Fields, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def tag(
     source: Source,
     model: Models,
-    out: Annotated[str, typer.Option(help="Results folder or URL; one Parquet row per file is written here.")],
+    out: ResultsOut,
     config: TagConfig,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -34,20 +34,21 @@ def tag(
     from tagger.tagging import run
 
     silent = quiet or as_json
-    with contextlib.ExitStack() as stack:
-        on_found = stack.enter_context(found_progress(silent))
+    with progress(silent) as show_step:
 
         def on_plan(plan: Plan) -> None:
-            stack.close()
+            show_step("listing", 0, 0)
             if not silent:
-                typer.echo(plan.text())
+                show(plan.text())
 
-        with tag_progress(silent) as on_progress:
-            summary = run.tag(source, model, out, config, on_plan, on_progress, on_found)
+        def on_progress(now: run.Progress) -> None:
+            show_step("tagging", now.done, now.total, f"{now.failed:,} failed")
+
+        summary = run.tag(source, model, out, config, on_plan, on_progress, lambda found: show_step("listing", found))
     if as_json:
         print_json(summary.to_dict())
     elif not quiet:
-        typer.echo(summary.text())
+        show(summary.text())
     summary.check_failures()
 
 
@@ -62,6 +63,8 @@ def predict(
     """Show the best tags of single images; nothing is written."""
     from tagger.inference.model import predict
 
+    if folder := next(filter(os.path.isdir, images), None):
+        raise UsageError(f"{folder}: is a folder; `tagger tag` tags all images of one")
     rows = predict(images, model, config)
     if as_json:
         print_json(
@@ -81,26 +84,21 @@ def models(
     """List the checkpoints of a folder with their numbers."""
     from tagger import checkpoint
 
-    found = checkpoint.list_checkpoints(folder)
+    found, broken = checkpoint.list_checkpoints(folder)
+    for error in broken:
+        say(f"tagger: {error}")
     if as_json:
         keys = ("name", "model_id", "architecture", "task", "label_names", "metrics", "agreement")
         print_json({"models": [{key: getattr(info, key) for key in keys} for info in found]})
         return
     rows = [
-        {
-            "name": info.name,
-            "task": info.task,
-            "labels": len(info.label_names),
-            "number": headline(info.metrics),
-            "agreement here": agreement_here(info),
-            "model_id": info.model_id,
-        }
+        [info.name, info.task, len(info.label_names), headline(info.metrics), agreement_here(info), info.model_id]
         for info in found
     ]
-    if rows:
-        print_table(list(rows[0]), [list(row.values()) for row in rows])
+    if rows or broken:
+        print_table(["name", "task", "labels", "number", "agreement here", "model_id"], rows)
     else:
-        typer.echo(f"no checkpoints in {folder}")
+        show(f"no checkpoints in {folder}")
 
 
 def agreement_here(info: ModelInfo) -> str:

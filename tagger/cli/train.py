@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,25 +11,22 @@ import typer
 
 from tagger.cli.app import app
 from tagger.cli.options import Device, Json, Quiet
-from tagger.cli.printing import headline, print_json, print_table, say, step_progress
-from tagger.options import expand
+from tagger.cli.printing import headline, print_json, print_table, progress, say, show
+from tagger.options import CheckpointOut, Dataset, Resume, expand
 from tagger.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from tagger.evaluation.metrics import Evaluation
     from tagger.training.data import Callbacks
 
-Dataset = Annotated[str, typer.Argument(help="Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
-Out = Annotated[str, typer.Option(help="Checkpoint folder to write; new or empty.")]
-
 
 @app.command(epilog="Example: tagger train dataset.parquet --out checkpoints/bees --backbone timm/resnet50.a1_in1k")
 @expand
 def train(
     dataset: Dataset,
-    out: Out,
+    out: CheckpointOut,
     config: TrainConfig,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was interrupted.")] = False,
+    resume: Resume = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,10 +40,11 @@ def train(
     if as_json:
         print_json({"out": out, "model_id": info.model_id, "metrics": info.metrics})
     elif not quiet:
-        typer.echo(f"{headline(info.metrics)}\ncheckpoint: {out} (card: {out}/README.md)")
+        show(f"{headline(info.metrics)}\ncheckpoint: {out} (card: {out}/README.md)")
 
 
 @app.command(epilog="Example: tagger evaluate checkpoints/bees dataset.parquet --split test")
+@expand
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")],
     dataset: Dataset,
@@ -63,14 +61,14 @@ def evaluate(
         return
     _print_evaluation(found.evaluation)
     for note in found.notes:
-        typer.echo(f"note: {note}")
+        show(f"note: {note}")
 
 
 @app.command(epilog="Example: tagger tune dataset.parquet --out checkpoints/bees --trials 20 --timeout 60")
 @expand
 def tune(
     dataset: Dataset,
-    out: Out,
+    out: CheckpointOut,
     config: TrainConfig,
     trials: Annotated[int, typer.Option(min=1, help="Trials in all, including those of earlier calls.")] = 20,
     timeout: Annotated[float | None, typer.Option(help="Minutes after which no trial is started.")] = None,
@@ -88,7 +86,7 @@ def tune(
         print_json({"out": out, "best": found.best, "trials": found.trials, "metrics": found.info.metrics})
     elif not quiet:
         print_table(["trial", "state", "validation", "options"], [_trial_row(trial) for trial in found.trials])
-        typer.echo(f"{headline(found.info.metrics)}\ncheckpoint: {out}")
+        show(f"{headline(found.info.metrics)}\ncheckpoint: {out}")
 
 
 @contextlib.contextmanager
@@ -96,11 +94,8 @@ def _callbacks(silent: bool) -> Iterator[Callbacks]:
     """Report progress on stderr, with a bar on a terminal."""
     from tagger.training.data import Callbacks
 
-    if silent:
-        yield Callbacks()
-        return
-    with step_progress() as on_progress:
-        yield Callbacks(say=say, on_progress=on_progress, on_epoch=lambda epoch: say(epoch.text()))
+    with progress(silent) as show_step:
+        yield Callbacks() if silent else Callbacks(say, show_step, lambda epoch: say(epoch.text()))
 
 
 def _print_evaluation(found: Evaluation) -> None:
@@ -111,11 +106,11 @@ def _print_evaluation(found: Evaluation) -> None:
         for tag in found.tags
     ]  # fmt: skip
     print_table(names, rows)
-    typer.echo(headline({"": asdict(found)}))
-    typer.echo(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
+    show(headline({"": asdict(found)}))
+    show(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
 
 
-def _trial_row(trial: dict[str, Any]) -> list[Any]:
+def _trial_row(trial: Mapping[str, Any]) -> list[object]:
     from tagger.training.tune import words
 
     options = {name: value for name, value in trial.items() if name not in ("number", "state", "value")}

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from functools import wraps
 
+from tagger.redaction import visible
+
 Number = float | None
 """None and NaN both stand for an unknown number."""
 UNKNOWN = "–"
@@ -100,8 +102,8 @@ def joined(*parts: str, by: str = " ") -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text without line breaks."""
-    return " ".join(text.split())
+    """Return the text without line breaks and other control characters."""
+    return visible(" ".join(text.split()))
 
 
 def sentence(text: str) -> str:

@@ -1,87 +1,67 @@
-"""A document as Markdown or as one self-contained HTML page."""
+"""Templates to Markdown, and Markdown to one self-contained HTML page."""
 
 from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
 
-from tagger.reporting.document import Block, Bullets, Document, Figure, Listing, Table, Text
-from tagger.reporting.formatting import one_line
+from tagger.checkpoint.markdown import escape
+from tagger.reporting import formatting
 
-
-def html(document: Document) -> str:
-    """Return a self-contained page: images inline, no script, no request. Text is escaped."""
-    return _template().render(document=document, image=_image)
-
-
-def markdown(document: Document, plots: str | None = None) -> str:
-    """Return Markdown; `plots` is the folder with the files of `plot_files`, without it figures are left out."""
-    parts = [f"# {_escaped(document.title)}", f"**{_escaped(document.summary)}**"]
-    for section in document.sections:
-        blocks = [text for block in section.blocks if (text := _markdown(block, plots))]
-        parts += [f"## {_escaped(section.title)}", *blocks] if blocks else []
-    return "\n\n".join(parts) + "\n"
+PHOTOGRAPHS = ("neighbours.png", "templates.png", "filters.png", "mistakes.png")
+"""Ends of the names of figures whose colours stay as they are in dark mode."""
+_WIDE = 720
+"""Width in pixels of a figure that a phone scrolls."""
 
 
-def plot_files(document: Document) -> Iterator[tuple[str, bytes]]:
-    """Yield the file name and PNG of each figure, drawn one at a time."""
-    figures = (block for section in document.sections for block in section.blocks if isinstance(block, Figure))
-    return ((_file(figure), figure.draw()) for figure in figures)
+def markdown(template: str, **facts: object) -> str:
+    """Return a filled template; every value but Markup is escaped, so that Markdown shows it as it is."""
+    lines = [line.strip(" ") if line[:4].strip() else line for line in _template(template).render(facts).splitlines()]
+    apart = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
+    return "\n".join(apart).rstrip() + "\n"
 
 
-def _file(figure: Figure) -> str:
-    return f"{figure.name}.png"
+def html(markdown: str, image: Callable[[str], bytes]) -> str:
+    """Return a page of Markdown: images inline, no script, no request. `image` returns a PNG by its file name."""
+    parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
+    tokens = parser.parse(markdown)
+    for figure in (child for token in tokens for child in token.children or () if child.type == "image"):
+        _inline(figure, image)
+    starts = [index for index, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
+
+    def rendered(part: Sequence[Token]) -> Markup:
+        return Markup(parser.renderer.render(part, parser.options, {}))
+
+    head, *sections = (tokens[first:end] for first, end in pairwise([0, *starts, len(tokens)]))
+    title = "".join(child.content for child in head[1].children or ())
+    parts = [(rendered(part[1:2]), rendered(part[3:])) for part in sections]
+    return _template("page.html.jinja").render(title=Markup.escape(title), head=rendered(head), parts=parts)
+
+
+def _inline(figure: Token, image: Callable[[str], bytes]) -> None:
+    """Put the PNG of an image into its token."""
+    name = str(figure.attrs["src"]).rpartition("/")[2]
+    png = image(name)
+    width, height = struct.unpack(">II", png[16:24])
+    kind = "photo" if name.endswith(PHOTOGRAPHS) else "chart"
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    figure.attrs |= {"src": source, "width": width, "height": height, "class": kind + " wide" * (width > _WIDE)}
 
 
 @lru_cache
-def _template() -> Template:
-    loader = PackageLoader("tagger.reporting")
-    made = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return made.get_template("page.html.jinja")
-
-
-def _image(figure: Figure) -> dict[str, str | int]:
-    """Draw the figure for an img element."""
-    png = figure.draw()
-    width, height = struct.unpack(">II", png[16:24])
-    return {"source": f"data:image/png;base64,{base64.b64encode(png).decode()}", "width": width, "height": height}
-
-
-def _markdown(block: Block, plots: str | None) -> str:
-    match block:
-        case Text(words):
-            return _escaped(words)
-        case Listing(code):
-            return "\n".join(f"    {line}" for line in code.splitlines())
-        case Bullets(lines):
-            return "\n".join(f"- {_escaped(name)}: {_escaped(text)}" for name, text in lines)
-        case Table():
-            return _markdown_table(block)
-        case Figure():
-            return _markdown_figure(block, plots)
-
-
-def _markdown_table(made: Table) -> str:
-    rule = [{"l": ":--", "r": "--:"}[side] for side in made.sides]
-    rows = [[_escaped(cell) for cell in row] for row in made.rows]
-    if made.best is not None:
-        rows[made.best] = [f"**{cell}**" if cell else "" for cell in rows[made.best]]
-    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in ([_escaped(name) for name in made.header], rule, *rows))
-    return f"{lines}\n\n{_escaped(made.caption)}" if made.caption else lines
-
-
-def _markdown_figure(figure: Figure, plots: str | None) -> str:
-    if plots is None:
-        return ""
-    shown = f"![{_escaped(figure.alt)}]({plots}/{_file(figure)})"
-    return f"{shown}\n\n{_escaped(figure.caption)}" if figure.caption else shown
-
-
-def _escaped(text: str) -> str:
-    """Return text on one line that Markdown shows as it is, inside a table too."""
-    marked = "".join("\\" + letter if letter in "\\`*_[]<>|$~#" else letter for letter in one_line(text))
-    return marked.replace("&", "&amp;")
+def _template(name: str) -> Template:
+    made = Environment(
+        loader=PackageLoader("tagger.reporting"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+    )  # fmt: skip
+    names = ("count", "listed", "one_line", "percent", "sentence")
+    made.filters |= {name: getattr(formatting, name) for name in names}
+    return made.get_template(name)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from tagger.errors import AccessDenied, SourceError, SourceNotFound, UsageError, WriteError
-from tagger.redaction import redact
+from fsspec import AbstractFileSystem
+
+from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError, WriteError
 from tagger.storage import objects
-from tagger.storage.stores import filesystem, missing_package, named_errors
+from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of
 from tagger.storage.uris import is_remote, local_path
 
 
@@ -24,36 +24,27 @@ def read_bytes(uri: str, attempts: int = 3) -> bytes:
 
     Raises SourceError; AccessDenied with `credentials` means that every other read will fail too.
     """
-    if not is_remote(uri):
-        return _read_local(uri)
+    return _with_retries(uri, _whole, attempts) if is_remote(uri) else _read_local(uri)
 
-    def whole(fs: Any, path: str) -> bytes:
-        quick = objects.read(fs, path) if "s3" in fs.protocol else None
-        content: bytes = fs.cat_file(path) if quick is None else quick
-        return content
 
-    return _with_retries(uri, whole, attempts)
+def _whole(fs: AbstractFileSystem, path: str) -> bytes:
+    quick = objects.read(fs, path) if "s3" in fs.protocol else None
+    return bytes(fs.cat_file(path)) if quick is None else quick
 
 
 def read_tail(uri: str, count: int) -> bytes:
     """Return the last `count` bytes of a file, all of a shorter one; raises SourceError as read_bytes() does."""
-    if not is_remote(uri):
-        try:
-            with open(local_path(uri), "rb") as file:
-                file.seek(-min(count, file.seek(0, os.SEEK_END)), os.SEEK_END)
-                return file.read()
-        except OSError as error:
-            raise SourceError(f"{uri}: {(error.strerror or str(error)).lower()}") from error
 
-    def tail(fs: Any, path: str) -> bytes:
-        size = fs.info(path)["size"]
-        content: bytes = fs.cat_file(path, start=max(0, size - count), end=size)
-        return content
+    def tail(fs: AbstractFileSystem, path: str) -> bytes:
+        info = fs.info(path)
+        if info["type"] != "file":  # opening a pipe or device would block
+            raise SourceError(f"{uri}: not a regular file")
+        return bytes(fs.cat_file(path, start=max(0, info["size"] - count), end=info["size"]))
 
-    return _with_retries(uri, tail, 3)
+    return _with_retries(uri, tail, 3 if is_remote(uri) else 1)
 
 
-def _with_retries(uri: str, read: Callable[[Any, str], bytes], attempts: int) -> bytes:
+def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], attempts: int) -> bytes:
     """Read a remote file, retrying after a delay."""
     for attempt in range(1, attempts + 1):
         try:
@@ -61,7 +52,7 @@ def _with_retries(uri: str, read: Callable[[Any, str], bytes], attempts: int) ->
                 return read(*filesystem(uri))
         except (SourceNotFound, AccessDenied):
             raise
-        except UsageError as error:  # an unknown scheme is the error of this file alone
+        except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is the error of this file alone
             raise SourceError(str(error)) from error
         except SourceError:
             if attempt == attempts:
@@ -107,31 +98,22 @@ def names_in(folder: str) -> list[str] | None:
 
     Raises SourceError when it is a file.
     """
-    if not is_remote(folder):
-        try:
-            return sorted(os.listdir(local_path(folder)))
-        except FileNotFoundError:
-            return None
-        except NotADirectoryError as error:
-            raise SourceError(f"{folder}: is a file, not a folder") from error
-        except PermissionError as error:
-            raise AccessDenied(f"{folder}: permission denied") from error
     with named_errors(folder):
         fs, path = filesystem(folder)
         try:
+            if not is_remote(folder):
+                return sorted(os.listdir(path))
             infos = fs.ls(path, detail=True)
         except FileNotFoundError:
             return None
-        own = path.rstrip("/")
-        if [info["name"].rstrip("/") for info in infos if info["type"] == "file"] == [own]:
-            raise SourceError(f"{folder}: is a file, not a folder")
-        return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in infos if info["name"].rstrip("/") != own)
+    names = [info["name"].rstrip("/") for info in infos if info["name"].rstrip("/") != path.rstrip("/")]
+    if infos and not names and infos[0]["type"] == "file":
+        raise SourceError(f"{folder}: is a file, not a folder")
+    return sorted(name.rpartition("/")[2] for name in names)
 
 
 def exists(uri: str) -> bool:
     """Return whether a file or folder exists."""
-    if not is_remote(uri):
-        return os.path.exists(local_path(uri))
     with named_errors(uri):
         fs, path = filesystem(uri)
         return bool(fs.exists(path))
@@ -148,15 +130,13 @@ def write_atomic(uri: str, content: bytes) -> None:
             fs.pipe_file(path, content)
         else:
             _write_local(local_path(uri), content)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise WriteError(f"{uri}: cannot write ({reason}); no partial file was left") from error
+    except UsageError:
+        raise
     except ImportError as error:
         raise missing_package(uri, error) from error
     except Exception as error:
-        if isinstance(error, UsageError):
-            raise
-        raise WriteError(f"{uri}: cannot write ({redact(str(error))[:300]})") from error
+        reason = reason_of(error, uri)
+        raise WriteError(f"{uri}: cannot write ({reason}); no partial file was left") from error
 
 
 def _write_local(path: str, content: bytes) -> None:
@@ -188,28 +168,19 @@ def cache_folder() -> Path:
 def rename(uri: str, new_uri: str) -> None:
     """Move a file within its store."""
     with named_errors(uri):
-        if is_remote(uri):
-            fs, path = filesystem(uri)
-            fs.mv(path, filesystem(new_uri)[1])
-        else:
-            os.replace(local_path(uri), local_path(new_uri))
+        fs, path = filesystem(uri)
+        fs.mv(path, filesystem(new_uri)[1])
 
 
 def remove_folder(uri: str) -> None:
     """Delete a folder and all that is in it; one that does not exist is no error."""
     with named_errors(uri), contextlib.suppress(FileNotFoundError):
-        if is_remote(uri):
-            fs, path = filesystem(uri)
-            fs.rm(path, recursive=True)
-        else:
-            shutil.rmtree(local_path(uri))
+        fs, path = filesystem(uri)
+        fs.rm(path, recursive=True)
 
 
 def remove(uri: str) -> None:
     """Delete a file; one that does not exist is no error."""
     with named_errors(uri), contextlib.suppress(FileNotFoundError):
-        if is_remote(uri):
-            fs, path = filesystem(uri)
-            fs.rm_file(path)
-        else:
-            os.remove(local_path(uri))
+        fs, path = filesystem(uri)
+        fs.rm_file(path)

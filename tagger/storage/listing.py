@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
@@ -17,6 +19,8 @@ from tagger.redaction import public_uri
 from tagger.storage.stores import filesystem, is_credential_error, named_errors
 from tagger.storage.uris import is_remote, local_path, local_uri
 
+Info = Mapping[str, object]
+"""Facts about a file, as fsspec and the store name them."""
 IMAGE_SUFFIXES = frozenset(
     [
         "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs",
@@ -63,13 +67,9 @@ def describe(url: str) -> FoundFile:
         with named_errors(url):
             fs, path = filesystem(url)
             return _found_remote(public_uri(url), url, fs.info(path))
-    except AccessDenied as error:
+    except (SourceError, UsageError, MissingExtra) as error:  # it gets a row all the same, with the error of reading it
         if is_credential_error(error):
             raise
-    except MissingExtra:
-        raise
-    except (SourceError, UsageError):
-        pass  # it gets a row all the same, with the error of reading it
     return _found_remote(public_uri(url), url, {})
 
 
@@ -182,7 +182,7 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
         raise SourceNotFound(f"{source}: not found, or nothing under it")
 
 
-def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _walk_remote(fs: AbstractFileSystem, root: str, skipped: Counter[str]) -> Iterator[tuple[str, Info]]:
     """Yield (path, info) of every file that is not hidden, folder by folder."""
     for folder, subfolders, files in fs.walk(root, detail=True, on_error="raise"):
         for name in [name for name in subfolders if name.startswith(".")]:
@@ -195,24 +195,24 @@ def _walk_remote(fs: Any, root: str, skipped: Counter[str]) -> Iterator[tuple[st
                 yield f"{folder.rstrip('/')}/{name}", files[name]
 
 
-def _found_remote(uri: str, url: str, info: dict[str, Any]) -> FoundFile:
+def _found_remote(uri: str, url: str, info: Info) -> FoundFile:
+    size, location = info.get("size"), None if uri == url else _printable(url)
     modified = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
-    if isinstance(modified, str):
-        modified = _parse_time(modified)
-    elif isinstance(modified, int | float):
-        modified = datetime.fromtimestamp(modified, UTC)
-    if isinstance(modified, datetime) and modified.tzinfo is None:
-        modified = modified.replace(tzinfo=UTC)
-    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("content_md5")
-    location = None if uri == url else _printable(url)
-    return FoundFile(_printable(uri), info.get("size"), modified, str(etag).strip('"') if etag else None, location)
+    etag = next((str(info[key]).strip('"') for key in _ETAGS if info.get(key)), None)
+    return FoundFile(_printable(uri), size if isinstance(size, int) else None, _time(modified), etag, location)
 
 
 _MODIFIED = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+_ETAGS = ("ETag", "etag", "md5Hash", "content_md5")
 
 
-def _parse_time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+def _time(value: object) -> datetime | None:
+    """Return a store's time, a datetime, ISO text or seconds since 1970, in UTC where it names no zone."""
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
         return None
+    return value if value.tzinfo else value.replace(tzinfo=UTC)

@@ -8,9 +8,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
+from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential, S3CredentialProvider, S3Store
 
 _FRESH = timedelta(minutes=5)
 """Seconds that a temporary credential is used before it is fetched again; botocore refreshes it in time."""
@@ -20,12 +24,12 @@ _FRESH = timedelta(minutes=5)
 class Bucket:
     """A bucket that obstore reads, unless it fails on the first object: another region, an encryption."""
 
-    store: Any
+    store: S3Store
     proven: bool = False
     hopeless: bool = False
 
 
-def read(fs: Any, path: str) -> bytes | None:
+def read(fs: AbstractFileSystem, path: str) -> bytes | None:
     """Return the content of `bucket/key`; None where s3fs has to read it, or raise the error."""
     name, _, key = path.partition("/")
     bucket = _open(fs, name)
@@ -41,7 +45,7 @@ def read(fs: Any, path: str) -> bytes | None:
 
 
 @functools.cache
-def _open(fs: Any, name: str) -> Bucket | None:
+def _open(fs: AbstractFileSystem, name: str) -> Bucket | None:
     """Return a bucket with the endpoint, region and credentials of an s3fs file system; None without obstore."""
     try:
         from obstore.store import S3Store
@@ -50,7 +54,6 @@ def _open(fs: Any, name: str) -> Bucket | None:
     if fs.version_aware or fs.requester_pays:
         return None
     where = fs.s3.meta
-    identity = {"skip_signature": True} if fs.anon else {"credential_provider": _credentials(fs)}
     store = S3Store(
         name,
         endpoint=where.endpoint_url,
@@ -58,16 +61,17 @@ def _open(fs: Any, name: str) -> Bucket | None:
         virtual_hosted_style_request=False,
         client_options={"allow_http": where.endpoint_url.startswith("http://"), "timeout": timedelta(minutes=5)},
         retry_config={"max_retries": 1},
-        **identity,
+        skip_signature=fs.anon,
+        credential_provider=None if fs.anon else _credentials(fs),
     )
     return Bucket(store)
 
 
-def _credentials(fs: Any) -> Any:
+def _credentials(fs: AbstractFileSystem) -> S3CredentialProvider:
     """Return a credential provider for obstore: the keys that s3fs was given, else those that botocore finds."""
     found = None if fs.key else sync(fs.loop, fs.session.get_credentials)
 
-    def provide() -> dict[str, Any]:
+    def provide() -> S3Credential:
         if found is None:
             return {"access_key_id": fs.key, "secret_access_key": fs.secret, "token": fs.token, "expires_at": None}
         now = sync(fs.loop, found.get_frozen_credentials)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
-from tagger.redaction import public_uri, redact
+from tagger.redaction import without_secrets
+from tagger.storage.uris import is_remote, local_path
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure",
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
 
+_LOCAL = LocalFileSystem()
 _REFUSED = (401, 403)
 """HTTP statuses of, among others, an expired signature; a retry does not help."""
 _CREDENTIALS = re.compile(
@@ -62,24 +66,32 @@ def named_errors(url: str) -> Iterator[None]:
     except ImportError as error:
         raise missing_package(url, error) from error
     except Exception as error:
-        reason = redact(" ".join(str(error).replace(url, public_uri(url)).split()))[:300] or type(error).__name__
+        reason = reason_of(error, url)
         if _refuses_credentials(error, url):
             message = f"{url}: the store refused the credentials ({reason})"
             raise AccessDenied(message, credentials=True) from error
         if isinstance(error, PermissionError) or getattr(error, "status", None) in _REFUSED:
-            raise AccessDenied(f"{url}: permission denied ({reason})") from error
+            detail = "" if reason == "permission denied" else f" ({reason})"
+            raise AccessDenied(f"{url}: permission denied{detail}") from error
         raise SourceError(f"{url}: {reason}") from error
 
 
-def filesystem(url: str) -> tuple[Any, str]:
-    """Return (fsspec filesystem without listing caches, path) of a remote URL."""
+def reason_of(error: Exception, url: str) -> str:
+    """Return the text of a store's error without the credentials of the URL, or the reason of the operating system."""
+    if isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
+        return error.strerror.lower()
+    return without_secrets(" ".join(str(error).split()), url)[:300] or type(error).__name__
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """Return (fsspec filesystem without listing caches, path) of a local uri or a remote URL."""
+    if not is_remote(url):
+        return _LOCAL, local_path(url)
     scheme = url.partition("://")[0]
-    known = fsspec.available_protocols()
-    if scheme not in known:
+    if scheme not in fsspec.available_protocols():
         shown = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "https", "memory", "file"))
         raise UsageError(f"{url}: unknown scheme {scheme}://; use a path or one of {shown}")
-    options = (
-        {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}
-    )  # else s3fs requests the size before each read
+    # else s3fs requests the size before each read
+    options = {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}
     fs, path = url_to_fs(url, use_listings_cache=False, **options)
     return fs, str(path)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tagger.evaluation.metrics import Array
 from tagger.reporting.formatting import Number, known, one_line
 
-Array = npt.NDArray[Any]
 UInt8Array = npt.NDArray[np.uint8]
 
 
@@ -50,7 +49,7 @@ class Run:
     """Part that a time budget cut, e.g. "2 of 10 epochs" or "359 of 1,767 training images"; empty: trained in full."""
     note: str = ""
     """Other remarks on the numbers."""
-    curve: Sequence[Mapping[str, Any]] = ()
+    curve: Sequence[Mapping[str, Number]] = ()
     """Per epoch: epoch, train_loss, val_loss, val_score, seconds (of that epoch); any may be missing."""
     scores: Array | None = None
     """Of the test images, (N, K) float32."""
@@ -80,7 +79,12 @@ class ModelRuns:
 
     def texts(self, name: str) -> list[str]:
         """Return the distinct values of a text field that are not blank."""
-        return list(dict.fromkeys(line for run in self.runs if (line := one_line(getattr(run, name)))))
+        return texts(self.runs, name)
+
+    @property
+    def validated(self) -> bool:
+        """Return whether the learning curve has scores of validation images."""
+        return bool(known(row.get("val_score") for row in self.shown.curve))
 
     def values(self, name: str) -> list[float]:
         """Return the known values of a number field, one per run."""
@@ -112,6 +116,11 @@ class ModelRuns:
         runs = [run for run in self.runs if run.scores is not None] or list(self.runs)
         ranked = sorted(runs, key=lambda run: (known([run.accuracy]) or [-1.0], run.seed))
         return ranked[(len(ranked) - 1) // 2]
+
+
+def texts(runs: Iterable[Run], name: str) -> list[str]:
+    """Return the distinct values of a text field that are not blank."""
+    return list(dict.fromkeys(line for run in runs if (line := one_line(getattr(run, name)))))
 
 
 def by_model(runs: Sequence[Run]) -> list[ModelRuns]:
@@ -201,3 +210,11 @@ class BenchmarkReport:
     def models(self) -> list[ModelRuns]:
         """Return the models in the order of their first runs."""
         return by_model(self.runs)
+
+    def texts(self, name: str) -> list[str]:
+        """Return the distinct values of a text field of all runs that are not blank."""
+        return texts(self.runs, name)
+
+    def known(self, name: str) -> list[float]:
+        """Return the known values of a number field of all runs."""
+        return known(getattr(run, name) for run in self.runs)

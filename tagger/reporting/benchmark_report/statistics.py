@@ -6,7 +6,8 @@ import numpy as np
 from scipy import stats
 
 from tagger.evaluation import metrics
-from tagger.reporting.benchmark_report.data import Array, BenchmarkReport, ModelRuns
+from tagger.evaluation.metrics import Array
+from tagger.reporting.benchmark_report.data import BenchmarkReport, ModelRuns
 
 
 def with_scores(report: BenchmarkReport) -> list[ModelRuns]:
@@ -23,6 +24,14 @@ def with_scores(report: BenchmarkReport) -> list[ModelRuns]:
     return [
         model for model in report.models if (scores := model.shown.scores) is not None and np.isfinite(scores).all()
     ]
+
+
+def commonest(report: BenchmarkReport) -> tuple[str, float] | None:
+    """Return the most frequent label of the test images and its share; None without test images."""
+    if report.truth is None or not len(report.truth):
+        return None
+    images = np.bincount(report.truth)
+    return report.label_names[int(images.argmax())], float(images.max() / len(report.truth))
 
 
 def per_class(report: BenchmarkReport, model: ModelRuns) -> Array:

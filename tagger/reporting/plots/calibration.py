@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from tagger.evaluation import metrics
+from tagger.evaluation.metrics import Array
 from tagger.reporting.plots import look
 
-Array = npt.NDArray[Any]
 Bins = tuple[Array, Array, Array]
 """Confidence, accuracy and weight per bin."""
 
@@ -40,7 +39,7 @@ def reliability(confidence: Array, accuracy: Array, weight: Array, before: Bins 
     handles += upper.plot(after[0], after[1], "o-", color=look.COLOURS[0], markersize=5, linewidth=1.8)
     named.append("this model" if before is None else "after calibration")
     look.dress(upper, title, "", "share that is right")
-    look.legend(upper, handles, named, loc="upper left")
+    look.legend(upper, handles, named)
     lower.bar(after[0], after[2] / after[2].sum(), width=0.8 / max(10, len(weight)), color=look.COLOURS[0], alpha=0.8)
     look.dress(lower, "", "confidence", "share of images")
     look.grid(lower)
@@ -49,40 +48,34 @@ def reliability(confidence: Array, accuracy: Array, weight: Array, before: Bins 
 
 def reliabilities(models: Mapping[str, tuple[Array, Array]]) -> bytes:
     """Draw the reliability of several models side by side, name -> (mean score, share right) of bins (B,)."""
-    bins = {name: _filled(*each, np.ones(len(each[0]))) for name, each in models.items()}
-    bins = {name: each for name, each in bins.items() if each[0].size}
-    if not bins:
-        return look.empty("Reliability")
-    columns = min(4, len(bins))
-    rows = -(-len(bins) // columns)
+    columns = min(4, len(models))
+    rows = -(-len(models) // columns)
     figure = look.figure(2.55 * columns + 0.3, 2.7 * rows + 0.2)
     figure.set_layout_engine("constrained", h_pad=0.09)  # room for the titles of the next row
-    cells = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
-    for axes, (name, (confidence, right, _)) in zip(cells, bins.items(), strict=False):
+    for index, (name, (confidence, right)) in enumerate(models.items(), 1):
+        axes = figure.add_subplot(rows, columns, index)
         _diagonal(axes)
         axes.plot(confidence, right, "o-", color=look.COLOURS[0], markersize=3.5, linewidth=1.5)
         look.dress(axes, look.shorten(name, look.MODEL))
         axes.title.set_fontsize(look.BODY)
         axes.set_aspect("equal")
-    for axes in figure.axes[len(bins) :]:
-        axes.set_axis_off()
     figure.supxlabel("mean score of the best tag", fontsize=look.BODY, color=look.INK)
     figure.supylabel("share that is right", fontsize=look.BODY, color=look.INK)
     return look.png(figure)
 
 
-def _diagonal(axes: Axes) -> list[Any]:
+def _diagonal(axes: Axes) -> list[Line2D]:
     """Draw the line of perfect calibration on axes from 0 to 1."""
     look.grid(axes)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    return list(axes.plot([0, 1], [0, 1], color=look.GREY, linestyle="--", linewidth=1))
+    return axes.plot([0, 1], [0, 1], color=look.GREY, linestyle="--", linewidth=1)
 
 
-def _filled(confidence: Array, accuracy: Array, weight: Array) -> Bins:
+def _filled(confidence: Array, accuracy: Array, weight: Array) -> Array:
+    """Return the bins that are not empty, (3, B)."""
     bins = np.array([confidence, accuracy, weight], dtype=float)
-    filled = bins[:, np.isfinite(bins).all(axis=0) & (bins[2] > 0)]
-    return filled[0], filled[1], filled[2]
+    return bins[:, np.isfinite(bins).all(axis=0) & (bins[2] > 0)]
 
 
-def _calibration_error(bins: Bins) -> float:
+def _calibration_error(bins: Array) -> float:
     return float(np.average(np.abs(bins[1] - bins[0]), weights=bins[2]))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 
+from tagger.evaluation.metrics import Array
 from tagger.reporting.plots import look
-
-Array = npt.NDArray[Any]
 
 NAMED_CLASSES = 20
 """Up to so many classes numbers stand in the cells."""
@@ -23,17 +20,11 @@ def confusion_matrix(counts: Array, names: Sequence[str]) -> bytes:
     """Draw counts (K, K), label in the row and tag in the column; shades are shares of the row.
 
     Up to 20 names the counts stand in the cells; beyond, every n-th name is written and the shades follow the square
-    root of the share, so that rare confusions show. Raises ValueError when counts and names do not fit.
+    root of the share, so that rare confusions show.
     """
-    size = len(names)
-    if np.shape(counts) != (size, size):
-        raise ValueError(f"counts must be ({size}, {size}) for {size} names, got {np.shape(counts)}")
-    if not size:
-        return look.empty("Confusion matrix")
-    counts = np.asarray(counts)
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
-    side = min(9.5, max(3.8, 2.2 + 0.4 * size))
+    side = min(9.5, max(3.8, 2.2 + 0.4 * len(names)))
     texts = [[_short(count) for count in row] for row in counts]
     return _heat_map(shares, names, names, texts, (side + 0.9, side), ("Confusion matrix", "tag", "label"), 0.5)
 
@@ -45,14 +36,8 @@ def _short(count: float) -> str:
 def per_class(shares: Array, models: Sequence[str], names: Sequence[str]) -> bytes:
     """Draw the accuracy of models (rows) on each class (columns), shares (M, K); NaN where a class has no images.
 
-    Up to 20 classes the percentage stands in the cell; beyond, every n-th class is named. Raises ValueError when
-    shares, models and names do not fit.
+    Up to 20 classes the percentage stands in the cell; beyond, every n-th class is named.
     """
-    shares = np.asarray(shares, dtype=float)
-    if shares.shape != (len(models), len(names)):
-        raise ValueError(f"shares must be {(len(models), len(names))} for these models and names, got {shares.shape}")
-    if not shares.size:
-        return look.empty("Accuracy per class")
     texts = [[f"{100 * share:.0f}" if np.isfinite(share) else "–" for share in row] for row in shares]
     return _heat_map(shares, models, names, texts, (min(10.4, 3.3 + 0.62 * len(names)), 1.9 + 0.36 * len(models)))
 
@@ -66,7 +51,12 @@ def _heat_map(
     titles: tuple[str, str, str] = ("", "", ""),
     gamma: float = 1.0,
 ) -> bytes:
-    """Draw shares (R, C): up to 20 columns with texts in the cells, beyond with shades by the power `gamma`."""
+    """Draw shares (R, C): up to 20 columns with texts in the cells, beyond with shades by the power `gamma`.
+
+    Raises ValueError when shares and names do not fit.
+    """
+    if shares.shape != (len(rows), len(columns)):
+        raise ValueError(f"expected an array ({len(rows)}, {len(columns)}) for these names, got {shares.shape}")
     figure = look.figure(*size)
     axes = figure.subplots()
     few = len(columns) <= NAMED_CLASSES
@@ -87,12 +77,10 @@ def _heat_map(
 def _name(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Write every n-th name at the axes, those of columns upright where they are many or long."""
     places, names = _ticks(columns)
+    upright = len(columns) > 4 or max(map(len, names)) > 8
     axes.set_yticks(*_ticks(rows), **look.lettering())
-    axes.set_xticks(
-        places, names, rotation=90 if len(columns) > 4 or max(map(len, names)) > 8 else 0, **look.lettering()
-    )
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set_xticks(places, names, rotation=90 if upright else 0, **look.lettering())
+    axes.spines[:].set_visible(False)
 
 
 def _ticks(names: Sequence[str]) -> tuple[range, list[str]]:

@@ -1,21 +1,20 @@
-"""Sheets of images: mistakes, neighbours, templates, filters."""
+"""Sheets of images: mistakes, neighbours, weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from tagger.evaluation.metrics import Array
 from tagger.reporting.plots import look
 
-Array = npt.NDArray[Any]
 Images = Array | Sequence[Array]
 
-MISTAKES, QUERIES, NEIGHBOURS, TEMPLATES, FILTERS = 60, 12, 10, 60, 64
+MISTAKES, WEIGHTS = 60, 64
 """Images of each kind that are drawn at most."""
 _RIGHT, _WRONG = look.COLOURS[2], look.COLOURS[1]
 _LINE = 0.145
@@ -30,14 +29,9 @@ class _Tile(NamedTuple):
 
 
 def mistakes(images: Images, captions: Sequence[str], columns: int = 6) -> bytes:
-    """Draw images (H, W, 3) uint8, each in its own shape above its caption of one or more lines; at most 60.
-
-    Raises ValueError when there are not as many captions as images.
-    """
-    if len(images) != len(captions):
-        raise ValueError(f"{len(images)} images but {len(captions)} captions")
+    """Draw images (H, W, 3) uint8, each in its own shape above its caption of one or more lines; at most 60."""
     tiles = [_Tile(*each) for each in zip(images, captions, strict=True)][:MISTAKES]
-    return _grid(tiles, columns, 1.75) if tiles else look.empty("Mistakes")
+    return _grid(tiles, columns, 1.75)
 
 
 def neighbours(
@@ -50,45 +44,25 @@ def neighbours(
 ) -> bytes:
     """Draw each query (H, W, 3) uint8 with its caption, and beside it its neighbours, nearest first.
 
-    A neighbour whose label is the query's has a green frame and a tick, others an orange frame. At most 12 rows of 10.
-    Raises ValueError when there are not as many of each as there are queries.
+    A neighbour whose label is the query's has a green frame and a tick, others an orange frame.
     """
-    given = (queries, captions, images, labels, right, distances)
-    if len({len(each) for each in given}) > 1:
-        raise ValueError("queries, captions, images, labels, right and distances must be equally many")
     rows: list[list[_Tile | None]] = []
-    for query, caption, *found in list(zip(*given, strict=True))[:QUERIES]:
+    for query, caption, *found in zip(queries, captions, images, labels, right, distances, strict=True):
         tiles = [
-            _Tile(image, f"{'✓ ' * bool(same)}{label}\n{_distance(distance)}", _RIGHT if same else _WRONG)
+            _Tile(image, f"{'✓ ' * bool(same)}{label}\n{distance:,.4g}", _RIGHT if same else _WRONG)
             for image, label, same, distance in zip(*found, strict=True)
         ]
-        rows.append([_Tile(query, caption), None, *tiles[:NEIGHBOURS]])
-    return _sheet(rows, 0.85) if rows else look.empty("Neighbours")
+        rows.append([_Tile(query, caption), None, *tiles])
+    return _sheet(rows, 0.85)
 
 
-def _distance(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def templates(weights: Array, names: Sequence[str]) -> bytes:
-    """Draw the weights of a linear model (K, H, W, 3) or (K, H, W) as images, each scaled to its own range.
-
-    At most the first 60. Raises ValueError when weights and names do not fit.
-    """
-    if len(weights) != len(names):
-        raise ValueError(f"{len(weights)} templates but {len(names)} names")
-    tiles = [_Tile(_scaled(each), name) for each, name in zip(weights[:TEMPLATES], names, strict=False)]
-    columns, side = (5, 1.55) if len(tiles) <= 10 else (10, 0.95)
-    return _grid(tiles, columns, side) if tiles else look.empty("Templates")
-
-
-def filters(weights: Array) -> bytes:
-    """Draw filters (n, h, w, 3) or (n, h, w), each scaled to its own range; of more than 64 those of largest norm."""
-    weights = np.nan_to_num(np.asarray(weights, dtype=float))
-    norms = np.sqrt(np.square(weights).sum(axis=tuple(range(1, weights.ndim))))
-    chosen = np.sort(np.argsort(-norms, kind="stable")[:FILTERS])
-    tiles = [_Tile(_scaled(weights[index])) for index in chosen]
-    return _grid(tiles, 16 if len(tiles) > 10 else 10, 0.56) if tiles else look.empty("Filters")
+def weights(images: Array, names: Sequence[str] = ()) -> bytes:
+    """Draw weights (n, h, w, 3) or (n, h, w) as images, each scaled to its own range; at most the first 64."""
+    captions = names or [""] * len(images)
+    tiles = [_Tile(_scaled(image), name) for image, name in zip(images, captions, strict=True)][:WEIGHTS]
+    if names:
+        return _grid(tiles, *((5, 1.55) if len(tiles) <= 10 else (10, 0.95)))
+    return _grid(tiles, 16 if len(tiles) > 10 else 10, 0.56)
 
 
 def _scaled(weights: Array) -> look.Floats:
@@ -121,11 +95,9 @@ def _draw(axes: Axes, tile: _Tile, x: float, y: float, characters: int) -> None:
     """Draw an image, in its own shape, at the foot of the unit square at (x, y), and its caption below."""
     height, width = np.array(tile.image.shape[:2]) * 0.92 / max(tile.image.shape[:2])
     left, bottom = x + 0.48 - width / 2, y + 0.94
-    grey: dict[str, Any] = {"cmap": "gray"} if tile.image.ndim == 2 else {}
     extent = (left, left + width, bottom, bottom - height)
-    axes.imshow(tile.image, extent=extent, interpolation="antialiased", zorder=2, **grey)
+    axes.imshow(tile.image, "gray", extent=extent, interpolation="antialiased", zorder=2)
     if tile.frame:
-        frame = Rectangle((left, bottom - height), width, height, fill=False, edgecolor=tile.frame, linewidth=2.4)
-        axes.add_patch(frame).set_zorder(3)
+        axes.add_patch(Rectangle((left, bottom - height), width, height, fill=False, ec=tile.frame, lw=2.4, zorder=3))
     caption = "\n".join(look.shorten(line, characters) for line in tile.caption.splitlines())
     axes.text(x + 0.48, bottom + 0.04, caption, ha="center", va="top", **look.lettering())

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from tagger.evaluation.metrics import Array
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,6 +23,7 @@ DPI = 120
 INK, GREY, PALE = "#222222", "#8c8c8c", "#e4e4e4"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito 2008: distinguishable with any colour vision; without their yellow, too light on white, and black."""
+_DASHES = ("-", "--", ":")
 TITLE, BODY, SMALL = 11.0, 9.0, 8.0
 MODEL = 34
 """Characters of a model's name that are written."""
@@ -71,26 +75,51 @@ def empty(title: str) -> bytes:
     return png(drawn)
 
 
-def legend(axes: Axes, handles: list[Any], names: list[str], **placing: Any) -> None:
+def line_style(index: int) -> tuple[str, str]:
+    """Return the colour and the dashes of the n-th line."""
+    return COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
+
+
+_PLACES: dict[str, dict[str, Any]] = {
+    "inside": {},
+    "beside": {"bbox_to_anchor": (1.01, 1)},
+    "below": {"bbox_to_anchor": (0, -0.15), "ncols": 4, "borderaxespad": 0},
+}
+
+
+def legend(
+    axes: Axes,
+    handles: Sequence[Artist],
+    names: Sequence[str],
+    place: Literal["inside", "beside", "below"] = "inside",
+    title: str | None = None,
+) -> None:
     """Draw a legend, also with names that start with an underscore."""
     # matplotlib leaves out a name that begins with _, but not one that begins with a space
     names = [f" {name}" for name in names]
-    made = axes.legend(handles, names, frameon=False, title_fontsize=BODY, alignment="left", **placing)
+    made = axes.legend(
+        handles, names, loc="upper left", title=title, frameon=False, title_fontsize=BODY, alignment="left",
+        **_PLACES[place],
+    )  # fmt: skip
     for text in made.get_texts():
         text.set(**lettering())
 
 
-def legend_below(axes: Axes, handles: list[Any], names: list[str]) -> None:
-    """Draw a legend under the axes, where it hides nothing."""
-    legend(axes, handles, names, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=4, borderaxespad=0)
+class Lettering(TypedDict):
+    """Properties of a text."""
+
+    fontsize: float
+    color: str
+    parse_math: bool
+    fontfamily: list[str]
 
 
-def lettering(size: float = SMALL) -> dict[str, Any]:
+def lettering(size: float = SMALL) -> Lettering:
     """Return text properties for names: a $ is a dollar, and every installed script is drawn."""
     return {"fontsize": size, "color": INK, "parse_math": False, "fontfamily": list(_fonts())}
 
 
-def numbers(values: Floats | Sequence[Any]) -> Floats:
+def numbers(values: Array | Sequence[float | None]) -> Floats:
     """Return an array in which None and infinities are NaN."""
     array = np.array(values, dtype=float)
     return np.where(np.isfinite(array), array, np.nan)
@@ -118,9 +147,9 @@ def short_number(value: float) -> str:
 
 
 def clean(text: str) -> str:
-    """Return the text on one line, with boxes for characters that no installed font has."""
+    """Return the text on one line, with boxes for control characters and those that no installed font has."""
     line = " ".join(text.split())
-    return "".join(letter if ord(letter) < 127 or ord(letter) in _letters() else "□" for letter in line)
+    return "".join(letter if " " <= letter <= "~" or ord(letter) in _letters() else "□" for letter in line)
 
 
 def shorten(name: str, most: int) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -25,12 +25,7 @@ def trials(
     """Draw the value of every trial with the best so far; importances of the settings as bars beside.
 
     `states` are Optuna's (COMPLETE, PRUNED, FAIL, in any case). Trials without a value stand as crosses at the foot.
-    Raises ValueError when the three lists are not equally long.
     """
-    if not len(values) == len(best_so_far) == len(states):
-        raise ValueError(f"{len(values)} values, {len(best_so_far)} best so far, {len(states)} states: must be as many")
-    if not len(values):
-        return look.empty("Trials")
     ratios = [1.7, 1] if importances else [1]
     figure = look.figure(9.6 if importances else 6.2, 3.8)
     panels = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
@@ -46,19 +41,19 @@ def _points(axes: Axes, values: Floats, best: Floats, pruned: npt.NDArray[np.boo
     look.grid(axes, "y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     number, valued = np.arange(1, len(values) + 1), np.isfinite(values)
-    handles = axes.plot(number, best, color=look.COLOURS[1], linewidth=1.7, drawstyle="steps-post")
+    handles: list[Artist] = [*axes.plot(number, best, color=look.COLOURS[1], linewidth=1.7, drawstyle="steps-post")]
     named = ["best so far"]
-    foot: dict[str, Any] = {"color": look.INK, "transform": axes.get_xaxis_transform()}
-    for name, chosen, places, marker, style in (
-        ("complete", valued & ~pruned, values, "o", {"color": look.COLOURS[0]}),
-        ("pruned", valued & pruned, values, "v", {"color": look.GREY, "markerfacecolor": "white"}),
-        ("no value", ~valued, np.full(len(values), 0.02), "x", foot),
+    foot = np.full(len(values), 0.02)
+    for name, chosen, places, marker, colour, transform in (
+        ("complete", valued & ~pruned, values, "o", look.COLOURS[0], axes.transData),
+        ("pruned", valued & pruned, values, "v", look.GREY, axes.transData),
+        ("no value", ~valued, foot, "x", look.INK, axes.get_xaxis_transform()),
     ):
         if chosen.any():
-            handles += axes.plot(number[chosen], places[chosen], marker, linestyle="", markersize=5, **style)
+            handles += axes.plot(number[chosen], places[chosen], marker, ms=5, color=colour, transform=transform)
             named.append(f"{name} ({chosen.sum():,})")
     axes.set_xlim(0.5, len(values) + 0.5)
-    look.legend_below(axes, handles, named)
+    look.legend(axes, handles, named, "below")
 
 
 def _bars(axes: Axes, importances: Mapping[str, float]) -> None:

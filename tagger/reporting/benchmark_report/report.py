@@ -1,0 +1,72 @@
+"""The whole report, from its template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tagger.reporting import plots, render
+from tagger.reporting.benchmark_report import statistics, tables
+from tagger.reporting.benchmark_report.data import BenchmarkReport, ModelRuns
+from tagger.reporting.benchmark_report.figures import figures
+from tagger.reporting.benchmark_report.summary import best, score, summary
+from tagger.reporting.formatting import count, duration, interval, joined, listed, percent, quantity, sentence
+
+
+def html(report: BenchmarkReport) -> str:
+    """Return a self-contained page: images inline, no script, no request. Text is escaped.
+
+    Raises ValueError when scores, truth and label names do not fit.
+    """
+    drawings = figures(report)
+    return render.html(markdown(report, "plots"), lambda file: drawings[file.removesuffix(".png")]())
+
+
+def markdown(report: BenchmarkReport, folder: str | None = None) -> str:
+    """Return Markdown; `folder` has the files of `plot_files`, without it figures are left out."""
+    return render.markdown(
+        "benchmark.md.jinja",
+        report=report,
+        summary=summary(report),
+        tables=tables,
+        top=best(report) or max(report.models, key=score, default=None),
+        results=_results,
+        commonest=statistics.commonest(report),
+        facts=_facts(report),
+        scored=[model.label for model in statistics.with_scores(report)],
+        drawn=figures(report) if folder else {},
+        plots=folder,
+        named_classes=plots.NAMED_CLASSES,
+        most_weights=plots.WEIGHTS,
+    )
+
+
+def plot_files(report: BenchmarkReport) -> Iterator[tuple[str, bytes]]:
+    """Yield the file name and PNG of each figure, drawn one at a time."""
+    return ((f"{name}.png", draw()) for name, draw in figures(report).items())
+
+
+def _results(model: ModelRuns) -> str:
+    """Return the results of a model as a sentence."""
+    accuracy, parameters, seconds, epochs = map(model.mean, ("accuracy", "parameters", "train_seconds", "epochs"))
+    interval_95 = f" (95% interval {interval(model.interval)})" if model.interval else ""
+    results = joined(
+        f"{percent(accuracy)} of the test images right{interval_95}" if accuracy is not None else "",
+        f"{quantity(parameters)} parameters" if parameters else "",
+        f"trained in {duration(seconds)}" if seconds else "",
+        f"{count(epochs)} epoch{'s' * (epochs != 1)}" if epochs else "",
+        by=", ",
+    )
+    return sentence(results)
+
+
+def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
+    """Return what the report was made of."""
+    versions = {name: version for run in report.runs for name, version in run.versions.items()}
+    return [
+        ("Data", report.data),
+        ("Note", sentence(report.note)),
+        ("Machine", report.machine),
+        ("Devices", listed(sorted(report.texts("device")))),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))),
+        ("Seeds", listed([str(seed) for seed in sorted({run.seed for run in report.runs})])),
+    ]
