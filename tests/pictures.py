@@ -21,6 +21,20 @@ def photo(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
     return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
+def write_stripes(
+    folder: Path, count: int, seed: int = 0, labels: tuple[str, ...] = ("across", "down", "plain")
+) -> None:
+    """Class folders that a network can tell apart: stripes across, stripes down, and none."""
+    rng = np.random.default_rng(seed)
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            wave = 90 * np.sin(np.arange(32) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))
+            shape = {"across": wave[:, None, None], "down": wave[:, None], "plain": 0}[label]
+            noisy = 128 + shape + rng.normal(0, 30, (32, 32, 3))
+            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / label / f"{index}.png")
+
+
 def without_root_powers() -> None:
     """For preexec_fn: make file permissions count even when the tests run as root."""
     PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2

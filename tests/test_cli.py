@@ -124,9 +124,9 @@ def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> 
         (["train", "{photos}", "--out", "{out}", "--method", "prob"], 2, "'finetune', 'knn', 'scratch'"),
         (["train", "{photos}", "--out", "{out}"], 1, "none of 6 images has a label"),
         (
-            ["train", "x", "--out", "{out}", "--method", "scratch", "--lr", "1", "--resume"],
+            ["train", "x", "--out", "{out}", "--method", "scratch", "--lr", "1"],
             1,
-            "--lr would have no effect",
+            "--lr has no effect with --method scratch",
         ),
         (["benchmark", "--out", "{out}", "--models", "cnn", "cifar10"], 1, "--models cnn: unknown"),
         (["tag", "sftp://host/x", "--model", MODEL, "--out", "{out}"], 1, "pip install paramiko"),
