@@ -84,7 +84,7 @@ def declared(config: type[Any]) -> Iterator[tuple[Field[Any], Any, Option]]:
         yield field, kind, option
 
 
-def used(config: Any, **instead: object) -> dict[str, object]:
+def used(config: Any, **instead: object) -> dict[str, Any]:
     """Return the options that have an effect, with their values; `instead` replaces values of the config."""
     values = {**vars(config), **instead}
     return {each.name: values[each.name] for each, _, option in declared(type(config)) if not _unused(option, values)}

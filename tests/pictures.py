@@ -42,7 +42,7 @@ def without_root_powers() -> None:
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-def backbone(folder: Path, architecture: str, side: int) -> Path:
+def backbone(folder: Path, architecture: str, side: int, **model_args: object) -> Path:
     """A timm network with random weights, in timm's local-dir layout."""
     import safetensors.torch
     import timm
@@ -50,10 +50,11 @@ def backbone(folder: Path, architecture: str, side: int) -> Path:
 
     torch.manual_seed(0)
     folder.mkdir()
-    net = timm.create_model(architecture, num_classes=3, pretrained=False)
+    net = timm.create_model(architecture, num_classes=3, pretrained=False, **model_args)
     safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
     preparation = {"input_size": [3, side, side], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
     names = ["red", "green", "blue"]
     config = {"architecture": architecture, "num_classes": 3, "label_names": names, "pretrained_cfg": preparation}
+    config["model_args"] = model_args
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -80,7 +80,7 @@ def tune(
     if done >= trials and checkpoint.CARD in there:
         callbacks.say(f"{done} trials had finished before; --trials {done + 10} runs ten more")
         return Tuned(checkpoint.describe(out), _rows(study), chosen)
-    return _train_best(study, dataset, out, replace(config, **chosen), callbacks)
+    return _train_best(study, dataset, out, _of_trial(config, chosen), callbacks)
 
 
 def _check_options(config: TrainConfig, trials: int) -> None:
@@ -151,7 +151,7 @@ def _objective(found: TrainingData, base: TrainConfig, callbacks: Callbacks) -> 
         else:
             reporting = replace(callbacks, on_epoch=_pruning(trial, callbacks))
             start = probed if head_fits else None
-            tuned = methods.fine_tune(found, replace(base, **chosen), start, None, reporting, splits=())
+            tuned = methods.fine_tune(found, _of_trial(base, chosen), start, None, reporting, splits=())
             value = tuned.candidates["finetune"]
         callbacks.say(f"trial {trial.number}: {value:.1%} with {words(chosen)}")
         return value
@@ -184,6 +184,11 @@ def suggest(trial: Trial, base: TrainConfig) -> dict[str, Any]:
         for name, values in SEARCH.items()
         if name in used
     }
+
+
+def _of_trial(base: TrainConfig, chosen: Mapping[str, object]) -> TrainConfig:
+    """Return the options of a trial in full; those that its method does not use have their defaults."""
+    return TrainConfig(**options.used(base, **chosen))
 
 
 def options_of(trial: FrozenTrial) -> dict[str, Any]:
