@@ -56,7 +56,7 @@ def run(
     computed = normalisation.compute("standardise", train.images)
     network = Network("tagger_speedrun", {}, len(train.label_names), computed)
     labelled = Labelled(train.images, np.eye(len(train.label_names), dtype=np.float32)[train.labels])
-    net, _ = scratch.train_net(network, labelled, recipe, seed, device, compiled=compiled)
+    net, _ = scratch.train_net(scratch.make_trainer(network, labelled, recipe, seed, device, compiled=compiled))
     seconds = time.perf_counter() - started
     scores = [scratch.score(net, test.images, computed, tta) for tta in (False, True)]
     accuracy, with_tta = (float((each.argmax(axis=1) == test.labels).mean()) for each in scores)

@@ -6,11 +6,12 @@ reads type, limits and description from it, and refuses wrong values when a run 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import operator
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -20,14 +21,27 @@ from tagger.errors import UsageError
 
 
 @dataclass(frozen=True)
+class Range:
+    """Numbers from low to high that a search tries."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
 class Option:
-    """Help text and limits of one option."""
+    """Help text, limits and use of one option."""
 
     help: str
+    used_with: Mapping[str, Collection[object]] = dataclasses.field(default_factory=dict)
+    """Another option -> its values that use this one. With other values only the default is allowed."""
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
+    search: Range | tuple[str | bool, ...] | None = None
+    """Values that `tagger tune` tries."""
 
     def check(self, name: str, value: float) -> None:
         """Raise UsageError when a value is outside the limits."""
@@ -93,8 +107,27 @@ def declared(config: type[Any]) -> Iterator[tuple[Field[Any], Any, Option]]:
         yield field, kind, option
 
 
+def used(config: Any, **instead: object) -> dict[str, Any]:
+    """Return the options that have an effect, with their values; `instead` replaces values of the config."""
+    values = {**vars(config), **instead}
+    return {each.name: values[each.name] for each, _, option in declared(type(config)) if not _unused(option, values)}
+
+
+def given(config: Any) -> set[str]:
+    """Return the names of the options that are not at their defaults."""
+    return {each.name for each in fields(config) if getattr(config, each.name) != each.default}
+
+
+def _unused(option: Option, values: Mapping[str, object]) -> str | None:
+    """Return the other option whose value keeps this one from having an effect."""
+    return next((other for other, allowed in option.used_with.items() if values[other] not in allowed), None)
+
+
 def check(config: Any) -> None:
-    """Check a config against its declarations; raises UsageError for the first value that is not allowed."""
+    """Check a config against its declarations.
+
+    Raises UsageError for the first value that is not allowed, or that is given but has no effect.
+    """
     for field, kind, option in declared(type(config)):
         value = getattr(config, field.name)
         if value is None and _optional(kind):
@@ -104,6 +137,12 @@ def check(config: Any) -> None:
             raise UsageError(f"--{flag(field.name)} {value}: expected one of {', '.join(choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             option.check(field.name, value)
+        if value != field.default and (other := _unused(option, vars(config))):
+            allowed = " or ".join(" ".join(_words(other, each)) for each in option.used_with[other])
+            raise UsageError(
+                f"--{flag(field.name)} has no effect with {' '.join(_words(other, getattr(config, other)))}: "
+                f"omit it, or use {allowed}"
+            )
 
 
 def expand(function: Callable[..., Any], call: Callable[..., Any] | None = None) -> Callable[..., None]:
@@ -195,9 +234,8 @@ def command(verb: str, subject: str, config: Any, **given: str | None) -> str:
 
     Passwords and queries of URLs are left out.
     """
-    changed = {field.name: getattr(config, field.name) for field in fields(config)}
-    defaults = {field.name: field.default for field in fields(config)}
-    options = {**given, **{name: value for name, value in changed.items() if value != defaults[name]}}
+    changed = {each.name: value for each in fields(config) if (value := getattr(config, each.name)) != each.default}
+    options = {**given, **changed}
     words = [word for name, value in options.items() if value is not None for word in _words(name, value)]
     return shlex.join(["tagger", verb, *map(storage.redact, (subject, *words))])
 

@@ -21,6 +21,20 @@ def photo(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
     return coarse.resize(size, Image.Resampling.BICUBIC)
 
 
+def write_stripes(
+    folder: Path, count: int, seed: int = 0, labels: tuple[str, ...] = ("across", "down", "plain")
+) -> None:
+    """Class folders that a network can tell apart: stripes across, stripes down, and none."""
+    rng = np.random.default_rng(seed)
+    for label in labels:
+        (folder / label).mkdir(parents=True)
+        for index in range(count):
+            wave = 90 * np.sin(np.arange(32) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))
+            shape = {"across": wave[:, None, None], "down": wave[:, None], "plain": 0}[label]
+            noisy = 128 + shape + rng.normal(0, 30, (32, 32, 3))
+            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / label / f"{index}.png")
+
+
 def without_root_powers() -> None:
     """For preexec_fn: make file permissions count even when the tests run as root."""
     PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
@@ -28,7 +42,7 @@ def without_root_powers() -> None:
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-def backbone(folder: Path, architecture: str, side: int) -> Path:
+def backbone(folder: Path, architecture: str, side: int, **model_args: object) -> Path:
     """A timm network with random weights, in timm's local-dir layout."""
     import safetensors.torch
     import timm
@@ -36,10 +50,11 @@ def backbone(folder: Path, architecture: str, side: int) -> Path:
 
     torch.manual_seed(0)
     folder.mkdir()
-    net = timm.create_model(architecture, num_classes=3, pretrained=False)
+    net = timm.create_model(architecture, num_classes=3, pretrained=False, **model_args)
     safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
     preparation = {"input_size": [3, side, side], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
     names = ["red", "green", "blue"]
     config = {"architecture": architecture, "num_classes": 3, "label_names": names, "pretrained_cfg": preparation}
+    config["model_args"] = model_args
     (folder / "config.json").write_text(json.dumps(config))
     return folder

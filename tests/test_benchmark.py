@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pictures import write_stripes
 from PIL import Image
 
 import tagger
@@ -27,27 +28,11 @@ from tagger.errors import SourceError, TaggerError, UsageError
 OWN = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun")
 
 
-def write_stripes(folder: Path, count: int, seed: int = 0) -> None:
-    """Three classes a net can tell apart: stripes across, stripes down, and none."""
-    rng = np.random.default_rng(seed)
-    for label in ("across", "down", "plain"):
-        (folder / label).mkdir(parents=True)
-        for index in range(count):
-            wave = 128 + 90 * np.sin(np.arange(32) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))
-            picture = {
-                "across": np.tile(wave[:, None], 32),
-                "down": np.tile(wave, (32, 1)),
-                "plain": np.full((32, 32), 128.0),
-            }
-            noisy = picture[label][..., None] + rng.normal(0, 30, (32, 32, 3))
-            Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / label / f"{index}.png")
-
-
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stripes") / "data"
-    write_stripes(folder / "train", 60)
-    write_stripes(folder / "test", 20, seed=1)
+    write_stripes(folder / "train", 40)
+    write_stripes(folder / "test", 16, seed=1)
     return folder
 
 
@@ -59,7 +44,7 @@ def again(todo: Benchmark, say: Callable[[str], object] = lambda line: None) -> 
 @pytest.fixture(scope="module")
 def trained(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
-    Benchmark(str(stripes), str(out), BenchmarkConfig(OWN, "12s")).run()
+    Benchmark(str(stripes), str(out), BenchmarkConfig(OWN, "6s")).run()
     return out
 
 
@@ -113,13 +98,13 @@ def test_what_was_trained_stays_and_what_was_cut_is_trained_again_with_another_b
     stripes: Path, trained: Path
 ) -> None:
     lines: list[str] = []
-    assert Benchmark(str(stripes), str(trained), BenchmarkConfig(OWN, "12s"), say=lines.append).missing() == []
+    assert Benchmark(str(stripes), str(trained), BenchmarkConfig(OWN, "6s"), say=lines.append).missing() == []
     assert "6 of 6 models were trained before, 0 to train" in lines
     frame = pd.read_parquet(trained / "results.parquet").set_index("model")
     whole = set(frame.index[frame["cut"] == ""])
     assert {"knn", "linear"} <= whole
     assert frame.loc["resnet20", "cut"].endswith("of 164 epochs")
-    more = {model for model, _ in Benchmark(str(stripes), str(trained), BenchmarkConfig(OWN, "20s")).missing()}
+    more = {model for model, _ in Benchmark(str(stripes), str(trained), BenchmarkConfig(OWN, "10s")).missing()}
     assert more == set(OWN) - whole
 
 
@@ -147,7 +132,7 @@ def test_a_budget_cuts_epochs_first_and_images_last(seconds: float | None, epoch
 
 def test_a_killed_benchmark_trains_only_what_is_missing(stripes: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tagger.cli", "benchmark", str(stripes), "--out", str(tmp_path / "report")]
-    command += ["--models", "linear,mlp,speedrun", "--budget", "6s"]
+    command += ["--models", "linear,mlp,speedrun", "--budget", "3s"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "report" / "models" / "linear-0" / "scores.npy").exists():
         assert process.poll() is None, process.communicate()
@@ -165,30 +150,30 @@ def test_a_net_that_was_killed_goes_on_after_its_last_epoch(stripes: Path, tmp_p
 from tagger.benchmark import run
 from tagger.benchmark.config import BenchmarkConfig
 run.SAVED_EVERY = 0
-config = BenchmarkConfig(('resnet20',), 'full')
+config = BenchmarkConfig(('speedrun',), 'full')
 run.Benchmark({str(stripes)!r}, {str(tmp_path / "report")!r}, config, say=lambda line: print(line, flush=True)).run()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
-        if "epoch 5/164" in line:
+        if "epoch 3/14" in line:
             process.send_signal(signal.SIGKILL)
             break
     process.communicate(timeout=60)
-    state = tmp_path / "report" / "models" / "_resnet20-0.pt"
+    state = tmp_path / "report" / "models" / "_speedrun-0.pt"
     assert state.exists()
-    assert not state.with_name("resnet20-0").exists()
+    assert not state.with_name("speedrun-0").exists()
     lines: list[str] = []
 
     def stop(line: str) -> None:
         lines.append(line)
-        if "/164" in line:
+        if "/14" in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Benchmark(str(stripes), str(tmp_path / "report"), BenchmarkConfig(("resnet20",), "full"), say=stop).run()
-    assert "resnet20: continues after the last saved epoch" in lines
-    assert int(lines[-1].partition("epoch ")[2].partition("/")[0]) >= 5
+        Benchmark(str(stripes), str(tmp_path / "report"), BenchmarkConfig(("speedrun",), "full"), say=stop).run()
+    assert "speedrun: continues after the last saved epoch" in lines
+    assert int(lines[-1].partition("epoch ")[2].partition("/")[0]) >= 3
 
 
 def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) -> None:
@@ -263,7 +248,7 @@ def test_models_on_a_backbone_learn_from_the_same_images_and_decode_them_once(
     lines: list[str] = []
     rows = Benchmark(str(stripes), str(tmp_path / "report"), config, say=lines.append).run()
     assert [row["model"] for row in rows] == ["knn-features", "probe", "finetune"]
-    assert [line for line in lines if "read and decoded" in line] == ["240 images read and decoded, 0 cached"]
+    assert [line for line in lines if "read and decoded" in line] == ["168 images read and decoded, 0 cached"]
     assert any(line.startswith("finetune: epoch 10/10: loss") for line in lines)
     assert all(row["accuracy"] > 0.4 for row in rows)
     assert [row["cut"] for row in rows] == ["", "", ""], "what fits into the budget is trained in full"
@@ -311,10 +296,10 @@ def test_cifar10_is_learnt_from_in_memory_and_evaluated_on_its_own_test_images(
 
 
 def test_no_seed_learns_from_the_test_images_of_another(timm_folder: Path, tmp_path: Path) -> None:
-    write_stripes(tmp_path / "unsplit", 40)
+    write_stripes(tmp_path / "unsplit", 20)
     out = tmp_path / "report"
     backbone = f"local-dir:{timm_folder}"
-    Benchmark(str(tmp_path / "unsplit"), str(out), BenchmarkConfig(("finetune",), "6s", 2, backbone=backbone)).run()
+    Benchmark(str(tmp_path / "unsplit"), str(out), BenchmarkConfig(("finetune",), "3s", 2, backbone=backbone)).run()
     tested = []
     for seed in (0, 1):
         table = pd.read_parquet(out / "models" / f"finetune-{seed}" / "dataset.parquet")
@@ -325,7 +310,7 @@ def test_no_seed_learns_from_the_test_images_of_another(timm_folder: Path, tmp_p
 
 
 def test_a_model_that_diverges_does_not_stop_the_others(stripes: Path, tmp_path: Path) -> None:
-    config = BenchmarkConfig(("linear-squared", "convnet", "speedrun"), "6s", normalisation="none")
+    config = BenchmarkConfig(("linear-squared", "convnet", "speedrun"), "3s", normalisation="none")
     with pytest.raises(TaggerError, match=r"not trained: .*convnet \(seed 0\): training diverged"):
         Benchmark(str(stripes), str(tmp_path / "report"), config).run()
     frame = pd.read_parquet(tmp_path / "report" / "results.parquet")
@@ -333,14 +318,14 @@ def test_a_model_that_diverges_does_not_stop_the_others(stripes: Path, tmp_path:
     assert frame["accuracy"].notna().all()
     assert not list((tmp_path / "report" / "models").glob("_*"))
     with pytest.raises(TaggerError, match="not trained: convnet"):
-        Benchmark(str(stripes), str(tmp_path / "none"), BenchmarkConfig(("convnet",), "3s", normalisation="none")).run()
+        Benchmark(str(stripes), str(tmp_path / "none"), BenchmarkConfig(("convnet",), "1s", normalisation="none")).run()
     assert (tmp_path / "none" / "report.html").exists()
 
 
 def test_the_speed_run_network_keeps_its_normalisation_where_a_mean_image_is_chosen(
     stripes: Path, tmp_path: Path
 ) -> None:
-    config = BenchmarkConfig(("linear", "speedrun"), "3s", normalisation="pixel-mean")
+    config = BenchmarkConfig(("linear", "speedrun"), "1s", normalisation="pixel-mean")
     rows = Benchmark(str(stripes), str(tmp_path / "report"), config).run()
     assert "standardise: it takes no mean image" in rows[1]["note"]
     assert "mean image" not in rows[0]["note"]

@@ -134,7 +134,7 @@ def test_a_bundle_with_missing_thresholds_or_an_unknown_task_is_refused(tmp_path
 def test_models_that_are_not_there_say_what_model_takes(timm_folder: Path) -> None:
     with pytest.raises(ModelError, match="no such checkpoint"):
         checkpoint.describe("checkpoints/none")
-    with pytest.raises(ModelError, match="say local-dir:"):
+    with pytest.raises(ModelError, match="use local-dir:"):
         checkpoint.describe(str(timm_folder))
     with pytest.raises(ModelError, match="did you mean"):
         checkpoint.describe("timm/resnet5o")

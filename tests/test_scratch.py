@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import write_stripes
 
 import tagger
 from tagger import checkpoint
 from tagger.data import normalisation
 from tagger.errors import TableError, UsageError
-from tagger.evaluation.metrics import wilson_interval
 from tagger.models.linear import Linear
 from tagger.models.speedrun import Speedrun
 from tagger.training import scratch
@@ -37,17 +36,8 @@ CONFIG = TrainConfig(method="scratch", epochs=3, batch_size=32, device="cpu")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes a net can tell apart: stripes across and stripes down."""
     folder = tmp_path_factory.mktemp("shapes")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 150), ("test", 40)):
-        for label in ("across", "down"):
-            (folder / split / label).mkdir(parents=True)
-            for index in range(count):
-                wave = 128 + 90 * np.sin(np.arange(32) * rng.uniform(0.8, 1.6) + rng.uniform(0, 6))
-                picture = np.tile(
-                    wave[:, None] if label == "across" else wave, (1, 32) if label == "across" else (32, 1)
-                )
-                noisy = np.clip(picture[..., None] + rng.normal(0, 30, (32, 32, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(noisy).save(folder / split / label / f"{index}.png")
+    write_stripes(folder / "train", 150, labels=("across", "down"))
+    write_stripes(folder / "test", 40, 1, ("across", "down"))
     return folder
 
 
@@ -116,7 +106,8 @@ def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_network(
             if epoch.epoch == stop_after:
                 raise KeyboardInterrupt
 
-        return scratch.train_net(network, images, recipe, 3, "cpu", images, state=state, on_epoch=on_epoch)
+        trainer = scratch.make_trainer(network, images, recipe, 3, "cpu", images)
+        return scratch.train_net(trainer, state, on_epoch)
 
     whole, curve = run(None)
     state = State(str(tmp_path / "state.pt"), {"key": "a"})
@@ -202,9 +193,3 @@ def test_the_card_and_the_bundle_of_the_shipped_checkpoint_agree() -> None:
     card = Path(MODEL, "README.md").read_text()
     assert f"Accuracy {bundle['metrics']['test']['accuracy']['accuracy']:.1%}" in card
     assert checkpoint.describe(MODEL).metrics == bundle["metrics"]
-
-
-def test_the_wilson_interval_matches_known_values() -> None:
-    low, high = wilson_interval(95, 100)
-    assert (low, high) == (pytest.approx(0.8882, abs=1e-3), pytest.approx(0.9785, abs=1e-3))
-    assert wilson_interval(0, 0) == (0.0, 1.0)

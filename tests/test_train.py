@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import re
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,6 +38,7 @@ from tagger.training.backbone import with_head
 from tagger.training.config import TrainConfig, differences
 from tagger.training.data import Callbacks
 from tagger.training.loaders import AugmentedImages, TensorLoader
+from tagger.training.methods import recipe_of
 from tagger.training.recipe import Recipe
 from tagger.training.train import train
 from tagger.training.trainer import Diverged, Trainer, label_weights, loss_of, make_optimizer
@@ -66,15 +67,9 @@ def coloured(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(timm_folder: Path) -> Callable[..., TrainConfig]:
-    def make(**options: Any) -> TrainConfig:
-        defaults = {
-            "backbone": f"local-dir:{timm_folder}",
-            "method": "probe",
-            "epochs": 2,
-            "batch_size": 16,
-            "lr": 3e-3,
-        }
-        return TrainConfig(**{**defaults, **options})
+    def make(method: str = "probe", **options: Any) -> TrainConfig:
+        short = {"epochs": 2, "batch_size": 16, "lr": 3e-3} if method == "finetune" else {}
+        return TrainConfig(**{"backbone": f"local-dir:{timm_folder}", "method": method, **short, **options})
 
     return make
 
@@ -82,13 +77,10 @@ def config(timm_folder: Path) -> Callable[..., TrainConfig]:
 def test_a_backbone_that_would_be_another_network_at_a_size_is_refused(
     coloured: Path, config: Any, tmp_path: Path
 ) -> None:
-    swin = backbone(tmp_path / "swin", "swin_tiny_patch4_window7_224", 224)
+    tiny = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    swin = backbone(tmp_path / "swin", "swin_tiny_patch4_window7_224", 224, **tiny)
     with pytest.raises(UsageError, match="swin_tiny_patch4_window7_224 would be another network at that size"):
         train(str(coloured), str(tmp_path / "made"), config(backbone=f"local-dir:{swin}", image_size=192))
-
-
-def arguments(config: TrainConfig) -> list[str]:
-    return command("train", "DATA", config, out="OUT").split()[5:]
 
 
 def record() -> tuple[list[str], Callbacks]:
@@ -157,8 +149,7 @@ def test_any_backbone_learns_at_another_image_size(
     coloured: Path, config: Any, other_backbone: Path, tmp_path: Path, method: str
 ) -> None:
     out = str(tmp_path / "made")
-    options = config(backbone=f"local-dir:{other_backbone}", image_size=96, method=method, epochs=1)
-    info = train(str(coloured), out, options)
+    info = train(str(coloured), out, config(method, backbone=f"local-dir:{other_backbone}", image_size=96))
     assert info.preprocessing.size == (96, 96)
     found = evaluate(out, str(coloured), "val").evaluation
     assert found.accuracy is not None
@@ -201,24 +192,24 @@ def test_a_first_run_decodes_every_image_once_and_a_second_none_before_its_first
     reads: list[str] = []
     read = storage.read_bytes
     monkeypatch.setattr(storage, "read_bytes", lambda uri, *rest: (reads.append(uri), read(uri, *rest))[1])
-    images = lambda: [uri for uri in reads if uri.endswith(".png") and "/coloured/" in uri]  # noqa: E731
-    options = config(method=method, epochs=1)
-    before_first_epoch: list[int] = []
-    for name, expected in (
-        ("one", "72 images read and decoded, 0 cached"),
-        ("two", "0 images read and decoded, 72 cached"),
-    ):
+
+    def images() -> list[str]:
+        return [uri for uri in reads if "/coloured/" in uri]
+
+    def run(name: str) -> dict[str, int]:
+        """Train; return each line of the log with the number of images read before it."""
         reads.clear()
-        lines: list[str] = []
-        on_say = lambda line: (lines.append(line), before_first_epoch.append(len(images())))  # noqa: B023, E731
-        train(str(coloured), str(tmp_path / name), options, callbacks=Callbacks(say=on_say))
-        assert expected in lines
-        if name == "one":
-            mistakes = len(images()) - len(set(images()))
-            assert len(set(images())) == 72
-            assert mistakes <= 24, "only the card's grid of mistakes reads an image again"
-            before_first_epoch.clear()
-    assert before_first_epoch[2] == 0
+        log: dict[str, int] = {}
+        say = Callbacks(say=lambda line: log.update({line: len(images())}))
+        train(str(coloured), str(tmp_path / name), config(method), callbacks=say)
+        return log
+
+    assert run("one")["72 images read and decoded, 0 cached"] == 72
+    assert len(set(images())) == 72
+    assert len(images()) <= 72 + 24, "only the card's grid of mistakes reads an image again"
+    again = run("two")
+    assert again["0 images read and decoded, 72 cached"] == 0
+    assert list(again.values())[2] == 0, "the images are split without reading them"
     assert same(tmp_path / "one", tmp_path / "two")
 
 
@@ -301,49 +292,40 @@ def test_fine_tuning_is_deterministic_and_never_validates_below_the_probe(
     assert not (tmp_path / "one" / "_training.pt").exists()
 
 
-def start(coloured: Path, out: Path, config: TrainConfig, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tagger.cli", "train", str(coloured), "--out", str(out), *arguments(config), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(1200):
-        if file.exists() or process.poll() is not None:
-            return
-        time.sleep(0.05)
+def interrupted(coloured: Path, out: Path, config: TrainConfig, by: signal.Signals) -> tuple[int, str]:
+    """Start the command and send a signal after its first epoch; return exit code and stderr."""
+    arguments = shlex.split(command("train", str(coloured), config, out=str(out)))[1:]
+    process = subprocess.Popen([sys.executable, "-m", "tagger.cli", *arguments], stderr=subprocess.PIPE, text=True)
+    while not (out / "_training.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(by)
+    _, stderr = process.communicate()
+    return process.returncode, stderr
 
 
 @pytest.mark.slow
 def test_a_killed_training_resumes_and_ends_with_the_weights_of_one_that_was_not(
     coloured: Path, config: Any, tmp_path: Path
 ) -> None:
-    options = config(method="finetune", epochs=6, optimizer="sgd", lr=0.02)
+    options = config(method="finetune", epochs=3, optimizer="sgd", lr=0.02)
     train(str(coloured), str(tmp_path / "whole"), options)
     out = tmp_path / "killed"
-    process = start(coloured, out, options)
-    wait_for(out / "_training.pt", process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert (out / "_training.pt").exists()
-    assert not (out / "tagger.json").exists()
+    code, stderr = interrupted(coloured, out, options, signal.SIGKILL)
+    assert code == -signal.SIGKILL, stderr
+    assert os.listdir(out) == ["_training.pt"]
     with pytest.raises(UsageError, match="--resume"):
         train(str(coloured), str(out), options)
     with pytest.raises(UsageError, match=r"--lr 0\.02 -> 0\.5"):
-        train(str(coloured), str(out), config(method="finetune", epochs=6, optimizer="sgd", lr=0.5), resume=True)
-    resumed = start(coloured, out, options, "--resume")
-    _, stderr = resumed.communicate()
-    assert resumed.returncode == 0, stderr
+        train(str(coloured), str(out), replace(options, lr=0.5), resume=True)
+    train(str(coloured), str(out), options, resume=True)
     assert same(tmp_path / "whole", out)
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_state_and_one_line(coloured: Path, config: Any, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    process = start(coloured, out, config(method="finetune", epochs=50, patience=50))
-    wait_for(out / "_training.pt", process)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
-    assert process.returncode == 130, stderr
+    code, stderr = interrupted(coloured, out, config(method="finetune", epochs=50, patience=50), signal.SIGINT)
+    assert code == 130, stderr
     assert "Traceback" not in stderr
     assert "interrupted" in stderr.strip().splitlines()[-1]
     assert os.listdir(out) == ["_training.pt"]
@@ -461,13 +443,22 @@ def test_label_smoothing_raises_the_least_loss() -> None:
 
 @pytest.mark.parametrize("option", ["mixup", "cutmix"])
 def test_mixing_blends_the_targets_of_two_images(option: str) -> None:
-    trainer = small_trainer(replace(ADAM, **{option: 1.0}))
-    np.random.seed(0)
-    images, targets = next(iter(trainer.loader.epoch(1)))
-    mixed, blended = trainer._mixed(images.clone(), targets)
-    assert not torch.equal(mixed, images)
-    assert ((blended > 0) & (blended < 1)).any()
-    torch.testing.assert_close(blended.sum(dim=1), torch.ones(len(images)))
+    trainer = small_trainer(replace(ADAM, batch_size=32, **{option: 1.0}))
+    seen: list[torch.Tensor] = []
+
+    def undecided(x: torch.Tensor) -> torch.Tensor:
+        seen.extend((x, torch.zeros(len(x), 2, requires_grad=True)))
+        return seen[1]
+
+    trainer.forward = undecided
+    trainer.run_epoch()
+    mixed, logits = seen
+    images, _ = next(iter(trainer.loader.epoch(1)))
+    assert torch.cdist(mixed.flatten(1), images.flatten(1)).min(dim=1).values.max() > 0.1, "an image as it was"
+    assert logits.grad is not None
+    targets = 0.5 - len(mixed) * logits.grad
+    assert ((targets > 0.01) & (targets < 0.99)).any()
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(32))
 
 
 def test_an_average_of_the_weights_is_what_is_validated_and_returned() -> None:
@@ -498,10 +489,10 @@ def test_layer_decay_slows_the_layers_near_the_input(timm_folder: Path) -> None:
     assert rates[0.5][1] == 1.0
 
 
-def test_dropout_and_stochastic_depth_reach_the_network(coloured: Path, config: Any) -> None:
+def test_dropout_and_stochastic_depth_reach_the_network(config: Any) -> None:
     backbone = checkpoint.describe(config().backbone)
     plain, _ = with_head(backbone, 3, config())
-    dropped, _ = with_head(backbone, 3, config(dropout=0.4, drop_path=0.3))
+    dropped, _ = with_head(backbone, 3, config("finetune", dropout=0.4, drop_path=0.3))
     assert dropped.drop_rate == 0.4  # type: ignore[comparison-overlap]
     paths = [
         sum("drop_path" in name for name, _ in net.named_modules() if "Identity" not in type(_).__name__)
@@ -557,12 +548,34 @@ def test_crop_scale_and_augment_change_the_images(tmp_path: Path) -> None:
         ({"augment": "rand-m9.5"}, "a policy of timm's"), ({"mixup": -1.0}, "--mixup must be at least 0, got -1.0"),
         ({"seed": -1}, "--seed must be at least 0"), ({"crop_scale": 0.0}, "--crop-scale must be above 0 and at most"),
         ({"hflip": 1.5}, "--hflip must be at least 0 and at most 1"),
-        ({"method": "scratch", "lr": 0.1}, "--method scratch: --lr would have no effect"),
+        ({"method": "magic"}, "magic"), ({"schedule": "fast"}, "0.01x10"), ({"precision_target": 1.5}, "1.5"),
+        ({"epochs": 0}, "at least 1"), ({"lr": 0.0}, "above 0"), ({"dropout": 1.0}, "below 1"),
+        ({"image_size": 8}, "16"),
+        ({"method": "probe", "lr": 1e-3}, "--lr has no effect with --method probe: omit it, or use --method auto or "
+         "--method finetune"),
+        ({"method": "knn", "epochs": 3}, "--epochs has no effect with --method knn: omit it, or use --method auto or "),
+        ({"method": "knn", "multilabel": True}, "--multilabel has no effect with --method knn"),
+        ({"method": "scratch", "fit": "squash"}, "--fit has no effect with --method scratch"),
+        ({"method": "finetune", "budget_minutes": 1.0}, "--budget-minutes has no effect with --method finetune"),
+        ({"momentum": 0.5}, "--momentum has no effect with --optimizer adamw: omit it, or use --optimizer sgd"),
+        ({"label_smoothing": 0.2, "multilabel": True}, "--label-smoothing has no effect with --multilabel: omit it, or "
+         "use --no-multilabel"),
+        ({"epochs": 3, "schedule": "0.1x3"}, "--epochs has no effect with --schedule 0.1x3"),
     ],
 )  # fmt: skip
-def test_options_that_cannot_be_right_are_refused_at_once(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_options_that_cannot_be_right_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
         TrainConfig(**options)
+
+
+def test_every_option_of_a_training_reaches_its_recipe() -> None:
+    """An option that is declared in TrainConfig and in Recipe needs no further line."""
+    given = TrainConfig("local-dir:x", "finetune", weight_decay=0.3, clip=0.2, accumulate=3, ema=0.7, patience=4)
+    recipe = recipe_of(given)
+    assert (recipe.weight_decay, recipe.clip, recipe.accumulate, recipe.ema, recipe.patience) == (0.3, 0.2, 3, 0.7, 4)
+    shared = {field.name for field in dataclasses.fields(Recipe)} & vars(given).keys()
+    derived = {"epochs", "batch_size", "momentum", "label_smoothing"}
+    assert all(getattr(recipe, name) == getattr(given, name) for name in shared - derived)
 
 
 def test_one_label_in_train_is_an_error_that_says_so(tmp_path: Path, config: Any) -> None:
@@ -650,15 +663,13 @@ def test_nothing_to_learn_is_an_error_that_says_so(coloured: Path, config: Any, 
     assert not (tmp_path / "made").exists()
 
 
-def test_a_validation_split_that_lacks_a_class_still_trains(coloured: Path, config: Any, tmp_path: Path) -> None:
-    for split, names in (("train", COLOURS), ("val", ("red", "green"))):
-        for name in names:
+def test_a_validation_split_that_lacks_a_class_still_trains(config: Any, tmp_path: Path) -> None:
+    for first, split, names in ((0, "train", COLOURS), (500, "val", ("red", "green"))):
+        for number, name in enumerate(names):
             (tmp_path / "given" / split / name).mkdir(parents=True)
-            for path in sorted((coloured / name).glob("*.png"))[:: 1 if split == "train" else 3]:
-                target = tmp_path / "given" / split / name / path.name
-                shutil.move(path, target) if split == "val" else shutil.copy(path, target)
-    for path in (tmp_path / "given" / "val").rglob("*.png"):
-        (tmp_path / "given" / "train" / path.parent.name / path.name).unlink()
+            for index in range(first, first + 8):
+                image = picture(1000 * number + index, COLOURS[name])
+                image.save(tmp_path / "given" / split / name / f"{name}{index}.png")
     info = train(str(tmp_path / "given"), str(tmp_path / "made"), config())
     tags = {tag["tag"]: tag for tag in info.metrics["val"]["tags"]}
     assert tags["blue"]["images"] == 0
@@ -676,17 +687,6 @@ def test_a_checkpoint_asked_for_labels_it_never_saw_says_which(coloured: Path, c
     (coloured / "blue").rename(coloured / "navy")
     with pytest.raises(UsageError, match="crimson, lime, navy"):
         evaluate(out, str(coloured), "all")
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [({"method": "magic"}, "magic"), ({"schedule": "fast"}, "0.01x10"), ({"precision_target": 1.5}, "1.5"),
-     ({"epochs": 0}, "at least 1"), ({"lr": 0.0}, "above 0"), ({"dropout": 1.0}, "below 1"), ({"image_size": 8}, "16"),
-     ({"method": "knn", "multilabel": True}, "one label")],
-)  # fmt: skip
-def test_options_that_cannot_be_right_are_refused(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        TrainConfig(**options)
 
 
 def test_a_hub_backbone_without_weights_names_the_cache_and_local_dir(
@@ -720,20 +720,28 @@ def test_a_folder_that_holds_something_is_not_written_into(coloured: Path, confi
 # --- tuning and the command line --------------------------------------------------------------------------------------
 
 
-def searched(config: Any, **options: Any) -> TrainConfig:
-    """Return options of a search: those that it chooses have their defaults."""
-    return config(method="auto", lr=TrainConfig.lr, **options)  # type: ignore[no-any-return]
-
-
-def test_options_that_a_search_chooses_itself_are_refused(coloured: Path, config: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="searches --method, --lr itself"):
-        tune(str(coloured), str(tmp_path / "tuned"), config())
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"method": "finetune", "lr": 0.1},
+            "tagger tune searches --method, --lr itself; omit it, or use `tagger train`",
+        ),
+        ({"method": "auto", "budget_minutes": 1.0}, "tagger tune does not use --budget-minutes; omit it"),
+    ],
+)
+def test_options_that_a_search_chooses_itself_or_does_not_use_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        tune("data", str(tmp_path / "tuned"), TrainConfig(**options))
+    assert not (tmp_path / "tuned").exists()
 
 
 @pytest.mark.slow
 def test_tuning_goes_on_where_it_stopped_and_keeps_the_best(coloured: Path, config: Any, tmp_path: Path) -> None:
     out = tmp_path / "tuned"
-    found = tune(str(coloured), str(out), searched(config), trials=3)
+    found = tune(str(coloured), str(out), config("auto", epochs=1, batch_size=16), trials=3)
     assert len(found.trials) == 3
     assert (out / "plots" / "trials.png").exists()
     assert (out / "trials.parquet").exists()
@@ -744,11 +752,11 @@ def test_tuning_goes_on_where_it_stopped_and_keeps_the_best(coloured: Path, conf
     assert max(about["candidates"].values()) >= best - 1e-9
     assert found.trials[0]["method"] == "probe"
     assert {trial["method"] for trial in found.trials[1:]} == {"finetune"}
-    again = tune(str(coloured), str(out), searched(config), trials=3)
+    again = tune(str(coloured), str(out), config("auto", epochs=1, batch_size=16), trials=3)
     assert (again.trials, again.info.model_id) == (found.trials, found.info.model_id)
     with pytest.raises(UsageError, match=r"started with other options \(--image-size None -> 48\)"):
-        tune(str(coloured), str(out), searched(config, image_size=48), trials=4)
-    more = tune(str(coloured), str(out), searched(config), trials=4)
+        tune(str(coloured), str(out), config("auto", epochs=1, batch_size=16, image_size=48), trials=4)
+    more = tune(str(coloured), str(out), config("auto", epochs=1, batch_size=16), trials=4)
     assert more.trials[:3] == found.trials
     assert len(more.trials) == 4
 

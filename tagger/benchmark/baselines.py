@@ -7,7 +7,6 @@ schedule always runs to its end.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from tagger.training.recipe import SPEEDRUN, Recipe
 
@@ -22,7 +21,7 @@ class Baseline:
     family: str
     """tagger/models/<family>.py"""
     recipe: Recipe
-    model_args: dict[str, Any] = field(default_factory=dict)
+    model_args: dict[str, object] = field(default_factory=dict)
     normalisation: str = "pixel-mean"
     weight: float = 1.0
     """Share of a budget, relative to the other models."""
@@ -30,7 +29,7 @@ class Baseline:
 
     @property
     def holds_out(self) -> bool:
-        """Tell whether validation images are kept out of training, for early stopping."""
+        """Return whether validation images are left out of training, for early stopping."""
         return self.recipe.patience is not None
 
 

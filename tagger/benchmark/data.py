@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
+import pandas as pd
 
 from tagger import schema
 from tagger.benchmark.baselines import TRANSFER
@@ -17,9 +16,9 @@ from tagger.benchmark.config import BenchmarkConfig
 from tagger.checkpoint.info import fingerprint
 from tagger.data import cifar10
 from tagger.data.arrays import LabelledImages
-from tagger.data.dataset import Dataset, SeveralLabels, truth_of
+from tagger.data.dataset import BoolArray, Dataset, SeveralLabels, truth_of
 from tagger.errors import SourceError, UsageError
-from tagger.images import Preprocessing
+from tagger.images import Preprocessing, UInt8Array
 from tagger.training import data as training_data
 from tagger.training.config import TrainConfig
 from tagger.training.data import Callbacks, TrainingData
@@ -38,53 +37,63 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """Training and test images; some training images are for validation."""
+    """Images with one label each, in splits."""
 
     name: str
     note: str
     """Caveat that stands beside every number."""
-    train: LabelledImages
-    held_out: npt.NDArray[np.bool_]
-    """(N,) which of the training images are for validation."""
-    test: LabelledImages
+    images: UInt8Array
+    """(N, H, W, 3), fitted to models on pixels."""
     dataset: Dataset
-    """The same images, training images first for CIFAR-10, in splits."""
     scanned: TrainingData | None = None
     """Scan of a user's files; None for CIFAR-10, which is in memory."""
-    left_out: tuple[str, ...] = ()
-    """Images that were left out, and why."""
-    _made: dict[str, TrainingData] = field(default_factory=dict)
+    _on_backbones: dict[str, TrainingData] = field(default_factory=dict)
+
+    @cached_property
+    def train(self) -> LabelledImages:
+        """Return the training images, those held out for validation included."""
+        return self._rows(~self.dataset.split("test"))
 
     @cached_property
     def learning(self) -> LabelledImages:
         """Return the training images without those held out."""
-        return _rows(self.train, ~self.held_out)
+        return self._rows(self.dataset.split("train"))
 
     @cached_property
     def validation(self) -> LabelledImages:
         """Return the training images that are held out."""
-        return _rows(self.train, self.held_out)
+        return self._rows(self.dataset.split("val"))
+
+    @cached_property
+    def test(self) -> LabelledImages:
+        """Return the test images."""
+        return self._rows(self.dataset.split("test"))
 
     @cached_property
     def data_id(self) -> str:
         """Return a hash of all pixels, labels and names."""
-        return fingerprint([self.train.fingerprint(), self.test.fingerprint(), self.held_out.tolist()])
+        held_out = self.dataset.split("val")[~self.dataset.split("test")]
+        return fingerprint([self.train.fingerprint(), self.test.fingerprint(), held_out.tolist()])
 
     def describe(self) -> str:
-        """Return the number of images as text."""
-        counts = f"{len(self.train.labels):,} training images ({int(self.held_out.sum()):,} of them held out for "
-        found = f"{self.name}: {counts}validation), {len(self.test.labels):,} test images"
-        return "; ".join((found, *self.left_out))
+        """Return the number of images, and which were left out, as text."""
+        train, held_out, test = (len(part.labels) for part in (self.train, self.validation, self.test))
+        counts = f"{train:,} training images ({held_out:,} of them held out for validation), {test:,} test images"
+        return "; ".join((f"{self.name}: {counts}", *self.dataset.notes))
 
     def for_backbone(self, config: TrainConfig, callbacks: Callbacks) -> TrainingData:
         """Return the same images with the features of a backbone, computed once."""
         if self.scanned is not None:
             return self.scanned
         key = f"{config.backbone} {config.image_size}"
-        if key not in self._made:
-            arrays = np.concatenate((self.train.images, self.test.images))
-            self._made[key] = training_data.from_arrays(self.name, self.dataset, arrays, config, callbacks)
-        return self._made[key]
+        if key not in self._on_backbones:
+            made = training_data.from_arrays(self.name, self.dataset, self.images, config, callbacks)
+            self._on_backbones[key] = made
+        return self._on_backbones[key]
+
+    def _rows(self, rows: BoolArray) -> LabelledImages:
+        labels = self.dataset.truth[rows].argmax(axis=1).astype(np.int64)
+        return LabelledImages(self.images[rows], labels, self.dataset.label_names)
 
 
 def read(dataset: str, data: str | None, config: BenchmarkConfig, callbacks: Callbacks) -> BenchmarkData:
@@ -103,53 +112,35 @@ def read(dataset: str, data: str | None, config: BenchmarkConfig, callbacks: Cal
 
 def options_for(model: str, data: BenchmarkData, config: BenchmarkConfig, seed: int) -> TrainConfig:
     """Return the training options of a model on a backbone."""
-    small = config.seconds is not None and data.scanned is None and data.train.images.shape[1] < BUDGET_SIDE
+    small = config.seconds is not None and data.scanned is None and data.images.shape[1] < BUDGET_SIDE
     return TrainConfig(
         backbone=config.backbone,
         method=TRANSFER[model],  # type: ignore[arg-type]
-        epochs=10,
+        epochs=10 if model == "finetune" else None,
         image_size=BUDGET_SIDE if small else None,
         seed=seed,
         device=config.device,
     )
 
 
-def _rows(data: LabelledImages, rows: npt.NDArray[Any]) -> LabelledImages:
-    return replace(data, images=data.images[rows], labels=data.labels[rows])
-
-
 def _cifar10(data: str | None, side: int, say: Say) -> BenchmarkData:
     if side != cifar10.SIDE:
         raise UsageError(f"--image-size {side}: CIFAR-10 has images of {cifar10.SIDE} pixels; omit it")
     train, test = cifar10.read(data, say)
-    place = np.zeros(len(train.labels), dtype=int)  # of an image among those of its class
-    for label in range(len(train.label_names)):
-        rows = train.labels == label
-        place[rows] = np.arange(rows.sum())
-    held_out = place % HELD_OUT == HELD_OUT - 1
+    place = pd.Series(train.labels).groupby(train.labels).cumcount()  # among the images of its class
+    splits = [*np.where(place % HELD_OUT == HELD_OUT - 1, "val", "train").tolist(), *["test"] * len(test.labels)]
+    labels = [[train.label_names[label]] for label in (*train.labels, *test.labels)]
+    uris = [f"{CIFAR10}:{index:05d}" for index in range(len(labels))]
+    table = schema.from_rows(
+        [{"uri": uri, "labels": row, "split": split} for uri, row, split in zip(uris, labels, splits, strict=True)],
+        "manifest",
+    )
     return BenchmarkData(
         name="CIFAR-10",
         note="; ".join(filter(None, (_part(train, test), LOSSY if train.lossy or test.lossy else ""))),
-        train=train,
-        held_out=held_out,
-        test=test,
-        dataset=_as_dataset(train, held_out, test),
+        images=np.concatenate((train.images, test.images)),
+        dataset=Dataset(table, train.label_names, truth_of(table, train.label_names)),
     )
-
-
-def _as_dataset(train: LabelledImages, held_out: npt.NDArray[np.bool_], test: LabelledImages) -> Dataset:
-    """Return arrays as the rows of a manifest."""
-    labels = np.concatenate((train.labels, test.labels)).tolist()
-    rows = [
-        {
-            "uri": f"{CIFAR10}:{index:05d}",
-            "labels": [train.label_names[label]],
-            "split": "test" if index >= len(held_out) else "val" if held_out[index] else "train",
-        }
-        for index, label in enumerate(labels)
-    ]
-    table = pa.Table.from_pylist(rows, schema=schema.MANIFEST)
-    return Dataset(table, train.label_names, truth_of(table, train.label_names))
 
 
 def _part(train: LabelledImages, test: LabelledImages) -> str:
@@ -161,12 +152,10 @@ def _part(train: LabelledImages, test: LabelledImages) -> str:
 
 def _own(dataset: str, config: BenchmarkConfig, callbacks: Callbacks) -> BenchmarkData:
     side = config.image_size
-    method = "finetune" if "finetune" in config.models else "probe"
-    if not set(config.models) & set(TRANSFER):
-        method = "scratch"
     options = TrainConfig(image_size=side, method="scratch", device=config.device)
-    if method != "scratch":
-        options = TrainConfig(backbone=config.backbone, method=method, device=config.device)  # type: ignore[arg-type]
+    if set(config.models) & set(TRANSFER):
+        method: Literal["finetune", "probe"] = "finetune" if "finetune" in config.models else "probe"
+        options = TrainConfig(backbone=config.backbone, method=method, device=config.device)
     try:
         found = training_data.read(dataset, options, callbacks, Preprocessing(size=(side, side), crop_pct=1.0), True)
     except SeveralLabels as error:
@@ -174,16 +163,4 @@ def _own(dataset: str, config: BenchmarkConfig, callbacks: Callbacks) -> Benchma
     if not found.rows("test").any():
         raise SourceError(f"{dataset}: no image is in the test split; label more images")
     assert found.square is not None
-    labels = found.dataset.truth.argmax(axis=1).astype(np.int64)
-    everything = LabelledImages(found.square, labels, found.dataset.label_names)
-    learning = found.rows("train") | found.rows("val")
-    return BenchmarkData(
-        name=found.name,
-        note="",
-        train=_rows(everything, learning),
-        held_out=found.rows("val")[learning],
-        test=_rows(everything, found.rows("test")),
-        dataset=found.dataset,
-        scanned=found,
-        left_out=found.dataset.notes,
-    )
+    return BenchmarkData(found.name, "", found.square, found.dataset, found)

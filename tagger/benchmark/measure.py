@@ -1,11 +1,9 @@
-"""What a trained net costs: parameters, FLOPs, images a second, memory."""
+"""Cost of a trained network: FLOPs, images per second, memory."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -58,32 +56,31 @@ def _rate(net: nn.Module, batch: Tensor) -> float:
 
 
 class Memory:
-    """The most memory in use while it watches: of the GPU if there is one, else of this process."""
+    """The most memory in use in a `with` block: of the GPU if there is one, else of this process."""
 
     def __init__(self, device: str) -> None:
         self.device, self.most = device, 0
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._sample, daemon=True)
 
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[None]:
-        """Watch until the block ends."""
+    def __enter__(self) -> Memory:
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-            yield
-            self.most = torch.cuda.max_memory_allocated()
-            return
-        ended = threading.Event()
-        watcher = threading.Thread(target=self._sample, args=(ended,), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
+        else:
+            self._watcher.start()
+        return self
 
-    def _sample(self, ended: threading.Event) -> None:
+    def __exit__(self, *error: object) -> None:
+        if self.device == "cuda":
+            self.most = torch.cuda.max_memory_allocated()
+        else:
+            self._ended.set()
+            self._watcher.join()
+
+    def _sample(self) -> None:
         while True:
             self.most = max(self.most, _resident())
-            if ended.wait(0.1):
+            if self._ended.wait(0.1):
                 return
 
 

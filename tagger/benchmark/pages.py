@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from tagger import checkpoint, hardware, storage
 from tagger.benchmark.data import ALL, CIFAR10, BenchmarkData
 from tagger.benchmark.published import PUBLISHED
+from tagger.checkpoint.info import Json
 from tagger.evaluation.metrics import Array
 from tagger.inference.engines import Float32Array
 from tagger.models.convnet import ConvNet
@@ -49,7 +49,7 @@ VARIANTS = {
 def write(
     out: str,
     data: BenchmarkData,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Json],
     scores: Sequence[Float32Array],
     folder: FolderOf,
     command: str,
@@ -67,7 +67,7 @@ def write(
 
 def gather(
     data: BenchmarkData,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Json],
     scores: Sequence[Float32Array],
     folder: FolderOf,
     command: str,
@@ -100,7 +100,7 @@ def gather(
     )
 
 
-def _run(row: Mapping[str, Any], scores: Float32Array) -> benchmark_report.Run:
+def _run(row: Json, scores: Float32Array) -> benchmark_report.Run:
     known = {name: row[name] for name in benchmark_report.Run.__dataclass_fields__ if name in row}
     return benchmark_report.Run(**known | {"interval": tuple(row["interval"]), "scores": scores})
 

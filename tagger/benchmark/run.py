@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from tagger.benchmark.baselines import DETERMINISTIC, TRANSFER, weight
 from tagger.benchmark.budget import Budget
 from tagger.benchmark.config import FULL, BenchmarkConfig
 from tagger.benchmark.data import CIFAR10, BenchmarkData, Say
-from tagger.benchmark.train import Model, evaluate, identity, train_model
-from tagger.checkpoint.info import fingerprint
+from tagger.benchmark.train import Model, Task, evaluate, identity, train_model
+from tagger.checkpoint.info import Json, fingerprint
 from tagger.data import normalisation
 from tagger.errors import TableError, TaggerError, UsageError
 from tagger.evaluation.metrics import Evaluation
@@ -34,7 +33,6 @@ from tagger.training import result
 from tagger.training.data import Callbacks
 from tagger.training.result import PACKAGES
 from tagger.training.resume import State
-from tagger.training.trainer import Epoch
 
 SCORES = "scores.npy"
 SAVED_EVERY = 30.0
@@ -94,32 +92,25 @@ class Benchmark:
             self.say(f"{done} of {len(self.pairs)} models were trained before, {len(missing)} to train")
         return sorted(missing, key=lambda pair: weight(pair[0]))
 
-    def train(self, model: str, seed: int, later: Sequence[Pair] = ()) -> dict[str, Any]:
+    def train(self, model: str, seed: int, later: Sequence[Pair] = ()) -> Json:
         """Train one model with one seed, evaluate it, and save it; `later` share the rest of the budget."""
-        folder = self.folder(model, seed)
+        folder, say = self.folder(model, seed), partial(self._say, model, seed)
         storage.remove_folder(folder)
-        callbacks = Callbacks(
-            lambda line: self._tell(model, seed, line), self._progress(model, seed), self._epoch(model, seed)
-        )
-        memory = measure.Memory("cpu" if model == "knn" else hardware.device(self.config.device))
+        callbacks = Callbacks(say, _tenths(say), lambda epoch: say(epoch.text()))
         torch.set_num_threads(hardware.cores())
         seconds = self.budget.share(weight(model), [weight(name) for name, _ in later])
         state = self._state(model, seed)
-        with memory.watch():
-            trained = train_model(model, self.data, self.config, seed, seconds, state, callbacks)
+        with measure.Memory("cpu" if model == "knn" else hardware.device(self.config.device)) as memory:
+            trained = train_model(Task(model, self.data, self.config, seed, seconds, state, callbacks))
         evaluation = evaluate(trained, self.data)
-        facts = self._facts_of(trained, evaluation, model, seed) | {
-            "memory_bytes": memory.most,
-            "device": memory.device,
-        }
+        facts = self._facts_of(trained, evaluation, model, seed)
+        facts |= {"memory_bytes": memory.most, "device": memory.device}
         self._save(folder, trained, evaluation, facts)
         state.remove()
-        self._tell(
-            model, seed, f"{facts['accuracy'] or 0:.2%} of the test images{f' ({trained.cut})' if trained.cut else ''}"
-        )
+        say(f"{facts['accuracy'] or 0:.2%} of the test images{f' ({trained.cut})' if trained.cut else ''}")
         return facts
 
-    def finish(self) -> list[dict[str, Any]]:
+    def finish(self) -> list[Json]:
         """Write results.parquet, report.md and report.html of the models that are there; return the rows."""
         rows = [facts for pair in self.pairs if (facts := self._facts(*pair))]
         scores = [self._scores(row) for row in rows]
@@ -129,7 +120,7 @@ class Benchmark:
         pages.write(out, self.data, rows, scores, self.folder, self.command)
         return rows
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self) -> list[Json]:
         """Train what is missing and write the report; return a row per model and seed.
 
         A model that cannot be trained does not stop the others. Raises TaggerError at the end, naming all of them.
@@ -141,7 +132,7 @@ class Benchmark:
                 self.train(model, seed, missing[index + 1 :])
             except TaggerError as error:
                 failed[model, seed] = error
-                self._tell(model, seed, f"failed: {error}")
+                self._say(model, seed, f"failed: {error}")
         rows = self.finish()
         self.check_failures(failed)
         return rows
@@ -165,12 +156,12 @@ class Benchmark:
         try:
             before = state.load()["identity"]
             if (before["key"], before["budget"]) == (state.identity["key"], state.identity["budget"]):
-                self._tell(model, seed, "continues after the last saved epoch")
+                self._say(model, seed, "continues after the last saved epoch")
                 return state
             reason = "other options"
         except (TableError, KeyError) as error:
             reason = str(error)
-        self._tell(model, seed, f"starts again ({reason})")
+        self._say(model, seed, f"starts again ({reason})")
         state.remove()
         return state
 
@@ -179,48 +170,48 @@ class Benchmark:
         how = identity(model, self.data, self.config, seed)
         return fingerprint([_VERSION, self.data.data_id, model, seed, how])
 
-    def _facts(self, model: str, seed: int) -> dict[str, Any] | None:
+    def _facts(self, model: str, seed: int) -> Json | None:
         """Return the facts of a model that was trained with these options; None otherwise."""
         uri = storage.join(self.folder(model, seed), checkpoint.BUNDLE)
         if not storage.exists(uri):
             return None
         try:
-            facts: dict[str, Any] = json.loads(storage.read_bytes(uri)).get("benchmark") or {}
+            facts: Json = json.loads(storage.read_bytes(uri)).get("benchmark") or {}
         except ValueError:
             return None
         same = facts.get("key") == self._key(model, seed)
         return facts if same and (not facts["cut"] or facts["budget"] == self.config.budget) else None
 
     def _is_whole(self, model: str, seed: int) -> bool:
-        """Tell whether a model was trained with these options and can be read."""
+        """Return whether a model was trained with these options and can be read."""
         folder = self.folder(model, seed)
         if not storage.exists(storage.join(folder, checkpoint.BUNDLE)):
             return False
         facts = self._facts(model, seed)
         if facts is None:
-            self._tell(model, seed, "was trained with other options, or is damaged; trained again")
+            self._say(model, seed, "was trained with other options, or is damaged; trained again")
             return False
         try:
             checkpoint.build(checkpoint.describe(folder))
             self._scores(facts)
         except (TaggerError, ValueError) as error:
-            self._tell(model, seed, f"damaged ({error}); trained again")
+            self._say(model, seed, f"damaged ({error}); trained again")
             return False
         return True
 
     def _check_options(self, missing: Sequence[Pair]) -> None:
-        """Find out before anything is trained what would stop a model later."""
+        """Raise the TaggerError that would stop a model later."""
         hardware.device(self.config.device)
         if transferred := [model for model, _ in missing if model in TRANSFER]:
             try:
                 checkpoint.build(checkpoint.describe(self.config.backbone))
             except TaggerError as error:
                 raise UsageError(f"--backbone {error} (or leave {', '.join(transferred)} out of --models)") from error
-        images = self.data.train.images
+        images = self.data.images
         if self.config.normalisation:
             normalisation.compute(self.config.normalisation, images[:1])
 
-    def _facts_of(self, trained: Model, evaluation: Evaluation, model: str, seed: int) -> dict[str, Any]:
+    def _facts_of(self, trained: Model, evaluation: Evaluation, model: str, seed: int) -> Json:
         """Return the report's entries of a model."""
         inputs = torch.zeros(measure.BATCH, 3, trained.side, trained.side)
         one_core, all_cores = measure.rates(trained.net, inputs)
@@ -251,7 +242,7 @@ class Benchmark:
             **trained.facts,
         }
 
-    def _save(self, folder: str, trained: Model, evaluation: Evaluation, facts: dict[str, Any]) -> None:
+    def _save(self, folder: str, trained: Model, evaluation: Evaluation, facts: Json) -> None:
         files = {SCORES: _npy(trained.scores)}
         if trained.trained is not None:
             result.save(folder, trained.trained, self.command, {"benchmark": facts}, files)
@@ -272,7 +263,7 @@ class Benchmark:
             facts={"benchmark": facts},
         )
 
-    def _training(self, trained: Model, facts: dict[str, Any]) -> dict[str, Any]:
+    def _training(self, trained: Model, facts: Json) -> Json:
         data = self.data
         caveats = [f"trained on less than the recipe: {trained.cut}"] if trained.cut else []
         return {
@@ -292,25 +283,16 @@ class Benchmark:
             "versions": {name: metadata.version(name) for name in PACKAGES},
         }
 
-    def _scores(self, facts: Mapping[str, Any]) -> Float32Array:
+    def _scores(self, facts: Json) -> Float32Array:
         content = storage.read_bytes(storage.join(self.folder(facts["model"], facts["seed"]), SCORES))
         scores: Float32Array = np.load(io.BytesIO(content), allow_pickle=False)
         return scores
 
-    def _tell(self, model: str, seed: int, line: str) -> None:
+    def _say(self, model: str, seed: int, line: str) -> None:
         self.say(f"{model} (seed {seed}): {line}" if self.config.seeds > 1 else f"{model}: {line}")
 
-    def _progress(self, model: str, seed: int) -> Any:
-        return _tenths(lambda line: self._tell(model, seed, line))
 
-    def _epoch(self, model: str, seed: int) -> Any:
-        def on_epoch(epoch: Epoch) -> None:
-            self._tell(model, seed, epoch.text())
-
-        return on_epoch
-
-
-def _tenths(say: Say) -> Any:
+def _tenths(say: Say) -> Callable[[str, int, int], None]:
     """Return a progress callback that reports every tenth of a long step."""
     reported: dict[str, int] = {}
 
@@ -323,7 +305,7 @@ def _tenths(say: Say) -> Any:
     return on_progress
 
 
-def _row(facts: dict[str, Any]) -> dict[str, Any]:
+def _row(facts: Json) -> Json:
     """Return the facts of a model as a row of results.parquet."""
     low, high = facts["interval"]
     versions = [f"{name} {version}" for name, version in facts["versions"].items()]

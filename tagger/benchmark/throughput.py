@@ -1,4 +1,4 @@
-"""What each stage of tagging could do alone on this machine, and what a whole run makes of it."""
+"""Throughput of each stage of tagging alone on this machine, and of a whole run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from tagger import checkpoint, hardware, images, schema, storage
-from tagger.checkpoint.info import ModelInfo
+from tagger.checkpoint.info import Json, ModelInfo
 from tagger.data import manifest
 from tagger.errors import ImageError, SourceError
 from tagger.images import UInt8Array
@@ -25,8 +25,12 @@ from tagger.inference.decoders import readers_for
 from tagger.tagging import run
 from tagger.tagging.config import TagConfig
 
-PICTURES = 64
-"""Pictures made when no source is named; repeated links stand for more."""
+IMAGES = 64
+"""Images made when no source is named; repeated links stand for more."""
+
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Throughput:
     engine: str
     files: int
     copy: float
-    """Putting pictures side by side in a batch."""
+    """Putting images side by side in a batch."""
     ceilings: Ceilings
     achieved: float
     """A whole run after start-up, rows written; of a run too short to tell, start-up included."""
@@ -58,13 +62,13 @@ class Throughput:
         return [[name, f"{rate or 0:,.0f}", what] for name, (rate, what) in stages.items()]
 
     def text(self) -> str:
-        """Say what it was measured on."""
+        """Return what it was measured on."""
         return (
             f"{self.model}, {self.files:,} files, {hardware.cores()} cores of {hardware.processor()}; "
             f"first rows after {self.start_up:.1f} s; at most {hardware.peak_memory() / 1e9:.2f} GB of memory"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return all of it as plain values."""
         bound, by = self.ceilings.bound() or (None, None)
         return {**asdict(self), "bound": bound, "bound_by": by, "processor": hardware.processor()}
@@ -73,15 +77,15 @@ class Throughput:
 def measure(model: str, source: str | None, config: TagConfig, limit: int = 1000) -> Throughput:
     """Run every stage alone, then all of them together on the same files. Raises SourceError when nothing decodes."""
     with tempfile.TemporaryDirectory() as folder:
-        source = source or _make_pictures(Path(folder) / "pictures", limit)
+        source = source or _make_images(Path(folder) / "images", limit)
         table = manifest.read_source(source).table.slice(0, limit)
         uris = manifest.locations(table)
         info = checkpoint.describe(model)
         engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
-        storage_rate, contents = _timed(_read, uris, readers_for(uris[:1]))
-        contents = [content for content in contents if content]
+        storage_rate, read = _timed(_read, uris, readers_for(uris[:1]))
+        contents = [content for content in read if content]
         decode_rate, decoded = _timed(lambda content: _decode(content, info), contents, hardware.cores())
-        pixels = [picture for picture in decoded if picture is not None]
+        pixels = [array for array in decoded if array is not None]
         if not pixels:
             raise SourceError(f"{source}: none of {len(uris):,} files decodes; name a folder of photographs")
         size = engine.batch_size
@@ -110,8 +114,8 @@ def _run(table: pa.Table, model: str, folder: Path, config: TagConfig) -> tuple[
     return summary.steady_images_per_second or summary.images_per_second, first[0]
 
 
-def _timed(work: Callable[[Any], Any], items: Sequence[Any], threads: int) -> tuple[float, list[Any]]:
-    """Return items/s of work done in so many threads, and what came out."""
+def _timed(work: Callable[[T], R], items: Sequence[T], threads: int) -> tuple[float, list[R]]:
+    """Return items/s of a function called in a number of threads, and its results."""
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
         done = list(pool.map(work, items))
@@ -132,15 +136,15 @@ def _decode(content: bytes, info: ModelInfo) -> UInt8Array | None:
         return None
 
 
-def _make_pictures(folder: Path, count: int) -> str:
-    """Write JPEGs of a photograph's size and detail; a few pictures, linked many times."""
+def _make_images(folder: Path, count: int) -> str:
+    """Write JPEGs of a photograph's size and detail; a few images, linked many times."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(count):
         path = folder / f"{index:06d}.jpg"
-        if index < PICTURES:
+        if index < IMAGES:
             coarse = Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8))
             coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
         else:
-            path.hardlink_to(folder / f"{index % PICTURES:06d}.jpg")
+            path.hardlink_to(folder / f"{index % IMAGES:06d}.jpg")
     return str(folder)

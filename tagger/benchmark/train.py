@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -25,7 +25,8 @@ from tagger.evaluation import metrics
 from tagger.inference.engines import Float32Array
 from tagger.models.knn import Knn
 from tagger.training import knn, methods, scratch
-from tagger.training.data import Callbacks
+from tagger.training.config import TrainConfig
+from tagger.training.data import Callbacks, TrainingData
 from tagger.training.recipe import Recipe
 from tagger.training.result import Trained
 from tagger.training.resume import State
@@ -35,8 +36,32 @@ from tagger.training.trainer import Diverged, Epoch
 
 QUERIES = 1000
 """Held-out images that k is chosen on within a budget."""
-_TIMED = 3
+_TIMED = 2
 """Steps that an epoch's time is estimated from."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model to train with one seed."""
+
+    name: str
+    data: BenchmarkData
+    config: BenchmarkConfig
+    seed: int
+    seconds: float | None
+    """Share of the budget; None: no limit."""
+    state: State
+    callbacks: Callbacks
+
+    def cut(self, epochs: int, images: int, seconds_per_image: Callable[[], float]) -> Cut:
+        """Return the epochs and images that fit; a training that was begun keeps those it began with."""
+        if self.state.exists():
+            return Cut(**self.state.load()["identity"]["cut"])
+        if self.seconds is None:
+            return Cut(epochs, images, epochs, images)
+        started = time.perf_counter()
+        each = seconds_per_image()
+        return fit_into(max(0.0, self.seconds - (time.perf_counter() - started)), epochs, images, each)
 
 
 @dataclass(frozen=True)
@@ -57,16 +82,16 @@ class Model:
     """Part of the recipe that the budget cut; empty for a training in full."""
     note: str = ""
     accuracy_tta: float | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
     """Further entries of the report."""
     trained: Trained | None = None
     """Of a model on a backbone."""
     network: Network | None = None
     """Of a model on pixels."""
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, object] = field(default_factory=dict)
 
 
-def identity(name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int) -> list[Any]:
+def identity(name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int) -> list[object]:
     """Return what decides which model comes out of a training in full, apart from data and seed."""
     if name in TRANSFER:
         return [asdict(benchmark_data.options_for(name, data, config, seed))]
@@ -78,37 +103,44 @@ def identity(name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int)
     return [baseline.family, _model_args(baseline, data, config), asdict(baseline.recipe), normalised_by, device]
 
 
-def train_baseline(
-    name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int, seconds: float | None, state: State,
-    callbacks: Callbacks,
-) -> Model:  # fmt: skip
+def train_model(task: Task) -> Model:
+    """Train one model; raises UsageError when training diverges."""
+    train = train_knn if task.name == "knn" else train_on_backbone if task.name in TRANSFER else train_baseline
+    try:
+        return train(task)
+    except Diverged as error:
+        task.state.remove()  # it would lead there again
+        raise UsageError(f"{error}; another --normalisation (scale, standardise, pixel-mean) may help") from error
+
+
+def train_baseline(task: Task) -> Model:
     """Train a network on pixels; one that was killed continues after its last saved epoch."""
-    started, baseline, device = time.perf_counter(), BASELINES[name], hardware.device(config.device)
-    everything, validation = (data.learning, data.validation) if baseline.holds_out else (data.train, None)
-    computed = normalisation.compute(_normalisation(baseline, config), everything.images)
-    network = Network(
-        f"tagger_{baseline.family}", _model_args(baseline, data, config), len(everything.label_names), computed
+    started, data, config = time.perf_counter(), task.data, task.config
+    baseline, device = BASELINES[task.name], hardware.device(config.device)
+    train = data.learning if baseline.holds_out else data.train
+    computed = normalisation.compute(_normalisation(baseline, config), train.images)
+    model_args = _model_args(baseline, data, config)
+    network = Network(f"tagger_{baseline.family}", model_args, len(train.label_names), computed)
+    cut = task.cut(
+        baseline.recipe.epochs,
+        len(train.labels),
+        lambda: seconds_per_image(network, baseline.recipe, train, task.seed, device),
     )
-    recipe, cut = _within(network, baseline.recipe, everything, seed, device, seconds, state)
-    train = everything.some(cut.images, seed)
-    state.identity["cut"] = asdict(cut)
-    held_out = None if validation is None else _labelled(validation)
-    net, curve = scratch.train_net(
-        network, _labelled(train), recipe, seed, device, held_out, state=state, on_epoch=callbacks.on_epoch
-    )
+    recipe, train = replace(baseline.recipe, epochs=cut.epochs), train.some(cut.images, task.seed)
+    validation = _labelled(data.validation) if baseline.holds_out else None
+    trainer = scratch.make_trainer(network, _labelled(train), recipe, task.seed, device, validation)
+    net, curve = scratch.train_net(trainer, task.state.with_facts(cut=asdict(cut)), task.callbacks.on_epoch)
     elapsed = max(time.perf_counter() - started, sum(epoch.seconds for epoch in curve))  # of killed runs too
-    logits = scratch.score(net, data.test.images, computed)
-    scores: Float32Array = torch.from_numpy(logits).softmax(1).numpy()
     tta = scratch.score(net, data.test.images, computed, tta=True) if recipe.augmented else None
     other = config.normalisation not in (None, computed.name)
     notes = [f"{computed.name}: it takes no mean image" if other else "", baseline.note]
     return Model(
         net=net,
         title=baseline.title,
-        scores=scores,
+        scores=_scores(net, data, computed),
         seconds=elapsed,
         curve=curve,
-        side=everything.images.shape[1],
+        side=train.images.shape[1],
         images=len(train.labels),
         cut=cut.text,
         note=", ".join(filter(None, notes)),
@@ -118,42 +150,18 @@ def train_baseline(
     )
 
 
-def _within(
-    network: Network, recipe: Recipe, train: LabelledImages, seed: int, device: str, seconds: float | None, state: State
-) -> tuple[Recipe, Cut]:
-    """Return the recipe and what the budget leaves of it; a training that was begun keeps what it began with."""
-    images = len(train.labels)
-    if state.exists():
-        cut = Cut(**state.load()["identity"]["cut"])
-    elif seconds is None:
-        cut = Cut(recipe.epochs, images, recipe.epochs, images)
-    else:
-        cut = fit_into(seconds, recipe.epochs, images, seconds_per_image(network, recipe, train, seed, device))
-    return replace(recipe, epochs=cut.epochs), cut
-
-
 def seconds_per_image(network: Network, recipe: Recipe, train: LabelledImages, seed: int, device: str) -> float:
-    """Time a few training steps, after one to warm up."""
-    some = train.some((_TIMED + 1) * recipe.batch_size, seed)
-    steps = -(-len(some.labels) // recipe.batch_size)
+    """Time a few training steps, after as many to warm up."""
+    some = train.some(_TIMED * recipe.batch_size, seed)
     trainer = scratch.make_trainer(network, _labelled(some), replace(recipe, patience=None), seed, device)
-    times = [time.perf_counter()]
-    loader = trainer.loader
-
-    class Timed:
-        def __len__(self) -> int:
-            return len(loader)
-
-        def epoch(self, number: int) -> Any:
-            for batch in loader.epoch(number):
-                times.append(time.perf_counter())
-                yield batch
-            times.append(time.perf_counter())
-
-    trainer.loader = Timed()
     trainer.run_epoch()
-    steady = times[2:] if steps > 1 else times[1:]
-    return (steady[-1] - steady[0]) / max(1, len(steady) - 1) / recipe.batch_size
+    return trainer.run_epoch().seconds / len(some.labels)
+
+
+def _scores(net: nn.Module, data: BenchmarkData, computed: Normalisation) -> Float32Array:
+    """Return the scores (N, K) of the test images."""
+    scores: Float32Array = torch.from_numpy(scratch.score(net, data.test.images, computed)).softmax(1).numpy()
+    return scores
 
 
 def _labelled(data: LabelledImages) -> Labelled:
@@ -161,49 +169,48 @@ def _labelled(data: LabelledImages) -> Labelled:
     return Labelled(data.images, targets)
 
 
-def _model_args(baseline: Baseline, data: BenchmarkData, config: BenchmarkConfig) -> dict[str, Any]:
+def _model_args(baseline: Baseline, data: BenchmarkData, config: BenchmarkConfig) -> dict[str, object]:
     """Return model_args: the speed-run network takes images of any size, and subtracts none."""
     if baseline.family == "speedrun":
         return baseline.model_args
-    side = data.train.images.shape[1]
+    side = data.images.shape[1]
     offset = normalisation.subtracts_image(_normalisation(baseline, config))
     return {"input_size": side, "offset": offset, **baseline.model_args}
 
 
 def _normalisation(baseline: Baseline, config: BenchmarkConfig) -> str:
-    wanted = config.normalisation or baseline.normalisation
-    takes_none = baseline.family == "speedrun" and normalisation.subtracts_image(wanted)
-    return baseline.normalisation if takes_none else wanted
+    chosen = config.normalisation or baseline.normalisation
+    takes_none = baseline.family == "speedrun" and normalisation.subtracts_image(chosen)
+    return baseline.normalisation if takes_none else chosen
 
 
-def train_knn(data: BenchmarkData, config: BenchmarkConfig, callbacks: Callbacks) -> Model:
+def train_knn(task: Task) -> Model:
     """Choose k and metric on held-out images, then store all training images; within a budget, on fewer of them."""
-    started = time.perf_counter()
-    quick = config.seconds is not None and len(data.train.labels) > QUERIES
+    started, data = time.perf_counter(), task.data
+    train, names = data.train, data.train.label_names
+    quick = task.config.seconds is not None and len(train.labels) > QUERIES
     queries = data.validation.some(QUERIES, seed=0) if quick else data.validation
     curves = knn.accuracies(
-        pixel_rows(queries), pixel_rows(data.learning), len(data.train.label_names),
-        knn.FAST_METRICS if quick else knn.METRICS,
-        lambda metric, done, total: callbacks.on_progress(f"{metric} distances", done, total),
+        pixel_rows(queries), pixel_rows(data.learning), len(names), knn.FAST_METRICS if quick else knn.METRICS,
+        lambda metric, done, total: task.callbacks.on_progress(f"{metric} distances", done, total),
     )  # fmt: skip
     metric, k = knn.best(curves)
-    callbacks.say(f"k = {k}, {metric}; validation {curves[metric][k]:.1%}")
-    side = data.train.images.shape[1]
-    model_args = {"examples": len(data.train.labels), "k": k, "metric": metric, "dtype": "uint8", "input_size": side}
-    net = Knn(len(data.train.label_names), **model_args)
-    net.remember(torch.from_numpy(data.train.images).permute(0, 3, 1, 2), torch.from_numpy(data.train.labels))
-    network = Network("tagger_knn", model_args, len(data.train.label_names), Normalisation("none", std=(1 / 255,) * 3))
+    task.callbacks.say(f"k = {k}, {metric}; validation {curves[metric][k]:.1%}")
+    side = data.images.shape[1]
+    net = Knn(len(names), len(train.labels), k, metric, dtype="uint8", input_size=side)
+    net.remember(torch.from_numpy(train.images).permute(0, 3, 1, 2), torch.from_numpy(train.labels))
+    model_args = {"examples": len(train.labels), "k": k, "metric": metric, "dtype": "uint8", "input_size": side}
+    network = Network("tagger_knn", model_args, len(names), Normalisation("none", std=(1 / 255,) * 3))
     seconds = time.perf_counter() - started
-    logits = scratch.score(net, data.test.images, network.normalisation)
     counts = f"{len(queries.labels):,} of {len(data.validation.labels):,}"
     return Model(
         net=net,
         title="k nearest neighbours",
-        scores=torch.from_numpy(logits).softmax(1).numpy(),
+        scores=_scores(net, data, network.normalisation),
         seconds=seconds,
         curve=[],
         side=side,
-        images=len(data.train.labels),
+        images=len(train.labels),
         note=f"k and metric (without l1) chosen on {counts} held-out images" if quick else "",
         facts={"k_curve": curves},
         network=network,
@@ -216,82 +223,53 @@ def pixel_rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(data.images).permute(0, 3, 1, 2).flatten(1), torch.from_numpy(data.labels)
 
 
-def train_on_backbone(
-    name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int, seconds: float | None, state: State,
-    callbacks: Callbacks,
-) -> Model:  # fmt: skip
+def train_on_backbone(task: Task) -> Model:
     """Train a model on a pretrained backbone, as `tagger train` does; features are computed once for all of them."""
-    options = benchmark_data.options_for(name, data, config, seed)
-    found = data.for_backbone(options, callbacks)
-    started = time.perf_counter()
-    cut = Cut(options.epochs or 1, 1, options.epochs or 1, 1)
-    if name == "finetune" and state.exists():
-        cut = Cut(**state.load()["identity"]["cut"])
-    elif name == "finetune" and seconds is not None:
-        probed, _ = methods.fit_probe(found, options, Callbacks())
-        per_image = 1.3 * methods.seconds_per_image(
-            probed, options, found.device
-        )  # augmentation, the optimizer, validation
-        left = max(0.0, seconds - (time.perf_counter() - started))
-        cut = fit_into(left, options.epochs or 1, int(found.rows("train").sum()), per_image)
-    options = replace(options, epochs=cut.epochs, warmup_epochs=min(1.0, cut.epochs / 10))
-    state.identity["cut"] = asdict(cut)
-    learned = found if cut.images == cut.all_images else _some(found, cut.images, seed)
-    trained = fit_and_evaluate(learned, options, state, callbacks, started)
-    architecture = found.backbone.architecture if found.backbone else ""
-    titles = {"knn-features": f"k-NN, features of {architecture}", "probe": f"Linear probe {architecture}"}
-    title = titles.get(name, f"Fine-tuned {architecture}")
-    if name == "finetune" and trained.fitted.method == "probe":
-        title = f"Linear probe {architecture} (fine-tuning was no better)"
-    side = trained.fitted.preprocessing.size[0]
+    options = benchmark_data.options_for(task.name, task.data, task.config, task.seed)
+    found = task.data.for_backbone(options, task.callbacks)
+    started, state, cut = time.perf_counter(), task.state, ""
+    if task.name == "finetune":
+        planned = task.cut(options.epochs or 1, len(found.indices("train")), lambda: _step_seconds(found, options))
+        options = replace(options, epochs=planned.epochs, warmup_epochs=min(1.0, planned.epochs / 10))
+        state, cut = state.with_facts(cut=asdict(planned)), planned.text
+        found = _some(found, planned.images, task.seed)
+    trained = fit_and_evaluate(found, options, state, task.callbacks, started)
+    fitted, architecture = trained.fitted, found.pretrained.architecture
+    titles = {"knn": "k-NN, features of", "probe": "Linear probe", "finetune": "Fine-tuned"}
+    no_better = task.name == "finetune" and fitted.method == "probe"
+    side = fitted.preprocessing.size[0]
     notes = [f"at {side} pixels" if options.image_size else "", "" if found.decoded else "cached features"]
     return Model(
-        net=trained.fitted.net,
-        title=title,
+        net=fitted.net,
+        title=f"{titles[fitted.method]} {architecture}{' (fine-tuning was no better)' if no_better else ''}",
         scores=trained.scores["test"],
         seconds=trained.seconds + (found.seconds if found.decoded else 0.0),
-        curve=trained.fitted.curve if trained.fitted.method == "finetune" else [],
+        curve=fitted.curve if fitted.method == "finetune" else [],
         side=side,
-        images=int(learned.rows("train").sum()),
-        cut=cut.text,
+        images=len(found.indices("train")),
+        cut=cut,
         note=", ".join(filter(None, notes)),
         trained=trained,
     )
 
 
-def _some(found: Any, images: int, seed: int) -> Any:
+def _step_seconds(found: TrainingData, options: TrainConfig) -> float:
+    """Return the seconds that fine-tuning takes per image: a step, and augmentation, optimizer and validation."""
+    probed, _ = methods.fit_probe(found, options, Callbacks())
+    return 1.3 * methods.seconds_per_image(probed, options, found.device)
+
+
+def _some(found: TrainingData, images: int, seed: int) -> TrainingData:
     """Return the data with fewer training images, evenly from each label; validation and test stay whole."""
-    rows = np.flatnonzero(found.rows("train"))
-    order = np.random.default_rng(seed).permutation(rows)
-    labels = found.dataset.truth[order].argmax(axis=1)
-    rank = np.zeros(len(order))
-    for label in np.unique(labels):
-        mine = labels == label
-        rank[mine] = np.arange(mine.sum()) / mine.sum()
-    chosen = set(order[np.argsort(rank, kind="stable")[:images]].tolist())
-    splits = [
-        None if split == "train" and row not in chosen else split
-        for row, split in enumerate(found.dataset.table["split"].to_pylist())
-    ]
-    return replace(found, dataset=found.dataset.with_splits(splits))
-
-
-Train = Callable[..., Model]
-
-
-def train_model(
-    name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int, seconds: float | None, state: State,
-    callbacks: Callbacks,
-) -> Model:  # fmt: skip
-    """Train one model; raises UsageError when training diverges."""
-    if name == "knn":
-        return train_knn(data, config, callbacks)
-    train: Train = train_on_backbone if name in TRANSFER else train_baseline
-    try:
-        return train(name, data, config, seed, seconds, state, callbacks)
-    except Diverged as error:
-        state.remove()  # it would lead there again
-        raise UsageError(f"{error}; another --normalisation (scale, standardise, pixel-mean) may help") from error
+    order = np.random.default_rng(seed).permutation(found.indices("train"))
+    if images >= len(order):
+        return found
+    by_label = pd.Series(order).groupby(found.dataset.truth[order].argmax(axis=1))
+    rank = by_label.cumcount() / by_label.transform("size")
+    left_out = set(order[np.argsort(rank.to_numpy(), kind="stable")[images:]].tolist())
+    splits = found.dataset.table["split"].to_pylist()
+    chosen = [None if row in left_out else split for row, split in enumerate(splits)]
+    return replace(found, dataset=found.dataset.with_splits(chosen))
 
 
 def evaluate(model: Model, data: BenchmarkData) -> metrics.Evaluation:

@@ -6,12 +6,12 @@ import json
 import shlex
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from tagger.checkpoint import markdown
+from tagger.checkpoint.info import Json
 
 MAX_ROWS = 60
 """Rows of the table of tags."""
@@ -20,9 +20,7 @@ MAX_NAMES = 20
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
-def render(
-    name: str, config: Mapping[str, Any], bundle: Mapping[str, Any], plots: Mapping[str, str], parameters: int
-) -> str:
+def render(name: str, config: Json, bundle: Json, plots: Mapping[str, str], parameters: int) -> str:
     """Return the README.md of a checkpoint folder; `plots` are title -> file."""
     split = "test" if "test" in bundle["metrics"] else "val"
     return _template().render(
@@ -44,7 +42,7 @@ def render(
     )
 
 
-def headline(evaluation: Mapping[str, Any]) -> str:
+def headline(evaluation: Json) -> str:
     """Return accuracy or mean average precision with its 95% interval."""
     if found := evaluation.get("accuracy"):
         low, high = found["interval"]
@@ -55,7 +53,7 @@ def headline(evaluation: Mapping[str, Any]) -> str:
     return text
 
 
-def tag_rows(bundle: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
+def tag_rows(bundle: Json, split: str) -> list[Json]:
     """Return a row per tag, those with the most training images first where not all are shown."""
     counts = bundle["training"].get("labels") or {}
     proofs = {each["tag"]: each for each in bundle["calibration"].get("tags", ())}
@@ -73,7 +71,7 @@ def tag_rows(bundle: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
     return rows[:MAX_ROWS]
 
 
-def _proof(proof: Mapping[str, Any] | None) -> str:
+def _proof(proof: Json | None) -> str:
     """Return whether a tag's threshold is proven."""
     if proof is None:
         return ""

@@ -1,25 +1,28 @@
-"""What is known of a model before its weights are loaded."""
+"""Description of a model: what is known before its weights are loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from tagger.images.transforms import Preprocessing
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Everything about a model but its weights."""
+    """Description of a model, without its weights."""
 
     name: str
     """Goes into the `model` column."""
     model_id: str
     """Hash of everything that decides the scores."""
     architecture: str
-    model_args: dict[str, Any]
+    model_args: dict[str, object]
     weights: str
     """uri of the safetensors file"""
     label_names: tuple[str, ...]
@@ -27,18 +30,18 @@ class ModelInfo:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     thresholds: tuple[float, ...] | None = None
     temperature: float = 1.0
-    metrics: dict[str, Any] = field(default_factory=dict)
-    agreement: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Processor -> engine, device and precision -> how far it agrees with the reference there."""
+    metrics: Json = field(default_factory=dict)
+    agreement: dict[str, Json] = field(default_factory=dict)
+    """Processor -> engine, device and precision -> its agreement with the reference."""
     published: str | None = None
     """timm's name, when the weights come from the hub and need timm's own conversion"""
 
     @property
     def eager_only(self) -> bool:
-        """Tell whether converted graphs cannot give its scores: neighbours are ranked in float64."""
+        """Return whether converted graphs cannot give its scores: neighbours are ranked in float64."""
         return self.architecture in ("tagger_knn", "tagger_feature_knn")
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: object) -> str:
     """Return a short hash of JSON-able data, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]

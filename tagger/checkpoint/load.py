@@ -1,4 +1,4 @@
-"""A checkpoint is a folder: weights without pickle, timm's config.json, our tagger.json, a model card."""
+"""Describe and load checkpoint folders: weights without pickle, timm's config.json, our tagger.json, a model card."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from tagger import storage
 from tagger.checkpoint import packaged
-from tagger.checkpoint.info import ModelInfo, fingerprint
+from tagger.checkpoint.info import Json, ModelInfo, fingerprint
 from tagger.errors import ModelError, SourceError, SourceNotFound, WriteError
 from tagger.images import DECODE_VERSION
 from tagger.images.transforms import Preprocessing
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from tagger.models.backbone import TimmNet
 
 WEIGHTS, CONFIG, BUNDLE, CARD = "model.safetensors", "config.json", "tagger.json", "README.md"
 
@@ -47,7 +50,7 @@ def describe(model: str) -> ModelInfo:
         )
     if not storage.exists(storage.join(folder, BUNDLE)):
         raise ModelError(
-            f"{model}: has no {BUNDLE}, so it is not a tagger checkpoint; for a timm folder say local-dir:{model}"
+            f"{model}: has no {BUNDLE}, so it is not a tagger checkpoint; for a timm folder use local-dir:{model}"
         )
     return _describe_folder(folder, _read_json(storage.join(folder, BUNDLE)))
 
@@ -83,7 +86,7 @@ def build_resized(backbone: ModelInfo) -> nn.Module:
     """Return the backbone's network for images of the size in its preprocessing: transformers resample positions."""
     net = build(backbone)
     if hasattr(net, "set_input_size"):
-        cast(Any, net).set_input_size(img_size=backbone.preprocessing.size)
+        cast("TimmNet", net).set_input_size(img_size=backbone.preprocessing.size)
     return net
 
 
@@ -104,41 +107,23 @@ def list_checkpoints(folder: str = "checkpoints") -> tuple[list[ModelInfo], list
     return found, broken
 
 
-def _describe_folder(folder: str, bundle: dict[str, Any]) -> ModelInfo:
+def _describe_folder(folder: str, bundle: Json) -> ModelInfo:
     weights = storage.join(folder, WEIGHTS)
     if not storage.exists(weights):
         raise ModelError(f"{folder}: has no {WEIGHTS}; weights are loaded from safetensors only, never from a pickle")
     config = _read_json(storage.join(folder, CONFIG))
-    timm_config = config.get("pretrained_cfg") or {}
     if "architecture" not in config:
         raise ModelError(f"{folder}/{CONFIG}: names no architecture; expected timm's config.json")
-    num_classes = config.get("num_classes", timm_config.get("num_classes", 1000))
-    names = bundle.get("label_names") or config.get("label_names") or timm_config.get("label_names")
-    return _info(
-        name=folder.rstrip("/").rpartition("/")[2],
-        weights=weights,
-        architecture=config["architecture"],
-        model_args=config.get("model_args") or {},
-        label_names=_checked_names(names, num_classes, folder),
-        preprocessing=_preprocessing(timm_config),
-        bundle=bundle,
-    )
+    return _info(folder, weights, config, bundle)
 
 
 def _describe_published(name: str) -> ModelInfo:
     from tagger.models import backbone
 
-    config = backbone.published_config(name)
-    num_classes = config["num_classes"]
-    return _info(
-        name=f"timm/{name}",
-        weights=_fetch(config["hf_hub_id"]),
-        architecture=config["architecture"],
-        model_args={},
-        label_names=_checked_names(config.get("label_names"), num_classes, f"timm/{name}"),
-        preprocessing=_preprocessing(config),
-        bundle={},
-        published=name,
+    published = backbone.published_config(name)
+    config = {"architecture": published["architecture"], "pretrained_cfg": published}
+    return replace(
+        _info(f"timm/{name}", _fetch(published["hf_hub_id"]), config, {}), name=f"timm/{name}", published=name
     )
 
 
@@ -166,56 +151,54 @@ def _fetch(hub_id: str) -> str:
         raise ModelError(f"{hub_id}: the hub does not give its weights ({storage.redact(str(error))[:200]})") from error
 
 
-def _info(
-    name: str,
-    weights: str,
-    architecture: str,
-    model_args: dict[str, Any],
-    label_names: tuple[str, ...],
-    preprocessing: Preprocessing,
-    bundle: dict[str, Any],
-    published: str | None = None,
-) -> ModelInfo:
+def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
+    """Return the description of a model with timm's config.json and our tagger.json, which may be empty."""
+    timm_config = config.get("pretrained_cfg") or {}
+    num_classes = config.get("num_classes", timm_config.get("num_classes", 1000))
+    names = bundle.get("label_names") or config.get("label_names") or timm_config.get("label_names")
+    label_names = _checked_names(names, num_classes, model)
     task = bundle.get("task", "multiclass")
     if task not in ("multiclass", "multilabel"):
-        raise ModelError(f"{name}: task {task!r} in {BUNDLE}; expected multiclass or multilabel")
-    temperature = float(bundle.get("calibration", {}).get("temperature", 1.0))
-    decisive = {
-        "weights": hashlib.sha256(storage.read_bytes(weights)).hexdigest(),
-        "architecture": architecture,
-        "model_args": model_args,
+        raise ModelError(f"{model}: task {task!r} in {BUNDLE}; expected multiclass or multilabel")
+    decisive: Json = {
+        "architecture": config["architecture"],
+        "model_args": config.get("model_args") or {},
         "label_names": label_names,
         "task": task,
-        "preprocessing": asdict(preprocessing),
-        "temperature": temperature,
-        "decode": DECODE_VERSION,
+        "temperature": float(bundle.get("calibration", {}).get("temperature", 1.0)),
     }
-    thresholds = _by_name(bundle.get("thresholds"), label_names, name)
-    model_id = fingerprint(decisive)
+    preprocessing = _preprocessing(timm_config)
+    digest = hashlib.sha256(storage.read_bytes(weights)).hexdigest()
+    hashed = {"weights": digest, "preprocessing": asdict(preprocessing), "decode": DECODE_VERSION}
+    model_id = fingerprint(decisive | hashed)
     return ModelInfo(
-        name, model_id, architecture, model_args, weights, label_names, task, preprocessing,
-        thresholds, temperature, bundle.get("metrics", {}), _agreement(model_id, bundle), published,
-    )  # fmt: skip
+        name=model.rstrip("/").rpartition("/")[2],
+        model_id=model_id,
+        weights=weights,
+        preprocessing=preprocessing,
+        thresholds=_by_name(bundle.get("thresholds"), label_names, model),
+        metrics=bundle.get("metrics", {}),
+        agreement=_agreement(model_id, bundle),
+        **decisive,
+    )
 
 
-def record_agreement(
-    model: str, info: ModelInfo, processor: str, records: dict[str, Any], in_cache: bool = False
-) -> str:
-    """Record how far engines agree on one processor: in the checkpoint's tagger.json or the cache; return where.
+def record_agreement(model: str, info: ModelInfo, processor: str, records: Json, in_cache: bool = False) -> str:
+    """Record the agreement of engines on one processor, in the checkpoint or in the cache; return where.
 
-    The weights of timm/NAME and local-dir:FOLDER are somebody else's folder, which we do not write to.
+    The weights of timm/NAME and local-dir:FOLDER are in a folder of somebody else, which is not written to.
     """
     agreement = info.agreement | {processor: info.agreement.get(processor, {}) | records}
     bundle = storage.join(storage.absolute(model), BUNDLE)
-    if not in_cache and not model.startswith(("timm/", "local-dir:")):
-        storage.write_atomic(bundle, _to_json(_read_json(bundle) | {"agreement": agreement}))
+    if not in_cache and not model.startswith(("timm/", "local-dir:")) and model not in packaged.PACKAGED:
+        storage.write_atomic(bundle, to_json(_read_json(bundle) | {"agreement": agreement}))
         return bundle
-    kept = storage.local_uri(str(_agreement_file(info.model_id)))
-    storage.write_atomic(kept, _to_json(agreement))
-    return kept
+    cached = storage.local_uri(str(_agreement_file(info.model_id)))
+    storage.write_atomic(cached, to_json(agreement))
+    return cached
 
 
-def _agreement(model_id: str, bundle: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _agreement(model_id: str, bundle: Json) -> dict[str, Json]:
     """Return what is recorded in the cache and in the checkpoint; the checkpoint's own records count more."""
     try:
         cached = dict(json.loads(_agreement_file(model_id).read_text()))
@@ -253,20 +236,20 @@ def _checked_names(names: list[str] | None, num_classes: int, model: str) -> tup
 
 
 def _imagenet_names(num_classes: int) -> tuple[str, ...]:
-    """Return timm's ImageNet names, () when it has none; kept in the cache, since importing timm takes seconds."""
-    kept = storage.cache_folder() / f"imagenet-names-{num_classes}-timm-{metadata.version('timm')}.json"
+    """Return timm's ImageNet names, () when it has none; cached, since importing timm takes seconds."""
+    cached = storage.cache_folder() / f"imagenet-names-{num_classes}-timm-{metadata.version('timm')}.json"
     try:
-        return tuple(json.loads(kept.read_text()))
+        return tuple(json.loads(cached.read_text()))
     except (OSError, ValueError):
         from tagger.models import backbone
 
         names = backbone.imagenet_label_names(num_classes) or ()
     with contextlib.suppress(WriteError):  # a cache that cannot be written only costs time
-        storage.write_atomic(storage.local_uri(str(kept)), json.dumps(names).encode())
+        storage.write_atomic(storage.local_uri(str(cached)), json.dumps(names).encode())
     return names
 
 
-def _preprocessing(config: dict[str, Any]) -> Preprocessing:
+def _preprocessing(config: Json) -> Preprocessing:
     """Read timm's pretrained_cfg with timm's own defaults (timm.data.resolve_data_config)."""
     default = Preprocessing()
     size = config.get("input_size") or (3, *default.size)
@@ -280,7 +263,7 @@ def _preprocessing(config: dict[str, Any]) -> Preprocessing:
     )
 
 
-def _read_json(uri: str) -> dict[str, Any]:
+def _read_json(uri: str) -> Json:
     try:
         content = json.loads(storage.read_bytes(uri))
     except SourceError as error:
@@ -292,9 +275,10 @@ def _read_json(uri: str) -> dict[str, Any]:
     return content
 
 
-def _to_json(value: dict[str, Any]) -> bytes:
+def to_json(value: Mapping[str, object]) -> bytes:
+    """Return JSON as people read it."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _shape(tensor: Any) -> str:
+def _shape(tensor: Tensor | None) -> str:
     return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "scalar"

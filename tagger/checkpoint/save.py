@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, cast
 
 from tagger import storage
 from tagger.checkpoint import card
-from tagger.checkpoint.info import ModelInfo
-from tagger.checkpoint.load import BUNDLE, CARD, CONFIG, WEIGHTS, describe
+from tagger.checkpoint.info import Json, ModelInfo
+from tagger.checkpoint.load import BUNDLE, CARD, CONFIG, WEIGHTS, describe, to_json
 from tagger.images import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from tagger.models.backbone import TimmNet
 
 SCHEMA = 1
 """Version of tagger.json."""
@@ -26,17 +28,17 @@ def save(
     net: nn.Module,
     *,
     architecture: str,
-    model_args: Mapping[str, Any],
+    model_args: Mapping[str, object],
     preprocessing: Preprocessing,
     label_names: Sequence[str],
     task: str,
-    metrics: Mapping[str, Any],
-    training: Mapping[str, Any],
+    metrics: Mapping[str, object],
+    training: Mapping[str, object],
     thresholds: Mapping[str, float] | None = None,
-    calibration: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, object] | None = None,
     plots: Mapping[str, tuple[str, bytes]] | None = None,
     files: Mapping[str, bytes] | None = None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> ModelInfo:
     """Write a checkpoint folder and return its description.
 
@@ -47,7 +49,7 @@ def save(
 
     out, drawn = storage.absolute(folder), plots or {}
     config = timm_config(net, architecture, model_args, preprocessing, label_names)
-    bundle = {
+    bundle: Json = {
         "schema": SCHEMA,
         "task": task,
         "label_names": list(label_names),
@@ -76,30 +78,19 @@ def save(
 def timm_config(
     net: nn.Module,
     architecture: str,
-    model_args: Mapping[str, Any],
+    model_args: Mapping[str, object],
     preprocessing: Preprocessing,
     label_names: Sequence[str],
-) -> dict[str, Any]:
+) -> Json:
     """Return config.json; `timm.create_model("local-dir:...")` builds network and transform of a timm architecture."""
-    published = getattr(net, "pretrained_cfg", None) or {}
+    published, grid = getattr(net, "pretrained_cfg", None) or {}, asdict(preprocessing)
     return {
         "architecture": architecture,
         "num_classes": len(label_names),
-        "num_features": cast(Any, net).num_features,
+        "num_features": cast("TimmNet", net).num_features,
         "model_args": dict(model_args),
         "label_names": list(label_names),
         "pretrained_cfg": {key: value for key, value in published.items() if key in _FROM_TIMM} | {
-            "input_size": [3, *preprocessing.size],
-            "interpolation": preprocessing.interpolation,
-            "crop_pct": preprocessing.crop_pct,
-            "crop_mode": preprocessing.crop_mode,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "num_classes": len(label_names),
+            "input_size": [3, *grid.pop("size")], **grid, "num_classes": len(label_names),
         },
     }  # fmt: skip
-
-
-def to_json(value: Mapping[str, Any]) -> bytes:
-    """Return JSON as people read it."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

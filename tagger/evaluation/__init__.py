@@ -1,1 +1,1 @@
-"""Metrics, calibration, and how far engines agree with the reference."""
+"""Metrics, calibration, and agreement of engines with the reference."""

@@ -12,19 +12,18 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from tagger import checkpoint, hardware, images, storage
-from tagger.checkpoint.info import ModelInfo
+from tagger.checkpoint.info import Json, ModelInfo
 from tagger.data import manifest
 from tagger.errors import ImageError, MissingExtra, ModelError, SourceError, UsageError, first_line
 from tagger.images import UInt8Array
-from tagger.images.transforms import Preprocessing
 from tagger.inference import engines
 from tagger.inference.engines import Choice, Engine, Float32Array
 
@@ -40,14 +39,13 @@ ODD = 10
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was measured for one model on this machine."""
+    """Agreement of one model on this machine."""
 
     model: str
     processor: str
-    kept: str
-    """Where it is recorded."""
+    recorded_in: str
     photographs: int
-    records: dict[str, dict[str, Any]]
+    records: dict[str, Json]
     """Choice.key -> top1, odd_top1, max_difference, images, images_per_second."""
     refused: dict[str, str] = field(default_factory=dict)
     """Choice.key -> why it does not run here."""
@@ -70,36 +68,39 @@ class Agreement:
         return measured + [[key, "", "", "", "", why] for key, why in self.refused.items()]
 
     def text(self) -> str:
-        """Say what it was measured on."""
-        return (
-            f"{self.photographs:,} photographs, {hardware.cores()} cores of {self.processor}; recorded in {self.kept}"
-        )
+        """Return what it was measured on."""
+        machine = f"{hardware.cores()} cores of {self.processor}"
+        return f"{self.photographs:,} photographs, {machine}; recorded in {self.recorded_in}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return all of it as plain values."""
         return dict(vars(self))
 
 
 def measure(
-    model: str, source: str, wanted: Choice | None = None, limit: int = 1000, say: Callable[[str], None] | None = None
+    model: str,
+    source: str,
+    requested: Choice | None = None,
+    limit: int = 1000,
+    say: Callable[[str], None] | None = None,
 ) -> Agreement:
-    """Compare every setting that fits what is wanted with the reference, record it with the model, and return it.
+    """Compare every setting that fits the request with the reference, record it with the model, and return it.
 
     Raises SourceError when the source has no photographs that decode, else what engines.load raises.
     """
-    wanted, say = wanted or Choice(), say or (lambda line: None)
+    requested, say = requested or Choice(), say or (lambda line: None)
     info = checkpoint.describe(model)
     contents = _photographs(manifest.locations(manifest.read_source(source).table), limit, source)
     calibration, compared = _halves(contents)
     odd = [variant for content in compared[:ODD] for variant in odd_variants(content)]
     choices = [
         choice
-        for choice in engines.possible(hardware.device(wanted.device))
-        if wanted.engine in ("auto", choice.engine) and wanted.precision in ("auto", choice.precision)
+        for choice in engines.possible(hardware.device(requested.device))
+        if requested.engine in ("auto", choice.engine) and requested.precision in ("auto", choice.precision)
     ]
     records, refused = _compare_all(info, choices, calibration, compared, odd, say)
-    kept = checkpoint.record_agreement(model, info, hardware.processor(), records)
-    return Agreement(info.name, hardware.processor(), kept, len(compared), records, refused)
+    recorded_in = checkpoint.record_agreement(model, info, hardware.processor(), records)
+    return Agreement(info.name, hardware.processor(), recorded_in, len(compared), records, refused)
 
 
 def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
@@ -145,7 +146,7 @@ def _compare_all(
     compared: Sequence[bytes],
     odd: Sequence[bytes],
     say: Callable[[str], None],
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+) -> tuple[dict[str, Json], dict[str, str]]:
     """Return what was measured for each setting, and why others do not run."""
     say(f"reference: eager fp32 on {len(compared) + len(odd):,} photographs")
     expected = _reference(info, [*compared, *odd])
@@ -179,7 +180,7 @@ def odd_variants(content: bytes) -> list[bytes]:
     return variants + [_encoded(photo.resize(size, Image.Resampling.LANCZOS), "JPEG") for size in sizes.values()]
 
 
-def _encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def _encoded(image: Image.Image, format: str, **options: object) -> bytes:
     target = io.BytesIO()
     image.save(target, format, **({"quality": 90} if format == "JPEG" else {}), **options)
     return target.getvalue()
@@ -214,14 +215,15 @@ def _halves(contents: Sequence[bytes], most: int = CALIBRATION) -> tuple[list[by
 
 
 def _reference(info: ModelInfo, contents: Sequence[bytes]) -> Float32Array:
-    """Score as timm does; pictures are turned upright first, the one difference that is ours on purpose."""
+    """Return the scores of timm's transform and network; images are turned upright first, as tagging does."""
     import torch
     from timm.data.transforms_factory import create_transform
 
     from tagger.inference.engines.pytorch import scorer
 
     whole = scorer(info, checkpoint.build(info))
-    transform = create_transform(**_timm_options(info.preprocessing), is_training=False)
+    grid = asdict(info.preprocessing)
+    transform = create_transform(input_size=(3, *grid.pop("size")), **grid, is_training=False)
     scores = []
     with torch.inference_mode():
         for start in range(0, len(contents), 32):
@@ -236,11 +238,6 @@ def _upright_rgb(content: bytes) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def _timm_options(preprocessing: Preprocessing) -> dict[str, Any]:
-    names = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
-    return {"input_size": (3, *preprocessing.size), **{name: getattr(preprocessing, name) for name in names}}
-
-
 def _fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
     def fitted(content: bytes) -> UInt8Array:
         return images.prepare_for(content, info.preprocessing)
@@ -249,7 +246,7 @@ def _fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
         return np.stack(list(pool.map(fitted, contents)))
 
 
-def _compare(engine: Engine, pixels: UInt8Array, expected: Float32Array, photographs: int) -> dict[str, Any]:
+def _compare(engine: Engine, pixels: UInt8Array, expected: Float32Array, photographs: int) -> Json:
     """Return the agreement on photographs, and on the odd variants behind them."""
     engine(pixels[: engine.batch_size])  # the first call allocates
     started = time.perf_counter()

@@ -1,7 +1,4 @@
-"""What turns a network's logits into scores that can be believed and tags that can be relied on.
-
-Both are learnt on the validation split alone: one temperature for the model, one threshold for every tag.
-"""
+"""Calibration on the validation split: one temperature for the model, one threshold for every tag."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ STARTS = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Threshold:
-    """From which score on a tag is given, and what is known of it from the validation images."""
+    """Lowest score with which a tag is given, and its precision on the validation images."""
 
     tag: str
     threshold: float
@@ -41,14 +38,14 @@ class Threshold:
     status: str
     """ok | too few | not reached"""
     needed: int | None
-    """How many more validation images with the label it takes; 0 when ok, None when more alone would not help"""
+    """More validation images with the label that would prove it; 0 when ok, None when more alone would not help"""
 
 
 def fit_temperature(logits: Array, truth: Array, task: str) -> float:
     """Return the temperature T that makes logits / T fit truth best, both (N, K) (Guo et al. 2017), from 0.05 to 20.
 
     The likelihood includes one imaginary image that is as likely to have any label: without it a validation set that is
-    told apart perfectly would ask for certainty (the remedy of Platt 1999). Known negatives of a multiclass task are
+    separated perfectly would lead to certainty (the remedy of Platt 1999). Known negatives of a multiclass task are
     left out. Returns 1 when fewer than 20 images are left, or all have the same label.
     """
     logits, truth = metrics.checked(logits, truth, task)
@@ -120,7 +117,7 @@ def _threshold(
     chosen = scores >= np.float32(threshold)
     predicted, right = int(chosen.sum()), int((chosen & truth).sum())
     precision = right / predicted if predicted else None
-    lower, _ = metrics.clopper_pearson(right, predicted, 1 - proof.level, lower_only=True)
+    lower = float(metrics.clopper_pearson_lower(np.array(right), np.array(predicted), proof.level))
     return Threshold(name, threshold, precision, lower, int(truth.sum()), predicted, status, needed)
 
 
@@ -163,7 +160,7 @@ class _Proof:
 
     Each test is the exact binomial one: it passes when the one-sided Clopper-Pearson bound reaches the target. Stopping
     at such a count, never between two, costs about 1% of recall at 100 to 200 images a tag. It is the margin for the
-    sampling noise of whoever checks the promise on as many images again (`benchmarks/thresholds.py`).
+    sampling noise of a check on as many images again (`benchmarks/thresholds.py`).
 
     The promise is about a tag, not about those that were proven: of tags that never reach the target 5% pass by luck.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +12,14 @@ import pyarrow.compute as pc
 from tagger import checkpoint, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.data import ingest, manifest
-from tagger.data.dataset import DATASET, truth_of
+from tagger.data.dataset import DATASET, BoolArray, truth_of
 from tagger.data.splits import NAMES
 from tagger.errors import SourceError, UsageError
 from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Evaluation
 from tagger.images import MAX_PIXELS
 from tagger.inference import engines
-from tagger.inference.engines import Choice
+from tagger.inference.engines import Choice, Float32Array
 from tagger.inference.model import Model
 from tagger.inference.pipeline import Row, score_rows
 from tagger.storage import StrPath
@@ -92,19 +91,18 @@ def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Ta
     unknown = sorted({label for row in labels for label in row} - names)
     if not unknown:
         return table, []
-    kept = [names.issuperset(row) for row in labels]
-    if not any(kept):
+    known = [names.issuperset(row) for row in labels]
+    if not any(known):
         raise UsageError(
             f"{dataset}: its labels ({', '.join(unknown[:5])}) are none of {info.name}'s "
             f"({', '.join(info.label_names[:5])})"
         )
-    left_out = (
-        f"left out: {len(kept) - sum(kept):,} images, with labels that {info.name} never saw: {', '.join(unknown[:5])}"
-    )
-    return table.filter(pa.array(kept)), [left_out]
+    count = len(known) - sum(known)
+    left_out = f"left out: {count:,} images, with labels that {info.name} never saw: {', '.join(unknown[:5])}"
+    return table.filter(pa.array(known)), [left_out]
 
 
-def scores_of(info: ModelInfo, uris: list[str], device: str = "auto") -> tuple[Any, Any]:
+def scores_of(info: ModelInfo, uris: list[str], device: str = "auto") -> tuple[Float32Array, BoolArray]:
     """Score images through the tagging pipeline; return scores (N, K), and which images have them (N,)."""
     engine = engines.load(info, checkpoint.build, Choice(device))
     model = Model(info, engine, lambda scores, embeddings: {"scores": scores})

@@ -1,4 +1,4 @@
-"""Numbers about predictions, each with its interval.
+"""Metrics of predictions, with intervals.
 
 Everywhere: scores are probabilities (N, K); truth is (N, K), 1 where the image has the label. The task is "multiclass"
 (softmax, one label an image) or "multilabel" (sigmoid). A multiclass row of zeros is a known negative: it counts
@@ -39,7 +39,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TagMetrics:
-    """How well one tag is given; None where nothing was there to count."""
+    """Metrics of one tag; None where there is nothing to count."""
 
     tag: str
     images: int
@@ -58,7 +58,7 @@ class TagMetrics:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything a report prints about one model on one split; `dataclasses.asdict` of it is JSON without NaN."""
+    """Metrics of one model on one split; `dataclasses.asdict` of it is JSON without NaN."""
 
     task: str
     images: int
@@ -81,22 +81,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Reliability:
-    """What scores promised and what came true, bin by bin, for a reliability diagram; every array is (bins,)."""
+    """Score against share right, bin by bin, for a reliability diagram; every array is (bins,)."""
 
     confidence: FloatArray
     """Mean score"""
     right: FloatArray
     """Share that was right"""
     count: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Precision and recall (points + 1,) of a tag at rising thresholds (points,), ending at precision 1, recall 0."""
-
-    precision: FloatArray
-    recall: FloatArray
-    thresholds: FloatArray
 
 
 def evaluate(
@@ -134,7 +125,7 @@ def accuracy(scores: Array, labels: npt.NDArray[np.int64]) -> Accuracy:
 
 
 def default_thresholds(task: str, tags: int) -> Sequence[float] | None:
-    """Return what stands in for thresholds that were never learnt; None means the best tag alone."""
+    """Return the thresholds of a model without learnt ones; None means the best tag alone."""
     return None if task == "multiclass" else [0.5] * tags
 
 
@@ -260,21 +251,14 @@ def reliability_bins(scores: Array, truth: Array, task: str, bins: int = 15) -> 
 def confusion_matrix(scores: Array, truth: Array) -> npt.NDArray[np.int64]:
     """Return (K, K) counts of multiclass images: rows their label, columns their best tag."""
     scores, truth = checked(scores, truth, "multiclass")
-    labelled = truth.any(axis=1)
-    tags = truth.shape[1]
-    cells = truth[labelled].argmax(axis=1) * tags + scores[labelled].argmax(axis=1)
-    return np.bincount(cells, minlength=tags * tags).reshape(tags, tags)
-
-
-def precision_recall_curve(scores: Array, truth: Array) -> list[Curve | None]:
-    """Return the curve of every tag, as scikit-learn draws it; None for a tag without images."""
-    scores, truth = checked(scores, truth)
-    columns = zip(scores.T, truth.T, strict=True)
-    return [Curve(*sk.precision_recall_curve(right, score)) if right.any() else None for score, right in columns]
+    labelled, tags = truth.any(axis=1), range(truth.shape[1])
+    labels, best = truth[labelled].argmax(axis=1), scores[labelled].argmax(axis=1)
+    counts: npt.NDArray[np.int64] = sk.confusion_matrix(labels, best, labels=tags)
+    return counts
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> Interval:
-    """Return the Wilson score interval of a proportion (Wilson 1927); (0, 1) when nothing was seen."""
+    """Return the Wilson score interval of a proportion (Wilson 1927); (0, 1) without any."""
     if total == 0:
         return 0.0, 1.0
     share = right / total
@@ -284,18 +268,11 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> Interval:
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
-def clopper_pearson(right: int, total: int, confidence: float = 0.95, lower_only: bool = False) -> Interval:
-    """Return the exact interval of a proportion (Clopper and Pearson 1934); (0, 1) when nothing was seen.
-
-    `lower_only` spends all of the error on the lower end: (lower, 1).
-    """
-    level = 1 - confidence if lower_only else (1 - confidence) / 2
-    low = float(clopper_pearson_lower(np.array(right), np.array(total), level))
-    return low, 1.0 if lower_only else 1 - float(clopper_pearson_lower(np.array(total - right), np.array(total), level))
-
-
 def clopper_pearson_lower(right: Array, total: Array, level: float) -> FloatArray:
-    """Return the lower ends, each missing its proportion with probability `level` at most; any shape, element-wise."""
+    """Return the exact lower bounds of proportions (Clopper and Pearson 1934), element-wise for arrays of any shape.
+
+    Each bound is above its proportion with probability `level` at most; without any observations it is 0.
+    """
     bound = stats.beta.ppf(level, np.maximum(right, 1), total - right + 1)
     return np.where(right > 0, bound, 0.0)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from tagger.errors import ModelError
@@ -28,7 +26,7 @@ FAMILIES: dict[str, type[nn.Module]] = {
 """Architectures not in timm, by their name in a checkpoint's config.json."""
 
 
-def build(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
+def build(architecture: str, num_classes: int, model_args: dict[str, object]) -> nn.Module:
     """Create a network with random weights; raises ModelError for an unknown architecture or bad arguments."""
     if family := FAMILIES.get(architecture):
         try:

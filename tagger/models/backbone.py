@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from tagger.errors import ModelError
+
+
+class TimmNet(Protocol):
+    """The methods of a timm network that nn.Module does not have."""
+
+    num_features: int
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Map normalised images (N, 3, H, W) to features."""
+        ...
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map features to embeddings (N, num_features) or logits (N, num_classes)."""
+        ...
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
+        ...
+
+    def set_input_size(self, img_size: tuple[int, int]) -> None:
+        """Resample the positions of a transformer."""
+        ...
 
 
 def create(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from tagger.models import backbone as timm_backbone
+from tagger.models.backbone import TimmNet
 from tagger.models.knn import Knn
 
 
@@ -24,7 +25,7 @@ class FeatureKnn(nn.Module):
         features: int,
         k: int,
         metric: str = "cosine",
-        backbone_args: dict[str, Any] | None = None,
+        backbone_args: dict[str, object] | None = None,
     ) -> None:
         super().__init__()
         self.num_classes, self.num_features = num_classes, features
@@ -33,11 +34,11 @@ class FeatureKnn(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Map normalised images (N, 3, H, W) to the backbone's feature maps."""
-        return cast(Tensor, cast(Any, self.backbone).forward_features(x))
+        return cast(TimmNet, self.backbone).forward_features(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map feature maps to features (N, D) or to logits (N, num_classes)."""
-        features = cast(Tensor, cast(Any, self.backbone).forward_head(x, pre_logits=True))
+        features = cast(TimmNet, self.backbone).forward_head(x, pre_logits=True)
         return features if pre_logits else self.neighbours.forward_head(features.float())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,11 +20,6 @@ class Linear(SmallNet):
         """Flatten (N, 3, S, S) to (N, 3 S S)."""
         return self.without_offset(x).flatten(1)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the values (N, 3 S S) unchanged, or logits (N, num_classes)."""
-        logits: Tensor = x if pre_logits else self.head(x)
-        return logits
-
     def templates(self) -> Tensor:
         """Return the weights as images (num_classes, 3, S, S), one template per class."""
         templates: Tensor = self.head.weight.detach().unflatten(1, (3, self.input_size, self.input_size))

@@ -47,11 +47,6 @@ class Mlp(SmallNet):
         hidden: Tensor = self.hidden(self.without_offset(x).flatten(1))
         return hidden
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the hidden units (N, width), or logits (N, num_classes)."""
-        logits: Tensor = x if pre_logits else self.head(x)
-        return logits
-
 
 def _layer(inputs: int, outputs: int, activation: str, dropout: float, batch_norm: bool) -> Iterator[nn.Module]:
     linear = nn.Linear(inputs, outputs, bias=not batch_norm)

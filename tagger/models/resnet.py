@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,7 +65,6 @@ class ResNet(SmallNet):
         features: Tensor = self.blocks(functional.relu(self.norm(self.conv(self.without_offset(x)))))
         return features
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the pooled features (N, 64), or logits (N, num_classes)."""
-        pooled = torch.mean(x, dim=(2, 3))
-        return pooled if pre_logits else self.head(pooled)
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the mean of each channel (N, 64)."""
+        return x.mean(dim=(2, 3))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tagger.images import normalise
+from tagger.models.backbone import TimmNet
 
 
 class Scorer(nn.Module):
@@ -27,7 +28,7 @@ class Scorer(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return (scores, embeddings), both fp32."""
         x = normalise(images, self.mean, self.std)
-        net = cast(Any, self.net)
+        net = cast(TimmNet, self.net)
         maps = net.forward_features(x)
         embedding = net.forward_head(maps, pre_logits=True)
         logits = net.forward_head(maps).float() / self.temperature

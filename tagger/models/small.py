@@ -16,6 +16,7 @@ class SmallNet(nn.Module):
     """
 
     offset: Tensor | None
+    head: nn.Linear
 
     def __init__(self, num_classes: int, num_features: int, input_size: int, offset: bool) -> None:
         super().__init__()
@@ -37,9 +38,14 @@ class SmallNet(nn.Module):
         """Map normalised images (N, 3, S, S) to features."""
         raise NotImplementedError
 
+    def pool(self, x: Tensor) -> Tensor:
+        """Map features to embeddings (N, num_features)."""
+        return x
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map features to embeddings (N, num_features) or logits (N, num_classes)."""
-        raise NotImplementedError
+        embedding = self.pool(x)
+        return embedding if pre_logits else self.head(embedding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map normalised images (N, 3, S, S) to logits (N, num_classes)."""

@@ -6,11 +6,11 @@ batch norm whose scale is not trained, and logits scaled down. About 1.1 million
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tagger.models.small import SmallNet
 
 WHITENING_KERNEL = 2
 
@@ -31,12 +31,12 @@ class Block(nn.Module):
         return functional.gelu(self.norm2(self.conv2(x)))
 
 
-class Speedrun(nn.Module):
-    """The speed-run network, with timm's protocol (`forward_features`, `forward_head`, `num_features`)."""
+class Speedrun(SmallNet):
+    """The speed-run network, for images of any size."""
 
     def __init__(self, num_classes: int = 10, widths: tuple[int, int, int] = (64, 192, 192), scale: float = 1 / 9):
-        super().__init__()
-        self.num_classes, self.num_features, self.scale = num_classes, widths[-1], scale
+        super().__init__(num_classes, widths[-1], input_size=32, offset=False)
+        self.scale = scale
         whitened = 2 * 3 * WHITENING_KERNEL**2
         self.whiten = nn.Conv2d(3, whitened, WHITENING_KERNEL, padding=0, bias=True)
         self.blocks = nn.Sequential(*(Block(i, o) for i, o in zip((whitened, *widths[:-1]), widths, strict=True)))
@@ -45,24 +45,19 @@ class Speedrun(nn.Module):
             if isinstance(module, nn.Conv2d):  # near-identity start: the first input channels pass through
                 nn.init.dirac_(module.weight[: module.in_channels])
 
-    @property
-    def whiten_bias(self) -> nn.Parameter:
-        """The bias of the whitening layer, trained in the first epochs only."""
-        return cast(nn.Parameter, self.whiten.bias)
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Map (N, 3, H, W) to the last feature map (N, C, H', W')."""
         features: Tensor = self.blocks(functional.gelu(self.whiten(x)))
         return features
 
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the maximum of each channel (N, C)."""
+        return x.amax(dim=(2, 3))
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the pooled features (N, C), or logits (N, num_classes)."""
-        pooled = torch.amax(x, dim=(2, 3))
-        return pooled if pre_logits else self.head(pooled) * self.scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map normalised images (N, 3, H, W) to logits (N, num_classes)."""
-        return self.forward_head(self.forward_features(x))
+        found = super().forward_head(x, pre_logits)
+        return found if pre_logits else found * self.scale
 
     @torch.no_grad()
     def set_whitening(self, images: Tensor, eps: float = 5e-4) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -10,13 +10,14 @@ from torch import nn
 from tagger import checkpoint, models
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, UsageError
+from tagger.models.backbone import TimmNet
 from tagger.models.feature_knn import FeatureKnn
 from tagger.training.config import TrainConfig
 from tagger.training.knn import Neighbours
 from tagger.training.probe import Probe
 
 
-def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tuple[nn.Module, dict[str, Any]]:
+def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tuple[nn.Module, dict[str, object]]:
     """Return the backbone's network with a new linear head, and the model_args that build it again.
 
     Raises UsageError for a network without timm's head, ModelError when timm cannot build it.
@@ -46,21 +47,21 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
 def _other_at(backbone: ModelInfo, config: TrainConfig) -> UsageError:
     """Windows of some transformers grow with the image when they are resized, but not when they are built anew."""
     return UsageError(
-        f"--image-size {config.image_size}: {backbone.architecture} would be another network at that size; leave "
-        "--image-size away, or choose a backbone made for it"
+        f"--image-size {config.image_size}: {backbone.architecture} would be another network at that size; omit "
+        "--image-size, or choose a backbone made for it"
     )
 
 
 @torch.no_grad()
 def _same_features(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> bool:
     probe = torch.linspace(-1, 1, 3 * size[0] * size[1]).sin().view(1, 3, *size)
-    found, expected = (cast(Any, net.eval()).forward_features(probe) for net in (one, other))
+    found, expected = (cast(TimmNet, net.eval()).forward_features(probe) for net in (one, other))
     return bool(torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())))
 
 
 def set_head(net: nn.Module, probe: Probe) -> bool:
     """Put a probe's weights into the head; return False where the head is not one linear layer on those features."""
-    head = cast(Any, net).get_classifier()
+    head = cast(TimmNet, net).get_classifier()
     if not isinstance(head, nn.Linear) or tuple(head.weight.shape) != probe.weight.shape:
         return False
     with torch.no_grad():
@@ -71,17 +72,18 @@ def set_head(net: nn.Module, probe: Probe) -> bool:
 
 def with_neighbours(
     backbone: ModelInfo, found: Neighbours, num_classes: int, config: TrainConfig
-) -> tuple[FeatureKnn, dict[str, Any]]:
+) -> tuple[FeatureKnn, dict[str, object]]:
     """Return the backbone's network with its labelled images for a head, and the model_args that build it again."""
     body, backbone_args = with_head(backbone, 0, config)
     count, width = found.examples.shape
-    arguments: dict[str, Any] = {"backbone": backbone.architecture, "backbone_args": backbone_args}
-    arguments |= {"examples": count, "features": width, "k": found.k, "metric": found.metric}
-    net = FeatureKnn(num_classes, **arguments)
+    net = FeatureKnn(num_classes, backbone.architecture, count, width, found.k, found.metric, backbone_args)
     net.backbone.load_state_dict(body.state_dict())
     net.neighbours.examples.copy_(found.examples)
     net.neighbours.labels.copy_(found.labels)
-    return net, arguments
+    return net, {
+        "backbone": backbone.architecture, "backbone_args": backbone_args, "examples": count, "features": width,
+        "k": found.k, "metric": found.metric,
+    }  # fmt: skip
 
 
 def _head_names(net: nn.Module) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.data import dataset as datasets
 from tagger.data import scan
 from tagger.data.dataset import BoolArray, Dataset
-from tagger.data.pixels import IN_MEMORY, ArrayPixels, FilePixels, Pixels, fitted_arrays, training_side
+from tagger.data.pixels import IN_MEMORY, ArrayPixels, FilePixels, Pixels, Rows, fitted_arrays, training_side
 from tagger.data.scan import Arrays
 from tagger.data.splits import NAMES
 from tagger.errors import SourceError
@@ -56,9 +55,24 @@ class TrainingData:
     seconds: float = 0.0
     """Time of the scan, embeddings included."""
 
+    @property
+    def pretrained(self) -> ModelInfo:
+        """Return the backbone of a method that has one."""
+        assert self.backbone is not None
+        return self.backbone
+
+    @property
+    def evaluated(self) -> list[str]:
+        """Return the splits that are scored: validation, and test where there is one."""
+        return [name for name in ("val", "test") if self.rows(name).any()]
+
     def rows(self, split: str) -> BoolArray:
         """Return which images are in a split."""
         return self.dataset.split(split)
+
+    def indices(self, split: str) -> Rows:
+        """Return the indices of the images in a split."""
+        return np.flatnonzero(self.rows(split))
 
     def truth(self, split: str) -> Float32Array:
         """Return targets (N, K) of a split."""
@@ -197,7 +211,7 @@ def from_arrays(
 
 
 def _check_splits(dataset: str, data: TrainingData, multilabel: bool) -> None:
-    counts: dict[str, Any] = {name: int(data.rows(name).sum()) for name in NAMES}
+    counts = {name: len(data.indices(name)) for name in NAMES}
     for name, least in (("train", 2), ("val", 1)):
         if counts[name] < least:
             listed = ", ".join(f"{count} {split}" for split, count in counts.items())

@@ -52,11 +52,11 @@ def fit(
     """
     labelled, val_labelled = truth.any(axis=1), val_truth.any(axis=1)
     examples, queries = torch.from_numpy(features[labelled]), torch.from_numpy(val_features[val_labelled])
-    labels, wanted = (
+    labels, val_labels = (
         torch.from_numpy(np.asarray(part.argmax(axis=1), dtype=np.int64))
         for part in (truth[labelled], val_truth[val_labelled])
     )
-    found = accuracies((queries, wanted), (examples, labels), truth.shape[1], FAST_METRICS, on_progress)
+    found = accuracies((queries, val_labels), (examples, labels), truth.shape[1], FAST_METRICS, on_progress)
     metric, k = best(found)
     return Neighbours(examples, labels, k, metric, found[metric][k])
 

@@ -6,7 +6,6 @@ import functools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_all_start_methods
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,24 +16,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tagger import hardware
+from tagger.data.pixels import Subset
 from tagger.images import Preprocessing, UInt8Array, normalise
 from tagger.training.recipe import Recipe
 from tagger.training.trainer import Batch, seed_of
 
 MAX_WORKERS = 16
 """Processes that prepare images for a GPU."""
-
-
-class TrainingImages(Protocol):
-    """Decoded images by index."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        ...
-
-    def training_image(self, index: int) -> UInt8Array:
-        """Return an image (H, W, 3), its short side about the size of the network's input or larger."""
-        ...
 
 
 class Normaliser:
@@ -161,7 +149,7 @@ class AugmentedImages(Dataset[Tensor]):
 
     def __init__(
         self,
-        images: TrainingImages,
+        images: Subset,
         preprocessing: Preprocessing,
         seed: int,
         augment: str,
@@ -169,7 +157,7 @@ class AugmentedImages(Dataset[Tensor]):
         hflip: float,
     ) -> None:
         self.images, self.seed = images, seed
-        self._transform: Any = create_transform(
+        self._transform: Callable[[Image.Image], Tensor] = create_transform(
             input_size=(3, *preprocessing.size),
             is_training=True,
             use_prefetcher=True,  # uint8 (3, H, W) comes out; normalised on the device

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -31,87 +31,89 @@ EPOCHS, BATCH_SIZE = 18, 32
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A trained network."""
+class TrainedNetwork:
+    """A trained network with its logits."""
 
     net: nn.Module
     architecture: str
-    model_args: dict[str, Any]
+    model_args: dict[str, object]
     preprocessing: Preprocessing
     method: str
     logits: dict[str, Float32Array]
     """val, and test where there is one: (N, K), not calibrated."""
-    candidates: dict[str, float] = field(default_factory=dict)
+    candidates: dict[str, float]
     """Method -> validation score."""
     curve: list[Epoch] = field(default_factory=list)
-    chosen: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, object] = field(default_factory=dict)
     """Hyperparameters that were chosen on validation."""
-    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, object] = field(default_factory=dict)
     """Hyperparameters of the training loop."""
     seconds_before: float = 0.0
     """Seconds of epochs that earlier, killed runs trained."""
 
 
-def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> Fitted:
+def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> TrainedNetwork:
     """Train by the configured method; `auto` fine-tunes when that is worthwhile and returns the better network."""
     if config.method == "knn":
         return fit_knn(data, config, callbacks)
     if config.method == "scratch":
         return fit_scratch(data, config, state, callbacks)
-    probed, starts_from_probe = fit_probe(data, config, callbacks)
+    probed, head_fits = fit_probe(data, config, callbacks)
     if config.method == "probe" or (
         config.method == "auto" and not _worthwhile(probed, data, config, state, callbacks)
     ):
         return probed
-    tuned = fine_tune(
-        data, config, probed.net if starts_from_probe else None, probed.candidates["probe"], state, callbacks
-    )
-    return _better(probed, tuned, starts_from_probe, config, callbacks)
+    tuned = fine_tune(data, config, probed if head_fits else None, state, callbacks)
+    scores = probed.candidates | tuned.candidates
+    found = f"fine-tuning: validation {_score_name(config)} {tuned.candidates['finetune']:.1%}"
+    if tuned.method == "probe":
+        callbacks.say(f"{found} at best; the probe is better and is saved")
+        return replace(probed, candidates=scores, curve=tuned.curve, seconds_before=tuned.seconds_before)
+    callbacks.say(f"{found}, best after epoch {tuned.chosen['best_epoch']}")
+    return replace(tuned, candidates=scores)
 
 
-def fit_probe(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> tuple[Fitted, bool]:
+def fit_probe(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> tuple[TrainedNetwork, bool]:
     """Fit a linear classifier on frozen features; return it, and whether it could be put into the network's head."""
-    assert data.backbone is not None
     head = probe.fit(*data.part("train"), *data.part("val"), config)
     features, truth = data.part("val")
     found = score_of(head(features), truth, config.multilabel)
     callbacks.say(f"probe: validation {_score_name(config)} {found:.1%} ({len(truth):,} images)")
-    net, model_args = backbones.with_head(data.backbone, len(data.dataset.label_names), config)
-    fits = backbones.set_head(net, head)
-    if not fits and config.method != "finetune":
+    net, model_args = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
+    head_fits = backbones.set_head(net, head)
+    if not head_fits and config.method != "finetune":
         raise UsageError(f"--backbone {config.backbone}: its head is not one linear layer; use --method finetune")
-    logits = {name: head(data.part(name)[0]) for name in _evaluated(data)}
-    preprocessing = data.backbone.preprocessing
-    chosen = {"strength": head.strength}
-    fitted = Fitted(
-        net, data.backbone.architecture, model_args, preprocessing, "probe", logits, {"probe": found}, chosen=chosen
+    fitted = TrainedNetwork(
+        net=net,
+        architecture=data.pretrained.architecture,
+        model_args=model_args,
+        preprocessing=data.pretrained.preprocessing,
+        method="probe",
+        logits={name: head(data.part(name)[0]) for name in data.evaluated},
+        candidates={"probe": found},
+        chosen={"strength": head.strength},
     )
-    return fitted, fits
+    return fitted, head_fits
 
 
 def fine_tune(
     data: TrainingData,
     config: TrainConfig,
-    start: nn.Module | None,
-    start_score: float,
+    probed: TrainedNetwork | None,
     state: State | None,
     callbacks: Callbacks,
-    splits: tuple[str, ...] = ("val", "test"),
-) -> Fitted:
-    """Train all layers, starting from a copy of the probe's network.
+    splits: Sequence[str] | None = None,
+) -> TrainedNetwork:
+    """Train all layers, starting from a copy of the probe's network; return logits of `splits`, by default of all.
 
     A random head would destroy the features before it had learnt anything (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
     """
-    assert data.backbone is not None
-    net, model_args = backbones.with_head(data.backbone, len(data.dataset.label_names), config)
-    if start is not None:
-        net.load_state_dict(start.state_dict())
+    net, model_args = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
+    if probed:
+        net.load_state_dict(probed.net.state_dict())
     trainer = make_trainer(net, data, config)
-    if state and state.exists():
-        trainer.load_state(state.load()["trainer"])
-    elif start is not None:
-        trainer.start_from(start_score)
-    before = sum(epoch.seconds for epoch in trainer.curve)
+    if probed:
+        trainer.start_from(probed.candidates["probe"])
     try:
         resume.fit(trainer, state, callbacks.on_epoch)
     except Diverged as error:
@@ -119,46 +121,44 @@ def fine_tune(
             raise
         callbacks.say(f"{error}; the best weights so far are used")
         trainer.load_best()
-    normaliser = Normaliser(data.backbone.preprocessing, data.device)
-    logits = {
-        name: logits_of(net, (normaliser(chunk) for chunk in torch.from_numpy(pixels).split(64))).numpy()
-        for name in splits
-        if len(pixels := data.pixels.fitted(np.flatnonzero(data.rows(name))))
-    }
-    scores = {"finetune": max((epoch.val_score or 0.0 for epoch in trainer.curve), default=0.0)}
-    return Fitted(
+    normaliser = Normaliser(data.pretrained.preprocessing, data.device)
+    pixels = {name: data.pixels.fitted(data.indices(name)) for name in (data.evaluated if splits is None else splits)}
+    return TrainedNetwork(
+        logits={
+            name: logits_of(net, map(normaliser, torch.from_numpy(part).split(64))).numpy()
+            for name, part in pixels.items()
+        },
         net=net.cpu(),
-        architecture=data.backbone.architecture,
+        architecture=data.pretrained.architecture,
         model_args=model_args,
-        preprocessing=data.backbone.preprocessing,
-        method="finetune" if trainer.best_epoch or start is None else "probe",
-        logits=logits,
-        candidates=scores,
+        preprocessing=data.pretrained.preprocessing,
+        method="finetune" if trainer.best_epoch or not probed else "probe",
+        candidates={"finetune": max((epoch.val_score or 0.0 for epoch in trainer.curve), default=0.0)},
         curve=trainer.curve,
         chosen={"best_epoch": trainer.best_epoch},
         recipe=asdict(trainer.recipe),
-        seconds_before=before,
+        seconds_before=trainer.seconds_before,
     )
 
 
 def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig) -> Trainer:
     """Return the trainer of a fine-tuning."""
-    assert data.backbone is not None
-    preprocessing, recipe = data.backbone.preprocessing, recipe_of(config)
-    train, val = (np.flatnonzero(data.rows(name)) for name in ("train", "val"))
+    preprocessing, recipe = data.pretrained.preprocessing, recipe_of(config)
     targets = torch.from_numpy(data.truth("train"))
     images = AugmentedImages(
-        Subset(data.pixels, train), preprocessing, config.seed, config.augment, config.crop_scale, config.hflip
-    )
+        Subset(data.pixels, data.indices("train")), preprocessing, config.seed, config.augment, config.crop_scale,
+        config.hflip,
+    )  # fmt: skip
     normaliser = Normaliser(preprocessing, data.device)
     weights = label_weights(targets, config.multilabel).to(data.device) if config.class_weights else None
+    validation = partial(data.pixels.fitted, data.indices("val"))
     return Trainer(
         net,
         ImageLoader(images, targets, recipe.batch_size, normaliser),
         recipe,
         config.seed,
         data.device,
-        batches(partial(data.pixels.fitted, val), torch.from_numpy(data.truth("val")), normaliser),
+        batches(validation, torch.from_numpy(data.truth("val")), normaliser),
         config.multilabel,
         weights,
         autocast=data.device != "cpu",  # a CPU with bf16 trains depthwise networks no faster in it
@@ -166,69 +166,47 @@ def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig) -> Tra
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    """Return the hyperparameters of a fine-tuning."""
-    listed = schedules.epochs(config.schedule)
+    """Return the hyperparameters of a fine-tuning: an option sets the hyperparameter of its name."""
+    options: dict[str, Any] = {each.name: getattr(config, each.name, each.default) for each in fields(Recipe)}
     return Recipe(
-        epochs=listed or config.epochs or EPOCHS,
-        batch_size=config.batch_size or BATCH_SIZE,
-        optimizer=config.optimizer,
-        lr=config.lr,
-        schedule=config.schedule,
-        warmup_epochs=config.warmup_epochs,
-        lr_floor=0.01,
-        momentum=str(config.momentum),
-        nesterov=True,
-        weight_decay=config.weight_decay,
-        decay_all=False,
-        l1=config.l1,
-        loss="sigmoid" if config.multilabel else "softmax",
-        label_smoothing=0.0 if config.multilabel else config.label_smoothing,
-        clip=config.clip,
-        accumulate=config.accumulate,
-        layer_decay=config.layer_decay,
-        freeze_norms=config.freeze_norms,
-        ema=config.ema,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
-        patience=config.patience,
-        monitor="val_score",
+        **options
+        | {
+            "epochs": schedules.epochs(config.schedule) or config.epochs or EPOCHS,
+            "batch_size": config.batch_size or BATCH_SIZE,
+            "lr_floor": 0.01,
+            "momentum": str(config.momentum),
+            "nesterov": True,
+            "decay_all": False,
+            "loss": "sigmoid" if config.multilabel else "softmax",
+            "label_smoothing": 0.0 if config.multilabel else config.label_smoothing,
+            "monitor": "val_score",
+        }
     )
 
 
-def _better(
-    probed: Fitted, tuned: Fitted, starts_from_probe: bool, config: TrainConfig, callbacks: Callbacks
-) -> Fitted:
-    scores = probed.candidates | tuned.candidates
-    found, name = tuned.candidates["finetune"], _score_name(config)
-    if starts_from_probe and tuned.method == "probe":
-        callbacks.say(f"fine-tuning: validation {name} {found:.1%} at best; the probe is better and is saved")
-        return replace(probed, candidates=scores, curve=tuned.curve, seconds_before=tuned.seconds_before)
-    callbacks.say(f"fine-tuning: validation {name} {found:.1%}, best after epoch {tuned.chosen['best_epoch']}")
-    return replace(tuned, candidates=scores)
-
-
-def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> Fitted:
+def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> TrainedNetwork:
     """Choose k and metric on validation; the network's head is the labelled images."""
-    assert data.backbone is not None
-    assert data.features is not None
 
     def compared(metric: str, done: int, total: int) -> None:
         callbacks.on_progress(f"{metric} distances", done, total)
 
     found = knn.fit(*data.part("train"), *data.part("val"), compared)
     callbacks.say(f"knn: k = {found.k}, {found.metric}; validation accuracy {found.accuracy:.1%}")
-    net, model_args = backbones.with_neighbours(data.backbone, found, len(data.dataset.label_names), config)
-    logits = {
-        name: net.neighbours.forward_head(torch.from_numpy(data.part(name)[0])).numpy() for name in _evaluated(data)
-    }
-    chosen = {"k": found.k, "metric": found.metric, "examples": len(found.labels)}
-    preprocessing = data.backbone.preprocessing
-    return Fitted(
-        net, "tagger_feature_knn", model_args, preprocessing, "knn", logits, {"knn": found.accuracy}, chosen=chosen
+    net, model_args = backbones.with_neighbours(data.pretrained, found, len(data.dataset.label_names), config)
+    head = net.neighbours.forward_head
+    return TrainedNetwork(
+        net=net,
+        architecture="tagger_feature_knn",
+        model_args=model_args,
+        preprocessing=data.pretrained.preprocessing,
+        method="knn",
+        logits={name: head(torch.from_numpy(data.part(name)[0])).numpy() for name in data.evaluated},
+        candidates={"knn": found.accuracy},
+        chosen={"k": found.k, "metric": found.metric, "examples": len(found.labels)},
     )
 
 
-def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> Fitted:
+def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> TrainedNetwork:
     """Train the speed-run network on the images as they are."""
     assert isinstance(data.pixels, ArrayPixels)
     batch_size = config.batch_size or SPEEDRUN.batch_size
@@ -237,34 +215,36 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     part = {name: Labelled(data.pixels.arrays[data.rows(name)], data.truth(name)) for name in ("train", "val", "test")}
     computed = normalisation.compute("standardise", part["train"].images)
     network = Network("tagger_speedrun", {}, len(data.dataset.label_names), computed)
-    before = sum(entry["seconds"] for entry in state.load()["trainer"]["curve"]) if state.exists() else 0.0
+    trainer = scratch.make_trainer(
+        network, part["train"], recipe, config.seed, data.device, part["val"], config.multilabel
+    )
     try:
-        net, curve = scratch.train_net(
-            network, part["train"], recipe, config.seed, data.device, part["val"], config.multilabel, state,
-            callbacks.on_epoch,
-        )  # fmt: skip
+        net, curve = scratch.train_net(trainer, state, callbacks.on_epoch)
     except Diverged as error:
         state.remove()  # it would lead there again
         raise UsageError(f"{error}; choose a smaller --batch-size, which lowers the learning rate with it") from error
-    logits = {name: scratch.score(net, part[name].images, computed) for name in _evaluated(data)}
-    preprocessing = computed.preprocessing(data.pixels.arrays.shape[1])
-    scores = {"scratch": curve[-1].val_score or 0.0}
-    return Fitted(
-        net, "tagger_speedrun", {}, preprocessing, "scratch", logits, scores, curve, {}, asdict(recipe), before
+    return TrainedNetwork(
+        net=net,
+        architecture=network.architecture,
+        model_args=network.model_args,
+        preprocessing=computed.preprocessing(data.pixels.arrays.shape[1]),
+        method="scratch",
+        logits={name: scratch.score(net, part[name].images, computed) for name in data.evaluated},
+        candidates={"scratch": curve[-1].val_score or 0.0},
+        curve=curve,
+        recipe=asdict(recipe),
+        seconds_before=trainer.seconds_before,
     )
 
 
-def _evaluated(data: TrainingData) -> list[str]:
-    """Return the splits that are scored: validation, and test where there is one."""
-    return [name for name in ("val", "test") if data.rows(name).any()]
-
-
-def _worthwhile(fitted: Fitted, data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> bool:
-    """Tell whether fine-tuning is expected to end within the budget; on a GPU it is always tried."""
+def _worthwhile(
+    fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks
+) -> bool:
+    """Return whether fine-tuning is expected to end within the budget; on a GPU it is always tried."""
     if data.device == "cuda" or state.exists():  # one that was begun is finished, whatever the load of the machine is
         return True
-    epochs = recipe_of(config).epochs
-    minutes = seconds_per_image(fitted, config) * int(data.rows("train").sum()) * epochs / 60
+    images = recipe_of(config).epochs * len(data.indices("train"))
+    minutes = seconds_per_image(fitted, config) * images / 60
     if minutes > config.budget_minutes:
         callbacks.say(
             f"fine-tuning would take about {minutes:.0f} minutes, over --budget-minutes {config.budget_minutes:g}; "
@@ -273,7 +253,7 @@ def _worthwhile(fitted: Fitted, data: TrainingData, config: TrainConfig, state: 
     return minutes <= config.budget_minutes
 
 
-def seconds_per_image(fitted: Fitted, config: TrainConfig, device: str = "cpu") -> float:
+def seconds_per_image(fitted: TrainedNetwork, config: TrainConfig, device: str = "cpu") -> float:
     """Time one training step, after one to warm up."""
     net, normaliser = copy.deepcopy(fitted.net).to(device).train(), Normaliser(fitted.preprocessing, device)
     size = min(16, max(2, config.batch_size or BATCH_SIZE))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
+from sklearn.linear_model import LogisticRegression
 
 from tagger.evaluation import metrics
 from tagger.inference.engines import Float32Array
@@ -47,30 +48,22 @@ def fit(
     mean, deviation = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
     scaled: Float32Array = ((features - mean) / deviation).astype(np.float32)
     strengths = STRENGTHS if len(val_truth) else (0.01,)
-    best: tuple[float, Probe] | None = None
+    probes = []
     for strength in strengths:
         weight, bias = _logistic(scaled, truth, strength, config)
         unscaled = weight / deviation
-        probe = Probe(unscaled.astype(np.float32), (bias - unscaled @ mean).astype(np.float32), strength)
-        loss = _loss(probe, val_features, val_truth, config.task) if len(val_truth) else 0.0
-        if best is None or loss < best[0]:
-            best = (loss, probe)
-    assert best is not None
-    return best[1]
+        probes.append(Probe(unscaled.astype(np.float32), (bias - unscaled @ mean).astype(np.float32), strength))
+
+    def loss(probe: Probe) -> float:
+        return metrics.log_loss(scores_of(probe(val_features), config.task), val_truth, config.task) or 0.0
+
+    return min(probes, key=loss) if len(probes) > 1 else probes[0]
 
 
 def scores_of(logits: Float32Array, task: str) -> Float32Array:
     """Return probabilities: softmax or sigmoid."""
-    if task == "multilabel":
-        scores: Float32Array = (1 / (1 + np.exp(-np.clip(logits, -60, 60)))).astype(np.float32)
-        return scores
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: Float32Array = powers / powers.sum(axis=1, keepdims=True)
-    return shares
-
-
-def _loss(probe: Probe, features: Float32Array, truth: Float32Array, task: str) -> float:
-    return metrics.log_loss(scores_of(probe(features), task), truth, task) or 0.0
+    scores: Float32Array = special.expit(logits) if task == "multilabel" else special.softmax(logits, axis=1)
+    return scores
 
 
 def _logistic(
@@ -81,8 +74,7 @@ def _logistic(
         rows = [_binary(features, truth[:, index], strength, config) for index in range(truth.shape[1])]
         return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows])
     labelled = truth.any(axis=1)  # a known negative has no class to pull towards
-    fitted = _regression(strength, config)
-    fitted.fit(features[labelled], truth[labelled].argmax(axis=1))
+    fitted = _regression(strength, config).fit(features[labelled], truth[labelled].argmax(axis=1))
     weight = np.zeros((truth.shape[1], features.shape[1]))
     bias = np.full(truth.shape[1], -30.0)  # a class without training images is never the answer
     coefficients, intercepts = fitted.coef_, fitted.intercept_
@@ -97,13 +89,10 @@ def _binary(
 ) -> tuple[npt.NDArray[np.float64], float]:
     if truth.min() == truth.max():
         return np.zeros(features.shape[1]), -30.0 if truth.max() == 0 else 30.0
-    fitted = _regression(strength, config)
-    fitted.fit(features, truth > 0.5)
+    fitted = _regression(strength, config).fit(features, truth > 0.5)
     return fitted.coef_[0], float(fitted.intercept_[0])
 
 
-def _regression(strength: float, config: TrainConfig) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
+def _regression(strength: float, config: TrainConfig) -> LogisticRegression:
     weights = "balanced" if config.class_weights else None
     return LogisticRegression(C=strength, class_weight=weights, max_iter=MAX_ITERATIONS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any
 
 import numpy as np
+from sklearn.metrics import precision_recall_curve
 
-from tagger import checkpoint, schema, storage
+from tagger import checkpoint, options, schema, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.data.dataset import DATASET
 from tagger.data.splits import NAMES
@@ -19,7 +20,7 @@ from tagger.inference.engines import Float32Array
 from tagger.reporting import plots
 from tagger.training.config import TrainConfig
 from tagger.training.data import TrainingData
-from tagger.training.methods import Fitted
+from tagger.training.methods import TrainedNetwork
 from tagger.training.probe import scores_of
 
 MISTAKES = 24
@@ -33,7 +34,7 @@ PACKAGES = ("tagger", "torch", "timm", "scikit-learn", "pillow")
 class Trained:
     """A trained network, evaluated."""
 
-    fitted: Fitted
+    fitted: TrainedNetwork
     data: TrainingData
     config: TrainConfig
     seconds: float
@@ -57,7 +58,7 @@ class Trained:
         return [*self.data.notes, *too_few(self.thresholds)]
 
 
-def evaluate(fitted: Fitted, data: TrainingData, config: TrainConfig, seconds: float) -> Trained:
+def evaluate(fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, seconds: float) -> Trained:
     """Fit temperature and thresholds on validation; evaluate validation and, once, the test split."""
     task, names = config.task, data.dataset.label_names
     truth = {name: data.truth(name) for name in fitted.logits}
@@ -75,8 +76,8 @@ def save(
     out: str,
     trained: Trained,
     command: str,
-    facts: dict[str, Any] | None = None,
-    files: dict[str, bytes] | None = None,
+    facts: Mapping[str, object] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> ModelInfo:
     """Write the checkpoint folder with its card and plots; `facts` are added to tagger.json, `files` to the folder."""
     fitted, dataset = trained.fitted, trained.data.dataset
@@ -98,7 +99,7 @@ def save(
     )
 
 
-def _calibration(trained: Trained) -> dict[str, Any]:
+def _calibration(trained: Trained) -> dict[str, object]:
     return {
         "temperature": trained.temperature,
         "fitted_on": "val",
@@ -110,17 +111,21 @@ def _calibration(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _training(trained: Trained, command: str) -> dict[str, Any]:
+def _training(trained: Trained, command: str) -> dict[str, object]:
     fitted, config, dataset = trained.fitted, trained.config, trained.data.dataset
+    backbone = storage.public_uri(config.backbone) if storage.is_remote(config.backbone) else config.backbone
+    hyperparameters = options.used(config, method=fitted.method) | {"method": config.method}
+    if "backbone" in hyperparameters:
+        hyperparameters["backbone"] = backbone
     return {
         "command": command,
         "dataset": trained.data.name,
         "method": fitted.method,
-        "backbone": None if config.method == "scratch" else _name(config.backbone),
+        "backbone": hyperparameters.get("backbone"),
         "candidates": fitted.candidates,
-        "hyperparameters": _hyperparameters(trained),
+        "hyperparameters": hyperparameters | fitted.recipe | fitted.chosen,
         "seed": config.seed,
-        "images": {name: int(trained.data.rows(name).sum()) for name in NAMES},
+        "images": {name: len(trained.data.indices(name)) for name in NAMES},
         "labels": dataset.counts(),
         "fingerprint": dataset.data_fingerprint(),
         "curve": [asdict(epoch) for epoch in fitted.curve],
@@ -130,25 +135,6 @@ def _training(trained: Trained, command: str) -> dict[str, Any]:
         "device": trained.data.device,
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
-
-
-_ANY_METHOD = ("backbone", "method", "multilabel", "image_size", "fit", "precision_target", "seed", "device")
-
-
-def _name(model: str) -> str:
-    """Return a model without credentials."""
-    return storage.public_uri(model) if storage.is_remote(model) else model
-
-
-def _hyperparameters(trained: Trained) -> dict[str, Any]:
-    """Return the options that had an effect, and what validation chose."""
-    config, fitted = asdict(trained.config) | {"backbone": _name(trained.config.backbone)}, trained.fitted
-    if fitted.method == "scratch":
-        return fitted.recipe | {name: config[name] for name in ("image_size", "precision_target", "seed", "device")}
-    if fitted.method == "finetune":
-        return config | fitted.recipe | fitted.chosen
-    names = (*_ANY_METHOD, "class_weights") if fitted.method == "probe" else _ANY_METHOD
-    return {name: config[name] for name in names} | fitted.chosen
 
 
 def too_few(thresholds: list[Threshold]) -> list[str]:
@@ -191,14 +177,14 @@ def _plots(trained: Trained) -> dict[str, tuple[str, bytes]]:
 
 
 def _precision_recall(trained: Trained) -> bytes:
-    split, names = trained.reported, trained.data.dataset.label_names
+    split = trained.reported
     curves, averages, chosen = {}, {}, {}
-    found = metrics.precision_recall_curve(trained.scores[split], trained.truth[split])
-    for name, curve, tag in zip(names, found, trained.evaluations[split].tags, strict=True):
-        if curve is not None:
-            curves[name] = (curve.recall, curve.precision)
-            averages[name] = tag.average_precision or 0.0
-            chosen[name] = None if tag.precision is None or tag.recall is None else (tag.recall, tag.precision)
+    for k, tag in enumerate(trained.evaluations[split].tags):
+        if tag.images:
+            precision, recall, _ = precision_recall_curve(trained.truth[split][:, k], trained.scores[split][:, k])
+            curves[tag.tag] = (recall, precision)
+            averages[tag.tag] = tag.average_precision or 0.0
+            chosen[tag.tag] = None if tag.precision is None or tag.recall is None else (tag.recall, tag.precision)
     return plots.precision_recall(curves, averages, chosen, trained.config.precision_target)
 
 
@@ -210,7 +196,7 @@ def _mistakes(trained: Trained) -> bytes | None:
     confident = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
     if not len(confident):
         return None
-    rows = np.flatnonzero(trained.data.rows(split))[confident]
+    rows = trained.data.indices(split)[confident]
     captions = []
     for row, place in zip(rows.tolist(), confident.tolist(), strict=True):
         label = names[truth[place].argmax()] if truth[place].any() else "no label"

@@ -5,26 +5,36 @@ from __future__ import annotations
 import io
 import pickle
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from tagger import storage
 from tagger.errors import TableError
-from tagger.training.trainer import OnEpoch, Trainer
+from tagger.training.trainer import Epoch, OnEpoch, Trainer
 
 VERSION = 1
 
 
+@dataclass
 class State:
-    """State file of one training; `identity` is plain data that decides how the training goes."""
+    """State file of one training."""
 
-    def __init__(self, uri: str, identity: dict[str, Any], every: float = 0.0) -> None:
-        self.uri, self.identity, self.every = uri, identity, every
-        self._saved_at = time.perf_counter()
+    uri: str
+    identity: Mapping[str, Any]
+    """Plain data that decides how the training goes."""
+    every: float = 0.0
+    """Seconds between two writes, at least."""
+    saved_at: float = field(default_factory=time.perf_counter)
+
+    def with_facts(self, **facts: object) -> State:
+        """Return the same file with more in its identity."""
+        return replace(self, identity={**self.identity, **facts})
 
     def exists(self) -> bool:
-        """Tell whether there is something to resume."""
+        """Return whether there is something to resume."""
         return storage.exists(self.uri)
 
     def load(self) -> dict[str, Any]:
@@ -40,22 +50,24 @@ class State:
 
     def save(self, trainer: Trainer) -> None:
         """Write the state, unless that happened less than `every` seconds ago."""
-        if time.perf_counter() - self._saved_at < self.every:
+        if time.perf_counter() - self.saved_at < self.every:
             return
         sink = io.BytesIO()
-        torch.save({"version": VERSION, "identity": self.identity, "trainer": trainer.state()}, sink)
+        torch.save({"version": VERSION, "identity": dict(self.identity), "trainer": trainer.state()}, sink)
         storage.write_atomic(self.uri, sink.getvalue())
-        self._saved_at = time.perf_counter()
+        self.saved_at = time.perf_counter()
 
     def remove(self) -> None:
         """Delete the file."""
         storage.remove(self.uri)
 
 
-def fit(trainer: Trainer, state: State | None, on_epoch: OnEpoch = lambda epoch: None) -> None:
-    """Train to the end, saving the state after every epoch."""
+def fit(trainer: Trainer, state: State | None = None, on_epoch: OnEpoch = lambda epoch: None) -> None:
+    """Train to the end, saving the state after every epoch; a training whose state was saved continues there."""
+    if state and state.exists():
+        trainer.load_state(state.load()["trainer"])
 
-    def saved(epoch: Any) -> None:
+    def saved(epoch: Epoch) -> None:
         if state:
             state.save(trainer)
         on_epoch(epoch)

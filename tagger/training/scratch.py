@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tagger.training import resume
 from tagger.training.loaders import Normaliser, TensorLoader
 from tagger.training.recipe import Recipe
 from tagger.training.resume import State
-from tagger.training.trainer import Epoch, OnEpoch, Trainer, logits_of, seed_of
+from tagger.training.trainer import Batch, Epoch, OnEpoch, Trainer, logits_of, seed_of
 
 WHITENING_IMAGES = 5000
 _CHUNK = 1000
@@ -43,30 +43,18 @@ class Network:
     """Architecture of a network and the normalisation of its input."""
 
     architecture: str
-    model_args: dict[str, Any]
+    model_args: dict[str, object]
     num_classes: int
     normalisation: Normalisation
 
 
 def train_net(
-    network: Network,
-    train: Labelled,
-    recipe: Recipe,
-    seed: int,
-    device: str,
-    validation: Labelled | None = None,
-    multilabel: bool = False,
-    state: State | None = None,
-    on_epoch: OnEpoch = lambda epoch: None,
-    compiled: bool = False,
+    trainer: Trainer, state: State | None = None, on_epoch: OnEpoch = lambda epoch: None
 ) -> tuple[nn.Module, list[Epoch]]:
-    """Build a network, train it, and return it on the CPU with its learning curve; deterministic on one CPU.
+    """Train a network and return it on the CPU with its learning curve; deterministic on one CPU.
 
-    A training whose state was saved goes on there. Raises Diverged.
+    A training whose state was saved continues there. Raises Diverged.
     """
-    trainer = make_trainer(network, train, recipe, seed, device, validation, multilabel, compiled)
-    if state and state.exists():
-        trainer.load_state(state.load()["trainer"])
     resume.fit(trainer, state, on_epoch)
     return trainer.net.eval().cpu().to(memory_format=torch.contiguous_format), trainer.curve
 
@@ -108,7 +96,7 @@ def on_device(
     return torch.cat(chunks).contiguous(memory_format=torch.channels_last)
 
 
-def _batches(data: Labelled, normalisation: Normalisation, device: str) -> Any:
+def _batches(data: Labelled, normalisation: Normalisation, device: str) -> Callable[[], Iterable[Batch]]:
     images, targets = on_device(data.images, normalisation, device), torch.from_numpy(data.targets)
     return lambda: zip(images.split(_CHUNK), targets.split(_CHUNK), strict=True)
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 
@@ -66,7 +65,7 @@ def fit_and_evaluate(
     return result.evaluate(fitted, found, config, time.perf_counter() - started + fitted.seconds_before)
 
 
-def identity(config: TrainConfig, found: TrainingData) -> dict[str, Any]:
+def identity(config: TrainConfig, found: TrainingData) -> dict[str, object]:
     """Return what decides how a training goes: options and data."""
     return {"config": asdict(config), "data": found.dataset.data_fingerprint()}
 

@@ -7,11 +7,10 @@ one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -107,20 +106,23 @@ class Trainer:
         self.net, self.loader, self.recipe, self.seed, self.device = net, loader, recipe, seed, device
         self.validation, self.multilabel, self.autocast = validation, multilabel, autocast
         self.label_weights = label_weights
+        self.loss = "sigmoid" if multilabel else recipe.loss
         net.to(device).to(memory_format=torch.channels_last)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
         self.optimizer = make_optimizer(net, recipe)
         self.ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        self.slow = _floats(net) if recipe.lookahead else {}
+        self.slow = {k: v for k, v in weights_of(net).items() if v.is_floating_point()} if recipe.lookahead else {}
         self.piece = recipe.batch_size
         """Images that go through the network at a time; fewer than a batch after the memory ran out."""
         self.curve: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_value = 0, -math.inf
+        self.seconds_before = 0.0
+        """Seconds of epochs that earlier, killed runs trained."""
 
     @property
     def finished(self) -> bool:
-        """Tell whether all epochs are done, or validation has stopped improving."""
+        """Return whether all epochs are done, or validation has stopped improving."""
         done, patience = len(self.curve), self.recipe.patience
         return done >= self.recipe.epochs or (patience is not None and done - self.best_epoch >= patience)
 
@@ -161,7 +163,7 @@ class Trainer:
         self._keep_best(found, network)
         return found
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Return everything that the next epoch depends on."""
         return {
             "net": self.net.state_dict(),
@@ -175,7 +177,7 @@ class Trainer:
             "curve": [asdict(epoch) for epoch in self.curve],
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue after the epoch whose state this is."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -189,6 +191,7 @@ class Trainer:
         self.piece = state["piece"]
         self.best_epoch, self.best_value = state["best_epoch"], state["best_value"]
         self.curve = [Epoch(**entry) for entry in state["curve"]]
+        self.seconds_before = sum(epoch.seconds for epoch in self.curve)
 
     @property
     def _steps(self) -> int:
@@ -246,23 +249,16 @@ class Trainer:
 
     def _in_pieces(self, x: Tensor, target: Tensor, group: int) -> tuple[Tensor, Tensor]:
         total = hits = torch.zeros((), device=self.device)
-        for piece, wanted in zip(x.split(self.piece), target.split(self.piece), strict=True):
-            with self._precision():
+        for piece, truth in zip(x.split(self.piece), target.split(self.piece), strict=True):
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
                 logits = self.forward(piece).float()
             share = len(piece) / len(x)
-            loss = self._loss(logits, wanted)
+            loss = loss_of(logits, truth, self.loss, self.recipe.label_smoothing, self.label_weights)
             penalty = self.recipe.l1 * _absolute_weights(self.net) if self.recipe.l1 else 0.0
             ((loss + penalty) * (share / group)).backward()
             total = total + loss.detach() * share
-            hits = hits + ((logits.argmax(1) == wanted.argmax(1)) & wanted.any(dim=1)).sum()
+            hits = hits + ((logits.argmax(1) == truth.argmax(1)) & truth.any(dim=1)).sum()
         return total, hits
-
-    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return loss_of(logits, target, self._loss_name, self.recipe.label_smoothing, self.label_weights)
-
-    @property
-    def _loss_name(self) -> str:
-        return "sigmoid" if self.multilabel else self.recipe.loss
 
     def _step(self, update: int) -> None:
         if self.recipe.clip:
@@ -304,45 +300,38 @@ class Trainer:
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
 
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device, torch.bfloat16, enabled=self.autocast)
-
     def _validate(self, network: nn.Module) -> tuple[float | None, float | None]:
         """Return loss and score on the validation images; (None, None) without any."""
         if self.validation is None:
             return None, None
-        targets: list[Tensor] = []
-        inputs = (targets.append(target.cpu()) or x for x, target in self.validation())  # type: ignore[func-returns-value]
-        logits, target = logits_of(network, inputs), torch.cat(targets)
-        loss = loss_of(logits, target, self._loss_name, 0.0, None).item()
+        batches = [(logits_of(network, [x]), target.cpu()) for x, target in self.validation()]
+        logits, target = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        loss = loss_of(logits, target, self.loss, 0.0, None).item()
         return loss, score_of(logits.numpy(), target.numpy(), self.multilabel)
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return timm's optimizer, which decays all parameters but biases and norms, or SGD that decays all of them."""
-    if not recipe.decay_all:
-        plain = recipe.optimizer == "sgd" and not recipe.momentum_at(0.0)
-        return create_optimizer_v2(
-            net,
-            opt="momentum" if plain else recipe.optimizer,  # timm's sgd has Nesterov momentum
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum_at(0.0),
-            layer_decay=recipe.layer_decay,
-        )
-    norms = [p for name, p in net.named_parameters() if p.requires_grad and "norm" in name]
-    others = [p for name, p in net.named_parameters() if p.requires_grad and "norm" not in name]
-    scale = recipe.norm_lr_scale
-    groups: list[dict[str, Any]] = [
-        {
-            "params": norms,
-            "lr_scale": scale,
-            "weight_decay": recipe.weight_decay / scale,
-        },  # torch multiplies by the rate
-        {"params": others, "lr_scale": 1.0, "weight_decay": recipe.weight_decay},
-    ]
-    filled = [group for group in groups if group["params"]]
-    return torch.optim.SGD(filled, lr=recipe.lr, momentum=recipe.momentum_at(0.0), nesterov=recipe.nesterov)
+    """Return timm's optimizer; unless the recipe decays all parameters, it does not decay biases and norms."""
+    momentum = recipe.momentum_at(0.0)
+    plain = recipe.optimizer == "sgd" and not (recipe.nesterov and momentum)
+    return create_optimizer_v2(
+        _groups(net, recipe) if recipe.decay_all else net,
+        opt="momentum" if plain else recipe.optimizer,  # timm's sgd has Nesterov momentum
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=momentum,
+        layer_decay=recipe.layer_decay,
+    )
+
+
+def _groups(net: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+    """Return the parameters of norms, with their own learning rate, and the others; empty groups are left out."""
+    groups = []
+    for norm, scale in ((True, recipe.norm_lr_scale), (False, 1.0)):
+        if params := [p for name, p in net.named_parameters() if p.requires_grad and ("norm" in name) == norm]:
+            # torch multiplies the decay by the learning rate
+            groups.append({"params": params, "lr_scale": scale, "weight_decay": recipe.weight_decay / scale})
+    return groups
 
 
 def loss_of(logits: Tensor, target: Tensor, loss: str, smoothing: float, label_weights: Tensor | None) -> Tensor:
@@ -391,10 +380,6 @@ def seed_of(*parts: int) -> int:
 def weights_of(net: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the weights."""
     return {name: value.detach().clone() for name, value in net.state_dict().items()}
-
-
-def _floats(net: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in net.state_dict().items() if value.is_floating_point()}
 
 
 def _absolute_weights(net: nn.Module) -> Tensor:

@@ -1,21 +1,21 @@
-"""Hyperparameter search: Optuna proposes, validation decides, hopeless trials are pruned."""
+"""Hyperparameter search: Optuna proposes, validation decides, unpromising trials are pruned."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tagger import checkpoint, storage
+from tagger import checkpoint, options, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import MissingExtra, UsageError
-from tagger.options import flag
+from tagger.options import Range, flag
 from tagger.reporting import plots
 from tagger.storage import StrPath
 from tagger.training import data, methods
@@ -24,12 +24,21 @@ from tagger.training.data import Callbacks, TrainingData
 from tagger.training.train import UNFINISHED, train
 from tagger.training.trainer import Diverged, Epoch
 
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
 STUDY = "_tuning.db"
 """SQLite file in the checkpoint's folder; the same command continues it."""
+SEARCH = {field.name: option.search for field, _, option in options.declared(TrainConfig) if option.search}
+"""Options that a search chooses, beside the method, with the values that it tries."""
+_SAME_TRIALS = ("device", "precision_target")
+"""Options that do not change the score of a trial."""
+_FOR_IMPORTANCE = 8
+"""Complete trials from which the importance of options is estimated."""
 
-
-SEARCHED = ("method", "lr", "weight_decay", "layer_decay", "label_smoothing", "augment", "freeze_norms")
-"""Options that a search chooses."""
+Row = dict[str, Any]
+"""number, state and value of a trial, and the options tried"""
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,7 @@ class Tuned:
     """Result of a search."""
 
     info: ModelInfo
-    trials: list[dict[str, Any]]
-    """number, state, value, and the options tried"""
+    trials: list[Row]
     best: dict[str, Any]
 
 
@@ -55,18 +63,50 @@ def tune(
     A search that was stopped continues when it is called again. The test split is not used before the end.
     Raises UsageError when the folder holds something else or a search with other options, MissingExtra without Optuna.
     """
+    callbacks = callbacks or Callbacks()
+    dataset, out = os.fspath(dataset), os.fspath(out)
+    _check_options(config, trials)
+    there = _open(out)
+    found = data.read(dataset, config, callbacks)
+    study = _study(out, found, config)
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    if done < trials:
+        limit = timeout_minutes * 60 if timeout_minutes else None
+        study.optimize(_objective(found, config, callbacks), trials - done, timeout=limit, catch=(Diverged,))
+    if not _complete(study):
+        raise UsageError(f"{out}: no trial finished in time; raise --timeout and run the command again to continue")
+    chosen = options_of(study.best_trial)
+    callbacks.say(f"best: validation {study.best_value:.1%} with {words(chosen)}")
+    if done >= trials and checkpoint.CARD in there:
+        callbacks.say(f"{done} trials had finished before; --trials {done + 10} runs ten more")
+        return Tuned(checkpoint.describe(out), _rows(study), chosen)
+    return _train_best(study, dataset, out, _of_trial(config, chosen), callbacks)
+
+
+def _check_options(config: TrainConfig, trials: int) -> None:
+    """Raise UsageError for an option that a search chooses itself or does not use."""
     try:
         import optuna
+
+        optuna.logging.set_verbosity(logging.WARNING)
     except ImportError as error:
         raise MissingExtra("tagger tune", "optuna", "tune") from error
-    callbacks = callbacks or Callbacks()
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
-    dataset, out = os.fspath(dataset), os.fspath(out)
-    if given := [name for name in SEARCHED if getattr(config, name) != getattr(TrainConfig(), name)]:
-        raise UsageError(
-            f"tagger tune searches --{', --'.join(map(flag, given))} itself; omit it, or use `tagger train`"
-        )
+    given = options.given(config)
+    if searched := _flags(given & {"method", *SEARCH}):
+        raise UsageError(f"tagger tune searches {searched} itself; omit it, or use `tagger train`")
+    if unused := _flags(given - options.used(config, method="finetune").keys()):
+        raise UsageError(f"tagger tune does not use {unused}; omit it, or use `tagger train`")
+
+
+def _flags(names: set[str]) -> str:
+    """Return options as text, in the order of their declaration."""
+    return ", ".join(f"--{flag(name)}" for name in vars(TrainConfig()) if name in names)
+
+
+def _open(out: str) -> list[str]:
+    """Create the folder of a search; return what it holds. Raises UsageError for a folder with anything else."""
     folder = storage.absolute(out)
     if storage.is_remote(folder):
         raise UsageError(f"--out {out}: a study is a local file; tune into a local folder")
@@ -75,115 +115,109 @@ def tune(
         foreign = [name for name in there if not name.startswith("_tuning")]
         raise UsageError(f"--out {out}: exists and is not empty ({', '.join(foreign[:3])}); choose a new folder")
     os.makedirs(storage.local_path(folder), exist_ok=True)
-    found = data.read(dataset, replace(config, method="auto"), callbacks)
-    optuna.logging.set_verbosity(logging.WARNING)
+    return there
+
+
+def _study(out: str, found: TrainingData, config: TrainConfig) -> Study:
+    """Open the study of a folder; raises UsageError for one with other options, whose scores do not compare."""
+    import optuna
+
     study = optuna.create_study(
         study_name=found.dataset.data_fingerprint(),
-        storage=f"sqlite:///{storage.local_path(folder)}/{STUDY}",
+        storage=f"sqlite:///{storage.local_path(storage.absolute(out))}/{STUDY}",
         direction="maximize",
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
     )
-    _refuse_other_options(study, config)
-    study.sampler = optuna.samplers.TPESampler(
-        seed=config.seed + len(study.trials)
-    )  # another seed for every call, else it would repeat its proposals
-    done = sum(trial.state.is_finished() for trial in study.trials)
-    limit = timeout_minutes * 60 if timeout_minutes else None
-    if done < trials:
-        study.optimize(_objective(found, config, callbacks), trials - done, timeout=limit, catch=(Diverged,))
-    if not any(trial.value is not None and trial.state.name == "COMPLETE" for trial in study.trials):
-        raise UsageError(f"{out}: no trial finished in time; raise --timeout and run the command again to continue")
-    chosen = options_of(study.best_trial)
-    callbacks.say(f"best: validation {study.best_value:.1%} with {words(chosen)}")
-    if done >= trials and checkpoint.CARD in there:
-        callbacks.say(f"{done} trials had finished before; --trials {done + 10} runs ten more")
-        return Tuned(checkpoint.describe(out), _rows(study), chosen)
-    return _keep(study, dataset, out, folder, replace(config, **chosen), callbacks)
-
-
-_SAME_TRIALS = ("device", "precision_target", "budget_minutes")
-"""Options that do not change the score of a trial."""
-
-
-def _refuse_other_options(study: Any, config: TrainConfig) -> None:
-    """Keep trials of one backbone, size and so on apart from those of another: their scores do not compare."""
-    before = study.user_attrs.get("config")
-    if before is None:
+    if before := study.user_attrs.get("config"):
+        if changed := differences(before, config, ignoring=_SAME_TRIALS):
+            raise UsageError(
+                f"--out: this search was started with other options ({'; '.join(changed)}); choose a new folder"
+            )
+    else:
         study.set_user_attr("config", json.loads(json.dumps(asdict(config))))
-    elif changed := differences(before, config, ignoring=_SAME_TRIALS):
-        raise UsageError(
-            f"--out: this search was started with other options ({'; '.join(changed)}); choose a new folder"
-        )
+    seed = config.seed + len(study.trials)  # another seed for every call, else it would repeat its proposals
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    return study
 
 
-def suggest(trial: Any, multilabel: bool = False) -> dict[str, Any]:
-    """Return the options of one trial: the first is the probe, all others fine-tune."""
-    if trial.number == 0:
-        return {"method": "probe"}
-    smoothing = {} if multilabel else {"label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2)}
-    return smoothing | {
-        "method": "finetune",
-        "lr": trial.suggest_float("lr", 5e-5, 2e-3, log=True),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-3, 0.2, log=True),
-        "layer_decay": trial.suggest_float("layer_decay", 0.7, 1.0),
-        "augment": trial.suggest_categorical("augment", ["none", "rand-m5-mstd0.5", "rand-m9-mstd0.5"]),
-        "freeze_norms": trial.suggest_categorical("freeze_norms", [True, False]),
-    }
+def _objective(found: TrainingData, base: TrainConfig, callbacks: Callbacks) -> Callable[[Trial], float]:
+    probed, head_fits = methods.fit_probe(found, replace(base, method="finetune"), Callbacks())
 
-
-def _objective(found: TrainingData, base: TrainConfig, callbacks: Callbacks) -> Callable[[Any], float]:
-    probed, starts_from_probe = methods.fit_probe(found, replace(base, method="finetune"), Callbacks())
-    score = probed.candidates["probe"]
-
-    def objective(trial: Any) -> float:
-        import optuna
-
-        chosen = suggest(trial, base.multilabel)
-        config = replace(base, **chosen)
-        if config.method == "probe":
-            callbacks.say(f"trial {trial.number}: probe {score:.1%}")
-            return score
-
-        def on_epoch(epoch: Epoch) -> None:
-            callbacks.on_epoch(epoch)
-            trial.report(epoch.val_score, epoch.epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        start = probed.net if starts_from_probe else None
-        tuned = methods.fine_tune(found, config, start, score, None, replace(callbacks, on_epoch=on_epoch), splits=())
-        value = tuned.candidates["finetune"]
+    def objective(trial: Trial) -> float:
+        chosen = suggest(trial, base)
+        if trial.number == 0:
+            value = probed.candidates["probe"]
+        else:
+            reporting = replace(callbacks, on_epoch=_pruning(trial, callbacks))
+            start = probed if head_fits else None
+            tuned = methods.fine_tune(found, _of_trial(base, chosen), start, None, reporting, splits=())
+            value = tuned.candidates["finetune"]
         callbacks.say(f"trial {trial.number}: {value:.1%} with {words(chosen)}")
         return value
 
     return objective
 
 
-def options_of(trial: Any) -> dict[str, Any]:
+def _pruning(trial: Trial, callbacks: Callbacks) -> Callable[[Epoch], None]:
+    """Return a callback that stops an unpromising trial after an epoch."""
+    import optuna
+
+    def on_epoch(epoch: Epoch) -> None:
+        callbacks.on_epoch(epoch)
+        trial.report(epoch.val_score or 0.0, epoch.epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    return on_epoch
+
+
+def suggest(trial: Trial, base: TrainConfig) -> dict[str, Any]:
+    """Return the options of one trial: the first is the probe, all others fine-tune."""
+    if trial.number == 0:
+        return {"method": "probe"}
+    used = options.used(base, method="finetune")
+    return {"method": "finetune"} | {
+        name: trial.suggest_float(name, values.low, values.high, log=values.log)
+        if isinstance(values, Range)
+        else trial.suggest_categorical(name, values)
+        for name, values in SEARCH.items()
+        if name in used
+    }
+
+
+def _of_trial(base: TrainConfig, chosen: Mapping[str, object]) -> TrainConfig:
+    """Return the options of a trial in full; those that its method does not use have their defaults."""
+    return TrainConfig(**options.used(base, **chosen))
+
+
+def options_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return the options of a trial."""
     return {"method": "finetune" if trial.number else "probe", **trial.params}
 
 
-def words(options: dict[str, Any]) -> str:
+def words(options: Mapping[str, object]) -> str:
     """Return options as text: lr 0.0012, augment none."""
-    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in options.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in options.items()
+    )
 
 
-def _rows(study: Any) -> list[dict[str, Any]]:
+def _complete(study: Study) -> list[FrozenTrial]:
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE" and trial.value is not None]
+
+
+def _rows(study: Study) -> list[Row]:
     return [
         {"number": trial.number, "state": trial.state.name.lower(), "value": trial.value, **options_of(trial)}
         for trial in study.trials
     ]
 
 
-def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, callbacks: Callbacks) -> Tuned:
+def _train_best(study: Study, dataset: str, out: str, best: TrainConfig, callbacks: Callbacks) -> Tuned:
     """Train with the best options, and leave the trials with the checkpoint."""
-    storage.remove(
-        storage.join(folder, UNFINISHED)
-    )  # left by a search that was killed while it trained with the best options
-    trials = _rows(study)
+    folder, trials = storage.absolute(out), _rows(study)
+    storage.remove(storage.join(folder, UNFINISHED))  # of a search that was killed while it trained the best
     note = (
         f"options chosen by tagger tune in {len(trials)} trials (trials.parquet, plots/trials.png) on the validation "
         "split, whose numbers are optimistic"
@@ -199,11 +233,11 @@ def _keep(study: Any, dataset: str, out: str, folder: str, best: TrainConfig, ca
     return Tuned(info, trials, options_of(study.best_trial))
 
 
-def _importances(study: Any) -> dict[str, float] | None:
-    """Return how much each option of fine-tuning mattered; None when too few trials tell."""
+def _importances(study: Study) -> dict[str, float] | None:
+    """Return how much each option of fine-tuning matters; None with too few trials."""
     import optuna
 
-    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    if len(complete) < 8 or len({trial.value for trial in complete}) < 3:
+    values = {trial.value for trial in _complete(study)}
+    if len(_complete(study)) < _FOR_IMPORTANCE or len(values) < 3:
         return None
     return dict(optuna.importance.get_param_importances(study))
