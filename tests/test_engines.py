@@ -299,7 +299,7 @@ def test_a_containers_quota_counts(tmp_path: Path, content: str | None, cores: i
 
 
 FIRST_CALLS = """
-import os, sys, threading
+import os, signal, sys, threading
 import numpy as np
 import openvino
 from tagger import checkpoint
@@ -308,6 +308,7 @@ from tagger.inference import engines
 def calls_of_eight_threads(info):
     engine = engines.load(info, checkpoint.build, engines.Choice("cpu", "openvino", "fp32"))
     together = threading.Barrier(8)
+    signal.alarm(30)  # threads that wait for each other for ever hold Python's lock
 
     def call():
         together.wait(20)
