@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -13,9 +13,13 @@ from tagger.reporting.document import Block, Bullets, Document, Figure, Listing,
 from tagger.reporting.formatting import one_line
 
 
-def html(document: Document) -> str:
-    """Return a self-contained page: images inline, no script, no request. Text is escaped."""
-    return _template().render(document=document, image=_image)
+def html(document: Document, drawn: Mapping[str, bytes] | None = None) -> str:
+    """Return a self-contained page: images inline, no script, no request. Text is escaped.
+
+    `drawn` has the PNGs of `plot_files`; without it the figures are drawn.
+    """
+    plots = drawn or {}
+    return _template().render(document=document, image=lambda figure: _image(plots.get(_file(figure)) or figure.draw()))
 
 
 def markdown(document: Document, plots: str | None = None) -> str:
@@ -44,9 +48,8 @@ def _template() -> Template:
     return made.get_template("page.html.jinja")
 
 
-def _image(figure: Figure) -> dict[str, str | int]:
-    """Draw the figure for an img element."""
-    png = figure.draw()
+def _image(png: bytes) -> dict[str, str | int]:
+    """Return the attributes of an img element."""
     width, height = struct.unpack(">II", png[16:24])
     return {"source": f"data:image/png;base64,{base64.b64encode(png).decode()}", "width": width, "height": height}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tagger.reporting import render
 from tagger.reporting.benchmark_report.data import (
@@ -32,12 +32,13 @@ __all__ = [
 ]
 
 
-def html(report: BenchmarkReport) -> str:
+def html(report: BenchmarkReport, drawn: Mapping[str, bytes] | None = None) -> str:
     """Return a self-contained page: images inline, no script, no request. Text is escaped.
 
-    Raises ValueError when scores, truth and label names do not fit.
+    `drawn` has the PNGs of `plot_files`; without it the figures are drawn. Raises ValueError when scores, truth and
+    label names do not fit.
     """
-    return render.html(document(report))
+    return render.html(document(report), drawn)
 
 
 def markdown(report: BenchmarkReport, plots: str | None = None) -> str:
