@@ -549,6 +549,7 @@ def test_rows_come_out_the_same_whatever_the_batch_and_shard_size(photos: Path, 
     assert_same_table(tmp_path / "one", tmp_path / "many")
 
 
+@pytest.mark.slow
 def test_real_photographs_get_their_class(shared: Path, real_photos: Path, tmp_path: Path) -> None:
     from timm.data import ImageNetInfo
 
