@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import contextlib
+import io
 from pathlib import Path
 
 from tagger.cli import app
@@ -18,7 +17,7 @@ DATASET`. For exit codes see [exit-codes.md](exit-codes.md).
 
 def reference() -> str:
     """Return the reference of all commands as Markdown."""
-    sections = (f"\n## tagger {name}\n\n```\n{_help(name)}\n```\n" for name in command_names())
+    sections = (f"\n## tagger {name}\n\n```\n{help_text(name)}\n```\n" for name in command_names())
     return HEAD + "".join(sections)
 
 
@@ -31,12 +30,11 @@ def command_names() -> list[str]:
     return names
 
 
-def _help(command: str) -> str:
-    ran = subprocess.run(
-        [sys.executable, "-m", "tagger.cli", *command.split(), "--help"],
-        capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "100", "TERMINAL_WIDTH": "100"},
-    )  # fmt: skip
-    return ran.stdout.rstrip()
+def help_text(command: str) -> str:
+    """Return the help of a command."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        app([*command.split(), "--help"], prog_name="tagger", terminal_width=78)
+    return printed.getvalue().rstrip()
 
 
 if __name__ == "__main__":

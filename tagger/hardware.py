@@ -33,10 +33,11 @@ _FLAGS = (
 def cores() -> int:
     """Return the number of cores this process may use, by its affinity and its container's quota."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, _quota()))
+    return max(1, min(allowed, quota()))
 
 
-def _quota(file: str = "/sys/fs/cgroup/cpu.max") -> int:
+def quota(file: str | Path = "/sys/fs/cgroup/cpu.max") -> int:
+    """Return the number of cores that the quota of this container amounts to."""
     try:
         quota, period = Path(file).read_text().split()
         return math.ceil(int(quota) / int(period))

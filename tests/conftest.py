@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 from pictures import SHARED, backbone, photo
+from processes import TIMEOUT
+
+# Idle threads of torch sleep: in two test processes on two cores they would spin on the core that the other needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,7 +26,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _loggers() -> None:
-    """Let our loggers speak: the migrations of Prefect's test server silence all that exist already."""
+    """Enable our loggers: the migrations of Prefect's test server disable all that exist already."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("tagger") and isinstance(logger, logging.Logger):
             logger.disabled = False
@@ -30,7 +34,7 @@ def _loggers() -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Six good photographs in two folders."""
+    """Six images in two folders."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     for index in range(6):
@@ -63,7 +67,7 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=[("test_vit", 160), ("mobilenetv3_small_050", 64)], ids=lambda each: each[0])
 def other_backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Backbones that are unlike a ResNet: one takes images of one size, one has a layer before its classifier."""
+    """Backbones unlike a ResNet: one takes images of one size, one has a layer before its classifier."""
     return backbone(tmp_path_factory.mktemp("backbones") / request.param[0], *request.param)
 
 
@@ -79,6 +83,6 @@ def run_tagger() -> Run:
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tagger.cli", *map(str, arguments)]
         wide = {**env, "COLUMNS": "120"}  # whatever terminal the tests run in
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=wide, **options)  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=wide, **options)  # type: ignore[call-overload, no-any-return]
 
     return run

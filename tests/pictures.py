@@ -1,9 +1,11 @@
-"""Pictures made on the spot, and where the real things are."""
+"""Images and networks made on the spot, and the paths of real ones."""
 
 from __future__ import annotations
 
 import ctypes
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ MODEL = str(ROOT / "checkpoints" / "cifar10-speedrun")
 
 
 def photo(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    """A smooth picture that no other seed gives."""
+    """A smooth image that no other seed gives."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (4, 4, 3), dtype=np.uint8))
     return coarse.resize(size, Image.Resampling.BICUBIC)
@@ -33,6 +35,18 @@ def write_stripes(
             shape = {"across": wave[:, None, None], "down": wave[:, None], "plain": 0}[label]
             noisy = 128 + shape + rng.normal(0, 30, (32, 32, 3))
             Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(folder / label / f"{index}.png")
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bomb() -> bytes:
+    """A PNG with the header of 20,000 x 20,000 pixels."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(20_001))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def without_root_powers() -> None:

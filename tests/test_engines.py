@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures import MODEL, ROOT
+from processes import TIMEOUT
 
 from tagger import checkpoint, hardware, images, storage
 from tagger.errors import UsageError
@@ -268,56 +269,68 @@ def test_int8_needs_photographs_once_and_then_only_its_cache(timm_folder: Path) 
     assert np.array_equal(made(batch)[0], again(batch)[0])
 
 
+def printed(code: str, *prefix: str) -> list[str]:
+    """Run Python code in a process of its own; return the words that it prints."""
+    ran = subprocess.run([*prefix, sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.split()
+
+
 def test_engines_report_to_nobody() -> None:
-    code = (
-        "import sys; from tagger.inference.engines import openvino; openvino._openvino(); import openvino.tools.ovc;"
-        "print(sys.modules['openvino_telemetry'])"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "None"
+    code = f"import sys, tagger; tagger.load({MODEL!r}); import openvino.tools.ovc; "
+    assert printed(code + "print(sys.modules['openvino_telemetry'])") == ["None"]
 
 
 def test_torch_uses_the_cores_that_this_process_may_use() -> None:
     code = (
-        "import torch; from tagger import checkpoint, hardware;"
-        "from tagger.inference import engines; from tagger.inference.engines import Choice;"
-        f"engine = engines.load(checkpoint.describe({MODEL!r}), checkpoint.build, Choice('cpu', 'eager'));"
-        "print(hardware.cores(), torch.get_num_threads())"
+        "import tagger, torch; from tagger import hardware;"
+        f"tagger.load({MODEL!r}, engine='eager'); print(hardware.cores(), torch.get_num_threads())"
     )
-    one_core = ["taskset", "-c", "0", sys.executable, "-c", code]
-    assert subprocess.run(one_core, capture_output=True, text=True).stdout.split() == ["1", "1"]
+    assert printed(code, "taskset", "-c", "0") == ["1", "1"]
 
 
-def test_a_containers_quota_counts(tmp_path: Path) -> None:
-    for content, expected in (("150000 100000", 2), ("50000 100000", 1), ("max 100000", sys.maxsize)):
+@pytest.mark.parametrize(
+    ("content", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", sys.maxsize), (None, sys.maxsize)]
+)
+def test_a_containers_quota_counts(tmp_path: Path, content: str | None, cores: int) -> None:
+    if content:
         (tmp_path / "cpu.max").write_text(content)
-        assert hardware._quota(str(tmp_path / "cpu.max")) == expected
-    assert hardware._quota(str(tmp_path / "absent")) == sys.maxsize
+    assert hardware.quota(tmp_path / "cpu.max") == cores
 
 
 FIRST_CALLS = """
-import os, sys, threading
+import os, signal, sys, threading
 import numpy as np
+import openvino
 from tagger import checkpoint
 from tagger.inference import engines
 
+def calls_of_eight_threads(info):
+    engine = engines.load(info, checkpoint.build, engines.Choice("cpu", "openvino", "fp32"))
+    together = threading.Barrier(8)
+    signal.alarm(30)  # threads that wait for each other for ever hold Python's lock
+
+    def call():
+        together.wait(20)
+        engine(np.zeros((4, 32, 32, 3), np.uint8))
+
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return any(thread.is_alive() for thread in threads)
+
 sys.setswitchinterval(1e-6)  # threads take turns as often as they can
-engine = engines.load(checkpoint.describe(sys.argv[1]), checkpoint.build, engines.Choice("cpu", "openvino", "fp32"))
-together = threading.Barrier(8)
-
-def call():
-    together.wait()
-    engine(np.zeros((4, 32, 32, 3), np.uint8))
-
-threads = [threading.Thread(target=call, daemon=True) for _ in range(8)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join(20)
-os._exit(any(thread.is_alive() for thread in threads))
+info = checkpoint.describe(sys.argv[1])
+for _ in range(6):
+    child = os.fork()
+    if not child:
+        os._exit(calls_of_eight_threads(info))
+    assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def test_threads_that_are_first_to_use_openvino_do_not_wait_for_each_other(tmp_path: Path) -> None:
+def test_threads_that_are_first_to_use_openvino_do_not_wait_for_each_other() -> None:
     """Without its lock four processes in ten hung here; a nightly run hung once in some hundreds."""
-    for _ in range(6):
-        subprocess.run([sys.executable, "-c", FIRST_CALLS, MODEL], check=True, timeout=60, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", FIRST_CALLS, MODEL], check=True, timeout=TIMEOUT, cwd=ROOT)

@@ -5,55 +5,54 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
+import shutil
 import subprocess
-import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from pictures import MODEL, photo
+from processes import TIMEOUT, finish, started, wait_for_parts
 from test_tagging import assert_same_table, plant_bad_files, run
 
 import tagger
 
-
-def start(source: Path, out: Path, model: str, shard_size: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tagger.cli", "tag", str(source), "--model", model, "--out", str(out)]
-    options = ["--shard-size", str(shard_size), "--json"]
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+KILLS = 6
 
 
-def kill_and_rerun(source: Path, out: Path, model: str, shard_size: int, kills: int, longest: float) -> int:
-    """Kill so many runs, each at a random moment; let the last one finish. Returns the most files any table had."""
+def tagging(source: Path, out: Path, model: str, shard_size: int) -> AbstractContextManager[subprocess.Popen[str]]:
+    options = ("--model", model, "--out", out, "--shard-size", shard_size, "--json")
+    return started("tagger.cli", "tag", source, *options)
+
+
+def kill_and_rerun(source: Path, out: Path, model: str, shard_size: int) -> list[int]:
+    """Kill runs at random moments, the first before it writes; let the last one finish. Return the rows after each."""
     rng = random.Random(0)
-    most = 0
-    for _ in range(kills):
-        process = start(source, out, model, shard_size)
-        time.sleep(rng.uniform(0.0, longest))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    rows = [0]
+    for kill in range(KILLS):
+        with tagging(source, out, model, shard_size) as process:
+            if kill:
+                wait_for_parts(out, len(list(out.glob("*.parquet"))) + rng.randint(1, 3), process)
+            time.sleep(rng.uniform(0, 0.05 if kill else 1))
         if list(out.glob("*.parquet")):
-            rows = len(tagger.read_results(str(out)))  # every part that is there is whole
-            assert rows >= most, "rows were lost"
-            most = rows
-    finished = start(source, out, model, shard_size)
-    stdout, stderr = finished.communicate()
-    assert finished.returncode == 0, stderr
-    assert not json.loads(stdout)["damaged_parts"]
-    return most
+            rows.append(len(tagger.read_results(str(out))))  # every part that is there is whole
+        assert rows[-1] == max(rows), "rows were lost"
+    with tagging(source, out, model, shard_size) as process:
+        assert not json.loads(finish(process))["damaged_parts"]
+    return rows
 
 
 @pytest.mark.slow
 def test_runs_killed_at_random_moments_end_with_the_uninterrupted_table(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    photo(0, (1600, 1200)).save(tmp_path / "big.jpg", quality=95)
-    for index in range(300):
-        os.link(tmp_path / "big.jpg", folder / f"{index:03d}.jpg")
+    for index in range(200):
+        photo(index, (800, 600)).save(folder / f"{index:03d}.jpg", quality=90)
     plant_bad_files(folder)
     run(folder, tmp_path / "whole", batch_size=32)
-    kill_and_rerun(folder, tmp_path / "killed", MODEL, 10, kills=8, longest=6.0)
+    rows = kill_and_rerun(folder, tmp_path / "killed", MODEL, 4)
+    assert 0 < rows[1] < len(tagger.read_results(tmp_path / "whole"))
     assert_same_table(tmp_path / "killed", tmp_path / "whole")
     assert run(folder, tmp_path / "killed").reasons == {"unreadable before": 2}
 
@@ -62,28 +61,26 @@ def test_a_run_whose_output_is_deleted_ends_with_the_whole_table_or_says_so(tmp_
     folder, out = tmp_path / "photos", tmp_path / "out"
     folder.mkdir()
     photo(0, (1600, 1200)).save(tmp_path / "big.jpg", quality=95)
-    for index in range(120):
+    for index in range(60):
         os.link(tmp_path / "big.jpg", folder / f"{index:03d}.jpg")
-    process = start(folder, out, MODEL, 4)
-    while len(list(out.glob("*.parquet"))) < 5:
-        assert process.poll() is None
-        time.sleep(0.01)
-    subprocess.run(["rm", "-rf", out], check=False)
-    stdout, stderr = process.communicate()
+    with tagging(folder, out, MODEL, 2) as process:
+        wait_for_parts(out, 5, process)
+        shutil.rmtree(out, ignore_errors=True)  # the run may be writing into it
+        stdout, stderr = process.communicate(timeout=TIMEOUT)
     if process.returncode == 0:
-        assert json.loads(stdout)["tagged"] == len(tagger.read_results(out)) == 120
+        assert json.loads(stdout)["tagged"] == len(tagger.read_results(out)) == 60
     else:
         assert (process.returncode, stderr.count("\n")) == (1, 1), stderr
         assert str(out) in stderr
     run(folder, out)
-    assert len(tagger.read_results(out)) == 120
+    assert len(tagger.read_results(out)) == 60
 
 
 @pytest.mark.slow
-def test_500_photographs_survive_20_kills(shared: Path, real_photos: Path, tmp_path: Path) -> None:
+def test_500_photographs_survive_kills(shared: Path, real_photos: Path, tmp_path: Path) -> None:
     model = f"local-dir:{shared}/backbones/mobilenetv2_100.imagenet"
     run(real_photos, tmp_path / "whole", model=model, batch_size=32)
-    most = kill_and_rerun(real_photos, tmp_path / "killed", model, 20, kills=20, longest=6.0)
-    assert most > 0, "no run got far enough to commit anything before it was killed"
+    rows = kill_and_rerun(real_photos, tmp_path / "killed", model, 10)
+    assert 0 < rows[1] < 500
     assert_same_table(tmp_path / "killed", tmp_path / "whole")
     assert run(real_photos, tmp_path / "killed", model=model).tagged == 0

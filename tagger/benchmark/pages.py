@@ -62,7 +62,7 @@ def write(
     for name, content in drawn.items():
         storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
     storage.write_atomic(storage.join(out, "report.md"), benchmark_report.markdown(facts, PLOTS).encode())
-    storage.write_atomic(storage.join(out, "report.html"), benchmark_report.html(facts).encode())
+    storage.write_atomic(storage.join(out, "report.html"), benchmark_report.html(facts, drawn).encode())
 
 
 def gather(

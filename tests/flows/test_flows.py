@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pictures import MODEL, ROOT, photo
-from prefect.exceptions import ParameterTypeError
+from processes import TIMEOUT, finish, started, wait_for_parts
 
 import tagger
 from tagger.tagging.config import TagConfig
+
+if TYPE_CHECKING:
+    from prefect import Flow
 
 
 def artifact(key: str) -> str:
@@ -99,62 +100,73 @@ def test_the_form_of_the_flow_describes_its_options() -> None:
         tag.validate_parameters({"source": "a", "model": "b", "out": "c", "options": {"top_k": 0}})
 
 
-def flow_command(module: str, *arguments: object) -> list[str]:
-    return [sys.executable, "-m", module, *map(str, arguments)]
+def exit_code(flow: Flow[..., Any], *arguments: object) -> int:
+    """Run a flow's command line in this process, on the test server."""
+    from flows import command
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["flow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            command.main(flow)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_flows_have_the_commands_options_and_exit_codes(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.ingest import ingest
+    from flows.tag import tag
+
+    options = ("--model", MODEL, "--out", tmp_path / "out")
+    assert exit_code(tag, photos, *options, "--shard-size", "3") == 0
+    assert "6 tagged, 0 failed" in capsys.readouterr().out
+    assert exit_code(tag, "/no/such", *options) == 1
+    assert "tagger: /no/such: not found" in capsys.readouterr().err
+    assert exit_code(tag, photos, *options, "--top-k", "0") == 2
+    assert exit_code(ingest, photos, "--out", tmp_path / "m.parquet") == 0
+
+
+@pytest.mark.slow
+def test_a_flow_runs_from_the_shell_without_a_server(photos: Path, tmp_path: Path, shell: dict[str, str]) -> None:
+    (photos / "bad.jpg").write_bytes(b"junk")
+    options = ("--model", MODEL, "--out", str(tmp_path / "out"), "--max-failed", "0")
+    process = [sys.executable, "-m", "flows.tag", str(photos), *options]
+    ran = subprocess.run(process, capture_output=True, text=True, cwd=ROOT, env=shell, timeout=TIMEOUT)
+    assert ran.returncode == 3, ran.stderr
+    assert "1 of 7 files failed" in ran.stderr
+    assert len(tagger.read_results(str(tmp_path / "out"))) == 7
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """A shell without our test server."""
+def shell() -> dict[str, str]:
+    """A shell that knows no Prefect server."""
     return {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
 
 
-def run_flow(environment: dict[str, str], *command: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        flow_command(*command), capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240  # type: ignore[arg-type]
-    )  # fmt: skip
+@pytest.fixture
+def on_server(shell: dict[str, str], prefect_server: str) -> dict[str, str]:
+    """A shell whose flows and commands use the test server."""
+    return shell | {"PREFECT_API_URL": prefect_server}
 
 
-@pytest.mark.slow
-def test_flows_run_from_the_shell_without_a_server_with_the_commands_exit_codes(
-    photos: Path, tmp_path: Path, environment: dict[str, str]
-) -> None:
-    done = run_flow(environment, "flows.tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--shard-size", "3")
-    assert done.returncode == 0, done.stderr
-    assert "6 tagged, 0 failed" in done.stdout
-    mistake = run_flow(environment, "flows.tag", "/no/such", "--model", MODEL, "--out", tmp_path / "out")
-    assert mistake.returncode == 1
-    assert "tagger: /no/such: not found" in mistake.stderr
-    (photos / "bad.jpg").write_bytes(b"x")
-    arguments = ("flows.tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--max-failed", "0")
-    assert run_flow(environment, *arguments).returncode == 3
-    listed = run_flow(environment, "flows.ingest", photos, "--out", tmp_path / "m.parquet")
-    assert listed.returncode == 0, listed.stderr
+def test_a_killed_flow_run_never_blocks_the_next_one(tmp_path: Path, on_server: dict[str, str]) -> None:
+    from flows.tag import tag
 
-
-@pytest.mark.slow
-def test_a_killed_flow_run_never_blocks_the_next_one(tmp_path: Path, environment: dict[str, str]) -> None:
     folder, out = tmp_path / "many", tmp_path / "out"
     folder.mkdir()
     photo(0, (1600, 1200)).save(tmp_path / "big.jpg", quality=95)
-    for index in range(600):
+    for index in range(200):
         os.link(tmp_path / "big.jpg", folder / f"{index:03d}.jpg")
-    arguments = ("flows.tag", folder, "--model", MODEL, "--out", out, "--shard-size", "10")
-    process = subprocess.Popen(
-        flow_command(*arguments), cwd=ROOT, env=environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    while len(list(out.glob("*.parquet"))) < 3:
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = len(tagger.read_results(str(out)))
-    assert 30 <= kept < 600
-    again = run_flow(environment, *arguments)
-    assert again.returncode == 0, again.stderr
-    assert f"{600 - kept} tagged" in again.stdout
-    assert len(tagger.read_results(str(out))) == 600
+    arguments = (folder, "--model", MODEL, "--out", out, "--shard-size", "4")
+    with started("flows.tag", *arguments, cwd=ROOT, env=on_server) as process:
+        wait_for_parts(out, 3, process)
+        process.kill()
+    written = len(tagger.read_results(str(out)))
+    assert 12 <= written < 200
+    state = tag(str(folder), [MODEL], str(out), TagConfig(shard_size=4), return_state=True)
+    assert f"{200 - written} tagged" in state.message
+    assert len(tagger.read_results(str(out))) == 200
 
 
 def test_prefect_yaml_has_valid_parameters_for_every_flow() -> None:
@@ -168,61 +180,28 @@ def test_prefect_yaml_has_valid_parameters_for_every_flow() -> None:
 
 
 @pytest.mark.slow
-def test_both_deployments_of_prefect_yaml_run_on_a_real_server(
-    photos: Path, tmp_path: Path, environment: dict[str, str]
+def test_both_deployments_of_prefect_yaml_run_in_a_worker(
+    photos: Path, tmp_path: Path, on_server: dict[str, str]
 ) -> None:
-    """`prefect server`, a process pool, `prefect deploy --all`, and a worker that executes both."""
-    import socket
+    """A process pool, `prefect deploy --all`, and a worker that executes both."""
+    from prefect.deployments import run_deployment
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = environment | {
-        "PREFECT_HOME": str(tmp_path / "home"), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1",
-    }  # fmt: skip
-    prefect = [sys.executable, "-m", "prefect"]
+    def prefect(*arguments: str) -> str:
+        with started("prefect", *arguments, cwd=ROOT, env=on_server) as process:
+            return finish(process)
 
-    def call(*arguments: object) -> str:
-        command = [*prefect, *map(str, arguments)]
-        ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
-
-    log = (tmp_path / "server.log").open("w")
-    command = [*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        _wait_for_server(port, server)
-        call("work-pool", "create", "local", "--type", "process")
-        deployed = call("--no-prompt", "deploy", "--all")
-        assert "ingest/ingest" in deployed
-        assert "tag/nightly" in deployed
-        manifest, out = tmp_path / "m.parquet", tmp_path / "out"
-        call("deployment", "run", "ingest/ingest", "-p", f"source={photos}", "-p", f"out={manifest}")
-        options = ["-p", f'model=["{MODEL}"]', "-p", 'options={"shard_size": 4}']
-        call("deployment", "run", "tag/nightly", "-p", f"source={photos}", "-p", f"out={out}", *options)
-        call("worker", "start", "--pool", "local", "--run-once")
-        assert manifest.exists()
-        assert len(tagger.read_results(str(out))) == 6
-        assert len(list(out.glob("*.parquet"))) == 2
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _wait_for_server(port: int, server: subprocess.Popen[Any]) -> None:
-    import urllib.error
-    import urllib.request
-
-    for _ in range(600):
-        assert server.poll() is None, "the Prefect server died"
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2).read()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError("the Prefect server did not answer in two minutes")
+    prefect("work-pool", "create", "local", "--type", "process")
+    deployed = prefect("--no-prompt", "deploy", "--all")
+    assert "ingest/ingest" in deployed
+    assert "tag/nightly" in deployed
+    manifest, out = tmp_path / "m.parquet", tmp_path / "out"
+    run_deployment("ingest/ingest", parameters={"source": str(photos), "out": str(manifest)}, timeout=0)
+    parameters = {"source": str(photos), "model": [MODEL], "out": str(out), "options": {"shard_size": 4}}
+    run_deployment("tag/nightly", parameters=parameters, timeout=0)
+    prefect("worker", "start", "--pool", "local", "--run-once")
+    assert manifest.exists()
+    assert len(tagger.read_results(str(out))) == 6
+    assert len(list(out.glob("*.parquet"))) == 2
 
 
 def test_the_train_flow_writes_a_checkpoint_and_leaves_its_card(tmp_path: Path, timm_folder: Path) -> None:
@@ -255,18 +234,20 @@ def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: P
                 photo(100 * number + 10 * (split == "test") + index).save(
                     tmp_path / "data" / split / name / f"{index}.png"
                 )
-    options = BenchmarkConfig(("linear", "mlp"), "2s", seeds=2)
+    options = BenchmarkConfig(("linear", "mlp"), "2s")
     state = benchmark(str(tmp_path / "data"), str(tmp_path / "report"), options, return_state=True)
     assert state.is_completed()
     assert "2 models; best" in state.message
     assert (tmp_path / "report" / "report.html").exists()
     assert "data:image/png;base64," in artifact("benchmark")
     again = benchmark(str(tmp_path / "data"), str(tmp_path / "report"), options, return_state=True)
-    assert len(again.result()) == 4
+    assert len(again.result()) == 2
 
 
 @pytest.mark.parametrize("wrong", [{"options": {"threshold": 7}}, {"options": {"engine": "warp"}}, {"model": []}])
 def test_parameters_that_are_not_allowed_are_refused_when_a_run_is_created(wrong: dict[str, Any]) -> None:
+    from prefect.exceptions import ParameterTypeError
+
     from flows.tag import tag
 
     right = {"source": "photos", "model": ["m"], "out": "results", "options": {}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tagger.reporting import plots, render
 from tagger.reporting.benchmark_report import statistics, tables
@@ -12,13 +12,14 @@ from tagger.reporting.benchmark_report.summary import best, score, summary
 from tagger.reporting.formatting import count, duration, interval, joined, listed, percent, quantity, sentence
 
 
-def html(report: BenchmarkReport) -> str:
+def html(report: BenchmarkReport, drawn: Mapping[str, bytes] | None = None) -> str:
     """Return a self-contained page: images inline, no script, no request. Text is escaped.
 
-    Raises ValueError when scores, truth and label names do not fit.
+    `drawn` has the PNGs of `plot_files`; without it the figures are drawn. Raises ValueError when scores, truth
+    and label names do not fit.
     """
-    drawings = figures(report)
-    return render.html(markdown(report, "plots"), lambda file: drawings[file.removesuffix(".png")]())
+    drawings, made = figures(report), drawn or {}
+    return render.html(markdown(report, "plots"), lambda file: made.get(file) or drawings[file.removesuffix(".png")]())
 
 
 def markdown(report: BenchmarkReport, folder: str | None = None) -> str:
