@@ -252,7 +252,7 @@ def test_a_terminal_gets_progress_on_stderr(photos: Path, tmp_path: Path) -> Non
     import pty
 
     for index in range(100, 130):
-        photo(index).save(photos / f"{index}.jpg")
+        photo(index, (2400, 1800)).save(photos / f"{index}.jpg")
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "tagger.cli", "tag", photos, "--model", MODEL, "--out", tmp_path / "out"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, env=os.environ | {"TERM": "xterm"})
