@@ -127,9 +127,11 @@ def progress(silent: bool) -> Iterator[Show]:
 
         def show_step(step: str, done: int, total: int | None = None, remark: str = "") -> None:
             if step not in tasks:
+                for earlier in tasks.values():
+                    bars.update(earlier, visible=False)
                 tasks[step] = bars.add_task(step, total=total, rate="", remark="")
             speed = bars.tasks[tasks[step]].speed
             rate = f"{speed:,.0f}/s" if speed else ""
-            bars.update(tasks[step], completed=done, total=total, visible=done != total, rate=rate, remark=remark)
+            bars.update(tasks[step], completed=done, total=total, rate=rate, remark=remark)
 
         yield show_step
