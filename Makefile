@@ -25,14 +25,17 @@ $(VENV)/.dev: pyproject.toml $(BIN)/uv
 	$(UV) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
-PHOTOS := $(VENV)/lib/python3*/site-packages/skimage/data
+PACKAGES := $(VENV)/lib/python3*/site-packages
+PHOTOS := $(addprefix skimage/data/,chelsea.png coffee.png motorcycle_left.png rocket.jpg camera.png) \
+  $(addprefix sklearn/datasets/images/,china.jpg flower.jpg)
 
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
-demo: $(VENV)/.demo  ## install, tag real photographs with the shipped checkpoint, query the table
+demo: $(VENV)/.demo  ## install, tag photographs with an ImageNet model, query the table
 	@mkdir -p .demo/photos
-	@cp $(addprefix $(PHOTOS)/,chelsea.png horse.png rocket.jpg motorcycle_left.png) .demo/photos
-	@head -c 20000 $(PHOTOS)/retina.jpg > .demo/photos/truncated.jpg
-	tagger tag .demo/photos --model checkpoints/cifar10-speedrun --out .demo/results
+	@cp $(addprefix $(PACKAGES)/,$(PHOTOS)) .demo/photos
+	@head -c 110000 $(PACKAGES)/sklearn/datasets/images/flower.jpg > .demo/photos/truncated.jpg
+	@echo "this is no photograph" > .demo/photos/text.jpg
+	tagger tag .demo/photos --out .demo/results
 	tagger query .demo/results "SELECT parse_filename(uri) AS file, status, top_tag, top_score, candidates[:3] AS candidates FROM images ORDER BY ALL"
 	tagger query .demo/results
 

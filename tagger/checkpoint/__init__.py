@@ -11,9 +11,10 @@ from tagger.checkpoint.load import (
     list_checkpoints,
     record_agreement,
 )
+from tagger.checkpoint.packaged import PACKAGED
 from tagger.checkpoint.save import save
 
 __all__ = [
-    "BUNDLE", "CARD", "CONFIG", "WEIGHTS", "build", "build_resized", "describe", "list_checkpoints",
+    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "build", "build_resized", "describe", "list_checkpoints",
     "record_agreement", "save",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,20 +20,24 @@ if TYPE_CHECKING:
     from tagger.checkpoint.info import ModelInfo
     from tagger.tagging.plan import Plan
 
+IMAGENET, RESULTS = "imagenet", "results"
+"""The model and the folder that are used when none is named."""
 
-@app.command(epilog="Example: tagger tag ~/photos --model checkpoints/cifar10-speedrun --out results")
+
+@app.command(epilog="Example: tagger tag ~/photos")
 @expand
 def tag(
     source: Source,
-    model: Models,
-    out: ResultsOut,
     config: TagConfig,
+    model: Models = (IMAGENET,),  # type: ignore[assignment]
+    out: ResultsOut = RESULTS,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""
     from tagger.tagging import run
 
+    _check_place(source, out)
     silent = quiet or as_json
     with progress(silent) as show_step:
 
@@ -52,12 +57,18 @@ def tag(
     summary.check_failures()
 
 
-@app.command(epilog="Example: tagger predict cat.jpg --model checkpoints/cifar10-speedrun")
+def _check_place(source: str, out: str) -> None:
+    """Raise UsageError when the results folder of this place would lie among the images."""
+    if out == RESULTS and os.path.isdir(source) and Path(out).resolve().is_relative_to(Path(source).resolve()):
+        raise UsageError(f"--out: ./{out} would lie inside {source}; name another folder, such as --out ../{out}")
+
+
+@app.command(epilog="Example: tagger predict cat.jpg")
 @expand
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or URLs.")],
-    model: Model,
     config: Annotated[ModelConfig, Fields(("top_k", "device", "engine", "precision", "max_pixels"))],
+    model: Model = IMAGENET,
     as_json: Json = False,
 ) -> None:
     """Show the best tags of single images; nothing is written."""
@@ -91,13 +102,16 @@ def models(
         keys = ("name", "model_id", "architecture", "task", "label_names", "metrics", "agreement")
         print_json({"models": [{key: getattr(info, key) for key in keys} for info in found]})
         return
-    rows = [
+    packaged = [
+        [name, "multiclass", 1000, f"top-1 {each.accuracy} (published)", "", f"package {each.package}"]
+        for name, each in checkpoint.PACKAGED.items()
+    ]
+    rows = packaged + [
         [info.name, info.task, len(info.label_names), headline(info.metrics), agreement_here(info), info.model_id]
         for info in found
     ]
-    if rows or broken:
-        print_table(["name", "task", "labels", "number", "agreement here", "model_id"], rows)
-    else:
+    print_table(["name", "task", "labels", "number", "agreement here", "model_id"], rows)
+    if not found:
         show(f"no checkpoints in {folder}")
 
 
