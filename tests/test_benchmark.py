@@ -52,7 +52,7 @@ def test_every_model_has_a_row_with_its_numbers(trained: Path) -> None:
     frame = pd.read_parquet(trained / "results.parquet")
     assert list(frame["model"]) == list(OWN)
     assert frame["accuracy"].between(0.3, 1).all()
-    assert set(frame["model"][frame["cut"] == ""]) >= {"knn", "linear"}
+    assert frame["cut"][frame["model"] == "knn"].tolist() == [""], "it has no epochs to cut"
     for column in ("parameters", "flops", "infer_one_core", "infer_all_cores", "memory_bytes", "train_seconds"):
         assert (frame[column].fillna(0)[frame["model"] != "knn"] > 0).all(), column
     assert (frame["accuracy_low"] <= frame["accuracy"]).all()
@@ -102,7 +102,7 @@ def test_what_was_trained_stays_and_what_was_cut_is_trained_again_with_another_b
     assert "6 of 6 models were trained before, 0 to train" in lines
     frame = pd.read_parquet(trained / "results.parquet").set_index("model")
     whole = set(frame.index[frame["cut"] == ""])
-    assert {"knn", "linear"} <= whole
+    assert "knn" in whole
     assert frame.loc["resnet20", "cut"].endswith("of 164 epochs")
     more = {model for model, _ in Benchmark(str(stripes), str(trained), BenchmarkConfig(OWN, "10s")).missing()}
     assert more == set(OWN) - whole
@@ -244,7 +244,7 @@ def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_pa
 def test_models_on_a_backbone_learn_from_the_same_images_and_decode_them_once(
     stripes: Path, timm_folder: Path, tmp_path: Path
 ) -> None:
-    config = BenchmarkConfig(("knn-features", "probe", "finetune"), "60s", backbone=f"local-dir:{timm_folder}")
+    config = BenchmarkConfig(("knn-features", "probe", "finetune"), "10m", backbone=f"local-dir:{timm_folder}")
     lines: list[str] = []
     rows = Benchmark(str(stripes), str(tmp_path / "report"), config, say=lines.append).run()
     assert [row["model"] for row in rows] == ["knn-features", "probe", "finetune"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -53,15 +54,20 @@ class Task:
     state: State
     callbacks: Callbacks
 
-    def cut(self, epochs: int, images: int, seconds_per_image: Callable[[], float]) -> Cut:
-        """Return the epochs and images that fit; a training that was begun keeps those it began with."""
+    def cut(
+        self, epochs: int, images: int, seconds_per_image: Callable[[], float], started: float | None = None
+    ) -> Cut:
+        """Return the epochs and images that fit; a training that was begun keeps those it began with.
+
+        `started` is when the time of the model began to count, by default after this estimate.
+        """
         if self.state.exists():
             return Cut(**self.state.load()["identity"]["cut"])
         if self.seconds is None:
             return Cut(epochs, images, epochs, images)
-        started = time.perf_counter()
         each = seconds_per_image()
-        return fit_into(max(0.0, self.seconds - (time.perf_counter() - started)), epochs, images, each)
+        spent = time.perf_counter() - started if started else 0.0
+        return fit_into(max(0.0, self.seconds - spent), epochs, images, each)
 
 
 @dataclass(frozen=True)
@@ -121,11 +127,8 @@ def train_baseline(task: Task) -> Model:
     computed = normalisation.compute(_normalisation(baseline, config), train.images)
     model_args = _model_args(baseline, data, config)
     network = Network(f"tagger_{baseline.family}", model_args, len(train.label_names), computed)
-    cut = task.cut(
-        baseline.recipe.epochs,
-        len(train.labels),
-        lambda: seconds_per_image(network, baseline.recipe, train, task.seed, device),
-    )
+    each = partial(seconds_per_image, network, baseline.recipe, train, task.seed, device)
+    cut = task.cut(baseline.recipe.epochs, len(train.labels), each)
     recipe, train = replace(baseline.recipe, epochs=cut.epochs), train.some(cut.images, task.seed)
     validation = _labelled(data.validation) if baseline.holds_out else None
     trainer = scratch.make_trainer(network, _labelled(train), recipe, task.seed, device, validation)
@@ -229,7 +232,8 @@ def train_on_backbone(task: Task) -> Model:
     found = task.data.for_backbone(options, task.callbacks)
     started, state, cut = time.perf_counter(), task.state, ""
     if task.name == "finetune":
-        planned = task.cut(options.epochs or 1, len(found.indices("train")), lambda: _step_seconds(found, options))
+        images, each = len(found.indices("train")), partial(_step_seconds, found, options)
+        planned = task.cut(options.epochs or 1, images, each, started)
         options = replace(options, epochs=planned.epochs, warmup_epochs=min(1.0, planned.epochs / 10))
         state, cut = state.with_facts(cut=asdict(planned)), planned.text
         found = _some(found, planned.images, task.seed)
