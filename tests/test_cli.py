@@ -152,7 +152,6 @@ def test_models_lists_the_good_ones_beside_a_broken_one(run_tagger: Run, tmp_pat
         (["tag", "{photos}", "--model", MODEL, "--out", "{photos}"], 1, "holds other files"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "0"], 2, "greater than or equal to 1"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--max-failed", "many"], 1, "--max-failed many"),
-        (["tag", "{photos}", "--model", MODEL], 2, "--out"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "many"], 2, "--top-k"),
         (["query", "{out}"], 1, "no results here"),
         (["predict", "{photos}", "--model", MODEL], 1, "is a folder; `tagger tag` tags all images of one"),
