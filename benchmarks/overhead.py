@@ -101,7 +101,7 @@ def _alone(photos: Path, model: str) -> None:
     info = checkpoint.describe(model)
     stub = Model(info, Stub(len(info.label_names)), TagConfig().selector(info))
     plan = run.prepare(str(photos), model, str(photos.parent / "alone"), TagConfig())
-    how = Decoding.of([info.preprocessing], TagConfig().max_pixels)
+    how = Decoding.of([info.preprocessing], TagConfig().limits)
     entries = plan.entries.slice(0, 4096)
     started = time.perf_counter()
     contents = [batches_of.read(source) for source in rows.batch_of(entries).sources]

@@ -194,13 +194,13 @@ def test_objects_are_read_alike_with_and_without_obstore(
     for key in AWKWARD:
         fs.pipe_file(f"{bucket}/{key}", key.encode())
     reads: list[str] = []
-    honest = fs.cat_file
+    honest = fs._cat_file
 
-    def counted(path: str) -> Any:
+    async def counted(path: str) -> Any:
         reads.append(path)
-        return honest(path)
+        return await honest(path)
 
-    monkeypatch.setattr(fs, "cat_file", counted)
+    monkeypatch.setattr(fs, "_cat_file", counted)
     assert [storage.read_bytes(url + key).decode() for key in AWKWARD] == list(AWKWARD)
     by_s3fs = ["two//slashes.jpg"] if obstore else AWKWARD  # what obstore cannot name, s3fs reads
     assert reads == [f"{bucket}/{key}" for key in by_s3fs]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import os
 import random
 import resource
 import subprocess
 import sys
+import threading
+import time
+import zlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -336,3 +342,85 @@ def test_a_file_of_the_far_future_is_listed(tmp_path: Path, monkeypatch: pytest.
     (entry,) = storage.find_images(str(tmp_path))
     assert entry.uri == str(tmp_path / "a.jpg")
     assert entry.modified_at.year == 9999
+
+
+# --- sources that never answer, or never stop -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def odd_server() -> Iterator[str]:
+    """A web server whose files never come, never end, drip, or send the browser in circles."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.0"
+
+        def do_GET(self) -> None:
+            with contextlib.suppress(OSError):
+                getattr(self, self.path.strip("/").removesuffix(".jpg"))()
+
+        def silent(self) -> None:
+            time.sleep(20)
+
+        def endless(self) -> None:
+            self._start()
+            while True:
+                self.wfile.write(bytes(1 << 20))
+
+        def bomb(self) -> None:
+            self._start(("Content-Encoding", "gzip"))
+            packer = zlib.compressobj(9, wbits=31)
+            for _ in range(600):
+                self.wfile.write(packer.compress(bytes(1 << 20)))
+            self.wfile.write(packer.flush())
+
+        def drip(self) -> None:
+            self._start()
+            for _ in range(200):
+                self.wfile.write(b"\xff")
+                time.sleep(0.1)
+
+        def circle(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+
+        def _start(self, *headers: tuple[str, str]) -> None:
+            self.send_response(200)
+            for name, value in headers:
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("silent", "no answer in 1 s"), ("drip", "no answer in 1 s"), ("endless", "sends more than 256 MB"),
+        ("bomb", "sends more than 256 MB"), ("circle", "redirect"),
+    ],
+)  # fmt: skip
+def test_a_web_server_that_misbehaves_costs_one_error(odd_server: str, name: str, expected: str) -> None:
+    pytest.importorskip("aiohttp")
+    started = time.monotonic()
+    with pytest.raises(SourceError, match=f"(?i){expected}"):
+        storage.read_bytes(f"{odd_server}/{name}.jpg", timeout=1 if expected.startswith("no") else 30)
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="no /proc")
+def test_pipes_and_files_of_the_kernel_are_never_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "kernel.jpg").symlink_to("/proc/kmsg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "kernel.jpg", "zero.jpg"):
+        with pytest.raises(SourceError, match="not a regular file"):
+            storage.read_bytes(storage.local_uri(str(tmp_path / name)))
+        with pytest.raises(SourceError, match="not a regular file"), storage.open_input(str(tmp_path / name)):
+            pass

@@ -611,7 +611,7 @@ def test_files_that_nobody_may_read_do_not_stop_a_later_run(
         store.pipe_file(f"/nightly/{index}.jpg", (photos / "0.jpg").read_bytes())
     honest = storage.read_bytes
 
-    def forbidden(uri: str, attempts: int = 3) -> bytes:
+    def forbidden(uri: str, attempts: int = 3, timeout: float = 60) -> bytes:
         if "/2.jpg" in uri:
             raise AccessDenied(f"{uri}: permission denied")
         return honest(uri, attempts)

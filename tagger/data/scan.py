@@ -22,7 +22,7 @@ from tagger.data import cache as cache_file
 from tagger.data import duplicates
 from tagger.data.cache import ImageCache
 from tagger.data.duplicates import Fingerprint
-from tagger.images import MAX_PIXELS, Preprocessing, UInt8Array
+from tagger.images import Preprocessing, UInt8Array
 from tagger.inference import engines
 from tagger.inference.batch import Fitted
 from tagger.inference.engines import Choice, Float32Array
@@ -100,7 +100,7 @@ def scan(
     missing = _missing(table, cache, backbone, arrays, found, vectors)
     try:
         look = _inspector(backbone, arrays)
-        for row in score_rows(missing, _models(backbone, device), MAX_PIXELS, look):
+        for row in score_rows(missing, _models(backbone, device), None, look):
             index, found.decoded = row["row"], found.decoded + 1
             for name, taken in found.arrays.items():
                 if name in row:

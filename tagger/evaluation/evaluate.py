@@ -17,7 +17,6 @@ from tagger.data.splits import NAMES
 from tagger.errors import SourceError, UsageError
 from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Evaluation
-from tagger.images import MAX_PIXELS
 from tagger.inference import engines
 from tagger.inference.engines import Choice, Float32Array
 from tagger.inference.model import Model
@@ -107,7 +106,7 @@ def scores_of(info: ModelInfo, uris: list[str], device: str = "auto") -> tuple[F
     engine = engines.load(info, checkpoint.build, Choice(device))
     model = Model(info, engine, lambda scores, embeddings: {"scores": scores})
     entries: list[Row] = [{"uri": uri, "bytes": None} for uri in uris]
-    rows = list(score_rows(entries, [model], MAX_PIXELS))
+    rows = list(score_rows(entries, [model]))
     have = np.array([row["status"] == "ok" for row in rows], dtype=bool)
     nothing = np.zeros(len(info.label_names), dtype=np.float32)
     return np.stack([row.get("scores", nothing) for row in rows]), have

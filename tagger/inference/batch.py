@@ -93,29 +93,31 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a file may cost, and what becomes of one that is cut short."""
+
+    max_pixels: int = images.MAX_PIXELS
+    truncated: bool = False
+    """Whether an image whose end is missing is decoded as far as it goes."""
+    read_timeout: float = storage.READ_TIMEOUT
+
+
+@dataclass(frozen=True)
 class Decoding:
-    """The way from bytes to pixels: the same for all files of a run."""
+    """The way from files to pixels: the same for all files of a run."""
 
     preprocessings: tuple[Preprocessing, ...]
     """Those of the models, each once."""
     of_model: tuple[int, ...]
     """Model -> its preprocessing."""
-    max_pixels: int
-    truncated: bool = False
-    """Whether an image whose end is missing is decoded as far as it goes."""
+    limits: Limits = Limits()
     inspect: Inspect | None = None
 
     @classmethod
-    def of(
-        cls,
-        wanted: Sequence[Preprocessing],
-        max_pixels: int,
-        truncated: bool = False,
-        inspect: Inspect | None = None,
-    ) -> Decoding:
+    def of(cls, wanted: Sequence[Preprocessing], limits: Limits, inspect: Inspect | None = None) -> Decoding:
         """Return the decoding for models with these preprocessings."""
         distinct = tuple(dict.fromkeys(wanted))
-        return cls(distinct, tuple(map(distinct.index, wanted)), max_pixels, truncated, inspect)
+        return cls(distinct, tuple(map(distinct.index, wanted)), limits, inspect)
 
     def for_bits(self, bits: int) -> tuple[int, ...]:
         """Return the preprocessings that the models of a file need."""
@@ -156,14 +158,14 @@ def batched(batches: Iterable[Batch], files: int) -> Iterator[Batch]:
             yield Batch(whole.sources[part], whole.models[part], whole.key[part], whole.bytes * fewer // len(whole))
 
 
-def read(source: Source) -> Content:
+def read(source: Source, timeout: float = storage.READ_TIMEOUT) -> Content:
     """Read a file; what is wrong with it becomes its failure. Raises AccessDenied when every file would fail."""
     if not isinstance(source, str):
         identifier = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
         return Content(identifier, source)
     started = time.perf_counter()
     try:
-        content = storage.read_bytes(source)
+        content = storage.read_bytes(source, timeout=timeout)
     except AccessDenied as error:
         if storage.is_credential_error(error):
             raise
@@ -207,11 +209,11 @@ def _decode_one(
     """Decode once, and resize once for all models with the same preprocessing."""
     wanted = [how.preprocessings[which] for which in needed]
     if isinstance(content, Image.Image):
-        fitted, info = images.prepare_image(content, wanted, how.max_pixels)
+        fitted, info = images.prepare_image(content, wanted, how.limits.max_pixels)
         image = content
     else:
         opened: list[Image.Image] = []
-        fitted, info = images.prepare(content, wanted, how.max_pixels, opened.append, how.truncated)
+        fitted, info = images.prepare(content, wanted, how.limits.max_pixels, opened.append, how.limits.truncated)
         image = opened[0]
     facts.status[number], facts.error[number] = "truncated" if info.truncated else "ok", info.truncated
     facts.width[number], facts.height[number], facts.format[number] = info.width, info.height, info.format

@@ -8,9 +8,11 @@ from typing import Annotated, Literal, TypeAlias
 from tagger import options
 from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.images import MAX_PIXELS
+from tagger.inference.batch import Limits
 from tagger.inference.engines.choice import Choice, EngineName, Precision
 from tagger.inference.selector import TagSelector
 from tagger.options import Option
+from tagger.storage import READ_TIMEOUT
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -42,6 +44,9 @@ class ModelConfig:
         Literal["tag", "fail"],
         Option("Images whose file is cut short: tag what there is (status truncated), or fail (corrupt)."),
     ] = "tag"
+    read_timeout: Annotated[
+        float, Option("Seconds after which the read of a remote file is given up: an unreadable row.", gt=0)
+    ] = READ_TIMEOUT
 
     def __post_init__(self) -> None:
         options.check(self)
@@ -50,6 +55,11 @@ class ModelConfig:
     def choice(self) -> Choice:
         """Return device, engine and precision."""
         return Choice(self.device, self.engine, self.precision)
+
+    @property
+    def limits(self) -> Limits:
+        """Return what one file may cost."""
+        return Limits(self.max_pixels, self.truncated == "tag", self.read_timeout)
 
     def thresholds(self, model: ModelInfo) -> tuple[float, ...] | None:
         """Return a threshold per label; None means the best tag alone."""

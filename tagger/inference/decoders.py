@@ -45,13 +45,14 @@ class Reader:
     """Reads batches: file by file at once where each waits for a network, else one file after the other."""
 
     def __init__(self, local: int = LOCAL_READS) -> None:
+        self.timeout = storage.READ_TIMEOUT
         self._local = ThreadPoolExecutor(local, "read") if local else None
         self._remote = ThreadPoolExecutor(REMOTE_READS, "fetch")
 
     def start(self, sources: Sequence[Source]) -> Reading:
         """Start to read the files of a batch; without threads for local files, they are read by whoever waits."""
         if readers_for(sources) == REMOTE_READS:
-            files = [self._remote.submit(read, source) for source in sources]
+            files = [self._remote.submit(read, source, self.timeout) for source in sources]
             return lambda: [file.result() for file in files]
         if self._local is None:
             return lambda: [read(source) for source in sources]
@@ -75,7 +76,7 @@ class ThreadDecoder:
 
     def open(self, how: Decoding, batches: int) -> None:
         """Decode in this way."""
-        self._how = how
+        self._how, self._reader.timeout = how, how.limits.read_timeout
 
     def submit(self, batch: Batch) -> Future[Batch]:
         """Start to read a batch, and decode it then."""

@@ -53,10 +53,7 @@ class Model:
         """
         with ThreadPoolExecutor(REMOTE_READS) as pool:
             entries = bounded(lambda value: pool.submit(_entry, value), _each(inputs), 2 * REMOTE_READS)
-            return [
-                self._row(row)
-                for row in score_rows(entries, [self], self.config.max_pixels, truncated=self.config.truncated == "tag")
-            ]
+            return [self._row(row) for row in score_rows(entries, [self], self.config.limits)]
 
     def columns(self) -> Row:
         """Return the columns that are the same in all its rows."""

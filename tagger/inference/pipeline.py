@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tagger.inference import batch as batches_of
-from tagger.inference.batch import Answer, Batch, Decoding, Failure, Inspect, Source
+from tagger.inference.batch import Answer, Batch, Decoding, Failure, Inspect, Limits, Source
 from tagger.inference.ceilings import Meter
 from tagger.inference.decoders import Decoder, ThreadDecoder, readers_for
 from tagger.inference.engines import Float32Array
@@ -41,24 +41,22 @@ IMAGES_AHEAD = 64
 def score_batches(
     batches: Iterable[Batch],
     models: Sequence[Model],
-    max_pixels: int,
+    limits: Limits,
     meter: Meter | None = None,
     inspect: Inspect | None = None,
     decoder: Decoder | None = None,
-    truncated: bool = False,
 ) -> Generator[Batch]:
     """Read, decode and score batches of files; yield them in the same order, cut into smaller ones.
 
-    With `truncated`, images whose end is missing are scored too. `inspect` adds columns computed from each decoded
-    image; `decoder` replaces the threads that read and decode. A file that cannot be scored has a status and an error,
-    and leaves the others alone. Raises AccessDenied when the store refuses our credentials, since then every file
-    would fail.
+    `inspect` adds columns computed from each decoded image; `decoder` replaces the threads that read and decode. A
+    file that cannot be scored has a status and an error, and leaves the others alone. Raises AccessDenied when the
+    store refuses our credentials, since then every file would fail.
     """
     decoder, meter = decoder or ThreadDecoder(), meter or Meter()
     size = max((model.engine.batch_size for model in models), default=1)
     callers = max((model.engine.concurrency for model in models), default=1)
     files, parts = _cut(size)
-    how = Decoding.of([model.info.preprocessing for model in models], max_pixels, truncated, inspect)
+    how = Decoding.of([model.info.preprocessing for model in models], limits, inspect)
     decoding = decoder.ahead + -(-max(size, IMAGES_AHEAD) // files)
     scoring = callers + max(1, IMAGES_AHEAD // (files * parts))
     with contextlib.closing(decoder), _pool(callers) as pool:
@@ -75,9 +73,8 @@ def score_batches(
 def score_rows(
     entries: Iterable[Row],
     models: Sequence[Model],
-    max_pixels: int,
+    limits: Limits | None = None,
     inspect: Inspect | None = None,
-    truncated: bool = False,
 ) -> Iterator[Row]:
     """Score files one row each: the entry itself, the facts of the image, what `inspect` and the first model add.
 
@@ -86,7 +83,7 @@ def score_rows(
     stream = iter(entries)
     groups = iter(lambda: list(islice(stream, batches_of.FILES)), [])
     for batch in score_batches(
-        (_batch(group, len(models)) for group in groups), models, max_pixels, None, inspect, truncated=truncated
+        (_batch(group, len(models)) for group in groups), models, limits or Limits(), None, inspect
     ):
         answers = _by_file(batch.answers[0]) if models else {}
         facts = batch.facts

@@ -352,7 +352,7 @@ def _serve(orders: IO[bytes], send: _Send) -> None:
         return
     memory = Memory(settings.memory, settings.how)
     waiting: queue.SimpleQueue[tuple[Work, Reading]] = queue.SimpleQueue()
-    threading.Thread(target=_receive_work, args=(orders, waiting), daemon=True).start()
+    threading.Thread(target=_receive_work, args=(orders, waiting, settings.how), daemon=True).start()
     while True:
         work, reading = waiting.get()
         room = memory.room(work.slot, len(work.sources))
@@ -364,8 +364,9 @@ def _serve(orders: IO[bytes], send: _Send) -> None:
             send(Done(work.number, None, error))
 
 
-def _receive_work(orders: IO[bytes], waiting: queue.SimpleQueue[tuple[Work, Reading]]) -> None:
+def _receive_work(orders: IO[bytes], waiting: queue.SimpleQueue[tuple[Work, Reading]], how: Decoding) -> None:
     reader = Reader(0)
+    reader.timeout = how.limits.read_timeout
     with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
         while True:
             work: Work = pickle.load(orders)

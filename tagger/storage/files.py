@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import stat
@@ -12,24 +13,42 @@ from pathlib import Path
 from typing import IO
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.exceptions import FSTimeoutError
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError, WriteError
-from tagger.storage import objects
+from tagger.storage import objects, web
 from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of
 from tagger.storage.uris import is_remote, local_path
 
+READ_TIMEOUT = 60.0
+"""Seconds after which a remote read is given up."""
 
-def read_bytes(uri: str, attempts: int = 3) -> bytes:
-    """Return the whole content of one file; remote reads are retried.
+
+def read_bytes(uri: str, attempts: int = 3, timeout: float = READ_TIMEOUT) -> bytes:
+    """Return the whole content of one file; remote reads are retried, but not one that took longer than `timeout`.
 
     Raises SourceError; AccessDenied with `credentials` means that every other read will fail too.
     """
-    return _with_retries(uri, _whole, attempts) if is_remote(uri) else _read_local(uri)
+    if not is_remote(uri):
+        return _read_local(uri)
+    return _with_retries(uri, functools.partial(_whole, timeout=timeout), attempts)
 
 
-def _whole(fs: AbstractFileSystem, path: str) -> bytes:
-    quick = objects.read(fs, path) if "s3" in fs.protocol else None
-    return bytes(fs.cat_file(path)) if quick is None else quick
+def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
+    if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout)) is not None:
+        return quick
+    if not isinstance(fs, AsyncFileSystem):
+        return bytes(fs.cat_file(path))
+    read = functools.partial(web.read, fs) if "http" in fs.protocol else fs._cat_file
+    try:
+        return bytes(sync(fs.loop, read, path, timeout=timeout))
+    except (FSTimeoutError, TimeoutError) as error:
+        raise Unanswered(f"no answer in {timeout:g} s") from error
+
+
+class Unanswered(Exception):
+    """A read that took too long; another try would hold up the files behind it again."""
 
 
 def read_tail(uri: str, count: int) -> bytes:
@@ -54,8 +73,8 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
             raise
         except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is the error of this file alone
             raise SourceError(str(error)) from error
-        except SourceError:
-            if attempt == attempts:
+        except SourceError as error:
+            if attempt == attempts or isinstance(error.__cause__, Unanswered):
                 raise
             time.sleep(0.2 * 4**attempt)
     raise AssertionError("unreachable")
@@ -64,9 +83,7 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
 def _read_local(uri: str) -> bytes:
     path = local_path(uri)
     try:
-        # opening a pipe or device would block
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise SourceError(f"{uri}: not a regular file")
+        _check_regular(uri, path)
         with open(path, "rb") as file:
             return file.read()
     except SourceError:
@@ -80,6 +97,19 @@ def _read_local(uri: str) -> bytes:
         raise SourceNotFound(f"{uri}: not a valid file name ({error})") from error
 
 
+def _check_regular(uri: str, path: str) -> None:
+    """Raise SourceError for a pipe, a device or a file of the kernel: opening or reading one may block for ever."""
+    info = os.stat(path)
+    if not stat.S_ISREG(info.st_mode) or info.st_dev in _kernel_devices():
+        raise SourceError(f"{uri}: not a regular file")
+
+
+@functools.cache
+def _kernel_devices() -> frozenset[int]:
+    """Return the devices of the file systems whose files the kernel makes up."""
+    return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys", "/dev") if os.path.isdir(folder))
+
+
 @contextlib.contextmanager
 def open_input(uri: str) -> Iterator[IO[bytes]]:
     """Open a file for seekable binary reading, as Parquet needs it."""
@@ -88,6 +118,7 @@ def open_input(uri: str) -> Iterator[IO[bytes]]:
             fs, path = filesystem(uri)
             opened = fs.open(path, "rb")
         else:
+            _check_regular(uri, local_path(uri))
             opened = open(local_path(uri), "rb")  # noqa: SIM115
     with opened as file:
         yield file
@@ -106,6 +137,8 @@ def names_in(folder: str) -> list[str] | None:
             infos = fs.ls(path, detail=True)
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise SourceError(f"{folder}: is a file, not a folder") from error
     names = [info["name"].rstrip("/") for info in infos if info["name"].rstrip("/") != path.rstrip("/")]
     if infos and not names and infos[0]["type"] == "file":
         raise SourceError(f"{folder}: is a file, not a folder")

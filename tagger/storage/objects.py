@@ -29,10 +29,10 @@ class Bucket:
     hopeless: bool = False
 
 
-def read(fs: AbstractFileSystem, path: str) -> bytes | None:
+def read(fs: AbstractFileSystem, path: str, timeout: float) -> bytes | None:
     """Return the content of `bucket/key`; None where s3fs has to read it, or raise the error."""
     name, _, key = path.partition("/")
-    bucket = _open(fs, name)
+    bucket = _open(fs, name, timeout)
     if bucket is None or bucket.hopeless:
         return None
     try:
@@ -45,7 +45,7 @@ def read(fs: AbstractFileSystem, path: str) -> bytes | None:
 
 
 @functools.cache
-def _open(fs: AbstractFileSystem, name: str) -> Bucket | None:
+def _open(fs: AbstractFileSystem, name: str, timeout: float) -> Bucket | None:
     """Return a bucket with the endpoint, region and credentials of an s3fs file system; None without obstore."""
     try:
         from obstore.store import S3Store
@@ -59,7 +59,7 @@ def _open(fs: AbstractFileSystem, name: str) -> Bucket | None:
         endpoint=where.endpoint_url,
         region=where.region_name or "us-east-1",
         virtual_hosted_style_request=False,
-        client_options={"allow_http": where.endpoint_url.startswith("http://"), "timeout": timedelta(minutes=5)},
+        client_options={"allow_http": where.endpoint_url.startswith("http://"), "timeout": timedelta(seconds=timeout)},
         retry_config={"max_retries": 1},
         skip_signature=fs.anon,
         credential_provider=None if fs.anon else _credentials(fs),

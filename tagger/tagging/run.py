@@ -283,11 +283,8 @@ class _ShardRun:
 
     def go(self, shards: list[int], decoder: Decoder) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
-        config = self.plan.config
-        batches = score_batches(
-            self._batches(shards), self.models, config.max_pixels, self.meter,
-            decoder=decoder, truncated=config.truncated == "tag",
-        )  # fmt: skip
+        limits = self.plan.config.limits
+        batches = score_batches(self._batches(shards), self.models, limits, self.meter, decoder=decoder)
         total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
         with contextlib.closing(batches), ThreadPoolExecutor(1, "write") as writer:
