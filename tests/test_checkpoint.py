@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_what_does_not_fit_is_refused_naming_both_sides(
 
 def test_a_bundle_with_missing_thresholds_or_an_unknown_task_is_refused(tmp_path: Path) -> None:
     for number, (key, value, message) in enumerate(
-        [("thresholds", {"cat": 0.5}, "no threshold for"), ("task", "detection", "expected multiclass or multilabel")]
+        [("thresholds", {"cat": 0.5}, "no threshold for"), ("task", "detection", "task: input should be .multiclass. or .multilabel.")]
     ):
         folder = copy(MODEL, tmp_path / str(number))
         bundle = json.loads((folder / "tagger.json").read_text()) | {key: value}
@@ -194,3 +195,62 @@ def test_checkpoints_are_listed_with_their_numbers(run_tagger: Callable[..., Any
     assert ran.returncode == 0
     assert "cifar10-speedrun" in ran.stdout
     assert "%" in ran.stdout
+
+
+# --- hostile checkpoints ----------------------------------------------------------------------------------------------
+
+DEEP: Any = []
+for _ in range(200):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "expected"),
+    [
+        ("config.json", {"architecture": None}, "config.json: architecture: input should be a valid string"),
+        ("config.json", {"architecture": ["a"]}, "config.json: architecture"),
+        ("config.json", {"architecture": "../../etc"}, "config.json: architecture"),
+        ("config.json", {"num_classes": -3}, "config.json: num_classes"),
+        ("config.json", {"pretrained_cfg": {"input_size": [3, 0, 32]}}, "pretrained_cfg.input_size"),
+        ("config.json", {"pretrained_cfg": {"input_size": [3, 10**9, 32]}}, "pretrained_cfg.input_size"),
+        ("config.json", {"pretrained_cfg": {"input_size": [1, 32, 32]}}, "images are RGB"),
+        ("config.json", {"pretrained_cfg": {"crop_pct": -1}}, "pretrained_cfg.crop_pct"),
+        ("config.json", {"pretrained_cfg": {"interpolation": "magic"}}, "pretrained_cfg.interpolation"),
+        ("config.json", {"pretrained_cfg": {"mean": [float("nan")] * 3}}, "pretrained_cfg.mean"),
+        ("config.json", {"pretrained_cfg": {"std": [0, 0, 0]}}, "pretrained_cfg.std"),
+        ("config.json", {"model_args": "none"}, "config.json: model_args"),
+        ("config.json", {"pretrained_cfg": DEEP}, "config.json: pretrained_cfg"),
+        ("tagger.json", {"label_names": ["\ud800"] * 10}, "not valid Unicode"),
+        ("tagger.json", {"thresholds": {"cat": "high"}}, "tagger.json: thresholds.cat"),
+        ("tagger.json", {"thresholds": {"cat": float("nan")}}, "tagger.json: thresholds.cat"),
+        ("tagger.json", {"calibration": {"temperature": 0}}, "tagger.json: calibration.temperature"),
+        ("tagger.json", {"task": "magic"}, "tagger.json: task"),
+        ("tagger.json", {"schema": 99}, "tagger.json: schema"),
+    ],
+)
+def test_whatever_is_odd_in_a_checkpoint_is_one_clear_line(
+    tmp_path: Path, file: str, change: dict[str, Any], expected: str
+) -> None:
+    shutil.copytree(MODEL, tmp_path / "odd")
+    path = tmp_path / "odd" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=re.escape(expected)) as error:
+        checkpoint.describe(str(tmp_path / "odd"))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_json_that_is_nested_without_end_is_one_clear_line(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "deep")
+    (tmp_path / "deep" / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(ModelError, match=r"config\.json: not valid JSON"):
+        checkpoint.describe(str(tmp_path / "deep"))
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained", "pretrained_cfg", "cache_dir", "features_only"])
+def test_a_checkpoint_cannot_make_timm_load_or_download(timm_folder: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(timm_folder, tmp_path / "hostile")
+    config = json.loads((tmp_path / "hostile" / "config.json").read_text())
+    (tmp_path / "hostile" / "config.json").write_text(json.dumps(config | {"model_args": {name: "/etc/passwd"}}))
+    with pytest.raises(ModelError, match=f"may not set {name}"):
+        checkpoint.build(checkpoint.describe(f"local-dir:{tmp_path / 'hostile'}"))

@@ -112,8 +112,12 @@ def _describe_folder(folder: str, bundle: Json) -> ModelInfo:
     if not storage.exists(weights):
         raise ModelError(f"{folder}: has no {WEIGHTS}; weights are loaded from safetensors only, never from a pickle")
     config = _read_json(storage.join(folder, CONFIG))
+    from tagger.checkpoint import validate  # imports pydantic
+
     if "architecture" not in config:
         raise ModelError(f"{folder}/{CONFIG}: names no architecture; expected timm's config.json")
+    validate.check(config, validate.Config, f"{folder}/{CONFIG}")
+    validate.check(bundle, validate.Bundle, f"{folder}/{BUNDLE}")
     return _info(folder, weights, config, bundle)
 
 
@@ -158,14 +162,12 @@ def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
     names = bundle.get("label_names") or config.get("label_names") or timm_config.get("label_names")
     label_names = _checked_names(names, num_classes, model)
     task = bundle.get("task", "multiclass")
-    if task not in ("multiclass", "multilabel"):
-        raise ModelError(f"{model}: task {task!r} in {BUNDLE}; expected multiclass or multilabel")
     decisive: Json = {
         "architecture": config["architecture"],
         "model_args": config.get("model_args") or {},
         "label_names": label_names,
         "task": task,
-        "temperature": float(bundle.get("calibration", {}).get("temperature", 1.0)),
+        "temperature": float((bundle.get("calibration") or {}).get("temperature", 1.0)),
     }
     preprocessing = _preprocessing(timm_config)
     digest = hashlib.sha256(storage.read_bytes(weights)).hexdigest()
@@ -177,7 +179,7 @@ def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
         weights=weights,
         preprocessing=preprocessing,
         thresholds=_by_name(bundle.get("thresholds"), label_names, model),
-        metrics=bundle.get("metrics", {}),
+        metrics=bundle.get("metrics") or {},
         agreement=_agreement(model_id, bundle),
         **decisive,
     )
@@ -204,7 +206,7 @@ def _agreement(model_id: str, bundle: Json) -> dict[str, Json]:
         cached = dict(json.loads(_agreement_file(model_id).read_text()))
     except (OSError, ValueError):
         cached = {}
-    recorded = dict(bundle.get("agreement", {}))
+    recorded = dict(bundle.get("agreement") or {})
     return {name: cached.get(name, {}) | recorded.get(name, {}) for name in {*cached, *recorded}}
 
 
@@ -268,7 +270,7 @@ def _read_json(uri: str) -> Json:
         content = json.loads(storage.read_bytes(uri))
     except SourceError as error:
         raise ModelError(str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{uri}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise ModelError(f"{uri}: expected a JSON object")

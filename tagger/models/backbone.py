@@ -33,12 +33,27 @@ class TimmNet(Protocol):
         ...
 
 
+ALLOWED = frozenset(
+    {
+        "act_layer", "attn_layer", "block_size", "class_token", "depth", "depths", "dims", "drop_path_rate",
+        "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_dim", "fc_norm", "feat_size", "global_pool",
+        "head_dropout", "head_hidden_size", "heads", "img_size", "init_values", "mlp_layer", "mlp_ratio",
+        "no_embed_class", "norm_layer", "num_features", "num_heads", "output_stride", "patch_size", "pos_embed",
+        "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens", "stem_type", "stem_width", "strict_img_size",
+        "width", "window_ratio", "window_size",
+    }
+)  # fmt: skip
+"""Arguments of timm's networks that a checkpoint may set; others make timm read files or download."""
+
+
 def create(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
     """Create a timm network with random weights; raises ModelError for a name timm does not have."""
     import timm
 
     if not timm.is_model(architecture):
         raise ModelError(f"{architecture}: timm {timm.__version__} has no such architecture{_suggest(architecture)}")
+    if refused := sorted(set(model_args) - ALLOWED):
+        raise ModelError(f"{architecture}: a checkpoint may not set {', '.join(refused)} in model_args")
     try:
         net: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes, **model_args)
     except (TypeError, ValueError, RuntimeError) as error:
