@@ -123,7 +123,10 @@ def test_what_does_not_fit_is_refused_naming_both_sides(
 
 def test_a_bundle_with_missing_thresholds_or_an_unknown_task_is_refused(tmp_path: Path) -> None:
     for number, (key, value, message) in enumerate(
-        [("thresholds", {"cat": 0.5}, "no threshold for"), ("task", "detection", "task: input should be .multiclass. or .multilabel.")]
+        [
+            ("thresholds", {"cat": 0.5}, "no threshold for"),
+            ("task", "detection", "task: input should be .multiclass. or .multilabel."),
+        ]
     ):
         folder = copy(MODEL, tmp_path / str(number))
         bundle = json.loads((folder / "tagger.json").read_text()) | {key: value}

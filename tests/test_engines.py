@@ -334,3 +334,14 @@ for _ in range(6):
 def test_threads_that_are_first_to_use_openvino_do_not_wait_for_each_other() -> None:
     """Without its lock four processes in ten hung here; a nightly run hung once in some hundreds."""
     subprocess.run([sys.executable, "-c", FIRST_CALLS, MODEL], check=True, timeout=TIMEOUT, cwd=ROOT)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line_and_not_the_engine(
+    timm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TAGGER_CACHE", str(tmp_path / "file" / "cache"))
+    info = checkpoint.describe(f"local-dir:{timm_folder}")
+    engine = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "fp32"))
+    assert engine.name.startswith("openvino")
+    assert "cannot write the converted network there" in caplog.text

@@ -226,3 +226,20 @@ def test_results_in_memory_storage_are_queried_too(table: Path) -> None:
         fs.pipe_file(f"/queried/{path.name}", path.read_bytes())
     remote = tagger.query("memory://queried", "SELECT * FROM images ORDER BY uri, model")
     assert remote.to_pylist() == tagger.query(str(table), "SELECT * FROM images ORDER BY uri, model").to_pylist()
+
+
+def test_json_has_null_for_nan_and_numbers_for_large_sums(photos: Path, tmp_path: Path) -> None:
+    tagger.tag(photos, MODEL, tmp_path / "out")
+    table = results.query(
+        tmp_path / "out", "SELECT 'nan'::DOUBLE AS a, sum(bytes) AS b, ['inf'::FLOAT] AS c FROM images"
+    )
+    (row,) = json.loads(results.export(table, "json"))
+    assert row["a"] is None
+    assert row["b"] > 0
+    assert row["c"] == [None]
+
+
+def test_a_spreadsheet_runs_no_cell(photos: Path, tmp_path: Path) -> None:
+    tagger.tag(photos, MODEL, tmp_path / "out")
+    table = results.query(tmp_path / "out", "SELECT '=1+1' AS a, '@x' AS b, '-' AS c, -5 AS d, 'a=b' AS e")
+    assert results.export(table, "csv").decode().splitlines()[1] == "'=1+1,'@x,'-,-5,a=b"

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -639,3 +640,15 @@ def test_large_files_are_read_a_few_at_a_time_and_in_order() -> None:
             held[0] -= size
             assert size == expected
     assert most[0] == 700 << 20 > BYTES_AHEAD, "one always goes on, alone"
+
+
+def test_what_killed_runs_left_behind_goes_after_a_day(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, out)
+    names = ["_tmp-old", "_tmp-new", "_runs/_plan-00000001-old", "_runs/_plan-00000001-new", "_runs/_tmp-old"]
+    for name in names:
+        (out / name).write_bytes(b"x")
+        if name.endswith("old"):
+            os.utime(out / name, (time.time() - 100_000,) * 2)
+    run(photos, out)
+    assert [name for name in names if (out / name).exists()] == ["_tmp-new", "_runs/_plan-00000001-new"]

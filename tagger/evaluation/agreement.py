@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from tagger import checkpoint, hardware, images, storage
 from tagger.checkpoint.info import Json, ModelInfo
 from tagger.data import manifest
-from tagger.errors import ImageError, MissingExtra, ModelError, SourceError, UsageError, first_line
+from tagger.errors import ImageError, MissingExtra, ModelError, SourceError, UsageError, WriteError, first_line
 from tagger.images import UInt8Array
 from tagger.inference import engines
 from tagger.inference.engines import Choice, Engine, Float32Array
@@ -124,7 +124,10 @@ def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
     for key, reason in refused.items():
         log.warning("%s: %s is not used: %s", info.name, key, reason)
         records[key] = {"top1": 0.0, "images": len(compared), "images_per_second": 0.0, "refused": reason}
-    checkpoint.record_agreement(model, info, hardware.processor(), records, in_cache=True)
+    try:
+        checkpoint.record_agreement(model, info, hardware.processor(), records, in_cache=True)
+    except WriteError as error:
+        log.warning("%s: running in fp32", error)
 
 
 def _worth_measuring(info: ModelInfo, device: str) -> list[Choice]:

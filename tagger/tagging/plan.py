@@ -15,6 +15,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,8 @@ from tagger.errors import SourceNotFound, TableError, UsageError
 from tagger.tagging import results
 from tagger.tagging.config import TagConfig
 
+LEFTOVER_AGE = timedelta(days=1)
+"""Age at which what a killed run left behind is removed."""
 _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_id", "run_id", "tagged_at")
 
 
@@ -192,6 +195,17 @@ def load_plan(uri: str) -> Plan:
 def remove_plan(uri: str) -> None:
     """Delete a plan whose run is finished."""
     storage.remove(uri)
+
+
+def remove_leftovers(out: str) -> None:
+    """Remove the temporary files and plans of runs that were killed more than a day ago."""
+    oldest = datetime.now(UTC) - LEFTOVER_AGE
+    for folder, prefix in ((out, "_tmp-"), (storage.join(out, results.RUNS), "_plan-")):
+        for name in storage.names_in(folder) or []:
+            if name.startswith((prefix, "_tmp-")):
+                written = storage.describe(storage.join(folder, name)).modified_at
+                if written and written < oldest:
+                    storage.remove(storage.join(folder, name))
 
 
 def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:

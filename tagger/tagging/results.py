@@ -8,11 +8,13 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -206,12 +208,14 @@ def existing_parts(url: StrPath) -> Parts:
     return parts
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 _VIEWS = """
 CREATE VIEW images AS
     SELECT * FROM history
     QUALIFY row_number() OVER (
         PARTITION BY uri, model
-        ORDER BY CAST(left(run_id, 8) AS BIGINT) DESC, status <> 'ok', tagged_at DESC, run_id DESC
+        ORDER BY CAST(left(run_id, 8) AS BIGINT) DESC, status NOT IN ('ok', 'truncated'), tagged_at DESC, run_id DESC
     ) = 1;
 CREATE VIEW tags AS
     SELECT * EXCLUDE (pair), pair.tag AS tag, pair.score AS score
@@ -309,7 +313,7 @@ def export(result: pa.Table, format: str) -> bytes:
         return sink.getvalue()
     rows = result.to_pylist()
     if format == "json":
-        return (json.dumps(rows, default=str, ensure_ascii=False) + "\n").encode()
+        return (json.dumps(plain(rows), default=str, ensure_ascii=False) + "\n").encode()
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(result.column_names)
@@ -317,5 +321,19 @@ def export(result: pa.Table, format: str) -> bytes:
     return text.getvalue().encode()
 
 
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: null for what is not a number, integers for DuckDB's 128-bit sums."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return int(value) if isinstance(value, Decimal) and value == value.to_integral_value() else value
+
+
 def _csv_cell(value: Any) -> Any:
-    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list | dict) else value
+    """Return a cell; text that a spreadsheet would run as a formula begins with an apostrophe."""
+    if isinstance(value, list | dict):
+        return json.dumps(plain(value), default=str, ensure_ascii=False)
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -35,7 +35,7 @@ from tagger.inference.workers import decoder_for
 from tagger.storage import StrPath
 from tagger.tagging import results, rows
 from tagger.tagging.config import TagConfig
-from tagger.tagging.plan import Plan, Target, make_plan, read_committed, without_committed
+from tagger.tagging.plan import Plan, Target, make_plan, read_committed, remove_leftovers, without_committed
 from tagger.tagging.summary import ShardCounts, Summary, summarise
 
 log = logging.getLogger(__name__)
@@ -120,6 +120,7 @@ def prepare(
 ) -> Plan:
     """List the source, compare it with the results, and return the plan."""
     source, out = os.fspath(source), os.fspath(out)
+    remove_leftovers(storage.absolute(out))
     names = [model] if isinstance(model, str | os.PathLike) else model
     models = {os.fspath(name): checkpoint.describe(os.fspath(name)) for name in names}
     plan = make_plan(source, manifest.read_source(source, on_found), models, out, config)

@@ -7,6 +7,7 @@ folder by model_id, so a second start needs neither torch nor timm.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     Build = Callable[[ModelInfo], nn.Module]
     Calibration = Callable[[], UInt8Array]
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -95,9 +98,36 @@ def load(
 
     Raises CannotRun when OpenVINO stumbles or gives other scores, MissingExtra when a package is not there.
     """
-    precision = choice.precision
-    _check_processor(precision)
-    folder = storage.cache_folder() / "openvino" / info.model_id
+    _check_processor(choice.precision)
+    cache = storage.cache_folder()
+    try:
+        return _load_from(cache, info, build, choice.precision, batch_size, calibration)
+    except OSError as error:
+        log.warning("%s: cannot write the converted network there (%s); converting it for this run", cache, error)
+    try:
+        return _load_from(_own_folder(), info, build, choice.precision, batch_size, calibration)
+    except OSError as error:
+        raise CannotRun(f"{info.name}: no room to convert it for OpenVINO ({error})") from error
+
+
+@functools.cache
+def _own_folder() -> Path:
+    """Return a folder that lasts as long as this process."""
+    folder = tempfile.TemporaryDirectory(prefix="tagger-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+def _load_from(
+    cache: Path,
+    info: ModelInfo,
+    build: Build,
+    precision: str,
+    batch_size: int | None,
+    calibration: Calibration | None,
+) -> OpenVinoEngine:
+    """Return the engine from a cache folder; raises OSError when that cannot be written."""
+    folder = cache / "openvino" / info.model_id
     with contextlib.suppress(RuntimeError, OSError, ValueError, KeyError):  # absent or damaged: made again below
         return _cached(folder, precision, batch_size)
     try:
@@ -108,7 +138,7 @@ def load(
             _quantise(info, folder, calibration)
         _tune(info, folder, precision)
         return _cached(folder, precision, batch_size)
-    except ModelError:
+    except (ModelError, OSError):
         raise
     except Exception as error:  # whatever the converter stumbles on, the reference still runs
         raise CannotRun(f"{info.name}: OpenVINO cannot run it in {precision} ({first_line(error)})") from error
