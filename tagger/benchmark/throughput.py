@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from tagger import checkpoint, hardware, images, schema, storage
+from tagger import checkpoint, hardware, schema, storage
 from tagger.checkpoint.info import Json, ModelInfo
 from tagger.data import manifest
-from tagger.errors import ImageError, SourceError
+from tagger.errors import SourceError
 from tagger.images import UInt8Array
 from tagger.inference import engines
+from tagger.inference.batch import FILES, Batch, Decoding, batched
 from tagger.inference.ceilings import Ceilings
 from tagger.inference.decoders import readers_for
+from tagger.inference.pipeline import bounded
+from tagger.inference.workers import decoder_for
 from tagger.tagging import run
 from tagger.tagging.config import TagConfig
 
@@ -40,8 +44,6 @@ class Throughput:
     model: str
     engine: str
     files: int
-    copy: float
-    """Putting images side by side in a batch."""
     ceilings: Ceilings
     achieved: float
     """A whole run after start-up, rows written; of a run too short to tell, start-up included."""
@@ -52,9 +54,7 @@ class Throughput:
         """Return the table: stage, images/s, what it means."""
         bound, by = self.ceilings.bound() or (0.0, "")
         stages = {
-            "storage": (self.ceilings.storage, "every file read, nothing else"),
-            "decode": (self.ceilings.decode, f"bytes to pixels on {hardware.cores()} cores"),
-            "copy": (self.copy, "pixels to batches"),
+            "decode": (self.ceilings.decode, f"read and decoded on {hardware.cores()} cores"),
             "model": (self.ceilings.model, self.engine),
             "bound": (bound, f"set by {by}" + ", which share the cores" * (by == "decode and model")),
             "achieved": (self.achieved, f"{self.achieved / bound:.0%} of the bound" if bound else ""),
@@ -82,20 +82,32 @@ def measure(model: str, source: str | None, config: TagConfig, limit: int = 1000
         uris = manifest.locations(table)
         info = checkpoint.describe(model)
         engine = engines.load(info, checkpoint.build, config.choice, config.batch_size)
-        storage_rate, read = _timed(_read, uris, readers_for(uris[:1]))
-        contents = [content for content in read if content]
-        decode_rate, decoded = _timed(lambda content: _decode(content, info), contents, hardware.cores())
-        pixels = [array for array in decoded if array is not None]
-        if not pixels:
+        storage_rate, _ = _timed(_read, uris, readers_for(uris[:1]))
+        decode_rate, pixels = _decode(uris, info, config)
+        if not len(pixels):
             raise SourceError(f"{source}: none of {len(uris):,} files decodes; name a folder of photographs")
-        size = engine.batch_size
-        copy_rate, batches = _timed(np.stack, [pixels[i : i + size] for i in range(0, len(pixels), size)], 1)
+        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
         engine(batches[0])
         model_rate, _ = _timed(engine, batches, engine.concurrency)
         per_batch = len(pixels) / len(batches)
         ceilings = Ceilings(storage_rate, decode_rate, model_rate * per_batch, engine.shares_cores)
         achieved, start_up = _run(table, model, Path(folder), config)
-        return Throughput(info.name, engine.name, len(uris), copy_rate * per_batch, ceilings, achieved, start_up)
+        return Throughput(info.name, engine.name, len(uris), ceilings, achieved, start_up)
+
+
+def _decode(uris: list[str], info: ModelInfo, config: TagConfig) -> tuple[float, UInt8Array]:
+    """Read and decode as a run does, in threads or processes; return images/s, and the pixels (N, H, W, 3)."""
+    how = Decoding.of([info.preprocessing], config.limits)
+    batches = batched([Batch(uris, [1] * len(uris), uris)], FILES)
+    found: list[UInt8Array] = []
+    with contextlib.closing(decoder_for(uris[0], len(uris), config.workers)) as decoder:
+        decoder.open(how, decoder.ahead + 1)
+        started = time.perf_counter()
+        for batch in bounded(decoder.submit, batches, decoder.ahead):
+            found.append(batch.pixels[0].copy())
+            batch.release()
+        seconds = time.perf_counter() - started
+    return len(uris) / seconds, np.concatenate(found)
 
 
 def _run(table: pa.Table, model: str, folder: Path, config: TagConfig) -> tuple[float, float]:
@@ -126,13 +138,6 @@ def _read(uri: str) -> bytes | None:
     try:
         return storage.read_bytes(uri)
     except SourceError:
-        return None
-
-
-def _decode(content: bytes, info: ModelInfo) -> UInt8Array | None:
-    try:
-        return images.prepare_for(content, info.preprocessing)
-    except ImageError:
         return None
 
 
