@@ -54,6 +54,7 @@ class Throughput:
         """Return the table: stage, images/s, what it means."""
         bound, by = self.ceilings.bound() or (0.0, "")
         stages = {
+            "storage": (self.ceilings.storage, "every file read, nothing else"),
             "decode": (self.ceilings.decode, f"read and decoded on {hardware.cores()} cores"),
             "model": (self.ceilings.model, self.engine),
             "bound": (bound, f"set by {by}" + ", which share the cores" * (by == "decode and model")),
