@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -345,3 +345,10 @@ def test_a_cache_that_cannot_be_written_costs_a_line_and_not_the_engine(
     engine = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "fp32"))
     assert engine.name.startswith("openvino")
     assert "cannot write the converted network there" in caplog.text
+
+
+def test_every_engine_has_one_entry() -> None:
+    assert set(get_args(choice.EngineName)) == {"auto", *choice.SPECS}
+    assert {bits for spec in choice.SPECS.values() for each in spec.precisions.values() for bits in each} == {
+        *choice.PRECISIONS
+    } - {"auto"}
