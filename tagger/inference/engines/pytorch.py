@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
 import os
 import queue
@@ -30,7 +32,7 @@ _Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 BATCH_SIZE = {"cpu": 32, "cuda": 256}
 _IN_FLIGHT = 2
-"""Batches on a GPU: while one is computed, the next is copied."""
+"""Batches on each GPU: while one is computed, the next is copied."""
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LESS_EXACT_TOLERANCE = 0.05
 """bf16 has 8 bits of mantissa, and a compiler rounds in other places."""
@@ -72,15 +74,23 @@ class TorchEngine:
         how = "compiled" if compiled else "eager"
         self.name = f"torch {torch.__version__} {how} {device} {precision}"
         self.batch_size = batch_size or BATCH_SIZE[device]
-        self.concurrency, self.shares_cores = (_IN_FLIGHT, False) if device == "cuda" else (1, True)
+        self.concurrency, self.shares_cores = 1, True
         self.images_per_second: float | None = None
         self._device, self._precision, self._compiled = device, precision, compiled
         self._lock = threading.Lock()
-        scorer = scorer.to(device).to(memory_format=torch.channels_last)
-        self._run: _Network = torch.compile(scorer, dynamic=False) if compiled else scorer
-        self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
-        for _ in range(_IN_FLIGHT if device == "cuda" else 0):
-            self._lanes.put(_Lane())
+        if device == "cuda":
+            nets = [self._placed(copy.deepcopy(scorer), f"cuda:{gpu}") for gpu in range(torch.cuda.device_count())]
+            self.concurrency, self.shares_cores = _IN_FLIGHT * len(nets), False
+            self._lanes: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+            for gpu, net in [*enumerate(nets)] * _IN_FLIGHT:
+                self._lanes.put(_Lane(torch.device("cuda", gpu), functools.partial(self._compute, net)))
+        else:
+            self._net = self._placed(scorer, device)
+
+    def _placed(self, scorer: Scorer, device: str) -> _Network:
+        placed = scorer.to(device).to(memory_format=torch.channels_last)
+        compiled: _Network = torch.compile(placed, dynamic=False) if self._compiled else placed
+        return compiled
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """Score any number of images; when the device has no memory for a batch, halve it from then on."""
@@ -110,21 +120,21 @@ class TorchEngine:
         if self._device == "cuda":
             lane = self._lanes.get()
             try:
-                scores, embeddings = lane.score(whole, size, self._compute)
+                scores, embeddings = lane.score(whole, size)
             finally:
                 self._lanes.put(lane)
         else:
             with self._lock:
-                scores, embeddings = (each.numpy() for each in self._compute(torch.from_numpy(whole)))
+                scores, embeddings = (each.numpy() for each in self._compute(self._net, torch.from_numpy(whole)))
         return scores[: len(images)].copy(), embeddings[: len(images)].copy()
 
     @torch.inference_mode()
-    def _compute(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute(self, net: _Network, batch: Tensor) -> tuple[Tensor, Tensor]:
         dtype = _AUTOCAST.get(self._precision)
         if self._device == "cuda" and dtype is None:
             set_fp32(self._precision == "tf32")
         with torch.autocast(self._device, dtype or torch.bfloat16, enabled=dtype is not None):
-            return self._run(batch)
+            return net(batch)
 
 
 class _Lane:
@@ -133,23 +143,24 @@ class _Lane:
     Memory is pinned once and used again; the thread waits, without the interpreter's lock, for its own batch alone.
     """
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()
+    def __init__(self, device: torch.device, compute: _Network) -> None:
+        self._device, self._compute = device, compute
+        self._stream = torch.cuda.Stream(device)
         self._pinned: dict[str, Tensor] = {}
 
-    def score(self, images: UInt8Array, size: int, compute: _Network) -> tuple[Float32Array, Float32Array]:
+    def score(self, images: UInt8Array, size: int) -> tuple[Float32Array, Float32Array]:
         """Copy in, compute, copy out; the arrays are valid until the next call."""
         count = len(images)
         host = self._room("images", (size, *images.shape[1:]), torch.uint8)[:count]
         np.copyto(host.numpy(), images)
         with torch.cuda.stream(self._stream), torch.inference_mode():
-            outputs = compute(host.to("cuda", non_blocking=True))
+            outputs = self._compute(host.to(self._device, non_blocking=True))
             copies = []
             for name, output in zip(("scores", "embeddings"), outputs, strict=True):
                 room = self._room(name, (size, *output.shape[1:]), torch.float32)[:count]
                 copies.append(room.copy_(output, non_blocking=True))
         self._stream.synchronize()
-        scores, embeddings = (copy.numpy() for copy in copies)
+        scores, embeddings = (each.numpy() for each in copies)
         return scores, embeddings
 
     def _room(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
