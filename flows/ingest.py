@@ -9,14 +9,17 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
-from tagger.data.ingest import ingest as write_manifest
+from tagger.data.config import LabelOptions
+from tagger.data.ingest import write_manifest
 from tagger.options import Option
+
+DEFAULTS = LabelOptions()
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
-    """Write the manifest; return its counts and its report. `labels` as in tagger.ingest."""
-    found = write_manifest(source, out, **labels)
+def list_source(source: str, out: str, options: LabelOptions) -> dict[str, Any]:
+    """Write the manifest; return its counts and its report."""
+    found = write_manifest(source, out, options)
     return {**found.counts(), "text": found.text()}
 
 
@@ -24,17 +27,10 @@ def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
 def ingest(
     source: Annotated[str, Option("Folder, file, glob, URL, or list of files or URLs.")],
     out: Annotated[str, Option("Manifest to write, NAME.parquet.")],
-    labels: Annotated[str | None, Option("Label file, or a folder of them.")] = None,
-    label_format: Annotated[str, Option("Format of the labels: auto, none or a name.")] = "auto",
-    label_delimiter: Annotated[str | None, Option("Separator of the labels in one cell.")] = None,
-    label_names: Annotated[str | None, Option("File of class names: a text list, CSV, JSON or YAML.")] = None,
-    merge_rows: Annotated[bool, Option("Take the labels of all rows of an image together.")] = False,
+    options: LabelOptions = DEFAULTS,
 ) -> State[dict[str, Any]]:
     """List a source into a manifest: one row per image file with its labels."""
-    counts = list_source(
-        source, out, labels=labels, label_format=label_format, label_delimiter=label_delimiter,
-        label_names=label_names, merge_rows=merge_rows,
-    )  # fmt: skip
+    counts = list_source(source, out, options)
     rows = [("found", counts["found"]), *((f"skipped: {why}", n) for why, n in counts["skipped"].items())]
     table = "\n".join(f"| {name} | {count:,} |" for name, count in rows)
     report = f"```\n{counts['text']}\n```\n"

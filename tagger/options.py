@@ -137,7 +137,7 @@ def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Pa
     import typer
 
     if _is_tuple(kind):
-        kind, default = str, ",".join(default)
+        kind, default = list[str], [",".join(default)] if default else []
     low = option.ge if kind in (int, int | None) else None
     names = [f"--{flag(name)}"] if default is False else []
     made: Any = typer.Option(*names, help=option.help, min=low)
@@ -148,9 +148,9 @@ def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Pa
 
 
 def _value(field: Field[Any], value: Any) -> Any:
-    """Return what was typed as the value of a field: tuples are typed with commas."""
-    if isinstance(field.default, tuple) and isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
+    """Return what was typed as the value of a field: tuples are typed with commas, or as an option several times."""
+    if isinstance(field.default, tuple):
+        return tuple(word.strip() for text in value for word in text.split(",") if word.strip())
     return value
 
 

@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pictures import photo
 
+import tagger
+from tagger.data.ingest import Ingested
+
 CLASSES = ("bird", "cat", "dög")
 Row = tuple[str, tuple[str, ...]]
 
@@ -226,3 +229,27 @@ def pictures(root: Path, names: Sequence[str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         photo(index, (8, 8)).save(path)
     return root
+
+
+def ingest(source: Path, file: Path | None = None, content: Any = None, **options: Any) -> Ingested:
+    if file is not None and content is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    found = tagger.ingest(str(source), str(source.parent / "m.parquet"), None if file is None else str(file), **options)
+    assert isinstance(found, Ingested)
+    return found
+
+
+def by_name(found: Ingested) -> dict[str, list[str] | None]:
+    """Labels by file name, unlabelled files left out."""
+    rows = found.table.select(["uri", "labels"]).to_pylist()
+    return {Path(row["uri"]).name: row["labels"] for row in rows if row["labels"] is not None}
+
+
+def splits(found: Ingested) -> dict[str, str]:
+    rows = found.table.select(["uri", "split"]).to_pylist()
+    return {Path(row["uri"]).name: row["split"] for row in rows if row["split"]}
+
+
+def said(found: Ingested) -> str:
+    return "\n".join(found.notes.lines())

@@ -12,41 +12,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from label_files import pictures
+from label_files import by_name, ingest, pictures, said, splits
 
 import tagger
 from tagger.data import ingest as ingesting
-from tagger.data.ingest import Ingested, LabelOptions
+from tagger.data.config import LabelOptions
 from tagger.errors import SourceError, TableError, UsageError
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return pictures(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
-
-
-def ingest(source: Path, file: Path | None = None, content: Any = None, **options: Any) -> Ingested:
-    if file is not None and content is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content if isinstance(content, str) else json.dumps(content))
-    found = tagger.ingest(str(source), str(source.parent / "m.parquet"), None if file is None else str(file), **options)
-    assert isinstance(found, Ingested)
-    return found
-
-
-def by_name(found: Ingested) -> dict[str, list[str] | None]:
-    """Labels by file name, unlabelled files left out."""
-    rows = found.table.select(["uri", "labels"]).to_pylist()
-    return {Path(row["uri"]).name: row["labels"] for row in rows if row["labels"] is not None}
-
-
-def splits(found: Ingested) -> dict[str, str]:
-    rows = found.table.select(["uri", "split"]).to_pylist()
-    return {Path(row["uri"]).name: row["split"] for row in rows if row["split"]}
-
-
-def said(found: Ingested) -> str:
-    return "\n".join(found.notes.lines())
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -456,7 +432,8 @@ def test_a_class_of_a_one_hot_table_may_have_any_name(source: Path, tmp_path: Pa
         ("image_id,Bald,Young", "1.jpg,-1,1|2.jpg,-1,-1|3.jpg,1,+1",
          {"1.jpg": ["Young"], "2.jpg": [], "3.jpg": ["Bald", "Young"]}),
         ("image_id,Bald,Young", "1.jpg,-1.0,1.0|2.jpg,1.0,1.0", {"1.jpg": ["Young"], "2.jpg": ["Bald", "Young"]}),
-        ("path,Edema,Mass", "1.jpg,-1,1|2.jpg,0,1|3.jpg,,1", {"2.jpg": ["Mass"]}),
+        ("path,Edema,Mass", "1.jpg,,1|2.jpg,0,1", {"2.jpg": ["Mass"]}),
+        ("path,Edema,Mass", "1.jpg,-1,1|2.jpg,0,1|3.jpg,,1", {"2.jpg": ["Mass"], "3.jpg": ["Mass"]}),
         ("path,Edema,Mass", "1.jpg,,1|2.jpg,1,|3.jpg,,", {"1.jpg": ["Mass"], "2.jpg": ["Edema"], "3.jpg": []}),
         ("path,Edema,Mass", "1.jpg,TRUE,False|2.jpg,true,true", {"1.jpg": ["Edema"], "2.jpg": ["Edema", "Mass"]}),
     ],
@@ -754,7 +731,7 @@ def test_a_class_with_two_columns_is_an_error(source: Path, tmp_path: Path) -> N
     [
         ("l.csv", 'path,label\n1.jpg,"{""x"": 1}"\n', "single-label", "path='1.jpg'"),
         ("l.csv", "path,label\n1.jpg,\n", "single-label", "path='1.jpg', label=''"),
-        ("l.csv", "path,a,b\n1.jpg,-1,\n2.jpg,0,\n", "one-hot", "a='-1'"),
+        ("l.csv", "path,a,b\n1.jpg,-1,1\n2.jpg,0,-1\n", "one-hot", "a='-1'"),
         ("a.xml", '<annotations><image name="1.jpg"/></annotations>', "cvat-xml", "<annotations>"),
         ("l.json", '{"labels": {"1": null}}', "fiftyone", "('1', None)"),
         ("l.csv", "UNASSIGNED,gs://b/1.jpg\n", "automl", "UNASSIGNED,gs://b/1.jpg"),

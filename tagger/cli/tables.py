@@ -10,26 +10,17 @@ import typer
 from tagger.cli.app import app
 from tagger.cli.options import Json, Quiet, Results, Source
 from tagger.cli.printing import emit, found_progress, print_json, titled
+from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
+from tagger.options import expand
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
+@expand
 def ingest(
     source: Source,
     out: Annotated[str, typer.Option(help="Manifest to write; its name ends in .parquet.")],
-    labels: Annotated[
-        str | None, typer.Option(help="Label file or folder of them; else looked for in SOURCE, see docs/labels.md.")
-    ] = None,
-    label_format: Annotated[str, typer.Option(help="auto, none, or a name in docs/labels.md.")] = "auto",
-    label_delimiter: Annotated[
-        str | None, typer.Option(help="Between the labels of one cell; '' when a cell is one label.")
-    ] = None,
-    label_names: Annotated[
-        str | None, typer.Option(help="File of class names for files that hold ids: a text list, CSV, JSON or YAML.")
-    ] = None,
-    merge_rows: Annotated[
-        bool, typer.Option(help="Take the labels of all rows of an image together (one row per label).")
-    ] = False,
+    options: LabelOptions,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -37,7 +28,7 @@ def ingest(
     from tagger.data import ingest
 
     with found_progress(quiet or as_json) as on_found:
-        found = ingest.ingest(source, out, labels, label_format, label_delimiter, label_names, merge_rows, on_found)
+        found = ingest.write_manifest(source, out, options, on_found)
     if as_json:
         print_json({"out": out, **found.counts()})
     elif not quiet:

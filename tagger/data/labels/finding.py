@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tagger import storage
 from tagger.data.labels import azure, class_folders, head
 from tagger.data.labels.formats import FORMATS
-from tagger.data.labels.record import Format, LabelFile, Notes, split_of
+from tagger.data.labels.record import ColumnNames, Columns, Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
 KNOWN_NAMES = (
@@ -19,12 +20,16 @@ KNOWN_NAMES = (
 
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".txt")
+_TABLES = ("table", "parquet")
 _HINTS = {
-    "table": "Name the column of files file_name and that of labels label, or try --label-format delimited",
+    "table": "Name its columns with --file-column and --label-column",
     "json": "Try --label-format with one of these, or a CSV with the columns file_name,label",
     "xml": "Export it as CVAT for images 1.1, or write a CSV with the columns file_name,label",
     "text": "Give it a header line file_name,label, or try --label-format with one of these",
 }
+
+Heads = Callable[[str], LabelFile]
+"""Reads the head of a label file."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,12 @@ class LabelSource:
 
 
 def find(
-    labels: str | None, label_format: str, root: str | None, listing: Sequence[str], notes: Notes
+    labels: str | None,
+    label_format: str,
+    root: str | None,
+    listing: Sequence[str],
+    notes: Notes,
+    columns: ColumnNames = ColumnNames(),
 ) -> LabelSource | str:
     """Return the label files that were named, or those of the source's root; without any, the reason.
 
@@ -64,20 +74,27 @@ def find(
         if chosen:
             raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
         return "the source is no folder; add --labels FILE"
-    return _named_source(place, chosen, listing, notes) if labels or chosen else _root_source(place, listing, notes)
+    heads = partial(head.read_head, notes=notes, columns=columns)
+    found = (
+        _named_source(place, chosen, listing, heads) if labels or chosen else _root_source(place, listing, notes, heads)
+    )
+    if any(columns) and (isinstance(found, str) or found.format.kind not in _TABLES):
+        shown = found if isinstance(found, str) else f"{found.name} was read as {found.format.name}"
+        raise UsageError(f"--file-column, --label-column and --split-column need a table: {shown}")
+    return found
 
 
-def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], notes: Notes) -> LabelSource:
+def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], heads: Heads) -> LabelSource:
     """Return the label files at a place that the user named: a file, or a folder with files of one format."""
     uri = storage.absolute(labels)
     names = _names(uri)
     if names is None:
-        file = head.read_head(uri, notes)
+        file = heads(uri)
         return LabelSource(chosen or _format_of(file), (file,))
     if chosen is not class_folders.FORMAT:
         others = [storage.join(uri, name) for name in names if name.lower().endswith(_SUFFIXES)]
         if found := _known_files(uri, names) or others:
-            files = [head.read_head(file, notes) for file in found]
+            files = [heads(file) for file in found]
             return _one_format(files, chosen, "name one with --labels FILE")
     inside = [file for file in listing if file.startswith(uri.rstrip("/") + "/")]
     folder = LabelFile(uri, "folder", listing=inside)
@@ -91,12 +108,12 @@ def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], no
     )
 
 
-def _root_source(root: str, listing: Sequence[str], notes: Notes) -> LabelSource | str:
+def _root_source(root: str, listing: Sequence[str], notes: Notes, heads: Heads) -> LabelSource | str:
     """Return the label files in the root of a source, else its class folders; without either the reason."""
     files = []
     for uri in _known_files(root, _root_names(root)):
         try:
-            file = head.read_head(uri, notes)
+            file = heads(uri)
             _format_of(file)
             files.append(file)
         except TableError as error:
@@ -159,7 +176,8 @@ def _one_format(files: list[LabelFile], chosen: Format | None, choice: str) -> L
 
 def _format_of(file: LabelFile) -> Format:
     """Return the first format that takes a file; raises TableError with the nearest formats and a way out."""
-    possible = [format for format in FORMATS.values() if file.kind != "json" or format.kind == "json"]
+    kinds = _TABLES if file.named != Columns() else ("json",) if file.kind == "json" else ()
+    possible = [format for format in FORMATS.values() if not kinds or format.kind in kinds]
     if found := next((format for format in possible if format.matches(file)), None):
         return found
     kind = file.kind if file.kind in ("json", "xml") else "table" if len(file.columns) > 1 else "text"

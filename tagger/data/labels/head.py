@@ -6,6 +6,8 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import pyarrow as pa
@@ -13,8 +15,8 @@ import pyarrow as pa
 from tagger import schema, storage
 from tagger.data.labels import json_stream, tables, text
 from tagger.data.labels.columns import file_column
-from tagger.data.labels.record import LabelFile, Notes, dicts
-from tagger.errors import TableError
+from tagger.data.labels.record import ColumnNames, Columns, LabelFile, Notes, dicts
+from tagger.errors import TableError, UsageError
 
 ROWS = 1000
 """Rows, lines or elements that a format is detected from."""
@@ -23,8 +25,34 @@ _LINE, _HEAD = 1 << 20, 1 << 22
 _SAMPLE = 200
 
 
-def read_head(uri: str, notes: Notes) -> LabelFile:
-    """Read the head of a label file; raises TableError when it is empty, SourceError when it cannot be read."""
+def read_head(uri: str, notes: Notes, columns: ColumnNames = ColumnNames()) -> LabelFile:
+    """Read the head of a label file, in which the named columns are found.
+
+    Raises TableError when it is empty, SourceError when it cannot be read, UsageError when it lacks a named column.
+    """
+    file = _read_head(uri, notes)
+    if not any(columns):
+        return file
+    position = partial(_position, file)
+    named = Columns(
+        columns.file and position("--file-column", columns.file),
+        tuple(position("--label-column", name) for name in columns.labels),
+        columns.split and position("--split-column", columns.split),
+    )
+    return replace(file, named=named)
+
+
+def _position(file: LabelFile, option: str, name: str) -> int:
+    """Return the position of a column by its name, in any case where that is clear."""
+    found = [at for at, column in enumerate(file.columns) if column == name]
+    found = found or [at for at, column in enumerate(file.columns) if column.lower() == name.strip().lower()]
+    if len(found) != 1:
+        have = f"have {', '.join(file.columns[:30])}" if file.columns else "it has no columns"
+        raise UsageError(f"{option} {name}: {len(found) or 'no'} such columns in {file.uri}; {have}")
+    return found[0]
+
+
+def _read_head(uri: str, notes: Notes) -> LabelFile:
     with storage.open_input(uri) as file:
         head = file.read(1 << 12)
     if head[:4] == b"PAR1":

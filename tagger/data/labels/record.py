@@ -39,6 +39,8 @@ class Notes:
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[str, None] = field(default_factory=dict)
+    """Classes that the label files name, whether an image has them or not."""
 
     def add(self, kind: str, example: str = "", count: int = 1) -> None:
         """Count one more of this kind; its first examples are stored."""
@@ -72,6 +74,24 @@ class Options:
     """Class names by id."""
     tags: Mapping[str, str | None] = field(default_factory=dict)
     """Azure: tag id -> name, None for the negative tag."""
+    fields: tuple[str, ...] = ()
+    """Questions whose answers are labels: controls of Label Studio, jobs of SageMaker, attributes of VIA."""
+
+
+class ColumnNames(NamedTuple):
+    """The columns of a table that the user named."""
+
+    file: str | None = None
+    labels: tuple[str, ...] = ()
+    split: str | None = None
+
+
+class Columns(NamedTuple):
+    """The positions of the columns that the user named."""
+
+    file: int | None = None
+    labels: tuple[int, ...] = ()
+    split: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +114,8 @@ class LabelFile:
     """First (key, element) pairs of a JSON document."""
     listing: Sequence[str] = ()
     """Of a folder: the uris of its images."""
+    named: Columns = Columns()
+    """Columns that the user named; they come before those found by content and name."""
 
     @property
     def folder(self) -> str:

@@ -30,7 +30,7 @@ def records(
     file_at, split_at = columns.required_file_column(file), columns.split_column(file)
     sure_at = columns.confidence_column(file)
     if not label_columns:
-        raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; call one `label`")
+        raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; name one with --label-column")
     names = [file.columns[at] for at in label_columns]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TableError(f"{file.uri}: two columns are named {twice!r}; rename or remove one")
