@@ -9,11 +9,9 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
-from tagger.data.config import LabelOptions
+from tagger.data.config import DEFAULTS, LabelOptions
 from tagger.data.ingest import write_manifest
 from tagger.options import Option
-
-DEFAULTS = LabelOptions()
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)

@@ -61,16 +61,17 @@ def test_named_columns_are_read_from_parquet_and_give_splits(source: Path, tmp_p
     assert (by_name(found), splits(found)) == (
         {"1.jpg": ["cat"], "2.jpg": ["dog"]}, {"1.jpg": "train", "2.jpg": "val"},
     )  # fmt: skip
-    assert found.label_source and found.label_source.format.name == "named-columns"
+    assert found.label_source
+    assert found.label_source.format.name == "named-columns"
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (HAM, {"label_column": "diagnosis"}, r"--label-column diagnosis: no such columns in .*; have lesion_id, image_id"),
-        ("a,A,path\n1,2,3\n", {"label_column": "x"}, "no such columns"),
+        (HAM, {"label_column": "kind"}, r"--label-column kind: no such columns in .*; have lesion_id, image_id"),
+        ("kind,KIND,path\n1,2,3\n", {"label_column": "Kind"}, "--label-column Kind: 2 such columns"),
         ("b,B,path\n1,2,3\n", {"label_column": ("path", "a")}, "--label-column a: no such columns"),
-        ({"labels": {"1": "cat"}}, {"split_column": "fold"}, "--split-column fold: no such columns .* it has no columns"),
+        ({"labels": {"1": "cat"}}, {"split_column": "fold"}, r"fold: no such columns .* it has no columns"),
     ],
 )  # fmt: skip
 def test_a_named_column_that_is_not_there_is_an_error(
@@ -82,7 +83,7 @@ def test_a_named_column_that_is_not_there_is_an_error(
 
 def test_named_columns_without_a_table_are_an_error(tmp_path: Path) -> None:
     folders = pictures(tmp_path / "s", ["cat/1.jpg", "dog/2.jpg"])
-    with pytest.raises(UsageError, match="--label-column and --split-column need a table: .* read as class-folders"):
+    with pytest.raises(UsageError, match=r"--label-column and --split-column need a table: .* read as class-folders"):
         ingest(folders, label_column="kind")
 
 

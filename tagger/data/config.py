@@ -34,3 +34,6 @@ class LabelOptions:
         for name in ("label_column", "label_field"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, (value,))
+
+
+DEFAULTS = LabelOptions()

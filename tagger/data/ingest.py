@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tagger import schema, storage
 from tagger.data import labels as label_files
 from tagger.data import manifest
-from tagger.data.config import LabelOptions
+from tagger.data.config import DEFAULTS, LabelOptions
 from tagger.data.labels import EXAMPLES, ColumnNames, LabelSource, Notes, class_counts
 from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import SourceError, TableError, UsageError
@@ -135,7 +135,7 @@ def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None
 
 def read_labelled(
     source: str,
-    options: LabelOptions = LabelOptions(),
+    options: LabelOptions = DEFAULTS,
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
     """List a source and find its labels, as ingest() does, without writing a manifest."""

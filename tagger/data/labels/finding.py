@@ -9,7 +9,7 @@ from functools import partial
 from tagger import storage
 from tagger.data.labels import azure, class_folders, head
 from tagger.data.labels.formats import FORMATS
-from tagger.data.labels.record import ColumnNames, Columns, Format, LabelFile, Notes, split_of
+from tagger.data.labels.record import NO_COLUMNS, NO_NAMES, ColumnNames, Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
 KNOWN_NAMES = (
@@ -57,7 +57,7 @@ def find(
     root: str | None,
     listing: Sequence[str],
     notes: Notes,
-    columns: ColumnNames = ColumnNames(),
+    columns: ColumnNames = NO_NAMES,
 ) -> LabelSource | str:
     """Return the label files that were named, or those of the source's root; without any, the reason.
 
@@ -176,7 +176,7 @@ def _one_format(files: list[LabelFile], chosen: Format | None, choice: str) -> L
 
 def _format_of(file: LabelFile) -> Format:
     """Return the first format that takes a file; raises TableError with the nearest formats and a way out."""
-    kinds = _TABLES if file.named != Columns() else ("json",) if file.kind == "json" else ()
+    kinds = _TABLES if file.named != NO_COLUMNS else ("json",) if file.kind == "json" else ()
     possible = [format for format in FORMATS.values() if not kinds or format.kind in kinds]
     if found := next((format for format in possible if format.matches(file)), None):
         return found

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tagger import schema, storage
 from tagger.data.labels import json_stream, tables, text
 from tagger.data.labels.columns import file_column
-from tagger.data.labels.record import ColumnNames, Columns, LabelFile, Notes, dicts
+from tagger.data.labels.record import NO_NAMES, ColumnNames, Columns, LabelFile, Notes, dicts
 from tagger.errors import TableError, UsageError
 
 ROWS = 1000
@@ -25,7 +25,7 @@ _LINE, _HEAD = 1 << 20, 1 << 22
 _SAMPLE = 200
 
 
-def read_head(uri: str, notes: Notes, columns: ColumnNames = ColumnNames()) -> LabelFile:
+def read_head(uri: str, notes: Notes, columns: ColumnNames = NO_NAMES) -> LabelFile:
     """Read the head of a label file, in which the named columns are found.
 
     Raises TableError when it is empty, SourceError when it cannot be read, UsageError when it lacks a named column.

@@ -86,12 +86,18 @@ class ColumnNames(NamedTuple):
     split: str | None = None
 
 
+NO_NAMES = ColumnNames()
+
+
 class Columns(NamedTuple):
     """The positions of the columns that the user named."""
 
     file: int | None = None
     labels: tuple[int, ...] = ()
     split: int | None = None
+
+
+NO_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,7 @@ class LabelFile:
     """First (key, element) pairs of a JSON document."""
     listing: Sequence[str] = ()
     """Of a folder: the uris of its images."""
-    named: Columns = Columns()
+    named: Columns = NO_COLUMNS
     """Columns that the user named; they come before those found by content and name."""
 
     @property
