@@ -104,3 +104,11 @@ def test_gaps_beside_minus_one_mean_no_and_are_reported(source: Path, tmp_path: 
     found = ingest(source, tmp_path / "l.csv", CHEXPERT, label_column=("No Finding", "Edema", "Mass"))
     assert "files with 0, -1 and blanks, read as no, unsure and no: 1 (" in said(found)
     assert "rows with a value that is neither 0 nor 1, left unlabelled: 1 (x/3.jpg)" in said(found)
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+def test_the_separator_that_excel_writes_first_is_no_row(source: Path, tmp_path: Path, first: str) -> None:
+    rows = f"{first}\r\npath;label\r\n1.jpg;hot, dog\r\n2.jpg;cat\r\n"
+    assert by_name(ingest(source, tmp_path / "l.csv", rows)) == {"1.jpg": ["hot, dog"], "2.jpg": ["cat"]}
+    bare = f"{first}\r\n1.jpg;x, y\r\n2.jpg;cat\r\n"
+    assert by_name(ingest(source, tmp_path / "l.csv", bare)) == {"1.jpg": ["x, y"], "2.jpg": ["cat"]}

@@ -49,6 +49,8 @@ def read(source: LabelSource, options: Options, notes: Notes, root: str | None =
             yield file.folder, record if record.split else record._replace(split=split)
         if not found:
             notes.add("label files without a row", storage.redact(file.uri))
+    if names:
+        notes.classes = dict.fromkeys(options.names.values())
 
 
 def read_options(options: LabelOptions) -> Options:

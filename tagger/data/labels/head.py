@@ -13,7 +13,7 @@ from itertools import islice
 import pyarrow as pa
 
 from tagger import schema, storage
-from tagger.data.labels import json_stream, tables, text
+from tagger.data.labels import class_label, json_stream, tables, text
 from tagger.data.labels.columns import file_column
 from tagger.data.labels.record import NO_NAMES, ColumnNames, Columns, LabelFile, Notes, dicts
 from tagger.errors import TableError, UsageError
@@ -31,13 +31,13 @@ def read_head(uri: str, notes: Notes, columns: ColumnNames = NO_NAMES) -> LabelF
     Raises TableError when it is empty, SourceError when it cannot be read, UsageError when it lacks a named column.
     """
     file = _read_head(uri, notes)
-    if not any(columns):
+    if columns == NO_NAMES:
         return file
     position = partial(_position, file)
     named = Columns(
-        columns.file and position("--file-column", columns.file),
+        None if columns.file is None else position("--file-column", columns.file),
         tuple(position("--label-column", name) for name in columns.labels),
-        columns.split and position("--split-column", columns.split),
+        None if columns.split is None else position("--split-column", columns.split),
     )
     return replace(file, named=named)
 
@@ -100,9 +100,8 @@ def _parquet_head(uri: str) -> LabelFile:
     with storage.open_input(uri) as file, schema.named_damage(uri):
         parquet = schema.open_parquet(file)
         names = [field.name for field in parquet.schema_arrow if not _is_content(field.type)]
-        batch = next(parquet.iter_batches(ROWS, columns=names), None)
-    rows = zip(*(column.to_pylist() for column in batch.columns), strict=True) if batch else ()
-    return LabelFile(uri, "parquet", columns=tuple(names), rows=tuple(rows))
+        rows = tuple(islice(class_label.rows(parquet, names), ROWS))
+    return LabelFile(uri, "parquet", columns=tuple(names), rows=rows)
 
 
 def _is_content(type: pa.DataType) -> bool:
@@ -151,7 +150,9 @@ def _text_head(uri: str, encoding: str) -> LabelFile:
     read = list(islice(io.StringIO(start, newline=""), ROWS))
     whole = len(start) < _HEAD and sum(map(len, read)) == len(start)
     lines = [line for line in read if line.strip()]
-    delimiter = text.delimiter_of(lines[0])
+    named = text.named_delimiter(lines[0])
+    lines = lines[1:] if named and len(lines) > 1 else lines
+    delimiter = named or text.delimiter_of(lines[0])
     rows = list(text.csv_rows(lines, delimiter, uri, whole=False))
     rows = rows if whole else rows[: max(1, len(rows) - 1)]  # the last may go on in the next line
     first = [cell.strip() for cell in rows[0]]

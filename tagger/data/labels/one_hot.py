@@ -26,6 +26,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; a row that sets no class is known to have none, a row with a gap is unlabelled."""
     columns = flag_columns(file) or other_columns(file)
     classes, meanings = [file.columns[at] for at in columns], _meanings(file, columns, notes)
+    notes.classes.update(dict.fromkeys(classes))
 
     def labels_of(name: str, cells: Sequence[object]) -> tuple[str, ...] | None:
         chosen = [meanings.get(flag(cell)) for cell in cells]
@@ -47,7 +48,7 @@ def _meanings(file: LabelFile, columns: Sequence[int], notes: Notes) -> Mapping[
     """
     rows = tables.rows(file, [required_file_column(file), *columns], Notes())
     found = {flag(cell) for _, *cells in rows for cell in cells}
-    no = next((words for words in (_NO, ("-1",), ("",)) if found & set(words)), ())
+    no: Sequence[str] = next((words for words in (_NO, ("-1",), ("",)) if found & set(words)), ())
     if no == _NO and {"-1", ""} <= found:
         no = (*_NO, "")
         notes.add("files with 0, -1 and blanks, read as no, unsure and no", file.uri)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 from tagger import schema, storage
-from tagger.data.labels import columns, json_stream, text
+from tagger.data.labels import class_label, columns, json_stream, text
 from tagger.data.labels.cells import plain_text
 from tagger.data.labels.record import LabelFile, Notes, Record, split_of
 from tagger.errors import TableError
@@ -54,7 +54,7 @@ def rows(file: LabelFile, chosen: Sequence[int], notes: Notes) -> Iterator[Row]:
     """
     names = [file.columns[at] for at in chosen]
     if file.kind == "parquet":
-        yield from _parquet_rows(file.uri, names)
+        yield from _parquet_rows(file.uri, names, notes)
     elif file.kind == "text":
         with text.open_text(file.uri, file.encoding) as lines:
             yield from _csv_rows(file, chosen, text.csv_rows(lines, file.delimiter, file.uri), notes)
@@ -80,10 +80,9 @@ def _csv_rows(file: LabelFile, chosen: Sequence[int], found: Iterator[list[str]]
         yield tuple(cells[at] for at in chosen)
 
 
-def _parquet_rows(uri: str, names: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(uri: str, names: Sequence[str], notes: Notes) -> Iterator[Row]:
     with storage.open_input(uri) as file, schema.named_damage(uri):
-        for batch in schema.open_parquet(file).iter_batches(columns=list(dict.fromkeys(names))):
-            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+        yield from class_label.rows(schema.open_parquet(file), names, notes)
 
 
 def json_lines(uri: str, encoding: str) -> Iterator[dict[str, object]]:
