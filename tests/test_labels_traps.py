@@ -232,8 +232,41 @@ def test_label_studio_rows_hold_choices_in_several_shapes(source: Path, tmp_path
         "1.jpg": ["cat"], "2.jpg": ["cat", "dog"], "3.jpg": ["dog"], "4.jpg": [], "6.jpg": ["A/B"],
     }  # fmt: skip
     rows = [row("1.jpg", animal="cat", colour="red")]
-    with pytest.raises(TableError, match="which column holds the labels among animal, colour"):
+    with pytest.raises(UsageError, match="several columns may hold labels, animal, colour; choose with --label-field"):
         ingest(source, tmp_path / "l.json", rows)
+    assert by_name(ingest(source, tmp_path / "l.json", rows, label_field="animal")) == {"1.jpg": ["cat"]}
+    with pytest.raises(UsageError, match=r"--label-field size: .* has the columns animal, colour"):
+        ingest(source, tmp_path / "l.json", rows, label_field="size")
+
+
+def result(field: str, *choices: str, **more: Any) -> dict[str, Any]:
+    return {"type": "choices", "from_name": field, "value": {"choices": choices, **more.pop("value", {})}, **more}
+
+
+def test_two_controls_of_label_studio_are_told_apart(source: Path, tmp_path: Path) -> None:
+    tasks = [{"data": {"image": f"{at}.jpg"}, "annotations": [{"result": results}]} for at, results in enumerate(
+        ([result("kind", "cat"), result("quality", "bad")], [result("quality", "good")], [result("kind", "dog")]), 1
+    )]  # fmt: skip
+    with pytest.raises(UsageError, match="several questions, kind and quality; choose with --label-field"):
+        ingest(source, tmp_path / "l.json", tasks)
+    kinds = ingest(source, tmp_path / "l.json", tasks, label_field="kind")
+    assert by_name(kinds) == {"1.jpg": ["cat"], "3.jpg": ["dog"]}
+    assert "answers to questions other than --label-field, ignored: 2 (quality" in said(kinds)
+    both = ingest(source, tmp_path / "l.json", tasks, label_field=("kind", "quality"))
+    assert by_name(both)["1.jpg"] == ["bad", "cat"]
+
+
+def test_answers_about_a_region_are_not_labels_of_the_image(source: Path, tmp_path: Path) -> None:
+    box = {"type": "rectanglelabels", "from_name": "box", "id": "r1", "value": {"x": 1, "rectanglelabels": ["ear"]}}
+    results = [
+        [box, result("part", "torn", id="r1"), result("kind", "cat", id="c1")],
+        [result("part", "torn", value={"x": 1, "y": 2})],
+        [result("kind", "dog")],
+    ]
+    tasks = [{"data": {"image": f"{at}.jpg"}, "annotations": [{"result": r}]} for at, r in enumerate(results, 1)]
+    found = ingest(source, tmp_path / "l.json", tasks)
+    assert by_name(found) == {"1.jpg": ["cat"], "3.jpg": ["dog"]}
+    assert "answers about a region, ignored: 2 (part" in said(found)
 
 
 def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) -> None:

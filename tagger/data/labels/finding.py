@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 from tagger import storage
-from tagger.data.labels import azure, class_folders, head
+from tagger.data.labels import azure, class_folders, head, sidecar_text
 from tagger.data.labels.formats import FORMATS
 from tagger.data.labels.record import NO_COLUMNS, NO_NAMES, ColumnNames, Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
 KNOWN_NAMES = (
     "metadata.csv", "metadata.jsonl", "metadata.parquet", "labels.json", "labels.csv", "labels.parquet",
-    "annotations.xml", "synsets.txt", "_classes.csv", "_annotations.coco.json",
+    "annotations.xml", "synsets.txt", "_classes.csv", "_annotations.coco.json", "image_class_labels.txt",
+    "list_attr_celeba.txt",
 )  # fmt: skip
 """Looked for in the root of a source, and in its folders called train, val, valid, validation or test."""
 
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
-_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".txt")
+_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".manifest", ".parquet", ".xml", ".txt")
+_SHAPES = 310
+"""Characters of the shapes of the nearest formats in an error."""
 _TABLES = ("table", "parquet")
 _HINTS = {
     "table": "Name its columns with --file-column and --label-column",
@@ -91,15 +95,14 @@ def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], he
     if names is None:
         file = heads(uri)
         return LabelSource(chosen or _format_of(file), (file,))
-    if chosen is not class_folders.FORMAT:
-        others = [storage.join(uri, name) for name in names if name.lower().endswith(_SUFFIXES)]
-        if found := _known_files(uri, names) or others:
-            files = [heads(file) for file in found]
-            return _one_format(files, chosen, "name one with --labels FILE")
-    inside = [file for file in listing if file.startswith(uri.rstrip("/") + "/")]
-    folder = LabelFile(uri, "folder", listing=inside)
-    if chosen is class_folders.FORMAT:
+    folder = LabelFile(uri, "folder", listing=[file for file in listing if file.startswith(uri.rstrip("/") + "/")])
+    if chosen and chosen.kind == "folder":
         return LabelSource(chosen, (folder,))
+    known, others = _known_files(uri, names), [name for name in names if name.lower().endswith(_SUFFIXES)]
+    if not (known or chosen) and all(name.endswith(".txt") for name in others) and sidecar_text.matches(folder):
+        return LabelSource(sidecar_text.FORMAT, (folder,))
+    if found := known or [storage.join(uri, name) for name in others]:
+        return _one_format([heads(file) for file in found], chosen, "name one with --labels FILE")
     if isinstance(source := _class_folders(folder), LabelSource):
         return source
     raise TableError(
@@ -181,9 +184,17 @@ def _format_of(file: LabelFile) -> Format:
     if found := next((format for format in possible if format.matches(file)), None):
         return found
     kind = file.kind if file.kind in ("json", "xml") else "table" if len(file.columns) > 1 else "text"
-    near = "; ".join(f"{format.name} ({format.shape})" for format in FORMATS.values() if format.kind == kind)
+    near = _nearest([format for format in FORMATS.values() if format.kind == kind])
     shown = head.first_words(file)
     raise TableError(f"{file.uri}: no label format takes it, with {shown}. Nearest: {near}. {_HINTS[kind]}")
+
+
+def _nearest(formats: list[Format]) -> str:
+    """Return names and shapes of formats, as many as a reader takes in, then names."""
+    shown = [f"{format.name} ({format.shape})" for format in formats]
+    fits = sum(total <= _SHAPES for total in accumulate(map(len, shown)))
+    rest = [format.name for format in formats[fits:]]
+    return "; ".join(shown[:fits]) + (f"; also {', '.join(rest)}" if rest else "")
 
 
 def split_of_folder(file: LabelFile, root: str | None) -> str | None:

@@ -23,6 +23,10 @@ ROWS = 1000
 _LINE, _HEAD = 1 << 20, 1 << 22
 """Characters read of a line, and of a text, at most."""
 _SAMPLE = 200
+_LINE_KEYS = ("source-ref", "imageGcsUri")
+"""Keys of formats that are JSON lines, also when there is one line only."""
+_LONG = 1000
+"""Characters of a text in JSON that the head holds: labelme stores whole images."""
 
 
 def read_head(uri: str, notes: Notes, columns: ColumnNames = NO_NAMES) -> LabelFile:
@@ -129,8 +133,10 @@ def _is_json_line(line: str, following: str) -> bool:
         value = json.loads(line.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return False
-    is_row = following.startswith("{") or (isinstance(value, dict) and file_column(tuple(value)) is not None)
-    return bool(value) and isinstance(value, dict) and is_row
+    if not (value and isinstance(value, dict)):
+        return False
+    names = {*_LINE_KEYS} & value.keys()
+    return bool(names) or following.startswith("{") or file_column(tuple(value)) is not None
 
 
 def _first_of_each_key(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
@@ -139,7 +145,7 @@ def _first_of_each_key(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
     for key, element in islice(json_stream.events(uri, encoding), 50 * ROWS):
         seen[key] += 1
         if seen[key] <= ROWS:
-            yield key, element
+            yield key, element[:_LONG] if isinstance(element, str) else element
         elif not key:
             return
 

@@ -158,7 +158,7 @@ def _is_table(file: LabelFile) -> bool:
 FORMATS = (
     Format(
         "named-columns",
-        "any table, with --file-column and --label-column",
+        "--label-column",
         lambda file: bool(_named(file)) and _is_table(file),
         partial(_read, _named),
     ),

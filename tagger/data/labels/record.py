@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tagger import storage
+from tagger.errors import UsageError
 
 EXAMPLES = 3
 _EXAMPLE = 500  # characters; a label may be a whole text
@@ -145,9 +146,27 @@ class Format:
     """Return whether a file has this format, by its content."""
     read: Callable[[LabelFile, Options, Notes], Iterator[Record]]
     kind: str = "table"
-    """table, parquet, json, xml, text or folder: errors list the formats of a file's kind."""
+    """table, parquet, json, jsonl, xml, text or folder: errors list the formats of a file's kind."""
     merges: bool = False
     """Several records of one file are one set of labels; otherwise they are a conflict."""
+
+
+class Fields:
+    """The questions whose answers are labels: those of --label-field, else the only one that a file has."""
+
+    def __init__(self, uri: str, chosen: Collection[str], notes: Notes) -> None:
+        self.uri, self.chosen, self.notes, self.seen = uri, chosen, notes, dict[str, None]()
+
+    def take(self, name: str) -> bool:
+        """Return whether the answers to a question are labels; raises UsageError at a second one without a choice."""
+        self.seen[name] = None
+        if not self.chosen and len(self.seen) > 1:
+            one, other = list(self.seen)[:2]
+            raise UsageError(f"{self.uri}: answers several questions, {one} and {other}; choose with --label-field")
+        if self.chosen and name not in self.chosen:
+            self.notes.add("answers to questions other than --label-field, ignored", name)
+            return False
+        return True
 
 
 def unique(labels: Iterable[str]) -> tuple[str, ...]:
