@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from label_files import by_name, ingest, pictures, said, splits
 
 from tagger.data.ingest import Ingested
+from tagger.data.labels import FORMATS
 from tagger.errors import TableError, UsageError
 
 
@@ -263,3 +266,36 @@ def test_boxes_of_yolo_beside_the_images_are_refused(tmp_path: Path) -> None:
     write(source, {"1.txt": "0 0.5 0.5 0.25 0.25\n"})
     with pytest.raises(TableError, match=r"1.txt: holds boxes as of YOLO"):
         ingest(source, label_format="sidecar-text")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_documentation_has_an_example_of_every_format(name: str) -> None:
+    examples = (Path(__file__).parents[1] / "docs" / "labels.md").read_text().partition("## Examples")[2]
+    assert re.search(rf"^`{name}`.*\n\n(    .+\n){{3,4}}\n", examples, re.MULTILINE)
+
+
+def example(name: str) -> str:
+    """The example of a format in the documentation, with real tabs and names of one folder."""
+    examples = (Path(__file__).parents[1] / "docs" / "labels.md").read_text().partition("## Examples")[2]
+    match = re.search(rf"^`{name}`.*\n\n((?:    .+\n)+)", examples, re.MULTILINE)
+    assert match
+    return textwrap.dedent(match[1]).replace("⇥", "\t")
+
+
+OF_SEVERAL_FILES = {"class-folders", "parquet-list", "cub", "cvat-imagenet", "sidecar-text"}
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - OF_SEVERAL_FILES))
+def test_the_examples_of_the_documentation_are_read(tmp_path: Path, name: str) -> None:
+    names = ("1.jpg", "2.jpg", "3.jpg", "train_0.jpg", "ISIC_0027419.jpg", "ISIC_0025030.jpg", "000026e7ee790996.jpg",
+             "00000001.jpg", "000023.jpg", "000001.jpg", "b5f8.jpg")  # fmt: skip
+    source = pictures(tmp_path / "s", names)
+    options: dict[str, Any] = {}
+    if name == "named-columns":
+        options = {"file_column": "image_id", "label_column": "dx", "split_column": "fold"}
+    if name == "cntk-map":
+        (tmp_path / "names.json").write_text('["cat", "dog"]')
+        options = {"label_names": tmp_path / "names.json"}
+    found = ingest(source, tmp_path / "cat_train.txt", example(name), **options)
+    assert format_of(found) == name
+    assert by_name(found)
