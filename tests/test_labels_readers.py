@@ -86,6 +86,13 @@ def test_words_of_a_text_list_are_separated_when_asked_for(source: Path, tmp_pat
     assert by_name(found) == {"1.jpg": ["cat", "red"], "2.jpg": ["dog"]}
 
 
+def test_text_lists_of_a_folder_give_splits(source: Path, tmp_path: Path) -> None:
+    folder = write(tmp_path / "meta", {"train.txt": "1.jpg 0\n2.jpg 1\n", "val.txt": "3.jpg 1\n"})
+    found = ingest(source, folder)
+    assert by_name(found) == {"1.jpg": ["0"], "2.jpg": ["1"], "3.jpg": ["1"]}
+    assert splits(found) == {"1.jpg": "train", "2.jpg": "train", "3.jpg": "val"}
+
+
 def test_image_sets_of_pascal_voc_are_read_together(source: Path, tmp_path: Path) -> None:
     main = write(tmp_path / "Main", {
         "cat_train.txt": "1 -1\n2  1\n", "cat_val.txt": "3  0\n4 -1\n", "cat_trainval.txt": "1 -1\n2  1\n3  0\n4 -1\n",
@@ -235,6 +242,13 @@ def test_two_attributes_of_via_are_told_apart(source: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="several questions, kind and quality; choose with --label-field"):
         ingest(source, tmp_path / "via.json", images)
     assert by_name(ingest(source, tmp_path / "via.json", images, label_field="quality")) == {"1.jpg": ["good"]}
+
+
+def test_a_field_is_an_error_where_files_have_none(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--label-field kind: .* answers one question only; omit it"):
+        ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,cat\n", label_field="kind")
+    with pytest.raises(UsageError, match=r"--label-field kind: no label file"):
+        ingest(source, label_field="kind")
 
 
 def test_texts_beside_the_images_are_tags(tmp_path: Path) -> None:

@@ -145,6 +145,9 @@ def read_labelled(
     uris: list[str] = table["uri"].to_pylist()
     columns = ColumnNames(options.file_column, options.label_column, options.split_column)
     label_source = label_files.find(options.labels, options.label_format, root, uris, notes, columns)
+    if options.label_field and (isinstance(label_source, str) or not label_source.format.has_fields):
+        shown = label_source if isinstance(label_source, str) else f"{label_source.name} answers one question only"
+        raise UsageError(f"--label-field {', '.join(options.label_field)}: {shown}; omit it")
     if isinstance(label_source, str):
         return Ingested(table, found.skipped, notes=notes, why_none=label_source)
     records = label_files.read(label_source, reading, notes, root)

@@ -13,13 +13,14 @@ from tagger.data.labels.record import Notes
 Names = Sequence[str]
 
 
-def rows(parquet: pq.ParquetFile, columns: Sequence[str], notes: Notes | None = None) -> Iterator[tuple[object, ...]]:
+def rows(
+    parquet: pq.ParquetFile, columns: Sequence[str], notes: Notes, batch_size: int = 1 << 16
+) -> Iterator[tuple[object, ...]]:
     """Yield the values of some columns of every row; the names of their classes are noted."""
     known = class_names(parquet.schema_arrow)
     names = [known.get(column, ()) for column in columns]
-    if notes:
-        notes.classes.update(dict.fromkeys(name for of_column in names for name in of_column))
-    for batch in parquet.iter_batches(columns=list(dict.fromkeys(columns))):
+    notes.classes.update(dict.fromkeys(name for of_column in names for name in of_column))
+    for batch in parquet.iter_batches(batch_size, columns=list(dict.fromkeys(columns))):
         values = [batch.column(column).to_pylist() for column in columns]
         named = [[_named(cell, of) for cell in cells] if of else cells for cells, of in zip(values, names, strict=True)]
         yield from zip(*named, strict=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 
@@ -102,7 +102,7 @@ def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], he
     if not (known or chosen) and all(name.endswith(".txt") for name in others) and sidecar_text.matches(folder):
         return LabelSource(sidecar_text.FORMAT, (folder,))
     if found := known or [storage.join(uri, name) for name in others]:
-        return _one_format([heads(file) for file in found], chosen, "name one with --labels FILE")
+        return _one_format(map(heads, found), chosen, "name one with --labels FILE")
     if isinstance(source := _class_folders(folder), LabelSource):
         return source
     raise TableError(
@@ -166,15 +166,22 @@ def _known_files(folder: str, names: Sequence[str]) -> list[str]:
     return [file for file in files if storage.exists(file)]
 
 
-def _one_format(files: list[LabelFile], chosen: Format | None, choice: str) -> LabelSource:
-    files = [file for file in files if not azure.tag_list(file.elements)] or files
+def _one_format(files: Iterable[LabelFile], chosen: Format | None, choice: str) -> LabelSource:
+    """Return label files as one source; of thousands of JSON files only the head of the first is held."""
     found: dict[Format, LabelFile] = {}
+    taken, tags = list[LabelFile](), list[LabelFile]()
     for file in files:
-        found.setdefault(chosen or _format_of(file), file)
+        if azure.tag_list(file.elements):
+            tags.append(file)
+        else:
+            found.setdefault(chosen or _format_of(file), file)
+            taken.append(replace(file, events=()) if taken else file)
+    if not taken:
+        return LabelSource(chosen or _format_of(tags[0]), tuple(tags))
     if len(found) > 1:
         shown = ", ".join(f"{format.name} ({file.uri})" for format, file in found.items())
         raise UsageError(f"label files of several formats: {shown}; {choice}")
-    return LabelSource(next(iter(found)), tuple(files))
+    return LabelSource(next(iter(found)), tuple(taken))
 
 
 def _format_of(file: LabelFile) -> Format:

@@ -104,7 +104,7 @@ def _parquet_head(uri: str) -> LabelFile:
     with storage.open_input(uri) as file, schema.named_damage(uri):
         parquet = schema.open_parquet(file)
         names = [field.name for field in parquet.schema_arrow if not _is_content(field.type)]
-        rows = tuple(islice(class_label.rows(parquet, names), ROWS))
+        rows = tuple(islice(class_label.rows(parquet, names, Notes(), ROWS), ROWS))
     return LabelFile(uri, "parquet", columns=tuple(names), rows=rows)
 
 

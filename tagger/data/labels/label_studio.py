@@ -124,7 +124,21 @@ def _holds_choices(value: object) -> bool:
 
 FORMATS = (
     Format(
-        "label-studio", "a JSON list of tasks with data and annotations", _are_tasks, _read_tasks, "json", merges=True
+        "label-studio",
+        "a JSON list of tasks with data and annotations",
+        _are_tasks,
+        _read_tasks,
+        "json",
+        merges=True,
+        has_fields=True,
     ),
-    Format("label-studio-rows", "Label Studio's JSON_MIN or CSV", _are_rows, _read_rows, "json", merges=True),
+    Format(
+        "label-studio-rows",
+        "Label Studio's JSON_MIN or CSV",
+        _are_rows,
+        _read_rows,
+        "json",
+        merges=True,
+        has_fields=True,
+    ),
 )

@@ -149,6 +149,8 @@ class Format:
     """table, parquet, json, jsonl, xml, text or folder: errors list the formats of a file's kind."""
     merges: bool = False
     """Several records of one file are one set of labels; otherwise they are a conflict."""
+    has_fields: bool = False
+    """Its files may answer several questions, of which --label-field chooses."""
 
 
 class Fields:

@@ -48,4 +48,4 @@ def _answers(row: dict[str, object], job: str, notes: Notes) -> tuple[str, ...] 
     return None
 
 
-FORMAT = Format("sagemaker", "JSON lines with source-ref and JOB-metadata", matches, read, "jsonl")
+FORMAT = Format("sagemaker", "JSON lines with source-ref and JOB-metadata", matches, read, "jsonl", has_fields=True)

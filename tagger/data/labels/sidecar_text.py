@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from itertools import groupby, islice
 
 from tagger import storage
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, split_of, unique
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, unique
 from tagger.errors import TableError
 
 _SUFFIX = ".txt"
-_READERS = 16
+_READERS, _CHUNK = 16, 1000
 _BOX = re.compile(r"\d+(\s+[\d.eE-]+){4,}")
 
 
@@ -28,17 +28,22 @@ def matches(file: LabelFile) -> bool:
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image with a text beside it; an empty text is no label. Raises TableError for YOLO's boxes."""
+    pairs = _pairs(file.listing)
     with ThreadPoolExecutor(_READERS) as pool:
-        for folder, uris in groupby(file.listing, storage.parent):
-            names = {*(storage.names_in(folder) or ())}
-            pairs = [(uri, text) for uri in uris for text in _texts(uri) if _name(text) in names]
-            split = split_of(folder.rpartition("/")[2])
-            for (uri, text), content in zip(pairs, pool.map(storage.read_bytes, (t for _, t in pairs)), strict=True):
+        while chunk := list(islice(pairs, _CHUNK)):
+            for (uri, text), content in zip(chunk, pool.map(storage.read_bytes, (t for _, t in chunk)), strict=True):
                 shown = _decoded(content)
                 if _BOX.match(shown):
                     raise TableError(f"{text}: holds boxes as of YOLO ({shown[:40]!r}), not tags")
-                labels = re.split(r"[,\r\n]", shown) if options.delimiter is None else shown.split(options.delimiter)
-                yield Record(uri, unique(map(str.strip, labels)) or None, split)
+                labels = shown.split(options.delimiter) if options.delimiter else re.split(r"[,\r\n]", shown)
+                yield Record(uri, unique(map(str.strip, labels)) or None)
+
+
+def _pairs(uris: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield (image, text) for every image with a text beside it."""
+    for folder, images in groupby(uris, storage.parent):
+        names = {*(storage.names_in(folder) or ())}
+        yield from ((uri, text) for uri in images for text in _texts(uri) if _name(text) in names)
 
 
 def _texts(uri: str) -> tuple[str, str]:

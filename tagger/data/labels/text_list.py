@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from tagger import storage
 from tagger.data.labels import text
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, unique
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, split_of, unique
 from tagger.storage.listing import IMAGE_SUFFIXES
 
 _SUFFIXES = "|".join(sorted(IMAGE_SUFFIXES))
@@ -35,9 +35,13 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per line; one without a label, or with the id -1 alone, is unlabelled."""
+    """Yield a record per line; one without a label, or with the id -1 alone, is unlabelled.
+
+    A list called after a split, as `train.txt`, gives its images that split.
+    """
     rests = [match["rest"] or "" for line in file.lines if (match := _LINE.fullmatch(line.strip()))]
     vectors, ids = _are_vectors(rests), all(_IDS.fullmatch(rest) for rest in rests if rest)
+    split = split_of(file.uri.rpartition("/")[2].removesuffix(".txt"))
     if ids and not options.names:
         notes.add("files of class ids without names (add --label-names FILE)", file.uri)
     with text.open_text(file.uri, file.encoding) as lines:
@@ -47,9 +51,9 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
                 continue
             name, rest = match["file"].lstrip('"'), match["rest"] or ""
             if vectors:
-                yield Record(name, tuple(str(at) for at, word in enumerate(rest.split()) if word == "1"))
+                yield Record(name, tuple(str(at) for at, word in enumerate(rest.split()) if word == "1"), split)
             else:
-                yield Record(name, unique(_labels(rest, ids, options.delimiter)) or None)
+                yield Record(name, unique(_labels(rest, ids, options.delimiter)) or None, split)
 
 
 def _labels(rest: str, ids: bool, delimiter: str | None) -> Sequence[str]:

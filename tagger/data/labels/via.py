@@ -86,4 +86,6 @@ def _columns(file: LabelFile) -> list[str]:
     return [name.removeprefix("#").strip() for name in file.columns]
 
 
-FORMAT = Format("via", "VGG Image Annotator's project, JSON or CSV with file attributes", matches, read, "json")
+FORMAT = Format(
+    "via", "VGG Image Annotator's project, JSON or CSV with file attributes", matches, read, "json", has_fields=True
+)
