@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from label_files import by_name, ingest, pictures, said, splits
 
-from tagger.errors import UsageError
+from tagger.errors import TableError, UsageError
 
 
 @pytest.fixture
@@ -112,3 +112,9 @@ def test_the_separator_that_excel_writes_first_is_no_row(source: Path, tmp_path:
     assert by_name(ingest(source, tmp_path / "l.csv", rows)) == {"1.jpg": ["hot, dog"], "2.jpg": ["cat"]}
     bare = f"{first}\r\n1.jpg;x, y\r\n2.jpg;cat\r\n"
     assert by_name(ingest(source, tmp_path / "l.csv", bare)) == {"1.jpg": ["x, y"], "2.jpg": ["cat"]}
+
+
+@pytest.mark.parametrize("content", [",,,\n,,\n", ";;\n", "\n" * 2000 + "path,label\n1.jpg,cat\n"])
+def test_a_file_of_separators_or_blank_lines_is_one_plain_error(source: Path, tmp_path: Path, content: str) -> None:
+    with pytest.raises(TableError, match=r"l\.csv: (no label format takes it|the label file holds no text)"):
+        ingest(source, tmp_path / "l.csv", content)

@@ -74,11 +74,24 @@ def test_ids_of_a_text_list_get_names(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["1.jpg 2.jpg 0\n2.jpg 3.jpg 1\n", "1.jpg\n2.jpg\n", "1.jpg 3 4 20 30\n2.jpg 1 1 9 9\n", "a word\n1.jpg cat\n"],
+    [
+        "1.jpg 2.jpg 0\n2.jpg 3.jpg 1\n",
+        "1.jpg\n2.jpg\n",
+        "1.jpg 3 4 20 30\n2.jpg 1 1 9 9\n",
+        "1.jpg -1 0 1\n2.jpg 1 0 0\n",
+        "a word\n1.jpg cat\n",
+    ],
 )
 def test_pairs_boxes_and_bare_names_are_no_text_list(source: Path, tmp_path: Path, content: str) -> None:
     with pytest.raises(TableError, match="no label format takes it"):
         ingest(source, tmp_path / "val.txt", content)
+
+
+def test_lines_of_another_kind_in_a_text_list_are_counted(source: Path, tmp_path: Path) -> None:
+    rows = "1.jpg 0\n" + "gone.jpg 1\n" * 1000 + "2.jpg hot dog\n3.jpg\n"
+    found = ingest(source, tmp_path / "l.txt", rows)
+    assert by_name(found) == {"1.jpg": ["0"]}
+    assert "lines that are not an image and its labels: 1 (2.jpg hot dog)" in said(found)
 
 
 def test_words_of_a_text_list_are_separated_when_asked_for(source: Path, tmp_path: Path) -> None:
@@ -208,6 +221,7 @@ def test_flags_of_labelme_are_labels_and_shapes_are_not(source: Path, tmp_path: 
     found = ingest(source, write(tmp_path / "labelme", files))
     assert by_name(found) == {"1.jpg": ["cat", "wet"], "2.jpg": []}
     assert "shapes (boxes, polygons, ...), ignored: 3 (" in said(found)
+    assert "none of them set, taken as known to have no label: 1 (..\\source\\2.jpg)" in said(found)
     assert format_of(found) == "labelme"
 
 

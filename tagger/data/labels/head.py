@@ -156,12 +156,14 @@ def _text_head(uri: str, encoding: str) -> LabelFile:
     read = list(islice(io.StringIO(start, newline=""), ROWS))
     whole = len(start) < _HEAD and sum(map(len, read)) == len(start)
     lines = [line for line in read if line.strip()]
+    if not lines:
+        raise TableError(f"{uri}: the label file holds no text in its first {ROWS:,} lines")
     named = text.named_delimiter(lines[0])
     lines = lines[1:] if named and len(lines) > 1 else lines
     delimiter = named or text.delimiter_of(lines[0])
     rows = list(text.csv_rows(lines, delimiter, uri, whole=False))
     rows = rows if whole else rows[: max(1, len(rows) - 1)]  # the last may go on in the next line
-    first = [cell.strip() for cell in rows[0]]
+    first = [cell.strip() for cell in rows[0]] if rows else []
     header = not any(storage.is_image_name(cell) for cell in first)
     if header:
         columns, rows = tuple(first), rows[1:]

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from tagger.data.labels import json_stream
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record
 
+_NONE = "images with flags, none of them set, taken as known to have no label"
+
 
 def matches(file: LabelFile) -> bool:
     """Return whether there is an `imagePath` beside flags or shapes."""
@@ -29,7 +31,10 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     if shapes:
         notes.add("shapes (boxes, polygons, ...), ignored", name, shapes)
     notes.classes.update(dict.fromkeys(flags))
-    yield Record(name, tuple(flag for flag, is_set in flags.items() if is_set) if flags else None)
+    labels = tuple(flag for flag, is_set in flags.items() if is_set)
+    if flags and not labels:
+        notes.add(_NONE, name)
+    yield Record(name, labels if flags else None)
 
 
 FORMAT = Format("labelme", "a JSON file per image with flags and imagePath", matches, read, "json")

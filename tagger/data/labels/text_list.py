@@ -23,15 +23,15 @@ _BOX = 4
 
 def matches(file: LabelFile) -> bool:
     """Return whether all lines are an image and most of them labels; numbers that may be boxes are left to the user."""
-    found = [_LINE.fullmatch(line.strip()) for line in file.lines]
-    rests = [match["rest"] or "" for match in found if match]
+    rests = _rests(file)
     if file.kind != "text" or len(rests) < len(file.lines) or not any(rests):
         return False
     if any(storage.is_image_name(word) for rest in rests for word in rest.split()):
         return False
-    widths = {len(rest.split()) for rest in rests}
-    numbers = all(_IDS.fullmatch(rest) for rest in rests if rest)
-    return not (numbers and len(widths) == 1 and min(widths) >= _BOX) or _are_vectors(rests)
+    rows = [rest.split() for rest in rests]
+    may_be_boxes = len({len(row) for row in rows}) == 1 and len(rows[0]) >= _BOX
+    is_mixed = any("-1" in row and len(row) > 1 for row in rows)
+    return _kind(rests) != "ids" or not (may_be_boxes or is_mixed)
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
@@ -39,35 +39,44 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
     A list called after a split, as `train.txt`, gives its images that split.
     """
-    rests = [match["rest"] or "" for line in file.lines if (match := _LINE.fullmatch(line.strip()))]
-    vectors, ids = _are_vectors(rests), all(_IDS.fullmatch(rest) for rest in rests if rest)
-    split = split_of(file.uri.rpartition("/")[2].removesuffix(".txt"))
-    if ids and not options.names:
+    kind, split = _kind(_rests(file)), split_of(file.uri.rpartition("/")[2].removesuffix(".txt"))
+    if kind != "words" and not options.names:
         notes.add("files of class ids without names (add --label-names FILE)", file.uri)
     with text.open_text(file.uri, file.encoding) as lines:
         for line in filter(None, (line.strip(text.BLANK) for line in lines)):
-            if not (match := _LINE.fullmatch(line)):
-                notes.add("lines that are not an image and its labels", line[:80])
-                continue
-            name, rest = match["file"].lstrip('"'), match["rest"] or ""
-            if vectors:
-                yield Record(name, tuple(str(at) for at, word in enumerate(rest.split()) if word == "1"), split)
+            match = _LINE.fullmatch(line)
+            rest = match["rest"] or "" if match else ""
+            if match and (kind == "words" or not rest or _IDS.fullmatch(rest)):
+                name = match["file"].lstrip('"')
+                yield Record(name, _labels(name, rest, kind, options.delimiter, notes), split)
             else:
-                yield Record(name, unique(_labels(rest, ids, options.delimiter)) or None, split)
+                notes.add("lines that are not an image and its labels", line[:80])
 
 
-def _labels(rest: str, ids: bool, delimiter: str | None) -> Sequence[str]:
-    """Return the labels at the end of a line: ids, or one label of any words unless tabs or the delimiter separate."""
-    if ids:
-        return [word for word in rest.split() if word != "-1"]
-    return [label.strip() for label in rest.split(delimiter or "\t")]
+def _rests(file: LabelFile) -> list[str]:
+    """Return what follows the image in the first lines."""
+    return [match["rest"] or "" for line in file.lines if (match := _LINE.fullmatch(line.strip()))]
 
 
-def _are_vectors(rests: Sequence[str]) -> bool:
-    """Return whether all lines are equally long and hold two values, some of them more than once."""
+def _kind(rests: Sequence[str]) -> str:
+    """Return vectors, ids or words: vectors are equally long, of two values, some of them more than once in a line."""
     rows = [rest.split() for rest in rests]
     repeats = any(len(row) > len(set(row)) for row in rows)
-    return repeats and len(set(map(len, rows))) == 1 and {word for row in rows for word in row} in _VECTORS
+    if repeats and len(set(map(len, rows))) == 1 and {word for row in rows for word in row} in _VECTORS:
+        return "vectors"
+    return "ids" if all(_IDS.fullmatch(rest) for rest in rests if rest) else "words"
+
+
+def _labels(name: str, rest: str, kind: str, delimiter: str | None, notes: Notes) -> tuple[str, ...] | None:
+    """Return the labels of a line: places, ids, or one label of any words unless tabs or the delimiter separate."""
+    if kind == "words":
+        return unique(map(str.strip, rest.split(delimiter or "\t"))) or None
+    if kind == "ids":
+        return unique(word for word in rest.split() if word != "-1") or None
+    places = tuple(str(at) for at, word in enumerate(rest.split()) if word == "1")
+    if not places:
+        notes.add("rows of zeros, taken as known to have no label", name)
+    return places
 
 
 FORMAT = Format("text-list", "an image and its label or class ids a line, between blanks", matches, read, "text")
