@@ -226,7 +226,7 @@ def test_flags_of_labelme_are_labels_and_shapes_are_not(source: Path, tmp_path: 
 
 
 VIA = {
-    "1.jpg12": {"filename": "1.jpg", "size": 12, "regions": [], "file_attributes": {"kind": "cat", "caption": ""}},
+    "1.jpg12": {"filename": "1.jpg", "size": 12, "file_attributes": {"kind": "cat", "public_domain": "no"}},
     "2.jpg13": {"filename": "2.jpg", "size": 13, "regions": [], "file_attributes": {"kind": {"cat": True, "dog": 1}}},
     "3.jpg14": {"filename": "3.jpg", "size": 14, "regions": [], "file_attributes": {"kind": {"cat": False}}},
     "4.jpg15": {"filename": "4.jpg", "size": 15, "regions": [], "file_attributes": {}},
@@ -249,6 +249,14 @@ def test_file_attributes_of_via_are_labels(source: Path, tmp_path: Path, kind: s
     assert by_name(found) == VIA_EXPECTED
     assert format_of(found) == "via"
     assert ("classes without an image: 1 (owl)" in said(found)) == (kind == "project")
+
+
+def test_the_attributes_that_via_starts_with_are_no_labels(source: Path, tmp_path: Path) -> None:
+    own = {"caption": "", "public_domain": "no", "image_url": "https://x.example/1.jpg"}
+    images = {"1.jpg1": {"filename": "1.jpg", "file_attributes": own}}
+    with pytest.raises(TableError, match="read as via, gives no image a label"):
+        ingest(source, tmp_path / "via.json", images)
+    assert by_name(ingest(source, tmp_path / "via.json", images, label_field="public_domain")) == {"1.jpg": ["no"]}
 
 
 def test_two_attributes_of_via_are_told_apart(source: Path, tmp_path: Path) -> None:

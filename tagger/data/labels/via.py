@@ -12,6 +12,8 @@ from tagger.errors import TableError
 
 _IMAGES, _ATTRIBUTES = "_via_img_metadata", "_via_attributes"
 _KEYS = ("filename", "file_attributes")
+_OWN = {"caption", "public_domain", "image_url", "width", "height"}
+"""Attributes that VIA starts with, and sizes: no labels unless --label-field names them."""
 
 
 def matches(file: LabelFile) -> bool:
@@ -27,7 +29,8 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; raises UsageError when several attributes are filled and --label-field chooses none."""
     fields = Fields(file.uri, options.fields, notes)
     for name, attributes in _csv_images(file, notes) if file.kind == "text" else _json_images(file, notes):
-        filled = {key: value for key, value in attributes.items() if value not in ("", None, {})}
+        own = _OWN - {*options.fields}
+        filled = {key: value for key, value in attributes.items() if value not in ("", None, {}) and key not in own}
         found = [labels_in(_chosen(filled[key]), options.delimiter, notes) for key in filled if fields.take(key)]
         yield Record(name, united(found))
 
