@@ -92,6 +92,14 @@ def test_synsets_without_an_image_are_counted(source: Path, tmp_path: Path) -> N
     assert "classes without an image: 1 (owl)" in said(ingest(source, tmp_path / "val.txt", "1.jpg 0\n"))
 
 
+def test_fiftyone_files_without_classes_and_with_boxes(source: Path, tmp_path: Path) -> None:
+    box = {"label": "cat", "bounding_box": [0, 0, 1, 1], "confidence": 0.5}
+    found = ingest(source, tmp_path / "labels.json", {"classes": None, "labels": {"1": "dog", "2": [box, box]}})
+    assert by_name(found) == {"1.jpg": ["dog"], "2.jpg": ["cat"]}
+    assert "images with boxes, which were ignored: 1 (data/2)" in said(found)
+    assert "classes without an image" not in said(found)
+
+
 def test_confidence_in_fiftyone_files(source: Path, tmp_path: Path) -> None:
     labels = {
         "1": {"label": 0, "confidence": 0.9}, "2": {"label": "dog", "confidence": 1.0, "attributes": {}},

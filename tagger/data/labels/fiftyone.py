@@ -20,7 +20,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per key; raises UsageError when values are ids and nothing names them."""
     events = json_stream.events(file.uri, file.encoding)
-    names = options.names or by_position(str(element) for key, element in events if key == "classes")
+    names = options.names or by_position(str(element) for key, element in events if key == "classes" and element)
     notes.classes.update(dict.fromkeys(names.values()))
     for key, pair in json_stream.events(file.uri, file.encoding):
         if key == "labels" and isinstance(pair, tuple):
@@ -35,6 +35,8 @@ def _is_answer(value: object) -> bool:
 def _records(name: str, value: object, names: Mapping[str, str], uri: str, notes: Notes) -> Iterator[Record]:
     """Yield the labels of an image, and as a second record the labels that have confidence 0: they do not apply."""
     given = [item if isinstance(item, dict) else {"label": item} for item in _items(value)]
+    if any("bounding_box" in item for item in given):
+        notes.add("images with boxes, which were ignored", name)
     denied = [item for item in given if item.get("confidence") == 0]
     labels = _labels([item.get("label") for item in given if item not in denied], names, uri, notes)
     if unsure := [item for item in given if item.get("confidence") not in (None, 0, 1)]:
