@@ -20,7 +20,8 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per key; raises UsageError when values are ids and nothing names them."""
     events = json_stream.events(file.uri, file.encoding)
-    names = options.names or by_position(str(element) for key, element in events if key == "classes" and element)
+    classes = [element for key, element in events if key == "classes"]
+    names = options.names or by_position(map(str, classes if classes != [None] else []))
     notes.classes.update(dict.fromkeys(names.values()))
     for key, pair in json_stream.events(file.uri, file.encoding):
         if key == "labels" and isinstance(pair, tuple):
