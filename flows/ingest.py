@@ -9,33 +9,27 @@ from prefect.states import Completed
 
 from flows import command
 from flows.retries import may_pass
-from tagger import options
 from tagger.checkpoint import markdown
-from tagger.data.ingest import ingest as write_manifest
+from tagger.data.config import DEFAULTS, LabelOptions
+from tagger.data.ingest import write_manifest
+from tagger.options import ManifestOut, Source
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def list_source(source: str, out: str, **labels: Any) -> dict[str, Any]:
-    """Write the manifest; return its counts and its report. `labels` as in tagger.ingest."""
-    found = write_manifest(source, out, **labels)
+def list_source(source: str, out: str, options: LabelOptions) -> dict[str, Any]:
+    """Write the manifest; return its counts and its report."""
+    found = write_manifest(source, out, options)
     return {**found.counts(), "text": found.text()}
 
 
 @flow(name="ingest", persist_result=False)
 def ingest(
-    source: options.Source,
-    out: options.ManifestOut,
-    labels: options.Labels = None,
-    label_format: options.LabelFormat = "auto",
-    label_delimiter: options.LabelDelimiter = None,
-    label_names: options.LabelNames = None,
-    merge_rows: options.MergeRows = False,
+    source: Source,
+    out: ManifestOut,
+    options: LabelOptions = DEFAULTS,
 ) -> State[dict[str, Any]]:
     """List a source into a manifest: one row per image file with its labels."""
-    counts = list_source(
-        source, out, labels=labels, label_format=label_format, label_delimiter=label_delimiter,
-        label_names=label_names, merge_rows=merge_rows,
-    )  # fmt: skip
+    counts = list_source(source, out, options)
     rows = [("found", f"{counts['found']:,}"), *((f"skipped: {why}", f"{n:,}") for why, n in counts["skipped"].items())]
     table = markdown.table(("files", ""), "lr", rows)
     create_markdown_artifact(f"# Manifest\n\n`{out}`\n\n{table}\n\n```\n{counts['text']}\n```\n", key="ingest")

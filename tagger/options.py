@@ -79,13 +79,6 @@ Images = Annotated[str, Option("cifar10, or a manifest with labels or a folder o
 ReportOut = Annotated[str, Option("Folder for the report and every model; run again, it continues.")]
 Cifar10 = Annotated[str | None, Option("Folder or archive of CIFAR-10 [default: downloaded into the cache].")]
 ManifestOut = Annotated[str, Option("Manifest to write; its name ends in .parquet.")]
-Labels = Annotated[str | None, Option("Label file or folder of them; else looked for in SOURCE, see docs/labels.md.")]
-LabelFormat = Annotated[str, Option("auto, none, or a name in docs/labels.md.")]
-LabelDelimiter = Annotated[str | None, Option("Between the labels of one cell; '' when a cell is one label.")]
-LabelNames = Annotated[
-    str | None, Option("File of class names for files that hold ids: a text list, CSV, JSON or YAML.")
-]
-MergeRows = Annotated[bool, Option("Take the labels of all rows of an image together (one row per label).")]
 """Parameters of the commands and flows, each declared once."""
 
 
@@ -201,7 +194,7 @@ def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Pa
     import typer
 
     if _is_tuple(kind):
-        kind, default = str, ",".join(default)
+        kind, default = list[str], [",".join(default)] if default else []
     low = option.ge if kind in (int, int | None) else None
     names = [f"--{flag(name)}"] if default is False else []
     made: Any = typer.Option(*names, help=option.help, min=low)
@@ -212,9 +205,9 @@ def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Pa
 
 
 def _value(field: Field[Any], value: Any) -> Any:
-    """Return what was typed as the value of a field: tuples are typed with commas."""
-    if isinstance(field.default, tuple) and isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
+    """Return what was typed as the value of a field: tuples are typed with commas, or as an option several times."""
+    if isinstance(field.default, tuple):
+        return tuple(word.strip() for text in value for word in text.split(",") if word.strip())
     return value
 
 

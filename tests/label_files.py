@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pictures import photo
 
+import tagger
+from tagger.data.ingest import Ingested
+
 CLASSES = ("bird", "cat", "dög")
 Row = tuple[str, tuple[str, ...]]
 
@@ -166,6 +169,38 @@ def open_images(rows: Sequence[Row]) -> str:
     return table(["ImageID", "Source", "LabelName", "Confidence"], cells)
 
 
+def celeba(rows: Sequence[Row]) -> str:
+    lines = (f"{path}  {'  '.join('1' if name in labels else '-1' for name in CLASSES)}" for path, labels in rows)
+    return "\n".join([str(len(rows)), " ".join(CLASSES), *lines]) + "\n"
+
+
+def sagemaker(rows: Sequence[Row]) -> str:
+    metadata = {"class-map": {str(at): name for at, name in enumerate(CLASSES)}, "human-annotated": "yes",
+                "type": "groundtruth/image-classification-multilabel"}  # fmt: skip
+    lines = [{"source-ref": p, "kind": [int(i) for i in ids(x)], "kind-metadata": metadata} for p, x in rows]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def vertex(rows: Sequence[Row]) -> str:
+    lines = [{"imageGcsUri": p, "classificationAnnotations": [{"displayName": name} for name in x]} for p, x in rows]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def via_attributes(labels: Sequence[str]) -> dict[str, Any]:
+    return {"kind": {name: name in labels for name in CLASSES}}
+
+
+def via(rows: Sequence[Row]) -> str:
+    images = {f"{path}{at}": {"filename": path, "size": 1, "regions": [], "file_attributes": via_attributes(labels)}
+              for at, (path, labels) in enumerate(rows)}  # fmt: skip
+    return json.dumps({"_via_settings": {}, "_via_img_metadata": images, "_via_attributes": {}}, ensure_ascii=False)
+
+
+def via_csv(rows: Sequence[Row]) -> str:
+    cells = [[path, 1, json.dumps(via_attributes(labels), ensure_ascii=False), 0] for path, labels in rows]
+    return table(["filename", "file_size", "file_attributes", "region_count"], cells)
+
+
 def automl(rows: Sequence[Row]) -> str:
     return "".join(f"UNASSIGNED,{','.join((path, *labels))}\n" for path, labels in rows)
 
@@ -186,6 +221,12 @@ WRITERS = {
         Writer("open-images", "l.csv", open_images, none=False, paths=False),
         Writer("automl", "l.csv", automl, none=False),
         Writer("cvat-imagenet", "default.txt", cvat_text, none=False),
+        one("text-list", "val.txt", lambda rows: "".join(f"{p} {x[0]}\n" for p, x in rows)),
+        Writer("celeba", "list_attr_celeba.txt", celeba),
+        Writer("sagemaker", "output.manifest", sagemaker),
+        Writer("vertex", "import.jsonl", vertex),
+        Writer("via", "via.json", via),
+        Writer("via", "via.csv", via_csv),
         Writer("cvat-xml", "annotations.xml", cvat_xml, none=False),
         Writer("one-hot", "_classes.csv", one_hot),
         Writer("huggingface", "metadata.csv",
@@ -226,3 +267,27 @@ def pictures(root: Path, names: Sequence[str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         photo(index, (8, 8)).save(path)
     return root
+
+
+def ingest(source: Path, file: Path | None = None, content: Any = None, **options: Any) -> Ingested:
+    if file is not None and content is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    found = tagger.ingest(str(source), str(source.parent / "m.parquet"), None if file is None else str(file), **options)
+    assert isinstance(found, Ingested)
+    return found
+
+
+def by_name(found: Ingested) -> dict[str, list[str] | None]:
+    """Labels by file name, unlabelled files left out."""
+    rows = found.table.select(["uri", "labels"]).to_pylist()
+    return {Path(row["uri"]).name: row["labels"] for row in rows if row["labels"] is not None}
+
+
+def splits(found: Ingested) -> dict[str, str]:
+    rows = found.table.select(["uri", "split"]).to_pylist()
+    return {Path(row["uri"]).name: row["split"] for row in rows if row["split"]}
+
+
+def said(found: Ingested) -> str:
+    return "\n".join(found.notes.lines())

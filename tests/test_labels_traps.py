@@ -12,41 +12,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from label_files import pictures
+from label_files import by_name, ingest, pictures, said, splits
 
 import tagger
 from tagger.data import ingest as ingesting
-from tagger.data.ingest import Ingested, LabelOptions
+from tagger.data.config import LabelOptions
 from tagger.errors import SourceError, TableError, UsageError
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return pictures(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
-
-
-def ingest(source: Path, file: Path | None = None, content: Any = None, **options: Any) -> Ingested:
-    if file is not None and content is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content if isinstance(content, str) else json.dumps(content))
-    found = tagger.ingest(str(source), str(source.parent / "m.parquet"), None if file is None else str(file), **options)
-    assert isinstance(found, Ingested)
-    return found
-
-
-def by_name(found: Ingested) -> dict[str, list[str] | None]:
-    """Labels by file name, unlabelled files left out."""
-    rows = found.table.select(["uri", "labels"]).to_pylist()
-    return {Path(row["uri"]).name: row["labels"] for row in rows if row["labels"] is not None}
-
-
-def splits(found: Ingested) -> dict[str, str]:
-    rows = found.table.select(["uri", "split"]).to_pylist()
-    return {Path(row["uri"]).name: row["split"] for row in rows if row["split"]}
-
-
-def said(found: Ingested) -> str:
-    return "\n".join(found.notes.lines())
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -256,8 +232,41 @@ def test_label_studio_rows_hold_choices_in_several_shapes(source: Path, tmp_path
         "1.jpg": ["cat"], "2.jpg": ["cat", "dog"], "3.jpg": ["dog"], "4.jpg": [], "6.jpg": ["A/B"],
     }  # fmt: skip
     rows = [row("1.jpg", animal="cat", colour="red")]
-    with pytest.raises(TableError, match="which column holds the labels among animal, colour"):
+    with pytest.raises(UsageError, match="several columns may hold labels, animal, colour; choose with --label-field"):
         ingest(source, tmp_path / "l.json", rows)
+    assert by_name(ingest(source, tmp_path / "l.json", rows, label_field="animal")) == {"1.jpg": ["cat"]}
+    with pytest.raises(UsageError, match=r"--label-field size: .* has the columns animal, colour"):
+        ingest(source, tmp_path / "l.json", rows, label_field="size")
+
+
+def result(field: str, *choices: str, **more: Any) -> dict[str, Any]:
+    return {"type": "choices", "from_name": field, "value": {"choices": choices, **more.pop("value", {})}, **more}
+
+
+def test_two_controls_of_label_studio_are_told_apart(source: Path, tmp_path: Path) -> None:
+    tasks = [{"data": {"image": f"{at}.jpg"}, "annotations": [{"result": results}]} for at, results in enumerate(
+        ([result("kind", "cat"), result("quality", "bad")], [result("quality", "good")], [result("kind", "dog")]), 1
+    )]  # fmt: skip
+    with pytest.raises(UsageError, match="several questions, kind and quality; choose with --label-field"):
+        ingest(source, tmp_path / "l.json", tasks)
+    kinds = ingest(source, tmp_path / "l.json", tasks, label_field="kind")
+    assert by_name(kinds) == {"1.jpg": ["cat"], "3.jpg": ["dog"]}
+    assert "answers to questions other than --label-field, ignored: 2 (quality" in said(kinds)
+    both = ingest(source, tmp_path / "l.json", tasks, label_field=("kind", "quality"))
+    assert by_name(both)["1.jpg"] == ["bad", "cat"]
+
+
+def test_answers_about_a_region_are_not_labels_of_the_image(source: Path, tmp_path: Path) -> None:
+    box = {"type": "rectanglelabels", "from_name": "box", "id": "r1", "value": {"x": 1, "rectanglelabels": ["ear"]}}
+    results = [
+        [box, result("part", "torn", id="r1"), result("kind", "cat", id="c1")],
+        [result("part", "torn", value={"x": 1, "y": 2})],
+        [result("kind", "dog")],
+    ]
+    tasks = [{"data": {"image": f"{at}.jpg"}, "annotations": [{"result": r}]} for at, r in enumerate(results, 1)]
+    found = ingest(source, tmp_path / "l.json", tasks)
+    assert by_name(found) == {"1.jpg": ["cat"], "3.jpg": ["dog"]}
+    assert "answers about a region, ignored: 2 (part" in said(found)
 
 
 def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) -> None:
@@ -456,7 +465,8 @@ def test_a_class_of_a_one_hot_table_may_have_any_name(source: Path, tmp_path: Pa
         ("image_id,Bald,Young", "1.jpg,-1,1|2.jpg,-1,-1|3.jpg,1,+1",
          {"1.jpg": ["Young"], "2.jpg": [], "3.jpg": ["Bald", "Young"]}),
         ("image_id,Bald,Young", "1.jpg,-1.0,1.0|2.jpg,1.0,1.0", {"1.jpg": ["Young"], "2.jpg": ["Bald", "Young"]}),
-        ("path,Edema,Mass", "1.jpg,-1,1|2.jpg,0,1|3.jpg,,1", {"2.jpg": ["Mass"]}),
+        ("path,Edema,Mass", "1.jpg,,1|2.jpg,0,1", {"2.jpg": ["Mass"]}),
+        ("path,Edema,Mass", "1.jpg,-1,1|2.jpg,0,1|3.jpg,,1", {"2.jpg": ["Mass"], "3.jpg": ["Mass"]}),
         ("path,Edema,Mass", "1.jpg,,1|2.jpg,1,|3.jpg,,", {"1.jpg": ["Mass"], "2.jpg": ["Edema"], "3.jpg": []}),
         ("path,Edema,Mass", "1.jpg,TRUE,False|2.jpg,true,true", {"1.jpg": ["Edema"], "2.jpg": ["Edema", "Mass"]}),
     ],
@@ -754,7 +764,7 @@ def test_a_class_with_two_columns_is_an_error(source: Path, tmp_path: Path) -> N
     [
         ("l.csv", 'path,label\n1.jpg,"{""x"": 1}"\n', "single-label", "path='1.jpg'"),
         ("l.csv", "path,label\n1.jpg,\n", "single-label", "path='1.jpg', label=''"),
-        ("l.csv", "path,a,b\n1.jpg,-1,\n2.jpg,0,\n", "one-hot", "a='-1'"),
+        ("l.csv", "path,a,b\n1.jpg,-1,1\n2.jpg,0,-1\n", "one-hot", "a='-1'"),
         ("a.xml", '<annotations><image name="1.jpg"/></annotations>', "cvat-xml", "<annotations>"),
         ("l.json", '{"labels": {"1": null}}', "fiftyone", "('1', None)"),
         ("l.csv", "UNASSIGNED,gs://b/1.jpg\n", "automl", "UNASSIGNED,gs://b/1.jpg"),

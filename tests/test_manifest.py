@@ -81,6 +81,33 @@ def test_a_list_with_byte_order_mark_or_utf16_is_read(photos: Path) -> None:
     assert uris(photos / "bom.csv") == uris(photos / "wide.txt") == [str(photos / "0.jpg")]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path;label\n{0};cat, big\n{1};dog\n", "label|path\ncat|{0}\ndog|{1}\n", "x\tfile_name\n1\t{0}\n1\t{1}\n",
+        "sep=;\nuri;x\n{0};1\n{1};2\n", "{0};cat\n{1};dog\n", "cat,{0}\ndog,{1}\n", "sep=;\n{0}\n{1}\n",
+        'id, "path"\n1, "{0}"\n \n2, "{1}"\n',
+    ],
+)  # fmt: skip
+def test_lists_are_read_in_the_dialects_of_label_files(photos: Path, content: str) -> None:
+    (photos / "list.csv").write_text(content.format("0.jpg", "2.jpg"))
+    assert uris(photos / "list.csv") == [str(photos / "0.jpg"), str(photos / "2.jpg")]
+
+
+@pytest.mark.parametrize("line", ["/a/b;c.jpg", "/a|b/c.jpg", "/a;b/c"])
+def test_a_separator_inside_a_name_is_part_of_it(photos: Path, line: str) -> None:
+    (photos / "list.csv").write_text(f"{line}\n")
+    assert uris(photos / "list.csv") == [line]
+
+
+def test_categories_of_pandas_are_text(photos: Path) -> None:
+    frame = pd.DataFrame({"path": ["0.jpg", "2.jpg"], "label": ["cat", "dog"]}, dtype="category")
+    frame.to_parquet(photos / "list.parquet")
+    found = tagger.ingest(str(photos / "list.parquet"), str(photos / "m.parquet"), str(photos / "list.parquet"))
+    assert found.table["uri"].to_pylist() == [str(photos / "0.jpg"), str(photos / "2.jpg")]
+    assert found.table["labels"].to_pylist() == [["cat"], ["dog"]]
+
+
 def test_a_parquet_or_csv_without_files_names_its_columns(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1], "b": ["x"]}).to_parquet(tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("a,b\n1,x\n")

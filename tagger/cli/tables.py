@@ -7,24 +7,20 @@ from typing import Annotated
 
 import typer
 
-from tagger import options
 from tagger.cli.app import app
 from tagger.cli.options import Json, Quiet, Results
 from tagger.cli.printing import emit, print_json, progress, show, titled
+from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
-from tagger.options import expand
+from tagger.options import ManifestOut, Source, expand
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
 @expand
 def ingest(
-    source: options.Source,
-    out: options.ManifestOut,
-    labels: options.Labels = None,
-    label_format: options.LabelFormat = "auto",
-    label_delimiter: options.LabelDelimiter = None,
-    label_names: options.LabelNames = None,
-    merge_rows: options.MergeRows = False,
+    source: Source,
+    out: ManifestOut,
+    options: LabelOptions,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -32,10 +28,7 @@ def ingest(
     from tagger.data import ingest
 
     with progress(quiet or as_json) as show_step:
-        found = ingest.ingest(
-            source, out, labels, label_format, label_delimiter, label_names, merge_rows,
-            lambda found: show_step("listing", found),
-        )  # fmt: skip
+        found = ingest.write_manifest(source, out, options, lambda found: show_step("listing", found))
     if as_json:
         print_json({"out": out, **found.counts()})
     elif not quiet:

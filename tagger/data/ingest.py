@@ -16,26 +16,13 @@ import pyarrow.parquet as pq
 from tagger import schema, storage
 from tagger.data import labels as label_files
 from tagger.data import manifest
-from tagger.data.labels import EXAMPLES, LabelSource, Notes, class_counts
+from tagger.data.config import DEFAULTS, LabelOptions
+from tagger.data.labels import EXAMPLES, ColumnNames, LabelSource, Notes, class_counts
 from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import SourceError, TableError, UsageError
 from tagger.storage import StrPath
 
 _CLASSES_SHOWN = 20
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """Where the labels of a source are, and how they are read."""
-
-    labels: str | None = None
-    """Label file, or a folder of them; None finds them in the source."""
-    label_format: str = "auto"
-    label_delimiter: str | None = None
-    label_names: str | None = None
-    """File of class names by id."""
-    merge_rows: bool = False
-    """Several rows of one image are one set of labels, in every format."""
 
 
 @dataclass(frozen=True)
@@ -101,31 +88,32 @@ def ingest(
     source: StrPath,
     out: StrPath,
     labels: StrPath | None = None,
-    label_format: str = "auto",
-    label_delimiter: str | None = None,
-    label_names: StrPath | None = None,
-    merge_rows: bool = False,
     on_found: Callable[[int], None] = lambda found: None,
+    **options: Any,
 ) -> Ingested:
     """List a source, find its labels and write its manifest.
 
     `labels` is a label file or a folder of them; without it label files in the root of the source, else class folders,
-    are taken when there are any. `label_format` is auto, none or a name in tagger.labels.FORMATS; `label_delimiter`
-    separates the labels of a cell; `label_names` is a file of class names by id; `merge_rows` takes the labels of all
-    rows of an image together. Raises SourceError, also where `labels` has none of the images, TableError or UsageError.
+    are taken when there are any. The other options are those of LabelOptions. Raises SourceError, also where `labels`
+    has none of the images, TableError or UsageError.
     """
-    source, out = os.fspath(source), os.fspath(out)
-    labels = None if labels is None else os.fspath(labels)
-    names = None if label_names is None else os.fspath(label_names)
+    given = {"labels": labels, **options}
+    plain = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    return write_manifest(os.fspath(source), os.fspath(out), LabelOptions(**plain), on_found)
+
+
+def write_manifest(
+    source: str, out: str, options: LabelOptions, on_found: Callable[[int], None] = lambda found: None
+) -> Ingested:
+    """List a source, find its labels and write its manifest, as ingest()."""
     out_uri = storage.absolute(out)
     if not out_uri.endswith(".parquet"):
         raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")
     if storage.exists(out_uri):
         _refuse_foreign(out_uri)
-    options = LabelOptions(labels, label_format, label_delimiter, names, merge_rows)
     ingested = read_labelled(source, options, on_found)
-    if labels:
-        _refuse_without_labels(ingested, source, labels)
+    if options.labels:
+        _refuse_without_labels(ingested, source, options.labels)
     storage.write_atomic(out_uri, schema.serialise(ingested.table, "manifest"))
     return ingested
 
@@ -147,15 +135,19 @@ def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None
 
 def read_labelled(
     source: str,
-    options: LabelOptions = LabelOptions(),
+    options: LabelOptions = DEFAULTS,
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
     """List a source and find its labels, as ingest() does, without writing a manifest."""
-    reading = label_files.read_options(options.label_delimiter, options.label_names)
+    reading = label_files.read_options(options)
     found = manifest.read_source(source, on_found)
     notes, root, table = Notes(), _root_of(source), found.table
     uris: list[str] = table["uri"].to_pylist()
-    label_source = label_files.find(options.labels, options.label_format, root, uris, notes)
+    columns = ColumnNames(options.file_column, options.label_column, options.split_column)
+    label_source = label_files.find(options.labels, options.label_format, root, uris, notes, columns)
+    if options.label_field and (isinstance(label_source, str) or not label_source.format.has_fields):
+        shown = label_source if isinstance(label_source, str) else f"{label_source.name} answers one question only"
+        raise UsageError(f"--label-field {', '.join(options.label_field)}: {shown}; omit it")
     if isinstance(label_source, str):
         return Ingested(table, found.skipped, notes=notes, why_none=label_source)
     records = label_files.read(label_source, reading, notes, root)

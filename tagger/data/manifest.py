@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger import schema, storage
+from tagger.data.labels import text
 from tagger.errors import SourceError, TableError
 
 URL_COLUMNS = ("uri", "url", "image_url", "path", "filepath", "file_path", "file", "file_name", "filename", "image")
@@ -22,6 +22,7 @@ URL_COLUMNS = ("uri", "url", "image_url", "path", "filepath", "file_path", "file
 
 _LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 _CHUNK = 10_000
+_FIRST_LINES = 100
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,12 @@ def _describe_all(urls: Iterable[str]) -> Iterator[storage.FoundFile]:
 
 
 def _listed(source: str, suffix: str, skipped: Counter[str]) -> Iterator[str]:
-    text = _decode_text(storage.read_bytes(storage.absolute(source)), source)
+    content = _decode_text(storage.read_bytes(storage.absolute(source)), source)
     if suffix == ".txt":
-        lines = (line.strip() for line in text.splitlines())
+        lines = (line.strip() for line in content.splitlines())
         values: Iterable[str] = (line for line in lines if line and not line.startswith("#"))
     else:
-        values = _csv_column(text, "\t" if suffix == ".tsv" else ",", source)
+        values = _csv_column(content, suffix, source)
     return _resolved(values, source, skipped)
 
 
@@ -128,18 +129,40 @@ def _decode_text(content: bytes, source: str) -> str:
         raise SourceError(f"{source}: cannot read the list as text ({error}); save it as UTF-8") from error
 
 
-def _csv_column(text: str, delimiter: str, source: str) -> Iterator[str]:
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    first = next(rows, [])
-    bare = len(first) == 1 and first[0].strip().lower() not in URL_COLUMNS  # one column without a header
-    at = _column_of_files(first, source) if first and not bare else 0
-    yield from (row[at].strip() for row in chain([first] * bare, rows) if len(row) > at and row[at].strip())
+def _csv_column(content: str, suffix: str, source: str) -> Iterator[str]:
+    """Yield the column of files, of a CSV with any separator, with or without a header."""
+    first, delimiter = _first_row(content, suffix, source)
+    named = _named_column(first)
+    files = [at for at, cell in enumerate(first) if storage.is_image_name(cell)]
+    bare = named is None and (bool(files) or len(first) == 1)
+    at = files[0] if bare and files else 0 if bare else _column_of_files(first, source) if first else 0
+    rows = text.csv_rows(io.StringIO(content, newline=""), delimiter, source)
+    yield from (row[at].strip() for row in islice(rows, 1 - bare, None) if len(row) > at and row[at].strip())
+
+
+def _first_row(content: str, suffix: str, source: str) -> tuple[list[str], str]:
+    """Return the first row and the separator: the one of Excel's `sep=`, the usual one, or one that fits the row."""
+    lines = [line for line in islice(io.StringIO(content), _FIRST_LINES) if line.strip()]
+    if not lines:
+        return [], ","
+    usual = "\t" if suffix == ".tsv" else ","
+    named = text.named_delimiter(lines[0])
+    line = lines[1] if named and len(lines) > 1 else lines[0]
+    for delimiter in (named or usual, text.delimiter_of(line), usual):
+        row = [cell.strip() for cell in next(text.csv_rows([line], delimiter, source, whole=False), [])]
+        if _named_column(row) is not None or any(map(storage.is_image_name, row)):
+            break
+    return row, delimiter
+
+
+def _named_column(names: Sequence[str]) -> int | None:
+    lower = [name.strip().lower() for name in names]
+    return next((lower.index(name) for name in URL_COLUMNS if name in lower), None)
 
 
 def _column_of_files(names: Sequence[str], source: str) -> int:
-    lower = [name.strip().lower() for name in names]
-    if found := next((name for name in URL_COLUMNS if name in lower), None):
-        return lower.index(found)
+    if (found := _named_column(names)) is not None:
+        return found
     shown, expected = ", ".join(names), ", ".join(URL_COLUMNS)
     raise TableError(f"{source}: neither a manifest nor a list of files; have columns {shown}; expected {expected}")
 
@@ -182,7 +205,8 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
             on_found(len(table))
             return Manifest(table)
         column = arrow.field(_column_of_files(arrow.names, source))
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type  # pandas' categories
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise TableError(f"{source}: column {column.name} has {column.type}, expected text: paths or URLs of files")
         skipped: Counter[str] = Counter()
         values = (value for value in parquet.read([column.name])[column.name].to_pylist() if value)

@@ -6,18 +6,21 @@ A new format is one file with a `FORMAT` and a line in `formats.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tagger import storage
+from tagger.data.config import LabelOptions
 from tagger.data.labels import azure, text
 from tagger.data.labels.finding import LabelSource, find, split_of_folder
 from tagger.data.labels.formats import FORMATS
 from tagger.data.labels.joining import Joined, class_counts, join
 from tagger.data.labels.names import read_names
-from tagger.data.labels.record import EXAMPLES, Format, Notes, Options, Record, names_of
+from tagger.data.labels.record import EXAMPLES, ColumnNames, Format, Notes, Options, Record, names_of
 
 __all__ = [
     "EXAMPLES",
     "FORMATS",
+    "ColumnNames",
     "Format",
     "Joined",
     "LabelSource",
@@ -46,18 +49,21 @@ def read(source: LabelSource, options: Options, notes: Notes, root: str | None =
             yield file.folder, record if record.split else record._replace(split=split)
         if not found:
             notes.add("label files without a row", storage.redact(file.uri))
+    if names:
+        notes.classes = dict.fromkeys(options.names.values())
 
 
-def read_options(delimiter: str | None, names: str | None) -> Options:
+def read_options(options: LabelOptions) -> Options:
     """Read the file of class names, or a saved list of Azure's GetTags.
 
     Raises UsageError when it holds none.
     """
-    if names is None:
-        return Options(delimiter)
-    uri = storage.absolute(names)
+    reading = Options(options.label_delimiter, fields=options.label_field)
+    if options.label_names is None:
+        return reading
+    uri = storage.absolute(options.label_names)
     with text.open_text(uri, text.encoding_of(uri)) as file:
         is_list = file.read(1 << 16).strip(text.BLANK).startswith("[")
     if is_list and (tags := azure.read_tags(uri)):
-        return Options(delimiter, tags=tags)
-    return Options(delimiter, read_names(names))
+        return replace(reading, tags=tags)
+    return replace(reading, names=read_names(options.label_names))

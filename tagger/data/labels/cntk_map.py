@@ -36,7 +36,8 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 def _fields(line: str) -> list[str]:
     fields = [field.strip() for field in line.strip("\r\n").split("\t")]
-    return fields if len(fields) in (2, 3) and fields[-1].isdecimal() else []
+    is_map = len(fields) in (2, 3) and fields[-1].isdecimal() and not fields[-2].isdecimal()
+    return fields if is_map else []
 
 
 def _path(written: str, folder: str, notes: Notes) -> str | None:

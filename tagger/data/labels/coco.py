@@ -67,18 +67,17 @@ def _load(file: LabelFile, notes: Notes) -> tuple[Pairs, dict[str, tuple[str, ..
             above.add(str(element.get("supercategory")))
     if not images:
         raise TableError(f"{file.uri}: no image with id and file_name; is this COCO?")
-    _note_idle(names, {category for found in categories_of.values() for category in found}, above, notes)
+    _note_classes(names, {category for found in categories_of.values() for category in found}, above, notes)
     return images, categories_of, names
 
 
-def _note_idle(names: Pairs, used: set[str], above: set[str], notes: Notes) -> None:
-    """Note the categories that no annotation uses; Roboflow's category 0 is the parent of the others."""
+def _note_classes(names: Pairs, used: set[str], above: set[str], notes: Notes) -> None:
+    """Note the classes; Roboflow's category 0, the parent of the others, is none when no annotation uses it."""
     for category, name in dict(names).items():
-        if category not in used:
-            is_parent = category == "0" and name in above
-            notes.add(
-                "parent categories that no annotation uses, dropped" if is_parent else "classes without an image", name
-            )
+        if category == "0" and name in above and category not in used:
+            notes.add("parent categories that no annotation uses, dropped", name)
+        else:
+            notes.classes[name] = None
 
 
 def _shared(pairs: Pairs, kind: str, notes: Notes) -> set[str]:

@@ -33,6 +33,10 @@ def flag(cell: object) -> str:
     return plain_text(cell).lower().removeprefix("+").removesuffix(".0")
 
 
+def _holds_flags_or_gaps(rows: Sequence[Sequence[object]], at: int) -> bool:
+    return {flag(row[at]) for row in rows} <= {*_FLAGS, ""}
+
+
 def holds_flags(rows: Sequence[Sequence[object]], at: int) -> bool:
     """Return whether a column has nothing but 0, 1, -1, true, false and gaps, and not only gaps."""
     words = {flag(row[at]) for row in rows} - {""}
@@ -46,17 +50,24 @@ def file_column(columns: Sequence[str], rows: Sequence[Sequence[object]] = ()) -
     return min(found, key=lambda at: holds_flags(rows, at), default=None)
 
 
+def column_of_files(file: LabelFile) -> int | None:
+    """Return the position of the column of files: the named one, else by name and content."""
+    return file_column(file.columns, file.rows) if file.named.file is None else file.named.file
+
+
 def required_file_column(file: LabelFile) -> int:
     """Return the position of the column of files; raises TableError when there is none."""
-    position = file_column(file.columns, file.rows)
+    position = column_of_files(file)
     if position is None:
         shown = ", ".join(file.columns) or "none"
-        raise TableError(f"{file.uri}: no column of files; have {shown}; expected one of {', '.join(FILE_COLUMNS)}")
+        raise TableError(f"{file.uri}: no column of files; have {shown}; name it with --file-column")
     return position
 
 
 def split_column(file: LabelFile) -> int | None:
     """Return the position of the column of splits; `set` and `subset` with nothing but 0 and 1 are classes."""
+    if file.named.split is not None:
+        return file.named.split
     lower = [name.lower() for name in file.columns]
     found = [(lower.index(name), name) for name in _SPLIT if name in lower]
     return next((at for at, name in found if name in _ALWAYS_SPLIT or not holds_flags(file.rows, at)), None)
@@ -86,18 +97,21 @@ def other_columns(file: LabelFile) -> list[int]:
 def flag_columns(file: LabelFile) -> list[int]:
     """Return the columns that are one class each; none unless all that may be labels hold nothing but 0 and 1.
 
-    `path,label` with the ids 0 and 1 has none; `path,label_0,label_1` has two.
+    `path,label` with the ids 0 and 1 has none; `path,label_0,label_1` has two. Of the named columns of labels, if any,
+    all or none.
     """
+    if file.named.labels:
+        are_flags = len(file.named.labels) > 1 and all(_holds_flags_or_gaps(file.rows, at) for at in file.named.labels)
+        return [*file.named.labels] if are_flags else []
     flags = [at for at in _open_columns(file) if holds_flags(file.rows, at)]
     found = sorted({*flags, *other_columns(file)})
     named = [at for plural in (True, False) for at in label_columns(file.columns, plural) if at in found]
     if len(found) < 3 and any(not _NUMBERED.fullmatch(file.columns[at]) for at in named):
         return []
-    gaps = [at for at in found if not any(plain_text(row[at]) for row in file.rows)]
-    return found if flags and len(flags) + len(gaps) == len(found) else []
+    return found if flags and all(_holds_flags_or_gaps(file.rows, at) for at in found) else []
 
 
 def _open_columns(file: LabelFile) -> list[int]:
     """Return the positions of columns that are neither the file, the split, the confidence, nor an index."""
-    known = {file_column(file.columns, file.rows), split_column(file), confidence_column(file)}
+    known = {column_of_files(file), split_column(file), confidence_column(file)}
     return [at for at, name in enumerate(file.columns) if at not in known and not _INDEX.fullmatch(name.lower())]

@@ -46,6 +46,9 @@ class _Images:
         self.notes = notes
         self.records: list[Record] = []
         self.image: dict[str, str] = {}
+        self.label: dict[str, str] | None = None
+        """Name and type of the class that is being declared."""
+        self.text = ""
         self.tags: list[str] = []
 
     def doctype(self, *declaration: str | None) -> None:
@@ -54,17 +57,32 @@ class _Images:
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Enter an element."""
-        if tag == "image":
+        self.text = ""
+        if tag == "label":
+            self.label = {}
+        elif tag == "image":
             self.image, self.tags = attributes, []
         elif tag == "tag" and self.image:
             self.tags.append(attributes.get("label", ""))
         elif tag in _SHAPES and self.image:
             self.notes.add("shapes (boxes, polygons, ...), ignored", self.image.get("name", ""))
 
+    def data(self, text: str) -> None:
+        """Collect the text of an element, which may come in pieces."""
+        self.text += text if self.label is not None else ""
+
     def end(self, tag: str) -> None:
-        """Leave an element; an image becomes a record."""
-        if tag != "image":
-            return
+        """Leave an element; an image becomes a record, and a label of images a class."""
+        if tag in ("name", "type") and self.label is not None:
+            self.label.setdefault(tag, self.text.strip())
+        elif tag == "label" and self.label is not None:
+            if self.label.get("name") and self.label.get("type", "any") in ("any", "tag"):
+                self.notes.classes[self.label["name"]] = None
+            self.label = None
+        elif tag == "image":
+            self._end_image()
+
+    def _end_image(self) -> None:
         name, subset = self.image.get("name", ""), self.image.get("subset", "")
         if name:
             # the same name recurs across subsets, whose images stand in folders of that name

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 
 from tagger import storage
-from tagger.data.labels import azure, class_folders, head
+from tagger.data.labels import azure, class_folders, head, sidecar_text
 from tagger.data.labels.formats import FORMATS
-from tagger.data.labels.record import Format, LabelFile, Notes, split_of
+from tagger.data.labels.record import NO_COLUMNS, NO_NAMES, ColumnNames, Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
 KNOWN_NAMES = (
     "metadata.csv", "metadata.jsonl", "metadata.parquet", "labels.json", "labels.csv", "labels.parquet",
-    "annotations.xml", "synsets.txt", "_classes.csv", "_annotations.coco.json",
+    "annotations.xml", "synsets.txt", "_classes.csv", "_annotations.coco.json", "image_class_labels.txt",
+    "list_attr_celeba.txt",
 )  # fmt: skip
 """Looked for in the root of a source, and in its folders called train, val, valid, validation or test."""
 
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
-_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xml", ".txt")
+_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".manifest", ".parquet", ".xml", ".txt")
+_SHAPES = 310
+"""Characters of the shapes of the nearest formats in an error."""
+_TABLES = ("table", "parquet")
 _HINTS = {
-    "table": "Name the column of files file_name and that of labels label, or try --label-format delimited",
+    "table": "Name its columns with --file-column and --label-column",
     "json": "Try --label-format with one of these, or a CSV with the columns file_name,label",
     "xml": "Export it as CVAT for images 1.1, or write a CSV with the columns file_name,label",
     "text": "Give it a header line file_name,label, or try --label-format with one of these",
 }
+
+Heads = Callable[[str], LabelFile]
+"""Reads the head of a label file."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,12 @@ class LabelSource:
 
 
 def find(
-    labels: str | None, label_format: str, root: str | None, listing: Sequence[str], notes: Notes
+    labels: str | None,
+    label_format: str,
+    root: str | None,
+    listing: Sequence[str],
+    notes: Notes,
+    columns: ColumnNames = NO_NAMES,
 ) -> LabelSource | str:
     """Return the label files that were named, or those of the source's root; without any, the reason.
 
@@ -64,25 +78,31 @@ def find(
         if chosen:
             raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
         return "the source is no folder; add --labels FILE"
-    return _named_source(place, chosen, listing, notes) if labels or chosen else _root_source(place, listing, notes)
+    heads = partial(head.read_head, notes=notes, columns=columns)
+    found = (
+        _named_source(place, chosen, listing, heads) if labels or chosen else _root_source(place, listing, notes, heads)
+    )
+    if any(columns) and (isinstance(found, str) or found.format.kind not in _TABLES):
+        shown = found if isinstance(found, str) else f"{found.name} was read as {found.format.name}"
+        raise UsageError(f"--file-column, --label-column and --split-column need a table: {shown}")
+    return found
 
 
-def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], notes: Notes) -> LabelSource:
+def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], heads: Heads) -> LabelSource:
     """Return the label files at a place that the user named: a file, or a folder with files of one format."""
     uri = storage.absolute(labels)
     names = _names(uri)
     if names is None:
-        file = head.read_head(uri, notes)
+        file = heads(uri)
         return LabelSource(chosen or _format_of(file), (file,))
-    if chosen is not class_folders.FORMAT:
-        others = [storage.join(uri, name) for name in names if name.lower().endswith(_SUFFIXES)]
-        if found := _known_files(uri, names) or others:
-            files = [head.read_head(file, notes) for file in found]
-            return _one_format(files, chosen, "name one with --labels FILE")
-    inside = [file for file in listing if file.startswith(uri.rstrip("/") + "/")]
-    folder = LabelFile(uri, "folder", listing=inside)
-    if chosen is class_folders.FORMAT:
+    folder = LabelFile(uri, "folder", listing=[file for file in listing if file.startswith(uri.rstrip("/") + "/")])
+    if chosen and chosen.kind == "folder":
         return LabelSource(chosen, (folder,))
+    known, others = _known_files(uri, names), [name for name in names if name.lower().endswith(_SUFFIXES)]
+    if not (known or chosen) and all(name.endswith(".txt") for name in others) and sidecar_text.matches(folder):
+        return LabelSource(sidecar_text.FORMAT, (folder,))
+    if found := known or [storage.join(uri, name) for name in others]:
+        return _one_format(map(heads, found), chosen, "name one with --labels FILE")
     if isinstance(source := _class_folders(folder), LabelSource):
         return source
     raise TableError(
@@ -91,12 +111,12 @@ def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], no
     )
 
 
-def _root_source(root: str, listing: Sequence[str], notes: Notes) -> LabelSource | str:
+def _root_source(root: str, listing: Sequence[str], notes: Notes, heads: Heads) -> LabelSource | str:
     """Return the label files in the root of a source, else its class folders; without either the reason."""
     files = []
     for uri in _known_files(root, _root_names(root)):
         try:
-            file = head.read_head(uri, notes)
+            file = heads(uri)
             _format_of(file)
             files.append(file)
         except TableError as error:
@@ -146,26 +166,42 @@ def _known_files(folder: str, names: Sequence[str]) -> list[str]:
     return [file for file in files if storage.exists(file)]
 
 
-def _one_format(files: list[LabelFile], chosen: Format | None, choice: str) -> LabelSource:
-    files = [file for file in files if not azure.tag_list(file.elements)] or files
+def _one_format(files: Iterable[LabelFile], chosen: Format | None, choice: str) -> LabelSource:
+    """Return label files as one source; of thousands of JSON files only the head of the first is held."""
     found: dict[Format, LabelFile] = {}
+    taken, tags = list[LabelFile](), list[LabelFile]()
     for file in files:
-        found.setdefault(chosen or _format_of(file), file)
+        if azure.tag_list(file.elements):
+            tags.append(file)
+        else:
+            found.setdefault(chosen or _format_of(file), file)
+            taken.append(replace(file, events=()) if taken else file)
+    if not taken:
+        return LabelSource(chosen or _format_of(tags[0]), tuple(tags))
     if len(found) > 1:
         shown = ", ".join(f"{format.name} ({file.uri})" for format, file in found.items())
         raise UsageError(f"label files of several formats: {shown}; {choice}")
-    return LabelSource(next(iter(found)), tuple(files))
+    return LabelSource(next(iter(found)), tuple(taken))
 
 
 def _format_of(file: LabelFile) -> Format:
     """Return the first format that takes a file; raises TableError with the nearest formats and a way out."""
-    possible = [format for format in FORMATS.values() if file.kind != "json" or format.kind == "json"]
+    kinds = _TABLES if file.named != NO_COLUMNS else ("json",) if file.kind == "json" else ()
+    possible = [format for format in FORMATS.values() if not kinds or format.kind in kinds]
     if found := next((format for format in possible if format.matches(file)), None):
         return found
     kind = file.kind if file.kind in ("json", "xml") else "table" if len(file.columns) > 1 else "text"
-    near = "; ".join(f"{format.name} ({format.shape})" for format in FORMATS.values() if format.kind == kind)
+    near = _nearest([format for format in FORMATS.values() if format.kind == kind])
     shown = head.first_words(file)
     raise TableError(f"{file.uri}: no label format takes it, with {shown}. Nearest: {near}. {_HINTS[kind]}")
+
+
+def _nearest(formats: list[Format]) -> str:
+    """Return names and shapes of formats, as many as a reader takes in, then names."""
+    shown = [f"{format.name} ({format.shape})" for format in formats]
+    fits = sum(total <= _SHAPES for total in accumulate(map(len, shown)))
+    rest = [format.name for format in formats[fits:]]
+    return "; ".join(shown[:fits]) + (f"; also {', '.join(rest)}" if rest else "")
 
 
 def split_of_folder(file: LabelFile, root: str | None) -> str | None:

@@ -6,25 +6,57 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import pyarrow as pa
 
 from tagger import schema, storage
-from tagger.data.labels import json_stream, tables, text
+from tagger.data.labels import class_label, json_stream, tables, text
 from tagger.data.labels.columns import file_column
-from tagger.data.labels.record import LabelFile, Notes, dicts
-from tagger.errors import TableError
+from tagger.data.labels.record import NO_NAMES, ColumnNames, Columns, LabelFile, Notes, dicts
+from tagger.errors import TableError, UsageError
 
 ROWS = 1000
 """Rows, lines or elements that a format is detected from."""
 _LINE, _HEAD = 1 << 20, 1 << 22
 """Characters read of a line, and of a text, at most."""
 _SAMPLE = 200
+_LINE_KEYS = ("source-ref", "imageGcsUri")
+"""Keys of formats that are JSON lines, also when there is one line only."""
+_LONG = 1000
+"""Characters of a text in JSON that the head holds: labelme stores whole images."""
 
 
-def read_head(uri: str, notes: Notes) -> LabelFile:
-    """Read the head of a label file; raises TableError when it is empty, SourceError when it cannot be read."""
+def read_head(uri: str, notes: Notes, columns: ColumnNames = NO_NAMES) -> LabelFile:
+    """Read the head of a label file, in which the named columns are found.
+
+    Raises TableError when it is empty, SourceError when it cannot be read, UsageError when it lacks a named column.
+    """
+    file = _read_head(uri, notes)
+    if columns == NO_NAMES:
+        return file
+    position = partial(_position, file)
+    named = Columns(
+        None if columns.file is None else position("--file-column", columns.file),
+        tuple(position("--label-column", name) for name in columns.labels),
+        None if columns.split is None else position("--split-column", columns.split),
+    )
+    return replace(file, named=named)
+
+
+def _position(file: LabelFile, option: str, name: str) -> int:
+    """Return the position of a column by its name, in any case where that is clear."""
+    found = [at for at, column in enumerate(file.columns) if column == name]
+    found = found or [at for at, column in enumerate(file.columns) if column.lower() == name.strip().lower()]
+    if len(found) != 1:
+        have = f"have {', '.join(file.columns[:30])}" if file.columns else "it has no columns"
+        raise UsageError(f"{option} {name}: {len(found) or 'no'} such columns in {file.uri}; {have}")
+    return found[0]
+
+
+def _read_head(uri: str, notes: Notes) -> LabelFile:
     with storage.open_input(uri) as file:
         head = file.read(1 << 12)
     if head[:4] == b"PAR1":
@@ -72,9 +104,8 @@ def _parquet_head(uri: str) -> LabelFile:
     with storage.open_input(uri) as file, schema.named_damage(uri):
         parquet = schema.open_parquet(file)
         names = [field.name for field in parquet.schema_arrow if not _is_content(field.type)]
-        batch = next(parquet.iter_batches(ROWS, columns=names), None)
-    rows = zip(*(column.to_pylist() for column in batch.columns), strict=True) if batch else ()
-    return LabelFile(uri, "parquet", columns=tuple(names), rows=tuple(rows))
+        rows = tuple(islice(class_label.rows(parquet, names, Notes(), ROWS), ROWS))
+    return LabelFile(uri, "parquet", columns=tuple(names), rows=rows)
 
 
 def _is_content(type: pa.DataType) -> bool:
@@ -102,8 +133,10 @@ def _is_json_line(line: str, following: str) -> bool:
         value = json.loads(line.lstrip("\ufeff"))
     except (ValueError, RecursionError):
         return False
-    is_row = following.startswith("{") or (isinstance(value, dict) and file_column(tuple(value)) is not None)
-    return bool(value) and isinstance(value, dict) and is_row
+    if not (value and isinstance(value, dict)):
+        return False
+    names = {*_LINE_KEYS} & value.keys()
+    return bool(names) or following.startswith("{") or file_column(tuple(value)) is not None
 
 
 def _first_of_each_key(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
@@ -112,7 +145,7 @@ def _first_of_each_key(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
     for key, element in islice(json_stream.events(uri, encoding), 50 * ROWS):
         seen[key] += 1
         if seen[key] <= ROWS:
-            yield key, element
+            yield key, element[:_LONG] if isinstance(element, str) else element
         elif not key:
             return
 
@@ -123,10 +156,14 @@ def _text_head(uri: str, encoding: str) -> LabelFile:
     read = list(islice(io.StringIO(start, newline=""), ROWS))
     whole = len(start) < _HEAD and sum(map(len, read)) == len(start)
     lines = [line for line in read if line.strip()]
-    delimiter = text.delimiter_of(lines[0])
+    if not lines:
+        raise TableError(f"{uri}: the label file holds no text in its first {ROWS:,} lines")
+    named = text.named_delimiter(lines[0])
+    lines = lines[1:] if named and len(lines) > 1 else lines
+    delimiter = named or text.delimiter_of(lines[0])
     rows = list(text.csv_rows(lines, delimiter, uri, whole=False))
     rows = rows if whole else rows[: max(1, len(rows) - 1)]  # the last may go on in the next line
-    first = [cell.strip() for cell in rows[0]]
+    first = [cell.strip() for cell in rows[0]] if rows else []
     header = not any(storage.is_image_name(cell) for cell in first)
     if header:
         columns, rows = tuple(first), rows[1:]

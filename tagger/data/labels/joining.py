@@ -62,7 +62,7 @@ def join(
         splits[row] = _split_of(uris[row], near, notes)
         matched += len(near)
     joined = Joined(pa.array(labels, pa.list_(pa.string())), pa.array(splits, pa.string()), matched)
-    _note_odd_classes(joined.labels, notes)
+    _note_classes(joined.labels, notes)
     return joined
 
 
@@ -145,9 +145,12 @@ def _split_of(uri: str, records: list[Record], notes: Notes) -> str | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def _note_odd_classes(labels: pa.ListArray, notes: Notes) -> None:
-    """Note names that differ only in case or spaces, and a column that hardly repeats: text rather than labels."""
+def _note_classes(labels: pa.ListArray, notes: Notes) -> None:
+    """Note classes without an image, names that differ only in case or spaces, and text rather than labels."""
     classes = class_counts(labels)
+    for name in notes.classes:
+        if name not in classes:
+            notes.add("classes without an image", name)
     for names in twins(classes):
         notes.add(TWINS, names)
     if len(classes) > max(_MANY, (len(labels) - labels.null_count) / 2):

@@ -12,17 +12,23 @@ from itertools import islice
 
 from tagger.data.labels import tables
 from tagger.data.labels.cells import is_list_text, labels_in, united
-from tagger.data.labels.columns import file_column, label_columns, other_columns, required_file_column
+from tagger.data.labels.columns import column_of_files, label_columns, other_columns, required_file_column
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record
 from tagger.errors import UsageError
 
 Choose = Callable[[LabelFile], list[int]]
 
+_NO_FINDING = "no finding"
+"""In chest X-ray sets, in a column of several findings a cell."""
 _SIGNS = "|;,"
 _CELLS = 100_000
 """Distinct cells that the separator is decided from: as many as classes and their combinations, not as rows."""
 _RARE = 20
 """One cell in so many may hold a label that stands nowhere else."""
+
+
+def _named(file: LabelFile) -> list[int]:
+    return [*file.named.labels]
 
 
 def _several(file: LabelFile) -> list[int]:
@@ -65,14 +71,21 @@ def _single(file: LabelFile) -> list[int]:
 
 def _read(choose: Choose, file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; raises UsageError when it is unclear what separates the labels of a cell."""
-    columns, separator = choose(file), options.delimiter
-    if separator is None and columns:
-        separator = _separator(file, columns[0], choose is _delimited or columns[0] in _several(file), notes)
+    columns = choose(file) or _named(file)
+    plural = columns if choose is _delimited else _several(file)
+    separators = [options.delimiter] * len(columns)
+    if options.delimiter is None:
+        separators = [_separator(file, at, at in plural, notes) for at in columns]
 
     def labels_of(name: str, cells: Sequence[object]) -> tuple[str, ...] | None:
-        labels = united(labels_in(cell, separator, notes) for cell in cells)
-        if separator is None and labels and any(sign in labels[0] for sign in "|;"):
-            notes.add("labels that look like several in one (if so, use --label-delimiter)", labels[0])
+        found = [labels_in(cell, sign, notes) for cell, sign in zip(cells, separators, strict=True)]
+        for labels, sign in zip(found, separators, strict=True):
+            if sign is None and labels and any(sign in labels[0] for sign in "|;"):
+                notes.add("labels that look like several in one (if so, use --label-delimiter)", labels[0])
+        labels = united(found)
+        if any(separators) and labels and labels[0].lower() == _NO_FINDING and len(labels) == 1:
+            notes.add("cells that say No Finding, taken as known to have no label", name)
+            return ()
         return labels
 
     yield from tables.records(file, columns, labels_of, notes)
@@ -139,10 +152,16 @@ def _unclear(file: LabelFile, signs: list[str], cells: list[str]) -> UsageError:
 
 
 def _is_table(file: LabelFile) -> bool:
-    return file_column(file.columns, file.rows) is not None
+    return column_of_files(file) is not None
 
 
 FORMATS = (
+    Format(
+        "named-columns",
+        "--label-column",
+        lambda file: bool(_named(file)) and _is_table(file),
+        partial(_read, _named),
+    ),
     Format(
         "open-images",
         "ImageID,LabelName,Confidence, a row per label",

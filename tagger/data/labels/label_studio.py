@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from tagger.data.labels import json_stream, tables
 from tagger.data.labels.cells import labels_in, plain_text, united
 from tagger.data.labels.columns import file_column, flag, label_columns
-from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, dicts
-from tagger.errors import TableError
+from tagger.data.labels.record import Fields, Format, LabelFile, Notes, Options, Record, dicts
+from tagger.errors import TableError, UsageError
 
 _ANSWERS = ("annotations", "completions")
 """The latter in exports of old versions."""
@@ -31,8 +31,10 @@ def _are_tasks(file: LabelFile) -> bool:
 def _read_tasks(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per answer that was not cancelled; a task without one is unlabelled.
 
-    Predictions are tags, not labels: they are counted and not read.
+    Predictions are tags, not labels: they are counted and not read. Raises UsageError when there are answers of several
+    controls and --label-field chooses none.
     """
+    fields = Fields(file.uri, options.fields, notes)
     for _, task in json_stream.events(file.uri, file.encoding):
         data = task.get("data") if isinstance(task, dict) else None
         if not (isinstance(task, dict) and isinstance(data, dict) and (name := _file(data))):
@@ -44,7 +46,7 @@ def _read_tasks(file: LabelFile, options: Options, notes: Notes) -> Iterator[Rec
             notes.add("cancelled annotations, skipped", name, len(given) - len(answers))
         if not answers and task.get("predictions"):
             notes.add("tasks with predictions but no annotation (predictions are not labels)", name)
-        yield from (Record(name, _labels(answer, notes)) for answer in answers)
+        yield from (Record(name, _labels(answer, fields, notes)) for answer in answers)
         if not answers:
             yield Record(name, None)
 
@@ -56,16 +58,26 @@ def _file(data: dict[str, object]) -> str:
     return (values[at] if at is not None else "") or next((value for value in values if "/" in value), "")
 
 
-def _labels(answer: dict[str, object], notes: Notes) -> tuple[str, ...] | None:
-    """Return the choices; () when there are none, None when the answer holds only regions."""
+def _labels(answer: dict[str, object], fields: Fields, notes: Notes) -> tuple[str, ...] | None:
+    """Return the choices; () when there are none, None when the answer holds only regions or other questions."""
     results = dicts(answer.get("result"))
-    chosen = [result for result in results if result.get("type") in _KINDS]
+    regions = {result.get("id") for result in results if result.get("type") not in _KINDS} - {None}
+    chosen = list[dict[str, object]]()
     for result in results:
         if result.get("type") not in _KINDS:
             notes.add("results that are neither choices nor taxonomy, ignored", str(result.get("type")))
+        elif result.get("id") in regions or _is_of_region(result.get("value")):
+            notes.add("answers about a region, ignored", str(result.get("from_name")))
+        elif fields.take(str(result.get("from_name"))):
+            chosen.append(result)
     if results and not chosen:
         return None
     return united(labels_in(result.get("value") or {}, None, notes) for result in chosen) or ()
+
+
+def _is_of_region(value: object) -> bool:
+    """Return whether a value has coordinates beside its choices."""
+    return isinstance(value, dict) and bool(value.keys() - {*_KINDS})
 
 
 def _are_rows(file: LabelFile) -> bool:
@@ -74,14 +86,14 @@ def _are_rows(file: LabelFile) -> bool:
 
 
 def _read_rows(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per row; raises TableError when it is not plain which columns hold the choices."""
+    """Yield a record per row; raises UsageError when it is not plain which columns hold the choices."""
     names = [name for name in file.columns if name not in _KNOWN]
     at = file_column(names)
     if at is None:
         raise TableError(f"{file.uri}: no column of images; have {', '.join(file.columns)}")
     image = names.pop(at)
     skips = [name for name in _CANCELLED if name in file.columns]
-    chosen = [file.columns.index(name) for name in (image, *skips, *_controls(file, names))]
+    chosen = [file.columns.index(name) for name in (image, *skips, *_controls(file, names, options))]
     for cell, *cells in tables.rows(file, chosen, notes):
         if not (name := plain_text(cell)):
             notes.add("tasks without an image", ", ".join(map(str, cells))[:80])
@@ -91,14 +103,18 @@ def _read_rows(file: LabelFile, options: Options, notes: Notes) -> Iterator[Reco
             yield Record(name, united(labels_in(value, options.delimiter, notes) for value in cells[len(skips) :]))
 
 
-def _controls(file: LabelFile, names: list[str]) -> list[str]:
-    """Return the columns with choices: by their values, else those named like labels, else the only one left."""
+def _controls(file: LabelFile, names: list[str], options: Options) -> list[str]:
+    """Return the columns of --label-field, else the only one by its values, its name, or for want of another."""
+    if options.fields:
+        if missing := next((name for name in options.fields if name not in names), None):
+            raise UsageError(f"--label-field {missing}: {file.uri} has the columns {', '.join(names)}")
+        return [*options.fields]
     chosen = [name for name in names if any(_holds_choices(row[file.columns.index(name)]) for row in file.rows)]
     named = [name for name in names if name.lower() in ("choice", "choices", "taxonomy")]
     named += [names[at] for plural in (False, True) for at in label_columns(names, plural)]
     found = sorted(set(chosen or named or names))
-    if len(found) > 1 and not (chosen or named):
-        raise TableError(f"{file.uri}: cannot tell which column holds the labels among {', '.join(found)}")
+    if len(found) > 1:
+        raise UsageError(f"{file.uri}: several columns may hold labels, {', '.join(found)}; choose with --label-field")
     return found
 
 
@@ -108,7 +124,21 @@ def _holds_choices(value: object) -> bool:
 
 FORMATS = (
     Format(
-        "label-studio", "a JSON list of tasks with data and annotations", _are_tasks, _read_tasks, "json", merges=True
+        "label-studio",
+        "a JSON list of tasks with data and annotations",
+        _are_tasks,
+        _read_tasks,
+        "json",
+        merges=True,
+        has_fields=True,
     ),
-    Format("label-studio-rows", "Label Studio's JSON_MIN or CSV", _are_rows, _read_rows, "json", merges=True),
+    Format(
+        "label-studio-rows",
+        "Label Studio's JSON_MIN or CSV",
+        _are_rows,
+        _read_rows,
+        "json",
+        merges=True,
+        has_fields=True,
+    ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from tagger.data.labels import tables
-from tagger.data.labels.columns import file_column, flag, flag_columns, other_columns, required_file_column
+from tagger.data.labels.columns import column_of_files, flag, flag_columns, other_columns, required_file_column
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, unique
 from tagger.errors import TableError
 
@@ -19,13 +19,14 @@ def matches(file: LabelFile) -> bool:
     """
     if file.columns and file.columns[0].lower() == "pixel value":
         raise TableError(f"{file.uri}: a legend of segmentation masks (columns {', '.join(file.columns)}), not labels")
-    return file_column(file.columns, file.rows) is not None and bool(flag_columns(file))
+    return column_of_files(file) is not None and bool(flag_columns(file))
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; a row that sets no class is known to have none, a row with a gap is unlabelled."""
     columns = flag_columns(file) or other_columns(file)
-    classes, meanings = [file.columns[at] for at in columns], _meanings(file, columns)
+    classes, meanings = [file.columns[at] for at in columns], _meanings(file, columns, notes)
+    notes.classes.update(dict.fromkeys(classes))
 
     def labels_of(name: str, cells: Sequence[object]) -> tuple[str, ...] | None:
         chosen = [meanings.get(flag(cell)) for cell in cells]
@@ -39,14 +40,18 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     yield from tables.records(file, columns, labels_of, notes)
 
 
-def _meanings(file: LabelFile, columns: Sequence[int]) -> Mapping[str, bool]:
+def _meanings(file: LabelFile, columns: Sequence[int], notes: Notes) -> Mapping[str, bool]:
     """Return the values that set a class, and those that do not, by all the values in the file.
 
-    Where 0 says no, -1 and gaps mean unsure; else -1 says no; in a file of nothing but 1 and gaps a gap does.
+    Where 0 says no, -1 means unsure, and so do gaps unless -1 does (CheXpert, where a gap is a finding that is not
+    mentioned); else -1 says no; in a file of nothing but 1 and gaps a gap does.
     """
     rows = tables.rows(file, [required_file_column(file), *columns], Notes())
     found = {flag(cell) for _, *cells in rows for cell in cells}
-    no = next((words for words in (_NO, ("-1",), ("",)) if found & set(words)), ())
+    no: Sequence[str] = next((words for words in (_NO, ("-1",), ("",)) if found & set(words)), ())
+    if no == _NO and {"-1", ""} <= found:
+        no = (*_NO, "")
+        notes.add("files with 0, -1 and blanks, read as no, unsure and no", file.uri)
     return {"1": True, "true": True, **dict.fromkeys(no, False)}
 
 

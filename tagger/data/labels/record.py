@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tagger import storage
+from tagger.errors import UsageError
 
 EXAMPLES = 3
 _EXAMPLE = 500  # characters; a label may be a whole text
@@ -39,6 +40,8 @@ class Notes:
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    classes: dict[str, None] = field(default_factory=dict)
+    """Classes that the label files name, whether an image has them or not."""
 
     def add(self, kind: str, example: str = "", count: int = 1) -> None:
         """Count one more of this kind; its first examples are stored."""
@@ -72,6 +75,30 @@ class Options:
     """Class names by id."""
     tags: Mapping[str, str | None] = field(default_factory=dict)
     """Azure: tag id -> name, None for the negative tag."""
+    fields: tuple[str, ...] = ()
+    """Questions whose answers are labels: controls of Label Studio, jobs of SageMaker, attributes of VIA."""
+
+
+class ColumnNames(NamedTuple):
+    """The columns of a table that the user named."""
+
+    file: str | None = None
+    labels: tuple[str, ...] = ()
+    split: str | None = None
+
+
+NO_NAMES = ColumnNames()
+
+
+class Columns(NamedTuple):
+    """The positions of the columns that the user named."""
+
+    file: int | None = None
+    labels: tuple[int, ...] = ()
+    split: int | None = None
+
+
+NO_COLUMNS = Columns()
 
 
 @dataclass(frozen=True)
@@ -94,6 +121,8 @@ class LabelFile:
     """First (key, element) pairs of a JSON document."""
     listing: Sequence[str] = ()
     """Of a folder: the uris of its images."""
+    named: Columns = NO_COLUMNS
+    """Columns that the user named; they come before those found by content and name."""
 
     @property
     def folder(self) -> str:
@@ -117,9 +146,29 @@ class Format:
     """Return whether a file has this format, by its content."""
     read: Callable[[LabelFile, Options, Notes], Iterator[Record]]
     kind: str = "table"
-    """table, parquet, json, xml, text or folder: errors list the formats of a file's kind."""
+    """table, parquet, json, jsonl, xml, text or folder: errors list the formats of a file's kind."""
     merges: bool = False
     """Several records of one file are one set of labels; otherwise they are a conflict."""
+    has_fields: bool = False
+    """Its files may answer several questions, of which --label-field chooses."""
+
+
+class Fields:
+    """The questions whose answers are labels: those of --label-field, else the only one that a file has."""
+
+    def __init__(self, uri: str, chosen: Collection[str], notes: Notes) -> None:
+        self.uri, self.chosen, self.notes, self.seen = uri, chosen, notes, dict[str, None]()
+
+    def take(self, name: str) -> bool:
+        """Return whether the answers to a question are labels; raises UsageError at a second one without a choice."""
+        self.seen[name] = None
+        if not self.chosen and len(self.seen) > 1:
+            one, other = list(self.seen)[:2]
+            raise UsageError(f"{self.uri}: answers several questions, {one} and {other}; choose with --label-field")
+        if self.chosen and name not in self.chosen:
+            self.notes.add("answers to questions other than --label-field, ignored", name)
+            return False
+        return True
 
 
 def unique(labels: Iterable[str]) -> tuple[str, ...]:

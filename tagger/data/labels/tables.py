@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 
 from tagger import schema, storage
-from tagger.data.labels import columns, json_stream, text
+from tagger.data.labels import class_label, columns, json_stream, text
 from tagger.data.labels.cells import plain_text
 from tagger.data.labels.record import LabelFile, Notes, Record, split_of
 from tagger.errors import TableError
@@ -30,7 +30,7 @@ def records(
     file_at, split_at = columns.required_file_column(file), columns.split_column(file)
     sure_at = columns.confidence_column(file)
     if not label_columns:
-        raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; call one `label`")
+        raise TableError(f"{file.uri}: no label column; have {', '.join(file.columns)}; name one with --label-column")
     names = [file.columns[at] for at in label_columns]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TableError(f"{file.uri}: two columns are named {twice!r}; rename or remove one")
@@ -54,7 +54,7 @@ def rows(file: LabelFile, chosen: Sequence[int], notes: Notes) -> Iterator[Row]:
     """
     names = [file.columns[at] for at in chosen]
     if file.kind == "parquet":
-        yield from _parquet_rows(file.uri, names)
+        yield from _parquet_rows(file.uri, names, notes)
     elif file.kind == "text":
         with text.open_text(file.uri, file.encoding) as lines:
             yield from _csv_rows(file, chosen, text.csv_rows(lines, file.delimiter, file.uri), notes)
@@ -80,10 +80,9 @@ def _csv_rows(file: LabelFile, chosen: Sequence[int], found: Iterator[list[str]]
         yield tuple(cells[at] for at in chosen)
 
 
-def _parquet_rows(uri: str, names: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(uri: str, names: Sequence[str], notes: Notes) -> Iterator[Row]:
     with storage.open_input(uri) as file, schema.named_damage(uri):
-        for batch in schema.open_parquet(file).iter_batches(columns=list(dict.fromkeys(names))):
-            yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+        yield from class_label.rows(schema.open_parquet(file), names, notes)
 
 
 def json_lines(uri: str, encoding: str) -> Iterator[dict[str, object]]:

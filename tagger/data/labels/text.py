@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator
 from typing import TextIO
 
@@ -15,6 +16,7 @@ from tagger.errors import TableError
 BLANK = "\ufeff \t\r\n"
 """Characters around the content of a file that mean nothing."""
 _CHUNK = 1 << 20
+_SEP = re.compile(r'\ufeff?"?sep=([,;|\t])"?[\r\n]*', re.IGNORECASE)
 
 
 def encoding_of(uri: str) -> str:
@@ -51,9 +53,10 @@ def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True)
 
     def counted() -> Iterator[str]:
         nonlocal quotes
-        for line in lines:
-            quotes += line.count('"')
-            yield line
+        for number, line in enumerate(lines):
+            shown = "\n" if number == 0 and named_delimiter(line) else line
+            quotes += shown.count('"')
+            yield shown
 
     reader = csv.reader(counted(), delimiter=delimiter, skipinitialspace=True)
     while True:
@@ -68,6 +71,12 @@ def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True)
             raise TableError(f"{uri}: line {before + 1} opens a quote that is not closed")
         if any(cell.strip() for cell in row):
             yield row
+
+
+def named_delimiter(line: str) -> str:
+    """Return the separator that the first line of a CSV for Excel names, as in `sep=;`; empty for any other line."""
+    match = _SEP.fullmatch(line)
+    return match[1] if match else ""
 
 
 def delimiter_of(line: str) -> str:

@@ -1,0 +1,39 @@
+"""The options for reading labels, declared once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tagger.options import Option
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Where the labels of a source are, and how they are read."""
+
+    labels: Annotated[str | None, Option("Label file or folder of them; default: looked for in SOURCE.")] = None
+    label_format: Annotated[str, Option("auto, none, or a name in docs/labels.md.")] = "auto"
+    file_column: Annotated[str | None, Option("Column of files in a table of labels.")] = None
+    label_column: Annotated[
+        tuple[str, ...], Option("Column of labels in a table; repeat it, or separate names by commas, for several.")
+    ] = ()
+    split_column: Annotated[str | None, Option("Column of splits in a table of labels.")] = None
+    label_field: Annotated[
+        tuple[str, ...],
+        Option("Question whose answers are labels: Label Studio control, SageMaker job, VIA attribute."),
+    ] = ()
+    label_delimiter: Annotated[
+        str | None, Option("Separator of the labels in one cell; '' when a cell is one label.")
+    ] = None
+    label_names: Annotated[str | None, Option("File of class names by id: a text list, CSV, JSON or YAML.")] = None
+    merge_rows: Annotated[bool, Option("Take the labels of all rows of an image together (one row per label).")] = False
+
+    def __post_init__(self) -> None:
+        """Take one name for a tuple of one."""
+        for name in ("label_column", "label_field"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,))
+
+
+DEFAULTS = LabelOptions()

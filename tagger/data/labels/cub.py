@@ -1,0 +1,44 @@
+"""CUB and NABirds: `images.txt`, `image_class_labels.txt`, `classes.txt` and `train_test_split.txt`, joined by id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from tagger import storage
+from tagger.data.labels import text
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, names_of
+
+IMAGES, LABELS, CLASSES, SPLITS = "images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt"
+
+
+def matches(file: LabelFile) -> bool:
+    """Return whether this is the list of images or of labels, beside the other."""
+    name = file.uri.rpartition("/")[2]
+    pairs = file.kind == "text" and all(len(line.split()) > 1 for line in file.lines)
+    others = {IMAGES: LABELS, LABELS: IMAGES}
+    return name in others and pairs and storage.exists(storage.join(file.folder, others[name]))
+
+
+def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per image; the images lie in the folder `images` beside the lists."""
+    names = options.names or _pairs(file.folder, CLASSES)
+    notes.classes.update(dict.fromkeys(names.values()))
+    class_of, is_training = _pairs(file.folder, LABELS), _pairs(file.folder, SPLITS)
+    splits = {"1": "train", "0": "test"}
+    for image_id, path in _pairs(file.folder, IMAGES).items():
+        ids = [class_of[image_id]] if image_id in class_of else []
+        labels = names_of(ids, names, notes) if names else tuple(ids)
+        yield Record(f"images/{path}", labels or None, splits.get(is_training.get(image_id, "")))
+
+
+def _pairs(folder: str, name: str) -> Mapping[str, str]:
+    """Return id -> rest of the line; empty when there is no such list."""
+    uri = storage.join(folder, name)
+    if not storage.exists(uri):
+        return {}
+    with text.open_text(uri, text.encoding_of(uri)) as lines:
+        cells = (line.strip(text.BLANK).split(maxsplit=1) for line in lines)
+        return {row[0]: row[1] for row in cells if len(row) > 1}
+
+
+FORMAT = Format("cub", "images.txt and image_class_labels.txt, joined by id", matches, read, "text")

@@ -1,0 +1,94 @@
+"""VGG Image Annotator 2: file attributes in a project, or in its exports as JSON and CSV."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from tagger.data.labels import json_stream, tables
+from tagger.data.labels.cells import labels_in, united
+from tagger.data.labels.record import Fields, Format, LabelFile, Notes, Options, Record
+from tagger.errors import TableError
+
+_IMAGES, _ATTRIBUTES = "_via_img_metadata", "_via_attributes"
+_KEYS = ("filename", "file_attributes")
+_OWN = {"caption", "public_domain", "image_url", "width", "height"}
+"""Attributes that VIA starts with, and sizes: no labels unless --label-field names them."""
+
+
+def matches(file: LabelFile) -> bool:
+    """Return whether there are files with attributes: a project, or the exported part of one."""
+    if file.kind == "text":
+        return set(_KEYS) <= set(_columns(file))
+    values = [element[1] for key, element in file.events if key == _IMAGES and isinstance(element, tuple)]
+    names = {element[0] for _, element in file.events if isinstance(element, tuple)}
+    return any(isinstance(value, dict) and set(_KEYS) <= value.keys() for value in values) or set(_KEYS) <= names
+
+
+def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per image; raises UsageError when several attributes are filled and --label-field chooses none."""
+    fields = Fields(file.uri, options.fields, notes)
+    for name, attributes in _csv_images(file, notes) if file.kind == "text" else _json_images(file, notes):
+        own = _OWN - {*options.fields}
+        filled = {key: value for key, value in attributes.items() if value not in ("", None, {}) and key not in own}
+        found = [labels_in(_chosen(filled[key]), options.delimiter, notes) for key in filled if fields.take(key)]
+        yield Record(name, united(found))
+
+
+def _chosen(value: object) -> object:
+    """Return the options of a checkbox that are set; the value of any other attribute as it is."""
+    return [option for option, is_set in value.items() if is_set] if isinstance(value, dict) else value
+
+
+def _json_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield (file name, attributes) of a project, or of an export, in which each image is a key of its own."""
+    image: dict[str, object] = {}
+    for key, element in json_stream.events(file.uri, file.encoding):
+        if not isinstance(element, tuple):
+            continue
+        name, value = element
+        if key == _IMAGES:
+            yield from _image(value)
+        elif key == _ATTRIBUTES:
+            _note_classes(name, value, notes)
+        elif name in _KEYS:
+            image[name] = value
+            if len(image) == len(_KEYS):
+                yield from _image(image)
+                image = {}
+
+
+def _image(value: object) -> Iterator[tuple[str, Mapping[str, object]]]:
+    attributes = value.get("file_attributes") if isinstance(value, dict) else None
+    if isinstance(value, dict) and isinstance(attributes, dict):
+        yield str(value.get("filename")), attributes
+
+
+def _note_classes(kind: object, attributes: object, notes: Notes) -> None:
+    """Note the options of the attributes of files."""
+    if kind == "file" and isinstance(attributes, dict):
+        for attribute in attributes.values():
+            options = attribute.get("options") if isinstance(attribute, dict) else None
+            notes.classes.update(dict.fromkeys(options if isinstance(options, dict) else {}))
+
+
+def _csv_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[str, object]]]:
+    if not matches(file):
+        raise TableError(f"{file.uri}: no columns filename and file_attributes; have {', '.join(file.columns)}")
+    chosen = [_columns(file).index(name) for name in _KEYS]
+    for name, cell in tables.rows(file, chosen, notes):
+        try:
+            attributes = json.loads(str(cell or "{}"))
+        except (ValueError, RecursionError) as error:
+            raise TableError(f"{file.uri}: file_attributes of {name} are not JSON ({error})") from error
+        yield str(name), attributes if isinstance(attributes, dict) else {}
+
+
+def _columns(file: LabelFile) -> list[str]:
+    """Return the columns; version 1 writes a `#` before the first."""
+    return [name.removeprefix("#").strip() for name in file.columns]
+
+
+FORMAT = Format(
+    "via", "VGG Image Annotator's project, JSON or CSV with file attributes", matches, read, "json", has_fields=True
+)

@@ -1,0 +1,55 @@
+"""Pascal VOC `ImageSets/Main`: `<class>_<split>.txt` with `000012 -1` a line; 1 has the class, 0 is difficult."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+from tagger import storage
+from tagger.data.labels import text
+from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, split_of
+
+_NAME = re.compile(r"(?P<label>.+)_(?P<split>train|val|trainval|test)\.txt")
+_SPLITS = ("train.txt", "val.txt", "trainval.txt", "test.txt")
+_LINE = re.compile(r"(?P<stem>\S+)[ \t]+(?P<answer>-1|0|1)")
+
+
+def matches(file: LabelFile) -> bool:
+    """Return whether a file called after a class and a split answers -1, 0 or 1; or is the list of a whole split."""
+    if file.kind != "text":
+        return False
+    name = file.uri.rpartition("/")[2]
+    found = [_LINE.fullmatch(line.strip()) for line in file.lines]
+    if parts := _NAME.fullmatch(name):
+        is_beside_split = partial(storage.exists, storage.join(file.folder, f"{parts['split']}.txt"))
+        return all(found) and (any(match["answer"] == "-1" for match in found if match) or is_beside_split())
+    return name in _SPLITS and not any(found) and _has_classes(file.folder, name)
+
+
+def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
+    """Yield a record per line: the class, or that it does not apply; a difficult one is neither."""
+    if not (name := _NAME.fullmatch(file.uri.rpartition("/")[2])):
+        return  # the list of a split repeats what those of the classes say
+    label, split = name["label"], split_of(name["split"])
+    notes.classes[label] = None
+    with text.open_text(file.uri, file.encoding) as lines:
+        for line in filter(None, (line.strip(text.BLANK) for line in lines)):
+            if not (match := _LINE.fullmatch(line)):
+                notes.add("lines that are not a name and -1, 0 or 1", line[:80])
+            elif match["answer"] == "0":
+                notes.add("difficult objects, neither a label nor its absence", f"{match['stem']}: {label}")
+                yield Record(match["stem"], None, split)
+            elif match["answer"] == "1":
+                yield Record(match["stem"], (label,), split)
+            else:
+                yield Record(match["stem"], None, split, (label,))
+
+
+def _has_classes(folder: str, split: str) -> bool:
+    if folder.startswith(("http://", "https://")):
+        return False
+    return any(name.endswith(f"_{split}") for name in storage.names_in(folder) or ())
+
+
+FORMAT = Format("voc", "CLASS_train.txt with a name and -1, 0 or 1 a line", matches, read, "text", merges=True)
