@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pictures import backbone, photo
+from pictures import backbone, photo, write_stripes
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -776,3 +776,16 @@ def test_train_and_evaluate_from_the_command_line(
     assert ran.returncode == 1
     assert ran.stderr.startswith("tagger: --out")
     assert len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_hub_the_backbone_is_imagenet_and_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    checkpoint.default_backbone.cache_clear()
+    write_stripes(tmp_path / "data", 12)
+    info = train(str(tmp_path / "data"), str(tmp_path / "out"), TrainConfig(method="probe"))
+    assert info.architecture == "tf_efficientnet_lite0"
+    bundle = json.loads((tmp_path / "out" / "tagger.json").read_text())
+    assert bundle["training"]["backbone"] == "imagenet"
+    assert caplog.text.count("training on imagenet") == 1

@@ -34,7 +34,8 @@ class BenchmarkConfig:
     ] = None
     image_size: Annotated[int, Option("Input size in pixels of models on pixels.", ge=16)] = 32
     backbone: Annotated[
-        str, Option("Backbone of knn-features, probe and finetune: timm/NAME, local-dir:FOLDER or a checkpoint.")
+        str,
+        Option("Backbone of knn-features, probe and finetune: timm/NAME, imagenet, local-dir:FOLDER or a checkpoint."),
     ] = DEFAULT_BACKBONE
     device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
 

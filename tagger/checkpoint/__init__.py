@@ -7,6 +7,7 @@ from tagger.checkpoint.load import (
     WEIGHTS,
     build,
     build_resized,
+    default_backbone,
     describe,
     list_checkpoints,
     record_agreement,
@@ -15,6 +16,6 @@ from tagger.checkpoint.packaged import PACKAGED
 from tagger.checkpoint.save import save
 
 __all__ = [
-    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "build", "build_resized", "describe", "list_checkpoints",
-    "record_agreement", "save",
+    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "build", "build_resized", "default_backbone", "describe",
+    "list_checkpoints", "record_agreement", "save",
 ]  # fmt: skip

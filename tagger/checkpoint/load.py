@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -25,14 +26,24 @@ if TYPE_CHECKING:
 
     from tagger.models.backbone import TimmNet
 
+log = logging.getLogger(__name__)
+
+DEFAULT_BACKBONE = "mobilenetv3_large_100.ra_in1k"
+"""Backbone to train on when none is named and the hub is in reach."""
+HUB_TIMEOUT = 3.0
+"""Seconds in which the hub must answer."""
 WEIGHTS, CONFIG, BUNDLE, CARD = "model.safetensors", "config.json", "tagger.json", "README.md"
 
 
 def describe(model: str) -> ModelInfo:
     """Find a model: a checkpoint folder or URL, `local-dir:FOLDER`, `timm/NAME` from the hub, or `imagenet`.
 
+    `auto` is the default backbone.
+
     Raises ModelError when something is missing or does not fit, naming both sides.
     """
+    if model == "auto":
+        return describe(default_backbone())
     if model.startswith("timm/"):
         return _describe_published(model.removeprefix("timm/"))
     if model.startswith("local-dir:"):
@@ -53,6 +64,23 @@ def describe(model: str) -> ModelInfo:
             f"{model}: has no {BUNDLE}, so it is not a tagger checkpoint; for a timm folder use local-dir:{model}"
         )
     return _describe_folder(folder, _read_json(storage.join(folder, BUNDLE)))
+
+
+@functools.cache
+def default_backbone() -> str:
+    """Return the backbone to train on when none is named: the hub's, or `imagenet` where it is out of reach."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    hub_id = f"timm/{DEFAULT_BACKBONE}"
+    if isinstance(try_to_load_from_cache(hub_id, WEIGHTS), str):
+        return f"timm/{DEFAULT_BACKBONE}"
+    try:
+        get_hf_file_metadata(hf_hub_url(hub_id, WEIGHTS), timeout=HUB_TIMEOUT)
+    except Exception:  # of whichever HTTP client the hub uses
+        log.warning("training on imagenet: the hub, which has timm/%s, is out of reach", DEFAULT_BACKBONE)
+        return "imagenet"
+    log.warning("training on timm/%s, from the hub", DEFAULT_BACKBONE)
+    return f"timm/{DEFAULT_BACKBONE}"
 
 
 def build(info: ModelInfo) -> nn.Module:

@@ -17,7 +17,8 @@ from tagger.training import schedules
 
 CROP_MODES = {"crop": "center", "letterbox": "border", "squash": "squash"}
 """--fit -> timm's crop_mode."""
-DEFAULT_BACKBONE = "timm/mobilenetv3_large_100.ra_in1k"
+DEFAULT_BACKBONE = "auto"
+"""The hub's default backbone where it is in reach, else `imagenet`."""
 _AUGMENT = re.compile(r"none|v0r?|originalr?|3a|(rand|augmix)(-(m|n|mmax|inc|w|d)\d+|-(mstd|p|a)\d+(\.\d+)?|-[bt]\w+)*")
 """Policies that timm.data.auto_augment reads."""
 
@@ -32,9 +33,13 @@ _COSINE = {"schedule": ("cosine",)}
 class TrainConfig:
     """Options of one training; raises UsageError for values that are not allowed."""
 
-    backbone: Annotated[str, _Pretrained("timm/NAME, local-dir:FOLDER in timm's layout, or a checkpoint.")] = (
-        DEFAULT_BACKBONE
-    )
+    backbone: Annotated[
+        str,
+        _Pretrained(
+            "timm/NAME, imagenet, local-dir:FOLDER in timm's layout, or a checkpoint. auto: "
+            "timm/mobilenetv3_large_100.ra_in1k where the hub has it or can be reached, else imagenet."
+        ),
+    ] = DEFAULT_BACKBONE
     method: Annotated[
         Literal["auto", "probe", "finetune", "knn", "scratch"],
         Option(

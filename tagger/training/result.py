@@ -18,7 +18,7 @@ from tagger.evaluation.calibration import Threshold
 from tagger.evaluation.metrics import Evaluation
 from tagger.inference.engines import Float32Array
 from tagger.reporting import plots
-from tagger.training.config import TrainConfig
+from tagger.training.config import DEFAULT_BACKBONE, TrainConfig
 from tagger.training.data import TrainingData
 from tagger.training.methods import TrainedNetwork
 from tagger.training.probe import scores_of
@@ -113,7 +113,8 @@ def _calibration(trained: Trained) -> dict[str, object]:
 
 def _training(trained: Trained, command: str) -> dict[str, object]:
     fitted, config, dataset = trained.fitted, trained.config, trained.data.dataset
-    backbone = storage.public_uri(config.backbone) if storage.is_remote(config.backbone) else config.backbone
+    backbone = checkpoint.default_backbone() if config.backbone == DEFAULT_BACKBONE else config.backbone
+    backbone = storage.public_uri(backbone) if storage.is_remote(backbone) else backbone
     hyperparameters = options.used(config, method=fitted.method) | {"method": config.method}
     if "backbone" in hyperparameters:
         hyperparameters["backbone"] = backbone
