@@ -16,6 +16,7 @@ from typing import Any
 
 import boto3
 import pytest
+import s3fs
 from pictures import MODEL, photo
 from processes import TIMEOUT, started, wait_until
 
@@ -63,6 +64,7 @@ def client(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # of tests without credentials
     return boto3.client("s3")
 
 

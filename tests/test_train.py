@@ -191,7 +191,9 @@ def test_a_first_run_decodes_every_image_once_and_a_second_none_before_its_first
 
     reads: list[str] = []
     read = storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda uri, *rest: (reads.append(uri), read(uri, *rest))[1])
+    monkeypatch.setattr(
+        storage, "read_bytes", lambda uri, *rest, **more: (reads.append(uri), read(uri, *rest, **more))[1]
+    )
 
     def images() -> list[str]:
         return [uri for uri in reads if "/coloured/" in uri]
