@@ -20,7 +20,8 @@ LEAST = 30
 """Values per sample below which nothing is tested."""
 _EXPECTED = 5.0
 """Categories expected less often in a sample are taken together: the chi-squared test needs it (Cochran 1954)."""
-_FOLDS = 5
+_FOLDS, _SHUFFLES = 5, 100
+_NEIGHBOURS, _UNLIKE = 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -73,27 +74,65 @@ def jensen_shannon(reference: Array, current: Array) -> float:
     return float(jensenshannon(reference, current, base=2)) if reference.any() and current.any() else 0.0
 
 
-def classify_domains(reference: Array, current: Array, seed: int = 0) -> tuple[Difference, npt.NDArray[np.float64]] | None:
-    """Tell two samples of embeddings (N, D) apart: a logistic regression, five-fold cross-validated.
+def classify_domains(
+    reference: Array, current: Array, seed: int = 0
+) -> tuple[Difference, npt.NDArray[np.float64]] | None:
+    """Tell two samples of embeddings (N, D) apart by a ridge classifier, five-fold cross-validated.
 
-    Returns 2 AUC - 1 with the test of Mann and Whitney, and for each row, those of the reference first, its
-    out-of-fold probability of being current. None when a sample is too small.
+    Returns 2 AUC - 1, tested against the AUCs of shuffled periods, and the out-of-fold score of each row, those of the
+    reference first: the higher, the more like the current ones. The AUCs of cross-validation spread more than those of
+    independent scores, hence the shuffling. None when a sample is too small.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if min(len(reference), len(current)) < LEAST:
         return None
     features = np.concatenate([reference, current]).astype(np.float32)
-    domain = np.repeat([0, 1], [len(reference), len(current)])
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=200))
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    scores = cross_val_predict(classifier, features, domain, cv=folds, method="predict_proba")[:, 1]
-    found = stats.mannwhitneyu(scores[domain == 1], scores[domain == 0], alternative="greater", method="asymptotic")
-    area = float(found.statistic) / (len(reference) * len(current))
-    return Difference(max(0.0, 2 * area - 1), float(found.pvalue)), scores
+    periods = np.repeat([0.0, 1.0], [len(reference), len(current)])
+    rng = np.random.default_rng(seed)
+    targets = np.column_stack([periods, *(rng.permutation(periods) for _ in range(_SHUFFLES))])
+    classifier = make_pipeline(StandardScaler(), Ridge(alpha=len(features)))
+    scores = cross_val_predict(classifier, features, targets, cv=KFold(_FOLDS, shuffle=True, random_state=seed))
+    areas = _areas(scores, targets)
+    z = (areas[0] - areas[1:].mean()) / areas[1:].std()
+    return Difference(max(0.0, 2 * float(areas[0]) - 1), float(stats.norm.sf(z))), scores[:, 0]
+
+
+def _areas(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
+    """Return the area under the ROC curve of each column of scores (N, K) for targets of 0 and 1."""
+    positive = targets.sum(axis=0)
+    sums = (stats.rankdata(scores, axis=0) * targets).sum(axis=0)
+    areas: npt.NDArray[np.float64] = (sums - positive * (positive + 1) / 2) / (positive * (len(targets) - positive))
+    return areas
+
+
+def find_novel(reference: Array, current: Array) -> tuple[Difference, npt.NDArray[np.float64]] | None:
+    """Count embeddings (N, D) that are unlike the reference: few of them among many move no mean and no AUC.
+
+    One is unlike it when its cosine distance to the fifth nearest of the reference is over that of all but 1% of the
+    reference's own (left out one by one). Returns the share of these with Fisher's exact test, and each distance. None
+    when a sample is too small.
+    """
+    if min(len(reference), len(current)) < LEAST:
+        return None
+    own, distances = _distances(reference, reference, 1), _distances(reference, current, 0)
+    limit = np.quantile(own, 1 - _UNLIKE)
+    beyond = [int((each > limit).sum()) for each in (distances, own)]
+    counts = [[beyond[0], len(distances) - beyond[0]], [beyond[1], len(own) - beyond[1]]]
+    effect = beyond[0] / len(distances) - beyond[1] / len(own)
+    return Difference(max(0.0, effect), float(stats.fisher_exact(counts, alternative="greater").pvalue)), distances
+
+
+def _distances(reference: Array, queries: Array, own: int) -> npt.NDArray[np.float64]:
+    """Return cosine distances (N,) to the _NEIGHBOURS-th nearest of the reference, after the `own` nearest."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=_NEIGHBOURS + own, metric="cosine", algorithm="brute").fit(reference)
+    found: npt.NDArray[np.float64] = search.kneighbors(queries)[0][:, -1]
+    return found
 
 
 def significant(p_values: Sequence[float], level: float) -> list[bool]:

@@ -44,7 +44,9 @@ class Table:
 
         try:
             found = self.connection.execute(sql, values) if values else self.connection.execute(sql)
-            return [dict(zip([name for name, *_ in found.description or ()], row, strict=True)) for row in found.fetchall()]
+            return [
+                dict(zip([name for name, *_ in found.description or ()], row, strict=True)) for row in found.fetchall()
+            ]
         except duckdb.Error as error:
             raise TableError(
                 f"{self.url}: cannot be read ({first_line(error)}); see `tagger status {self.url} --verify`"
@@ -65,7 +67,8 @@ class Table:
             self.rows(f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine")
             return
         self.rows(
-            f"CREATE TEMP TABLE ranked AS SELECT {names} FROM mine SEMI JOIN repeated ON hash(uri) = key QUALIFY {RANK} = 1"
+            f"CREATE TEMP TABLE ranked AS SELECT {names} FROM mine SEMI JOIN repeated ON hash(uri) = key "
+            f"QUALIFY {RANK} = 1"
         )
         self.rows(
             f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine ANTI JOIN repeated ON hash(uri) = key "
@@ -75,7 +78,10 @@ class Table:
 
 @contextlib.contextmanager
 def open_table(url: StrPath, model: str | None = None) -> Iterator[Table]:
-    """Open a results table for one model, by default the one tagged last; raises UsageError for one that is not in it."""
+    """Open a results table for one model, by default the one tagged last.
+
+    Raises SourceNotFound, or UsageError for a model that is not in it.
+    """
     with contextlib.closing(results.connect(url)) as connection, tempfile.TemporaryDirectory() as spill:
         connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
         connection.execute("SET preserve_insertion_order = false")

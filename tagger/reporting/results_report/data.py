@@ -9,7 +9,7 @@ from tagger import storage
 from tagger.reporting.histogram import BINS
 from tagger.reporting.results_report.card import Card, find_card
 from tagger.storage import StrPath
-from tagger.tagging.aggregates import GENERATION, TAGGED, Row, Table, open_table
+from tagger.tagging.aggregates import GENERATION, RANK, TAGGED, Row, Table, open_table
 
 LISTED = 50
 """Tags in the table of tags."""
@@ -189,7 +189,10 @@ def _extremes(table: Table, pairs: str, shown: list[str]) -> dict[str, tuple[lis
         shown=shown,
     )
     return {
-        row["tag"]: (row["most"], [each for each in row["least"] if each["uri"] not in {one["uri"] for one in row["most"]}])
+        row["tag"]: (
+            row["most"],
+            [each for each in row["least"] if each["uri"] not in {one["uri"] for one in row["most"]}],
+        )
         for row in rows
     }
 
@@ -224,9 +227,7 @@ def _changes(table: Table) -> tuple[Row | None, list[Row], list[Row]]:
     if last["last"] == last["first"]:
         return None, [], []
     names = "uri, image_id, status, top_tag, run_id"
-    table.rows(
-        f"CREATE TEMP TABLE newest AS SELECT {names} FROM latest WHERE {GENERATION} = $last", last=last["last"]
-    )
+    table.rows(f"CREATE TEMP TABLE newest AS SELECT {names} FROM latest WHERE {GENERATION} = $last", last=last["last"])
     table.rows(
         f"""
         CREATE TEMP TABLE compared AS SELECT newest.*, previous.uri IS NULL AS new,
@@ -234,7 +235,7 @@ def _changes(table: Table) -> tuple[Row | None, list[Row], list[Row]]:
         FROM newest LEFT JOIN (
             SELECT {names} FROM (
                 SELECT * FROM mine SEMI JOIN newest ON mine.uri = newest.uri WHERE {GENERATION} < $last
-            ) QUALIFY {RANK.replace("tagged_at DESC, ", "")} = 1
+            ) QUALIFY {RANK} = 1
         ) AS previous ON newest.uri = previous.uri
         """,
         last=last["last"],
@@ -243,8 +244,8 @@ def _changes(table: Table) -> tuple[Row | None, list[Row], list[Row]]:
     changes = table.row(
         f"""
         SELECT max(run_id) AS run_id, count(*) AS files, count(*) FILTER (new) AS new,
-               count(*) FILTER (NOT new AND image_id IS DISTINCT FROM image_before) AS changed,
-               count(*) FILTER (NOT new AND image_id IS NOT DISTINCT FROM image_before) AS same,
+               count(*) FILTER (image_id <> image_before) AS changed,
+               count(*) FILTER (image_id = image_before) AS same,
                count(*) FILTER (NOT new AND {TAGGED} AND {before} AND top_tag <> tag_before) AS switched,
                count(*) FILTER (NOT {TAGGED} AND (new OR {before})) AS newly_failed,
                count(*) FILTER ({TAGGED} AND NOT new AND NOT {before}) AS mended

@@ -43,7 +43,9 @@ def markdown(report: ResultsReport, images: Images) -> str:
         failures=_failures(report),
         changes=_changes(report),
         switched=pages.table(
-            ("before", "now", "files"), "llr", [(row["before"], row["now"], count(row["files"])) for row in report.switched]
+            ("before", "now", "files"),
+            "llr",
+            [(row["before"], row["now"], count(row["files"])) for row in report.switched],
         ),
         shifted=pages.table(
             ("tag", "before", "last run"),
@@ -108,7 +110,10 @@ def _models(report: ResultsReport) -> Markup:
 
 def _failures(report: ResultsReport) -> Markup:
     rows = [
-        (*((row["status"], count(row["files"])) if first else ("", "")), f"{public_uri(each['uri'])}: {each['error'] or ''}")
+        (
+            *((row["status"], count(row["files"])) if first else ("", "")),
+            f"{public_uri(each['uri'])}: {each['error'] or ''}",
+        )
         for row in report.failures
         for first, each in zip((True, *[False] * len(row["examples"])), row["examples"], strict=False)
     ]
