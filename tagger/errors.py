@@ -11,6 +11,7 @@ TaggerError
 ├── QueryError (ValueError)            SQL that DuckDB refuses
 ├── WriteError (OSError)               a result that could not be written
 ├── TooManyFailed                      a finished run in which more files failed than allowed; exit code 3
+├── DriftFound                         two periods that differ by more than allowed; exit code 4
 └── ImageError (ValueError)            one image that cannot become pixels; ends as a row, not as an exit
 
 Every message says what happened, to which file, and what to do about it.
@@ -81,6 +82,12 @@ class TooManyFailed(TaggerError):
     """A finished run in which more files failed than allowed."""
 
     exit_code = 3
+
+
+class DriftFound(TaggerError):
+    """Two periods of a results table differ by more than allowed."""
+
+    exit_code = 4
 
 
 class ImageError(TaggerError, ValueError):

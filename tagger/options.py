@@ -79,6 +79,21 @@ Images = Annotated[str, Option("cifar10, or a manifest with labels or a folder o
 ReportOut = Annotated[str, Option("Folder for the report and every model; run again, it continues.")]
 Cifar10 = Annotated[str | None, Option("Folder or archive of CIFAR-10 [default: downloaded into the cache].")]
 ManifestOut = Annotated[str, Option("Manifest to write; its name ends in .parquet.")]
+Results = Annotated[str, Option("Results folder or URL, as written by `tagger tag --out`.")]
+ReportPage = Annotated[str, Option("Page to write.")]
+DriftPage = Annotated[str, Option("Page to write, .html; the figures are written beside it as .parquet.")]
+OneModel = Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")]
+Checkpoints = Annotated[str, Option("Folder with the checkpoint of the model, for the numbers of its card.")]
+Thumbnails = Annotated[int, Option("Images read for thumbnails at most; 0 for none.", ge=0)]
+Reference = Annotated[
+    str | None,
+    Option("run_id, run number, or days such as 2026-11 or 2026-11-01..2026-11-15 [default: all runs before]."),
+]
+Current = Annotated[str | None, Option("Period to compare with it, named likewise [default: the last run].")]
+FailOver = Annotated[
+    float | None,
+    Option("Exit with 4 when a figure differs by more than this share (effect size) and not by chance.", ge=0, le=1),
+]
 """Parameters of the commands and flows, each declared once."""
 
 
@@ -144,7 +159,7 @@ def expand(function: Callable[..., Any], call: Callable[..., Any] | None = None)
     """Return a command with the parameters of `function`, each config replaced by its options.
 
     It calls `call`, by default `function` itself. Parameters annotated with an Option become options of the command,
-    `source` and `dataset` its argument; those annotated with Typer's own stay as they are.
+    `source`, `dataset` and `results` its argument; those annotated with Typer's own stay as they are.
     """
     hints = get_type_hints(function, include_extras=True)
     configs = {
@@ -198,7 +213,7 @@ def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Pa
     low = option.ge if kind in (int, int | None) else None
     names = [f"--{flag(name)}"] if default is False else []
     made: Any = typer.Option(*names, help=option.help, min=low)
-    if name in ("source", "dataset"):
+    if name in ("source", "dataset", "results"):
         made = typer.Argument(help=option.help)
     default = inspect.Parameter.empty if default is MISSING else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])

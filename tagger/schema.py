@@ -83,7 +83,32 @@ BENCHMARK = pa.schema(
 `accuracy_tta`: with test-time augmentation, the mean over six views of each image. `cut`: what a time budget left out.
 """
 
-SCHEMAS: dict[str, pa.Schema] = {"manifest": MANIFEST, "results": RESULTS, "plan": PLAN, "benchmark": BENCHMARK}
+DRIFT = pa.schema(
+    [
+        ("model", pa.string()),
+        ("reference", pa.string()),
+        ("current", pa.string()),
+        ("figure", pa.string()),
+        ("tag", pa.string()),
+        ("reference_images", pa.int64()),
+        ("current_images", pa.int64()),
+        ("reference_mean", pa.float64()),
+        ("current_mean", pa.float64()),
+        ("effect", pa.float64()),
+        ("p_value", pa.float64()),
+        ("limit", pa.float64()),
+        ("drifted", pa.bool_()),
+    ]
+)
+"""One row per figure of two periods of a results table; `reference` and `current` name the periods."""
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "manifest": MANIFEST,
+    "results": RESULTS,
+    "plan": PLAN,
+    "benchmark": BENCHMARK,
+    "drift": DRIFT,
+}
 
 TAGGED = ("ok", "truncated")
 """Statuses of rows with tags; of a truncated image, from what came before the end of its file."""

@@ -73,7 +73,9 @@ def rate(value: float) -> str:
 
 @_or_dash
 def size(value: float) -> str:
-    """Return bytes as 512 MB or 1.2 GB."""
+    """Return bytes as 85 kB, 512 MB or 1.2 GB."""
+    if 0 < value < 1e6:
+        return f"{value / 1e3:,.0f} kB"
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:,.0f} MB"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-import struct
+import io
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -12,12 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
+from PIL import Image
 
 from tagger.checkpoint.markdown import escape
 from tagger.reporting import formatting
 
-PHOTOGRAPHS = ("neighbours.png", "templates.png", "filters.png", "mistakes.png")
+PHOTOGRAPHS = ("neighbours.png", "templates.png", "filters.png", "mistakes.png", ".jpg")
 """Ends of the names of figures whose colours stay as they are in dark mode."""
+_TYPES = {"png": "png", "jpg": "jpeg", "svg": "svg+xml"}
 _WIDE = 720
 """Width in pixels of a figure that a phone scrolls."""
 
@@ -30,7 +33,10 @@ def markdown(template: str, **facts: object) -> str:
 
 
 def html(markdown: str, image: Callable[[str], bytes]) -> str:
-    """Return a page of Markdown: images inline, no script, no request. `image` returns a PNG by its file name."""
+    """Return a page of Markdown: images inline, no script, no request.
+
+    `image` returns a PNG, JPEG or SVG by its file name, which ends in .png, .jpg or .svg.
+    """
     parser = MarkdownIt("commonmark", {"html": False, "xhtmlOut": False}).enable("table")
     tokens = parser.parse(markdown)
     for figure in (child for token in tokens for child in token.children or () if child.type == "image"):
@@ -47,13 +53,21 @@ def html(markdown: str, image: Callable[[str], bytes]) -> str:
 
 
 def _inline(figure: Token, image: Callable[[str], bytes]) -> None:
-    """Put the PNG of an image into its token."""
+    """Put the content of an image into its token."""
     name = str(figure.attrs["src"]).rpartition("/")[2]
-    png = image(name)
-    width, height = struct.unpack(">II", png[16:24])
+    content = image(name)
+    width, height = _size(name, content)
     kind = "photo" if name.endswith(PHOTOGRAPHS) else "chart"
-    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    source = f"data:image/{_TYPES[name[-3:]]};base64,{base64.b64encode(content).decode()}"
     figure.attrs |= {"src": source, "width": width, "height": height, "class": kind + " wide" * (width > _WIDE)}
+
+
+def _size(name: str, content: bytes) -> tuple[int, int]:
+    """Return width and height in pixels."""
+    if name.endswith(".svg"):
+        width, height = re.findall(rb'(?:width|height)="(\d+)"', content)[:2]
+        return int(width), int(height)
+    return Image.open(io.BytesIO(content)).size
 
 
 @lru_cache

@@ -1,0 +1,103 @@
+"""Aggregates of a results table by DuckDB, within a memory limit: the latest rows of one model."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tagger import schema
+from tagger.errors import TableError, UsageError, first_line
+from tagger.storage import StrPath
+from tagger.tagging import results
+
+if TYPE_CHECKING:
+    import duckdb
+
+Row: TypeAlias = dict[str, Any]
+"""A row of an answer."""
+
+MEMORY = "2GB"
+"""Memory of DuckDB; what does not fit is spilled to a temporary folder."""
+TAGGED = f"status IN {schema.TAGGED}"
+"""SQL: the row has tags."""
+GENERATION = "left(run_id, 8)"
+RANK = "row_number() OVER (PARTITION BY uri ORDER BY left(run_id, 8) DESC, status <> 'ok', tagged_at DESC, run_id DESC)"
+"""SQL: 1 for the latest row of a file, as in results.LATEST_ORDER."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A results table in DuckDB: the view `history` has the rows of all models, `mine` those of one."""
+
+    url: str
+    connection: duckdb.DuckDBPyConnection
+    model: str
+    models: tuple[Row, ...]
+    """Model, rows, runs, first and last: of each model, the one tagged last first."""
+
+    def rows(self, sql: str, **values: object) -> list[Row]:
+        """Return the rows of a query; `$name` in it stands for a value. Raises TableError for a damaged part."""
+        import duckdb
+
+        try:
+            found = self.connection.execute(sql, values) if values else self.connection.execute(sql)
+            return [
+                dict(zip([name for name, *_ in found.description or ()], row, strict=True)) for row in found.fetchall()
+            ]
+        except duckdb.Error as error:
+            raise TableError(
+                f"{self.url}: cannot be read ({first_line(error)}); see `tagger status {self.url} --verify`"
+            ) from error
+
+    def row(self, sql: str, **values: object) -> Row:
+        """Return the one row of a query."""
+        return self.rows(sql, **values)[0]
+
+    def create_latest(self, columns: Sequence[str]) -> None:
+        """Create the view `latest`: these columns of the model's latest row per file.
+
+        Most files have one row. Only those with several are ranked, since ranking sorts whole rows.
+        """
+        names = ", ".join(columns)
+        self.rows("CREATE TEMP TABLE repeated AS SELECT hash(uri) AS key FROM mine GROUP BY ALL HAVING count(*) > 1")
+        if not self.row("SELECT count(*) AS files FROM repeated")["files"]:
+            self.rows(f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine")
+            return
+        self.rows(
+            f"CREATE TEMP TABLE ranked AS SELECT {names} FROM mine SEMI JOIN repeated ON hash(uri) = key "
+            f"QUALIFY {RANK} = 1"
+        )
+        self.rows(
+            f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine ANTI JOIN repeated ON hash(uri) = key "
+            f"UNION ALL SELECT {names} FROM ranked"
+        )
+
+
+@contextlib.contextmanager
+def open_table(url: StrPath, model: str | None = None) -> Iterator[Table]:
+    """Open a results table for one model, by default the one tagged last.
+
+    Raises SourceNotFound, or UsageError for a model that is not in it.
+    """
+    with contextlib.closing(results.connect(url)) as connection, tempfile.TemporaryDirectory() as spill:
+        connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
+        connection.execute("SET preserve_insertion_order = false")
+        models = Table(str(url), connection, "", ()).rows(
+            """
+            SELECT model, count(*) AS rows, count(DISTINCT run_id) AS runs, max(run_id) AS last_run,
+                   min(tagged_at) AS first, max(tagged_at) AS last
+            FROM history GROUP BY model ORDER BY max(left(run_id, 8)) DESC, rows DESC, model
+            """
+        )
+        names = [row["model"] for row in models]
+        if not names:
+            raise UsageError(f"{url}: the results table has no rows; tag a source that has images")
+        if model is not None and model not in names:
+            raise UsageError(f"--model {model}: not in {url}, whose results hold {', '.join(names)}")
+        chosen = names[0] if model is None else model
+        literal = chosen.replace("'", "''")
+        connection.execute(f"CREATE TEMP VIEW mine AS SELECT * FROM history WHERE model = '{literal}'")
+        yield Table(str(url), connection, chosen, tuple(models))
