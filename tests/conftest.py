@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import SHARED, backbone, photo
@@ -16,6 +17,9 @@ from processes import TIMEOUT
 
 # Idle threads of torch sleep: in two test processes on two cores they would spin on the core that the other needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,6 +73,20 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Backbones unlike a ResNet: one takes images of one size, one has a layer before its classifier."""
     return backbone(tmp_path_factory.mktemp("backbones") / request.param[0], *request.param)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start a headless Chromium, the machine's or Playwright's own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install tagger[browser]")
+    with playwright.sync_playwright() as driver:
+        own = driver.chromium.executable_path
+        found = next(filter(None, map(shutil.which, BROWSERS)), own)
+        if not Path(found).exists():
+            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
+        started = driver.chromium.launch(executable_path=found)
+        yield started
+        started.close()
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

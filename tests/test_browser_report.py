@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +10,7 @@ from benchmark_reports import report
 
 from tagger.reporting.benchmark_report import html
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 LONG = ["<script>alert(1)</script>", "Lopadotemachoselachogaleokranioleipsanodrimhypotrimmato" * 3, "🐸 frog"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Start a headless Chromium, the machine's or Playwright's own."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install tagger[browser]")
-    with playwright.sync_playwright() as driver:
-        own = driver.chromium.executable_path
-        found = next(filter(None, map(shutil.which, BROWSERS)), own)
-        if not Path(found).exists():
-            pytest.skip("no Chromium here: apt-get install chromium, or playwright install chromium")
-        started = driver.chromium.launch(executable_path=found)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

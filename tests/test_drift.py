@@ -59,7 +59,7 @@ def save(image: Image.Image, path: Path, quality: int = 92) -> None:
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    """Rows of tagged images by kind: the same scenes as they are, blurred, darkened, recompressed, and pages of text."""
+    """Rows of tagged images by kind: the same scenes blurred, darkened and recompressed, and pages of text."""
     folder = tmp_path_factory.mktemp("drift")
     for seed in range(IMAGES):
         image = scene(seed)

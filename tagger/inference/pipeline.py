@@ -85,17 +85,22 @@ def score_rows(
     for batch in score_batches(
         (_batch(group, len(models)) for group in groups), models, limits or Limits(), None, inspect
     ):
-        answers = _by_file(batch.answers[0]) if models else {}
-        facts = batch.facts
-        names = ("image_id", "status", "error", "width", "height", "format")
-        columns = zip(*(getattr(facts, name) for name in names), strict=True)
-        for number, (entry, values) in enumerate(zip(batch.key, columns, strict=True)):
-            yield {
-                **entry,
-                **dict(zip(names, values, strict=True)),
-                **facts.extra.get(number, {}),
-                **answers.get(number, {}),
-            }
+        yield from rows_of(batch)
+
+
+def rows_of(batch: Batch) -> Iterator[Row]:
+    """Yield the row of each file of a scored batch, whose key is a list of entries."""
+    answers = _by_file(batch.answers[0]) if batch.answers else {}
+    facts = batch.facts
+    names = ("image_id", "status", "error", "width", "height", "format")
+    columns = zip(*(getattr(facts, name) for name in names), strict=True)
+    for number, (entry, values) in enumerate(zip(batch.key, columns, strict=True)):
+        yield {
+            **entry,
+            **dict(zip(names, values, strict=True)),
+            **facts.extra.get(number, {}),
+            **answers.get(number, {}),
+        }
 
 
 def _batch(entries: list[Row], models: int) -> Batch:

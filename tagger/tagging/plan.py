@@ -119,7 +119,7 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
         wanted = pc.add(wanted, pc.if_else(pending, 1 << bit, 0))
     entries = manifest.select(schema.FOUND.names).append_column("wanted", wanted)
     return Plan(
-        run_id=f"{_generation(parts):08d}-{secrets.token_hex(4)}",
+        run_id=f"{next_generation(parts):08d}-{secrets.token_hex(4)}",
         source=storage.public_uri(source),
         skipped=dict(files.skipped),
         targets=tuple(targets),
@@ -249,7 +249,7 @@ def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:
     return functools.reduce(pc.and_, same, pc.equal(rows["model"], target.name))
 
 
-def _generation(parts: results.Parts) -> int:
+def next_generation(parts: results.Parts) -> int:
     """Return one more than the highest generation, read from the part names and, where they were renamed, the rows."""
     runs = [uri.rpartition("/")[2].removeprefix("part-").partition("-")[0] for uri in parts.uris]
     known = [int(run) for run in runs if run.isdigit()]

@@ -1,0 +1,211 @@
+"""The application: routes, keys, and the way from a request to a prediction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import AsyncIterator, Sequence
+from importlib import resources
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from tagger import storage
+from tagger.inference.config import ModelConfig
+from tagger.inference.pipeline import Row
+from tagger.schema import TAGGED
+from tagger.serve import batching, customvision
+from tagger.serve.batching import Batcher
+from tagger.serve.body import Bodies, image_in, is_multipart, url_in
+from tagger.serve.config import ServeConfig
+from tagger.serve.errors import Refused, of_row
+from tagger.serve.fetch import Fetcher, anywhere, is_public
+from tagger.serve.metrics import Measured, Metrics
+from tagger.serve.models import Models
+from tagger.serve.stored import Store
+
+_KEY_HEADERS = ("prediction-key", "ocp-apim-subscription-key", "training-key")
+_DENIED = "Access denied due to invalid subscription key or wrong API endpoint."
+_IMAGE_NAMES = ("imagedata", "image", "file")
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
+            },
+            "application/json": {"schema": {"type": "object", "properties": {"url": {"type": "string"}}}},
+        },
+    }
+}
+
+
+class Service:
+    """The state of a server: models, limits, metrics, stored predictions."""
+
+    def __init__(self, sources: Sequence[str], config: ServeConfig, model_config: ModelConfig) -> None:
+        self.metrics = Metrics()
+        self.keys = config.keys()
+        self.store = Store(config.results) if config.results else None
+        self.models = Models(sources, model_config, batching.decoders(), self._on_batch)
+        self.bodies = Bodies(config.max_bytes)
+        self.fetcher = Fetcher(config.max_bytes, anywhere if config.allow_private_urls else is_public)
+
+    def _on_batch(self, model: str, images: int) -> None:
+        self.metrics.batches.labels(model).observe(images)
+
+    def check_key(self, request: Request) -> None:
+        """Raise Refused unless the request has a key, or none is needed; every key is compared in full."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        given = [request.headers.get(name, "") for name in _KEY_HEADERS] + [token * (scheme.lower() == "bearer")]
+        same = [hmac.compare_digest(each.encode("latin-1"), key) for each in given for key in self.keys]
+        if self.keys and not any(same):
+            raise Refused(401, "401", _DENIED)
+
+    async def predict(self, batcher: Batcher, content: bytes) -> Row:
+        """Return the row of an image, with the scores of every label if it has any."""
+        row = await asyncio.wrap_future(batcher.submit(content))
+        self.metrics.images.labels(row["model"], row["status"]).inc()
+        return row
+
+    async def record(self, row: Row, content: bytes) -> bool:
+        """Store a prediction where that was configured; what cannot be stored is counted, and the answer says so."""
+        if self.store is None:
+            return False
+        stored = await asyncio.to_thread(self.store.add, row, content)
+        if not stored:
+            self.metrics.not_stored.inc()
+        return stored
+
+
+def create(service: Service) -> FastAPI:
+    """Return the application."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(service.models.watch())]
+        tasks += [asyncio.create_task(service.store.flush_regularly())] if service.store else []
+        yield
+        for task in tasks:
+            task.cancel()
+        if service.store:
+            await asyncio.to_thread(service.store.flush)
+
+    app = FastAPI(title="tagger", lifespan=lifespan, redoc_url=None)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _crashed)
+    app.include_router(_open_routes(service))
+    app.include_router(_plain_routes(service))
+    app.include_router(_customvision_routes(service))  # the last: it takes every other path
+    app.add_middleware(Measured, metrics=service.metrics)
+    return app
+
+
+def _open_routes(service: Service) -> APIRouter:
+    """Return the routes that need no key."""
+    routes = APIRouter()
+    page = resources.files("tagger.serve").joinpath("page.html").read_text("utf-8")
+
+    @routes.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @routes.get("/healthz", response_class=PlainTextResponse)
+    async def healthz() -> str:
+        """Answer `ok`: the models are loaded."""
+        return "ok"
+
+    return routes
+
+
+def _plain_routes(service: Service) -> APIRouter:
+    routes = APIRouter(dependencies=[Depends(service.check_key)])
+
+    @routes.get("/models")
+    async def models() -> dict[str, Any]:
+        """List the models with their labels and thresholds."""
+        return {"models": [_described(batcher) for batcher in service.models.all()]}
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Return the metrics for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @routes.post("/predict", openapi_extra=_BODY)
+    async def predict(request: Request, model: str | None = None) -> JSONResponse:
+        """Tag an image: its bytes, a multipart part `image`, or JSON with its `url`. The answer is a results row."""
+        kind = request.headers.get("content-type", "")
+        async with service.bodies.read(request) as body:
+            batcher = service.models.find(model)
+            takes_url = kind.lower().startswith("application/json") and not is_multipart(kind)
+            url = url_in(body, kind) if takes_url else None
+            content = await service.fetcher.fetch(url) if url else image_in(body, kind, _IMAGE_NAMES)
+            row = await service.predict(batcher, content)
+        known = batching.results_row(row) | {"uri": url and storage.public_uri(url)}
+        return JSONResponse(known, 200 if row["status"] in TAGGED else of_row(row).status)
+
+    return routes
+
+
+def _customvision_routes(service: Service) -> APIRouter:
+    routes = APIRouter(dependencies=[Depends(service.check_key)])
+
+    @routes.post("/{path:path}", include_in_schema=False)
+    async def prediction(request: Request) -> Response:
+        call = customvision.parse(request.scope["raw_path"].decode("latin-1"))
+        try:
+            return JSONResponse(await _predicted(service, call, request))
+        except Refused:
+            if not call.container:
+                raise
+            return PlainTextResponse("Error processing image", 200 if call.takes_url else 500)
+
+    return routes
+
+
+async def _predicted(service: Service, call: customvision.Call, request: Request) -> dict[str, Any]:
+    kind = request.headers.get("content-type", "")
+    only = call.container and len(service.models.names()) == 1
+    batcher = service.models.find(None if only else call.name)
+    async with service.bodies.read(request) as body:
+        content = await service.fetcher.fetch(url_in(body, kind)) if call.takes_url else image_in(body, kind)
+        row = await service.predict(batcher, content)
+        if row["status"] not in TAGGED:
+            raise of_row(row)
+        stored = await service.record(row, content) if call.store else False
+    found = customvision.answer(call, row, batcher.model)
+    if service.store and not call.container:
+        found["tagger"]["stored"] = stored
+    return found
+
+
+def _described(batcher: Batcher) -> dict[str, Any]:
+    info, config = batcher.model.info, batcher.model.config
+    thresholds = config.thresholds(info)
+    return {
+        "name": info.name,
+        "model_id": info.model_id,
+        "task": info.task,
+        "label_names": info.label_names,
+        "thresholds": thresholds and dict(zip(info.label_names, thresholds, strict=True)),
+        "engine": batcher.model.engine.name,
+    }
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return error.response()
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return Refused(error.status_code, "NotFound" if error.status_code == 404 else "BadRequest", error.detail).response()
+
+
+async def _crashed(_: Request, error: Exception) -> Response:
+    return Refused(500, "ErrorPrediction", f"the prediction failed ({type(error).__name__})").response()

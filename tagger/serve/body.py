@@ -1,0 +1,112 @@
+"""Bodies of requests: the bytes of an image, or its URL.
+
+Multipart is parsed here: frameworks take a part without a file name, which Custom Vision's client sends, for text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from email.message import Message
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from tagger.serve.errors import Refused
+
+SECONDS = 60.0
+"""Limit on the time that a body takes to arrive."""
+MEMORY = 512 << 20
+"""Bytes of bodies that are held at the same time."""
+_URL = re.compile(r"""['"]?\burl['"]?\s*:\s*(['"])(?P<url>.*?)\1""", re.IGNORECASE | re.DOTALL)
+"""A URL in JSON with single quotes, or without quotes around its name."""
+_NAME = re.compile(rb'^content-disposition:.*?[;\s]name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE)
+
+
+class Bodies:
+    """The bodies of all requests at work, within limits on each, on all, and on time."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._held = max_bytes, 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a body, which counts until the block is left; raises Refused."""
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            await self._receive(request, body)
+            yield bytes(body)
+        finally:
+            self._held -= len(body)
+
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        try:
+            async with asyncio.timeout(SECONDS):
+                async for piece in request.stream():
+                    body += piece
+                    self._held += len(piece)
+                    if len(body) > self._max_bytes:
+                        raise self._too_large()
+                    if self._held > MEMORY:
+                        raise Refused(503, "ErrorPredictionServiceUnavailable", "the server is busy; try again later")
+        except TimeoutError as error:
+            raise Refused(408, "BadRequest", f"the body did not arrive within {SECONDS:g} seconds") from error
+        except ClientDisconnect as error:
+            raise Refused(400, "BadRequest", "the body ended early") from error
+
+    def _too_large(self) -> Refused:
+        return Refused(400, "BadRequestImageSizeBytes", f"the body is larger than the limit of {self._max_bytes} bytes")
+
+
+def image_in(body: bytes, content_type: str, names: Collection[str] = ("imagedata",)) -> bytes:
+    """Return the bytes of the image: the body itself, or the first multipart part with one of these names."""
+    image = _part(body, content_type, names) if is_multipart(content_type) else body
+    if not image:
+        raise Refused(400, "BadRequestImageFormat", "the image is empty")
+    return image
+
+
+def is_multipart(content_type: str) -> bool:
+    """Return whether a content type is multipart/form-data."""
+    return content_type.lower().startswith("multipart/")
+
+
+def _part(body: bytes, content_type: str, names: Collection[str]) -> bytes:
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = header.get_boundary()
+    if not boundary:
+        raise Refused(400, "BadRequest", "the Content-Type is multipart, but has no boundary")
+    for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))[1:]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        found = _NAME.search(head)
+        if found and found[1].decode("latin-1").lower() in names:
+            return content
+    raise Refused(400, "BadRequestImageFormat", f"the multipart body has no part named {' or '.join(names)}")
+
+
+def url_in(body: bytes, content_type: str) -> str:
+    """Return the URL in a JSON body; its name may have any case, and single quotes will do."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/octet-stream" or is_multipart(kind):
+        raise Refused(
+            415, "UnsupportedMediaType",
+            f"The request entity's media type '{kind}' is not supported for this resource.",
+        )  # fmt: skip
+    text = body.decode("utf-8", "replace").lstrip("\ufeff")
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        found = _URL.search(text)
+        parsed = {"url": found["url"]} if found else None
+    values = {key.lower(): value for key, value in parsed.items()} if isinstance(parsed, dict) else {}
+    url = values.get("url")
+    if not isinstance(url, str) or not url:
+        raise Refused(400, "BadRequestImageUrl", 'expected a JSON body such as {"url": "https://host/image.jpg"}')
+    return url

@@ -1,0 +1,48 @@
+"""Options of the prediction server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tagger import options, storage
+from tagger.errors import SourceError, UsageError
+from tagger.options import Option
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Options of one server; raises UsageError for invalid values."""
+
+    host: Annotated[str, Option("Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1"
+    port: Annotated[int, Option("Port; 0: a free one.", ge=0, le=65_535)] = 8000
+    key_file: Annotated[str | None, Option("File of keys, one a line; calls without one of them get 401.")] = None
+    results: Annotated[
+        str | None, Option("Results folder for images and predictions [default: nothing is stored].")
+    ] = None
+    max_body: Annotated[int, Option("Limit on a request's body, and on an image behind a URL, in MB.", ge=1)] = 20
+    allow_private_urls: Annotated[bool, Option("Also fetch URLs of private, loopback and link-local addresses.")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        options.check(self)
+
+    @property
+    def max_bytes(self) -> int:
+        """Return the limit on an encoded image."""
+        return self.max_body * MEGABYTE
+
+    def keys(self) -> tuple[bytes, ...]:
+        """Read the keys, () without a key file; raises UsageError for a file that has none."""
+        if self.key_file is None:
+            return ()
+        try:
+            lines = storage.read_bytes(storage.absolute(self.key_file)).splitlines()
+        except SourceError as error:
+            raise UsageError(f"--key-file {self.key_file}: cannot be read; write one key a line") from error
+        if not (keys := tuple(filter(None, map(bytes.strip, lines)))):
+            raise UsageError(f"--key-file {self.key_file}: is empty; write one key a line")
+        return keys

@@ -1,0 +1,101 @@
+"""The prediction calls of Azure Custom Vision (v3.0, v3.1) and of the containers that it exports.
+
+Paths have any case. A project may have any id: a model is found by its published name, the name of its checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote
+
+from tagger.checkpoint.info import ModelInfo
+from tagger.inference.model import Model
+from tagger.inference.pipeline import Row
+from tagger.serve.batching import SCORES
+from tagger.serve.errors import Refused
+
+_ENDING = r"(?P<body>image|url)(?P<nostore>/nostore)?/?"
+_PUBLISHED = r"(?P<kind>classify|detect)/iterations/(?P<name>[^/]+)"
+_SERVICE = re.compile(rf"/customvision/v3\.[01]/prediction/(?P<project>[^/]+)/{_PUBLISHED}/{_ENDING}", re.IGNORECASE)
+_CONTAINER = re.compile(rf"(/(?P<project>[^/]+))?(/{_PUBLISHED})?/{_ENDING}", re.IGNORECASE)
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tagger")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One prediction call, as its path describes it."""
+
+    project: str
+    name: str | None
+    """Published name; None: the first model."""
+    takes_url: bool
+    store: bool
+    container: bool
+    """Whether it is a call of an exported container, whose answers differ."""
+
+
+def parse(raw_path: str) -> Call:
+    """Return the call of a path, still percent-encoded; raises Refused."""
+    service = _SERVICE.fullmatch(raw_path)
+    found = service or _CONTAINER.fullmatch(raw_path)
+    if not found:
+        raise Refused(404, "NotFound", "no such call; see /docs")
+    if service and found["kind"].lower() == "detect":
+        raise Refused(400, "BadRequestNotSupported", "Invalid project type for operation.")
+    name = found["name"] and unquote(found["name"])
+    return Call(
+        project=unquote(found["project"] or ""),
+        name=name,
+        takes_url=found["body"].lower() == "url",
+        store=not found["nostore"] and service is not None,
+        container=service is None,
+    )
+
+
+def answer(call: Call, row: Row, model: Model) -> dict[str, Any]:
+    """Return the body of a prediction; `tagger` and `threshold` are ours, and its clients ignore them."""
+    if call.container:
+        return _container_answer(row, model.info)
+    predictions = [
+        {
+            "probability": score,
+            "tagId": _id(model.info.name, label),
+            "tagName": label,
+            "tagType": "Regular",
+            "threshold": threshold,
+        }
+        for label, score, threshold in _by_score(row, model)
+    ]
+    return {
+        "id": str(uuid.uuid4()),
+        "project": call.project,
+        "iteration": _id(model.info.model_id),
+        "created": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "predictions": predictions,
+        "tagger": {name: row[name] for name in ("image_id", "status", "error", "tags", "model", "model_id")},
+    }
+
+
+def _by_score(row: Row, model: Model) -> list[tuple[str, float, float | None]]:
+    """Return (label, score, threshold) of every label, the highest score first."""
+    names = model.info.label_names
+    thresholds = model.config.thresholds(model.info) or (None,) * len(names)
+    return sorted(zip(names, row[SCORES].tolist(), thresholds, strict=True), key=lambda each: -each[1])
+
+
+def _container_answer(row: Row, info: ModelInfo) -> dict[str, Any]:
+    """Return what an exported container answers: the labels in their own order, no ids."""
+    scores = zip(info.label_names, row[SCORES].tolist(), strict=True)
+    predictions = [
+        {"tagName": label, "probability": round(score, 8), "tagId": "", "boundingBox": None} for label, score in scores
+    ]
+    created = datetime.now(UTC).replace(tzinfo=None).isoformat()
+    return {"id": "", "project": "", "iteration": "", "created": created, "predictions": predictions}
+
+
+def _id(*names: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, "\n".join(names)))

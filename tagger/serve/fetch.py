@@ -1,0 +1,139 @@
+"""Images behind URLs. A name is resolved once, and the address that was checked is the one that is connected to."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+
+import httpcore
+import httpx
+
+from tagger.serve.errors import Refused
+
+SECONDS = 15.0
+"""Limit on a whole download, redirects included."""
+MAX_URL = 4096
+REDIRECTS = 3
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that a gateway maps to the IPv4 address in their last 32 bits."""
+_REQUEST = {"Accept": "image/*, */*", "Accept-Encoding": "identity", "User-Agent": "tagger"}
+
+
+def refused(message: str) -> Refused:
+    """Return the error of a URL that gives no image."""
+    return Refused(400, "BadRequestImageUrl", message)
+
+
+class Fetcher:
+    """A client that fetches images within limits, from the IP addresses that `permits` allows."""
+
+    def __init__(self, max_bytes: int, permits: Callable[[str], bool], seconds: float = SECONDS) -> None:
+        self._max_bytes, self._seconds = max_bytes, seconds
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            network_backend=_CheckedBackend(permits),
+            max_keepalive_connections=0,
+        )
+
+    async def fetch(self, url: str) -> bytes:
+        """Return what is behind a URL; raises Refused."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._follow(url)
+        except TimeoutError as error:
+            raise refused(f"the URL gave no image within {self._seconds:g} seconds") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
+            raise refused(f"the URL cannot be fetched ({type(error).__name__})") from error
+
+    async def _follow(self, url: str) -> bytes:
+        for _ in range(REDIRECTS + 1):
+            target = _parsed(url)
+            request = httpcore.URL(
+                scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
+            )
+            headers = {"Host": target.netloc.decode("ascii"), **_REQUEST}
+            async with self._pool.stream("GET", request, headers=list(headers.items())) as response:
+                location = httpx.Headers(response.headers).get("location")
+                if response.status in (301, 302, 303, 307, 308) and location:
+                    url = str(target.join(location))
+                    continue
+                if response.status != 200:
+                    raise refused(f"the URL answered with the status {response.status}")
+                return await self._content(response)
+        raise refused(f"the URL redirects more than {REDIRECTS} times")
+
+    async def _content(self, response: httpcore.Response) -> bytes:
+        content = bytearray()
+        async for piece in response.aiter_stream():
+            content += piece
+            if len(content) > self._max_bytes:
+                raise Refused(
+                    400, "BadRequestImageSizeBytes", f"the image is larger than the limit of {self._max_bytes} bytes"
+                )
+        return bytes(content)
+
+
+def _parsed(url: str) -> httpx.URL:
+    if len(url) > MAX_URL:
+        raise refused(f"the URL has {len(url)} characters; the limit is {MAX_URL}")
+    try:
+        target = httpx.URL(url.strip())
+    except (httpx.InvalidURL, ValueError) as error:
+        raise refused("the URL is not valid") from error
+    if target.scheme not in ("http", "https") or not target.host:
+        raise refused("expected a URL that begins with http:// or https://")
+    return target
+
+
+class _CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connections to addresses that were resolved and checked once; names are not resolved again."""
+
+    def __init__(self, permits: Callable[[str], bool]) -> None:
+        self._permits = permits
+        self._backend = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address that answers; raises Refused unless all are permitted."""
+        addresses = await _resolve(host, port)
+        if not all(map(self._permits, addresses)):
+            raise refused("the URL leads to a private or local address; --allow-private-urls permits it")
+        for address in addresses:
+            try:
+                return await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+            except httpcore.ConnectError as error:
+                failure = error
+        raise failure
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise refused("the host of the URL has no address") from error
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
+def anywhere(address: str) -> bool:
+    """Permit every address."""
+    return True
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address is on the public internet, also where it holds an IPv4 address."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inside = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64:
+            inside = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if inside is not None:
+            return is_public(str(inside))
+    return parsed.is_global and not parsed.is_multicast

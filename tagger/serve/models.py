@@ -1,0 +1,100 @@
+"""The models of a server, each loaded once, and again when its checkpoint changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tagger import checkpoint, storage
+from tagger.errors import TaggerError, UsageError
+from tagger.inference.config import ModelConfig
+from tagger.inference.model import build
+from tagger.serve.batching import Batcher
+from tagger.serve.errors import Refused
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0
+"""Between two looks at the checkpoints on disk."""
+
+OnBatch = Callable[[str, int], None]
+"""Model and images of a batch that was scored."""
+
+
+class Served:
+    """One model under the name of its checkpoint; `batcher` is replaced as a whole, so a request never sees half."""
+
+    def __init__(self, source: str, config: ModelConfig, decoders: ThreadPoolExecutor, on_batch: OnBatch) -> None:
+        self._source, self._config, self._decoders, self._on_batch = source, config, decoders, on_batch
+        self._version = _version(source)
+        self.batcher = self._load()
+        self.name = self.batcher.model.info.name
+
+    def _load(self) -> Batcher:
+        model = build(checkpoint.describe(self._source), self._config)
+        return Batcher(model, self._decoders, lambda images: self._on_batch(self.name, images))
+
+    def refresh(self) -> None:
+        """Load the checkpoint again when it has changed; one that cannot be loaded leaves the model as it is."""
+        version = _version(self._source)
+        if version == self._version:
+            return
+        self._version = version
+        if version is None:
+            log.warning("%s: is gone; the loaded model goes on serving", self._source)
+            return
+        try:
+            self.batcher = self._load()
+        except (TaggerError, OSError) as error:
+            log.warning("%s; the model loaded before goes on serving", error)
+        else:
+            log.info("%s: loaded again, model_id %s", self._source, self.batcher.model.info.model_id)
+
+
+class Models:
+    """The models of a server by name; the first is the default."""
+
+    def __init__(
+        self, sources: Sequence[str], config: ModelConfig, decoders: ThreadPoolExecutor, on_batch: OnBatch
+    ) -> None:
+        self._served: dict[str, Served] = {}
+        for source in sources:
+            served = Served(source, config, decoders, on_batch)
+            if served.name in self._served:
+                raise UsageError(f"{source}: another model is named {served.name} too; give the folder another name")
+            self._served[served.name] = served
+
+    def all(self) -> list[Batcher]:
+        """Return every model."""
+        return [served.batcher for served in self._served.values()]
+
+    def names(self) -> list[str]:
+        """Return the name of every model."""
+        return list(self._served)
+
+    def find(self, name: str | None) -> Batcher:
+        """Return a model by its name, the first for None; raises Refused."""
+        served = next(iter(self._served.values())) if name is None else self._served.get(name)
+        if served is None:
+            raise Refused(404, "NotFoundIteration", "Invalid iteration")
+        return served.batcher
+
+    async def watch(self) -> None:
+        """Look at the checkpoints now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            for served in self._served.values():
+                await asyncio.to_thread(served.refresh)
+
+
+def _version(source: str) -> tuple[int, int, int] | None:
+    """Return what changes with a checkpoint on disk: tagger.json, which is written last, or the ONNX file itself."""
+    path = Path(storage.local_path(storage.absolute(source)))
+    try:
+        facts = (path / checkpoint.BUNDLE if path.is_dir() else path).stat()
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size, facts.st_ino

@@ -1,0 +1,70 @@
+"""Predictions that are stored: the image in a folder beside the results table, its row in the table."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+from datetime import UTC, datetime
+
+from tagger import schema, storage
+from tagger.errors import TaggerError
+from tagger.inference.pipeline import Row
+from tagger.serve.batching import results_row
+from tagger.tagging import results
+from tagger.tagging.plan import next_generation
+
+log = logging.getLogger(__name__)
+
+IMAGES = "_images"
+"""Folder of stored images inside a results folder."""
+FLUSH_SECONDS = 10.0
+FLUSH_ROWS = 1000
+
+
+class Store:
+    """A results folder that images and rows are added to; rows are written together, every few seconds."""
+
+    def __init__(self, out: str) -> None:
+        self._out = storage.absolute(out)
+        self._lock = threading.Lock()
+        self._rows: list[Row] = []
+        self._parts = 0
+        self._run_id = f"{next_generation(results.list_parts(self._out)):08d}-{secrets.token_hex(4)}"
+
+    def add(self, row: Row, content: bytes) -> bool:
+        """Store an image and its row; return whether that worked."""
+        suffix = (row["format"] or "image").lower()
+        uri = storage.join(self._out, f"{IMAGES}/{row['image_id']}.{suffix}")
+        now = datetime.now(UTC)
+        try:
+            storage.write_atomic(uri, content)
+        except TaggerError as error:
+            log.warning("a prediction is not stored: %s", error)
+            return False
+        added = {**results_row(row), "uri": uri, "modified_at": now, "run_id": self._run_id, "tagged_at": now}
+        with self._lock:
+            self._rows.append(added)
+            full = len(self._rows) >= FLUSH_ROWS
+        return self.flush() if full else True
+
+    def flush(self) -> bool:
+        """Write the rows that wait as one part; return whether that worked, else they wait on."""
+        with self._lock:
+            if not self._rows:
+                return True
+            uri = storage.join(self._out, f"part-{self._run_id}-{self._parts:05d}.parquet")
+            try:
+                storage.write_atomic(uri, schema.serialise(schema.from_rows(self._rows, "results"), "results"))
+            except TaggerError as error:
+                log.warning("%d predictions are not written yet: %s", len(self._rows), error)
+                return False
+            self._rows, self._parts = [], self._parts + 1
+            return True
+
+    async def flush_regularly(self) -> None:
+        """Write what waits every few seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await asyncio.to_thread(self.flush)
