@@ -37,7 +37,7 @@ class Batcher:
         config = model.config
         self.model = model
         self._scored = replace(model, selector=_with_scores(model.selector))
-        self._how = Decoding.of([model.info.preprocessing], config.max_pixels, config.truncated == "tag")
+        self._how = Decoding.of([model.info.preprocessing], config.limits)
         self._decoders, self._on_batch = decoders, on_batch
         self._scorers = ThreadPoolExecutor(model.engine.concurrency, "score")
         self._changed = threading.Condition()

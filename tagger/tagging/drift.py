@@ -269,7 +269,7 @@ def _figures(reference: pa.Table, current: pa.Table) -> list[Figure]:
     """Return the figures of two samples; those with too few images are left out."""
     frames = [_Values(each) for each in (reference, current)]
     made: list[Figure | None] = [
-        _of_values("best score", *(each.scores for each in frames), unit=True),
+        _of_values("best score", frames[0].scores, frames[1].scores, unit=True),
         _of_counts("tags", *(_counts(each, "top_tag", tagged=True) for each in (reference, current))),
         _of_counts("status", *(_counts(each, "status") for each in (reference, current))),
         _of_counts("formats", *(_counts(each, "format") for each in (reference, current))),
