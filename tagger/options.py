@@ -213,7 +213,7 @@ def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Pa
     low = option.ge if kind in (int, int | None) else None
     names = [f"--{flag(name)}"] if default is False else []
     made: Any = typer.Option(*names, help=option.help, min=low)
-    if name in ("source", "dataset", "results"):
+    if name in ("source", "dataset", "results") and default is MISSING:
         made = typer.Argument(help=option.help)
     default = inspect.Parameter.empty if default is MISSING else default
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])

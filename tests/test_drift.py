@@ -115,7 +115,7 @@ def odd(rows: pa.Table, wanted: int) -> pa.Table:
 
 
 FOUND = {
-    "pages": {"unlike the reference", "bytes per pixel"},
+    "pages": {"unlike the reference"},
     "blurred": {"tags", "embeddings", "bytes per pixel"},
     "darkened": {"tags", "embeddings", "bytes per pixel"},
     "recompressed": {"embeddings", "bytes per pixel"},

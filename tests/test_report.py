@@ -374,7 +374,7 @@ def test_numbers_are_written_for_readers(text: str, expected: str) -> None:
 
 def test_figures_that_were_drawn_for_files_are_not_drawn_again_for_the_page() -> None:
     made = report(models=("linear",))
-    drawn = {name: name.encode().ljust(24) for name, _ in plot_files(made)}
+    drawn = {name: png + name.encode() for name, png in plot_files(made)}
     page = html(made, drawn)
     assert page.count("data:image/png;base64,") == len(drawn) > 3
     assert all(base64.b64encode(content).decode() in page for content in drawn.values())
