@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 import torch
@@ -20,6 +24,8 @@ WARMUP = 10
 LOCAL_STEPS = 8
 """Local steps between two averages of the weights."""
 POWERSGD_RANK = 4
+ONE_BUCKET_MB = 100_000
+"""More than the gradients of any network."""
 
 T = TypeVar("T")
 
@@ -55,7 +61,9 @@ class Group:
         """Return the network with gradients that are averaged over the processes, after so many optimizer steps."""
         if self.size == 1:
             return net
-        wrapped = DistributedDataParallel(net)
+        # gloo's threads wait for each other when several buckets are compressed at a time
+        one_bucket = ONE_BUCKET_MB if self.gradients == "powersgd" else None
+        wrapped = DistributedDataParallel(net, bucket_cap_mb=one_bucket)
         if self.gradients == "powersgd":
             compressed = PowerSGDState(None, POWERSGD_RANK, start_powerSGD_iter=WARMUP)
             wrapped.register_comm_hook(compressed, powerSGD_hook)
@@ -93,6 +101,18 @@ class Group:
 
 
 ALONE = Group()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, even when that was killed."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
 
 
 def synchronised(net: Callable[[Tensor], Tensor], now: bool) -> contextlib.AbstractContextManager[None]:

@@ -28,7 +28,7 @@ from torch.multiprocessing.spawn import spawn
 from tagger import hardware
 from tagger.errors import TaggerError, UsageError
 from tagger.training import resume
-from tagger.training.distributed import ALONE, Group
+from tagger.training.distributed import ALONE, Group, end_with_parent
 from tagger.training.resume import State
 from tagger.training.trainer import Diverged, Epoch, OnEpoch, Trainer
 
@@ -132,7 +132,6 @@ def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
     """Start a process for each GPU and watch over them: when one fails, all end."""
     with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
         events: _Events = multiprocessing.get_context("spawn").SimpleQueue()
-        # spawned, not forked from a server: they end with this process, even when it is killed
         started: Any = spawn(_train_one, (job, folder, events), job.gpus, join=False)
         processes = started.processes
         try:
@@ -151,6 +150,7 @@ def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
 
 
 def _train_one(rank: int, job: Job, folder: str, events: _Events) -> None:
+    end_with_parent()
     processes = Group(rank, job.gpus, job.gradients, job.gpus)
     try:
         with _joined(processes, job.device, rank, init_method=Path(folder, "store").as_uri()):

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import random
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from multiprocessing import forkserver, get_all_start_methods, parent_process
-from multiprocessing.process import BaseProcess
+from multiprocessing import forkserver, get_all_start_methods
 
 import numpy as np
 import torch
@@ -23,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tagger import hardware
 from tagger.data.pixels import Subset
 from tagger.images import Preprocessing, UInt8Array, normalise
-from tagger.training.distributed import ALONE, Group
+from tagger.training.distributed import ALONE, Group, end_with_parent
 from tagger.training.recipe import Recipe
 from tagger.training.shared import SHARED_MEMORY, share_pixels
 from tagger.training.trainer import Batch, seed_of
@@ -264,11 +261,4 @@ def _in_workers(dataset: AugmentedImages, sampler: EpochSampler, workers: int, d
 def _start_worker(worker: int) -> None:
     """Use one thread, and end with the process that trains, even when that is killed."""
     torch.set_num_threads(1)
-    parent = parent_process()
-    assert parent is not None
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(process: BaseProcess) -> None:
-    process.join()
-    os._exit(0)
+    end_with_parent()
