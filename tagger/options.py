@@ -148,7 +148,9 @@ def check(config: Any) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             option.check(field.name, value)
         if value != field.default and (other := _unused(option, vars(config))):
-            allowed = " or ".join(" ".join(_words(other, each)) for each in option.used_with[other])
+            values = option.used_with[other]
+            shown = [f"{values[0]} or more"] if isinstance(values, range) else values
+            allowed = " or ".join(" ".join(_words(other, each)) for each in shown)
             raise UsageError(
                 f"--{flag(field.name)} has no effect with {' '.join(_words(other, getattr(config, other)))}: "
                 f"omit it, or use {allowed}"

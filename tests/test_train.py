@@ -337,7 +337,7 @@ class Breaking:
     """A loader whose images turn to NaN in its second epoch."""
 
     def __init__(self, loader: Any) -> None:
-        self.loader = loader
+        self.loader, self.count = loader, loader.count
 
     def __len__(self) -> int:
         return len(self.loader)

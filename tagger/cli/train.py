@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -32,9 +32,14 @@ def train(
 ) -> None:
     """Train on the labels of a dataset and write a checkpoint with thresholds, metrics and a model card."""
     from tagger import hardware
+    from tagger.training import launch
     from tagger.training.train import train
 
     hardware.keep_freed_memory()
+    config = replace(config, gpus=launch.torchrun_gpus(config.gpus))
+    if launch.follows():
+        launch.follow()
+        return
     with _callbacks(quiet or as_json) as callbacks:
         info = train(dataset, out, config, resume, callbacks)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -28,9 +29,8 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
     arguments = dict(backbone.model_args)
     if config.image_size and hasattr(pretrained, "set_input_size"):
         arguments["img_size"] = config.image_size
-    dropping = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
     torch.manual_seed(config.seed)  # for a head that the probe does not fill
-    net = models.build(backbone.architecture, num_classes, arguments | {k: v for k, v in dropping.items() if v})
+    net = build(backbone.architecture, num_classes, arguments, config)
     heads = tuple(f"{name}." for name in _head_names(pretrained))
     body = {name: value for name, value in pretrained.state_dict().items() if not name.startswith(heads)}
     try:
@@ -42,6 +42,12 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
     if arguments != backbone.model_args and not _same_features(net, pretrained, backbone.preprocessing.size):
         raise _other_at(backbone, config)
     return net, arguments
+
+
+def build(architecture: str, num_classes: int, model_args: Mapping[str, object], config: TrainConfig) -> nn.Module:
+    """Return a network with the configured dropout and stochastic depth, without trained weights."""
+    dropping = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
+    return models.build(architecture, num_classes, {**model_args, **{k: v for k, v in dropping.items() if v}})
 
 
 def _other_at(backbone: ModelInfo, config: TrainConfig) -> UsageError:

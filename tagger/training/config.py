@@ -125,9 +125,22 @@ class TrainConfig:
     ] = 10.0
     seed: Annotated[int, Option("Random seed; the same seed on the same CPU gives the same checkpoint.", ge=0)] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
+    gpus: Annotated[
+        int, Option("GPUs to train on, with a process each; with --device cpu, number of processes.", _TRAINED, ge=1)
+    ] = 1
+    gradients: Annotated[
+        Literal["exact", "powersgd", "local"],
+        Option(
+            "Exchange between several GPUs: exact gradients, compressed ones (PowerSGD), or none but an average of the "
+            "weights every 8 steps (local SGD).",
+            _TRAINED | {"gpus": range(2, 1025)},
+        ),
+    ] = "exact"
 
     def __post_init__(self) -> None:
         options.check(self)
+        if self.batch_size and self.gpus > 1 and self.batch_size < 2 * self.gpus:
+            raise UsageError(f"--batch-size {self.batch_size}: --gpus {self.gpus} needs at least {2 * self.gpus}")
         if not _AUGMENT.fullmatch(self.augment):
             raise UsageError(f"--augment {self.augment}: expected none, or a policy of timm's such as rand-m9-mstd0.5")
         if self.schedule != "cosine" and min(rate for rate, _ in schedules.steps(self.schedule)) <= 0:

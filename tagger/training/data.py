@@ -112,6 +112,8 @@ def read(
     `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label.
     Raises SourceError or UsageError when there is nothing to learn from.
     """
+    if loaders.workers_for(hardware.device(config.device)) and config.method in ("auto", "finetune"):
+        loaders.start_server()  # it imports while the images are scanned
     found = datasets.read_dataset(dataset, config.multilabel)
     started, backbone = time.perf_counter(), describe_backbone(config)
     if labelled_only:
@@ -158,11 +160,10 @@ def read(
 
 def _arrays(found: Dataset, backbone: ModelInfo | None, config: TrainConfig, square: Preprocessing | None) -> Arrays:
     """Return the pixels that fine-tuning will want, where they fit into memory."""
-    copies = loaders.copies(hardware.device(config.device))
     if backbone is None or config.method not in ("auto", "finetune"):
         return Arrays(square=square)
     side, (height, width) = training_side(backbone.preprocessing), backbone.preprocessing.size
-    fits = len(found) * 3 * (height * width + 1.4 * side * side) * copies < IN_MEMORY
+    fits = len(found) * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
     return Arrays(pixels=fits, training_side=side if fits else None, square=square)
 
 
@@ -172,7 +173,7 @@ def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, have: Bool
         {place[row]: array for row, array in scanned.arrays[name].items() if row in place}
         for name in ("training", "pixels")
     )
-    limit = IN_MEMORY // loaders.copies(device)
+    limit = IN_MEMORY // (1 + loaders.workers_for(device))  # each process caches what it decodes itself
     pixels = FilePixels(images.locations, backbone.preprocessing, training, evaluation, limit, images.image_ids)
     train = images.split("train")
     pixels.keep(np.flatnonzero(train), np.flatnonzero(~train))

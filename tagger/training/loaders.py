@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import get_all_start_methods
+from dataclasses import replace
+from multiprocessing import forkserver, get_all_start_methods
 
 import numpy as np
 import torch
@@ -18,11 +20,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tagger import hardware
 from tagger.data.pixels import Subset
 from tagger.images import Preprocessing, UInt8Array, normalise
+from tagger.training.distributed import ALONE, Group, end_with_parent
 from tagger.training.recipe import Recipe
+from tagger.training.shared import SHARED_MEMORY, share_pixels
 from tagger.training.trainer import Batch, seed_of
+
+log = logging.getLogger(__name__)
 
 MAX_WORKERS = 16
 """Processes that prepare images for a GPU."""
+PREFETCH = 2
+"""Batches that each of them prepares ahead."""
+START_METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
 
 class Normaliser:
@@ -55,47 +64,60 @@ class TensorLoader:
     """Batches of normalised images (N, 3, H, W) that lie on the device, flipped and translated there."""
 
     def __init__(
-        self, images: Tensor, targets: Tensor, recipe: Recipe, seed: int, offset: Tensor | None = None
+        self,
+        images: Tensor,
+        targets: Tensor,
+        recipe: Recipe,
+        seed: int,
+        offset: Tensor | None = None,
+        processes: Group = ALONE,
     ) -> None:
-        self.targets, self.recipe, self.offset = targets, recipe, offset
-        self.images = _flip_some(images, seed) if recipe.flip == "alternate" else images
+        self.targets, self.recipe, self.seed, self.offset = targets, recipe, seed, offset
+        self.processes, self.count = processes, len(images)
+        self.images = images
+        if recipe.flip == "alternate":
+            self.images = _flip_some(images, torch.Generator(images.device).manual_seed(seed))
 
     def __len__(self) -> int:
         """Return the number of batches."""
         return -(-len(self.images) // self.recipe.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the images in random order; the trainer has seeded the generator for this epoch."""
-        recipe = self.recipe
-        for rows in torch.randperm(len(self.images), device=self.images.device).split(recipe.batch_size):
-            x = self.images[rows]
+        """Yield the images in an order that depends on seed and epoch: of every batch, this process's share."""
+        recipe, device = self.recipe, self.images.device
+        generator = torch.Generator(device).manual_seed(seed_of(self.seed, number))
+        for batch in torch.randperm(self.count, device=device, generator=generator).split(recipe.batch_size):
+            x = self.images[batch]
             if recipe.flip == "random":
-                x = _flip_some(x)
+                x = _flip_some(x, generator)
             elif recipe.flip == "alternate" and number % 2 == 0:
                 x = x.flip(-1)
-            yield self._translated(x) if recipe.translate else x, self.targets[rows]
+            x, target = self._translated(x, generator) if recipe.translate else x, self.targets[batch]
+            if self.processes.size > 1:  # drawn for the whole batch, so that the images are those of one process
+                rows = torch.tensor(self.processes.rows(len(batch)), device=device)
+                x, target = x[rows], target[rows]
+            yield x, target
 
-    def _translated(self, x: Tensor) -> Tensor:
+    def _translated(self, x: Tensor, generator: torch.Generator) -> Tensor:
         recipe = self.recipe
         if recipe.fill == "mean" and self.offset is not None:
-            return translated(x - self.offset, recipe.translate) + self.offset
-        return translated(x, recipe.translate, "reflect" if recipe.fill == "reflect" else "constant")
+            return translated(x - self.offset, recipe.translate, generator) + self.offset
+        return translated(x, recipe.translate, generator, "reflect" if recipe.fill == "reflect" else "constant")
 
 
-def translated(batch: Tensor, by: int, fill: str = "constant") -> Tensor:
+def translated(batch: Tensor, by: int, generator: torch.Generator, fill: str = "constant") -> Tensor:
     """Translate each image (N, C, H, W) by up to `by` pixels each way; zeros or a reflection come in."""
     height, width = batch.shape[-2:]
     padded = functional.pad(batch.float(), (by,) * 4, mode=fill).to(batch.dtype)
-    top, left = torch.randint(0, 2 * by + 1, (2, len(batch), 1), device=batch.device)
+    top, left = torch.randint(0, 2 * by + 1, (2, len(batch), 1), device=batch.device, generator=generator)
     rows = top + torch.arange(height, device=batch.device)
     columns = left + torch.arange(width, device=batch.device)
     each = torch.arange(len(batch), device=batch.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _flip_some(images: Tensor, seed: int | None = None) -> Tensor:
+def _flip_some(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror about half of the images."""
-    generator = None if seed is None else torch.Generator(images.device).manual_seed(seed)
     flipped = torch.rand(len(images), device=images.device, generator=generator) < 0.5
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
 
@@ -104,35 +126,32 @@ class ImageLoader:
     """Batches of a dataset's images, each changed at random by timm's training transform.
 
     On a CPU the network takes nearly all of the time, and images are changed in this process. For a GPU, worker
-    processes do it; they live for all epochs.
+    processes do it; they live for all epochs. The batches are the same with any number of workers.
     """
 
-    def __init__(self, dataset: AugmentedImages, targets: Tensor, batch_size: int, normaliser: Normaliser) -> None:
-        self.dataset, self.targets, self.normaliser = dataset, targets, normaliser
-        self.sampler = EpochSampler(len(dataset), batch_size, dataset.seed)
-        self._loader: Iterable[Tensor] | None = None
-        if normaliser.device == "cuda":
-            self._loader = DataLoader(
-                dataset,
-                batch_sampler=self.sampler,
-                num_workers=_workers(normaliser.device),
-                collate_fn=torch.stack,
-                pin_memory=True,
-                worker_init_fn=_one_thread,
-                multiprocessing_context="forkserver" if "forkserver" in get_all_start_methods() else "spawn",
-                persistent_workers=True,
-            )
+    def __init__(
+        self,
+        dataset: AugmentedImages,
+        targets: Tensor,
+        batch_size: int,
+        normaliser: Normaliser,
+        workers: int = 0,
+        processes: Group = ALONE,
+    ) -> None:
+        self.dataset, self.targets, self.normaliser, self.count = dataset, targets, normaliser, len(dataset)
+        self.sampler = EpochSampler(len(dataset), batch_size, dataset.seed, processes)
+        self._loader = _in_workers(dataset, self.sampler, workers, normaliser.device) if workers else None
 
     def __len__(self) -> int:
         """Return the number of batches."""
         return len(self.sampler)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield normalised images (N, 3, H, W) and targets (N, K)."""
+        """Yield normalised images (N, 3, H, W) and targets (N, K): of every batch, this process's share."""
         self.sampler.epoch = number
         for pixels, places in zip(self._loader or self._here(), self.sampler, strict=True):
             rows = [index for _, index in places]
-            yield self.normaliser(pixels), self.targets[rows].to(self.normaliser.device)
+            yield self.normaliser(pixels), self.targets[rows].to(self.normaliser.device, non_blocking=True)
 
     def _here(self) -> Iterator[Tensor]:
         for places in self.sampler:
@@ -156,7 +175,7 @@ class AugmentedImages(Dataset[Tensor]):
         crop_scale: float,
         hflip: float,
     ) -> None:
-        self.images, self.seed = images, seed
+        self.images, self.seed, self.size = images, seed, preprocessing.size
         self._transform: Callable[[Image.Image], Tensor] = create_transform(
             input_size=(3, *preprocessing.size),
             is_training=True,
@@ -186,10 +205,11 @@ class AugmentedImages(Dataset[Tensor]):
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) in an order that depends on seed and epoch."""
+    """Batches of (epoch, index) in an order that depends on seed and epoch; of each, this process's share."""
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, processes: Group = ALONE) -> None:
         self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.processes = processes
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -199,17 +219,46 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         """Yield the batches of `epoch`."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
         for start in range(0, self.count, self.batch_size):
-            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+            batch = order[start : start + self.batch_size]
+            yield [(self.epoch, int(batch[row])) for row in self.processes.rows(len(batch))]
 
 
-def copies(device: str) -> int:
-    """Return how many processes hold the decoded images: this one and those that prepare images for a GPU."""
-    return 1 + _workers(device)
+def workers_for(device: str, processes: int = 1) -> int:
+    """Return how many workers prepare images for each of so many processes that train; none on a CPU."""
+    return min(hardware.cores() // processes, MAX_WORKERS) if device == "cuda" else 0
 
 
-def _workers(device: str) -> int:
-    return min(hardware.cores(), MAX_WORKERS) if device == "cuda" else 0
+def start_server() -> None:
+    """Start the process that workers are forked from: it imports torch and timm once, beside what is done here."""
+    if START_METHOD == "forkserver":
+        forkserver.set_forkserver_preload(["__main__", __name__])
+        forkserver.ensure_running()
 
 
-def _one_thread(worker: int) -> None:
+def _in_workers(dataset: AugmentedImages, sampler: EpochSampler, workers: int, device: str) -> Iterable[Tensor] | None:
+    """Return a loader with workers; None, with a warning, where shared memory has no room for images and batches."""
+    height, width = dataset.size
+    batches = (PREFETCH * workers + 1) * sampler.batch_size * height * width * 3
+    pixels = share_pixels(dataset.images.pixels, batches)
+    if pixels is None:
+        log.warning("%s has no room for the images: they are prepared in one process, which is slower", SHARED_MEMORY)
+        return None
+    dataset.images = replace(dataset.images, pixels=pixels)
+    start_server()
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=PREFETCH,
+        collate_fn=torch.stack,
+        pin_memory=device == "cuda",
+        worker_init_fn=_start_worker,
+        multiprocessing_context=START_METHOD,
+        persistent_workers=True,
+    )
+
+
+def _start_worker(worker: int) -> None:
+    """Use one thread, and end with the process that trains, even when that is killed."""
     torch.set_num_threads(1)
+    end_with_parent()

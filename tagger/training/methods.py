@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from tagger import models
 from tagger.data import normalisation
 from tagger.data.pixels import ArrayPixels, Subset
 from tagger.errors import UsageError
 from tagger.images import Preprocessing
 from tagger.inference.engines import Float32Array
 from tagger.training import backbone as backbones
-from tagger.training import knn, probe, resume, schedules, scratch
+from tagger.training import knn, launch, probe, schedules, scratch
 from tagger.training.config import TrainConfig
 from tagger.training.data import Callbacks, TrainingData
-from tagger.training.loaders import AugmentedImages, ImageLoader, Normaliser, batches
+from tagger.training.distributed import ALONE, Group
+from tagger.training.launch import Job
+from tagger.training.loaders import AugmentedImages, ImageLoader, Normaliser, batches, workers_for
 from tagger.training.recipe import SPEEDRUN, Recipe
 from tagger.training.resume import State
 from tagger.training.scratch import Labelled, Network
+from tagger.training.shared import share_pixels
 from tagger.training.trainer import Diverged, Epoch, Trainer, label_weights, logits_of, score_of
 
 EPOCHS, BATCH_SIZE = 18, 32
@@ -111,16 +117,14 @@ def fine_tune(
     net, model_args = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
     if probed:
         net.load_state_dict(probed.net.state_dict())
-    trainer = make_trainer(net, data, config)
-    if probed:
-        trainer.start_from(probed.candidates["probe"])
-    try:
-        resume.fit(trainer, state, callbacks.on_epoch)
-    except Diverged as error:
-        if not trainer.best:
-            raise
-        callbacks.say(f"{error}; the best weights so far are used")
-        trainer.load_best()
+    weights = {name: value.numpy() for name, value in net.state_dict().items()}
+    start = probed.candidates["probe"] if probed else None
+    make = partial(_fine_tuning, weights, model_args, _for_processes(data, config.gpus), config, start)
+    fitted = launch.fit(Job(make, data.device, config.gpus, config.gradients, state), callbacks.on_epoch)
+    if fitted.diverged:
+        callbacks.say(f"{fitted.diverged}; the best weights so far are used")
+    net.load_state_dict(fitted.weights)
+    net.to(data.device).to(memory_format=torch.channels_last)
     normaliser = Normaliser(data.pretrained.preprocessing, data.device)
     pixels = {name: data.pixels.fitted(data.indices(name)) for name in (data.evaluated if splits is None else splits)}
     return TrainedNetwork(
@@ -132,16 +136,39 @@ def fine_tune(
         architecture=data.pretrained.architecture,
         model_args=model_args,
         preprocessing=data.pretrained.preprocessing,
-        method="finetune" if trainer.best_epoch or not probed else "probe",
-        candidates={"finetune": max((epoch.val_score or 0.0 for epoch in trainer.curve), default=0.0)},
-        curve=trainer.curve,
-        chosen={"best_epoch": trainer.best_epoch},
-        recipe=asdict(trainer.recipe),
-        seconds_before=trainer.seconds_before,
+        method="finetune" if fitted.best_epoch or not probed else "probe",
+        candidates={"finetune": max((epoch.val_score or 0.0 for epoch in fitted.curve), default=0.0)},
+        curve=fitted.curve,
+        chosen={"best_epoch": fitted.best_epoch},
+        recipe=asdict(recipe_of(config)),
+        seconds_before=fitted.seconds_before,
     )
 
 
-def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig) -> Trainer:
+def _for_processes(data: TrainingData, gpus: int) -> TrainingData:
+    """Return what fine-tuning needs of the data, its images in shared memory where that has room for them."""
+    pixels = share_pixels(data.pixels) if gpus > 1 else None
+    return replace(data, pixels=pixels or data.pixels, features=None, square=None)
+
+
+def _fine_tuning(
+    weights: Mapping[str, npt.NDArray[np.generic]],
+    model_args: Mapping[str, object],
+    data: TrainingData,
+    config: TrainConfig,
+    start: float | None,
+    processes: Group,
+) -> Trainer:
+    """Return the trainer of a fine-tuning whose untrained network has the score `start`, None for no score."""
+    net = backbones.build(data.pretrained.architecture, len(data.dataset.label_names), model_args, config)
+    net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    trainer = make_trainer(net, data, config, processes)
+    if start is not None:
+        trainer.start_from(start)
+    return trainer
+
+
+def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig, processes: Group = ALONE) -> Trainer:
     """Return the trainer of a fine-tuning."""
     preprocessing, recipe = data.pretrained.preprocessing, recipe_of(config)
     targets = torch.from_numpy(data.truth("train"))
@@ -151,10 +178,11 @@ def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig) -> Tra
     )  # fmt: skip
     normaliser = Normaliser(preprocessing, data.device)
     weights = label_weights(targets, config.multilabel).to(data.device) if config.class_weights else None
+    workers = workers_for(data.device, processes.here)
     validation = partial(data.pixels.fitted, data.indices("val"))
     return Trainer(
         net,
-        ImageLoader(images, targets, recipe.batch_size, normaliser),
+        ImageLoader(images, targets, recipe.batch_size, normaliser, workers, processes),
         recipe,
         config.seed,
         data.device,
@@ -162,6 +190,7 @@ def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig) -> Tra
         config.multilabel,
         weights,
         autocast=data.device != "cpu",  # a CPU with bf16 trains depthwise networks no faster in it
+        processes=processes,
     )
 
 
@@ -215,14 +244,17 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     part = {name: Labelled(data.pixels.arrays[data.rows(name)], data.truth(name)) for name in ("train", "val", "test")}
     computed = normalisation.compute("standardise", part["train"].images)
     network = Network("tagger_speedrun", {}, len(data.dataset.label_names), computed)
-    trainer = scratch.make_trainer(
-        network, part["train"], recipe, config.seed, data.device, part["val"], config.multilabel
-    )
+    make = partial(
+        scratch.make_trainer, network, part["train"], recipe, config.seed, data.device, part["val"], config.multilabel,
+        False,
+    )  # fmt: skip
     try:
-        net, curve = scratch.train_net(trainer, state, callbacks.on_epoch)
+        fitted = launch.fit(Job(make, data.device, config.gpus, config.gradients, state), callbacks.on_epoch)
     except Diverged as error:
         state.remove()  # it would lead there again
         raise UsageError(f"{error}; choose a smaller --batch-size, which lowers the learning rate with it") from error
+    net = models.build(network.architecture, network.num_classes, network.model_args).eval()
+    net.load_state_dict(fitted.weights)
     return TrainedNetwork(
         net=net,
         architecture=network.architecture,
@@ -230,18 +262,20 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
         preprocessing=computed.preprocessing(data.pixels.arrays.shape[1]),
         method="scratch",
         logits={name: scratch.score(net, part[name].images, computed) for name in data.evaluated},
-        candidates={"scratch": curve[-1].val_score or 0.0},
-        curve=curve,
+        candidates={"scratch": fitted.curve[-1].val_score or 0.0},
+        curve=fitted.curve,
         recipe=asdict(recipe),
-        seconds_before=trainer.seconds_before,
+        seconds_before=fitted.seconds_before,
     )
 
 
 def _worthwhile(
     fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks
 ) -> bool:
-    """Return whether fine-tuning is expected to end within the budget; on a GPU it is always tried."""
-    if data.device == "cuda" or state.exists():  # one that was begun is finished, whatever the load of the machine is
+    """Return whether fine-tuning is expected to end within the budget; on GPUs it is always tried."""
+    if (
+        data.device == "cuda" or config.gpus > 1 or state.exists()
+    ):  # one that was begun is finished, whatever the load of the machine is
         return True
     images = recipe_of(config).epochs * len(data.indices("train"))
     minutes = seconds_per_image(fitted, config) * images / 60

@@ -64,11 +64,13 @@ class State:
 
 def fit(trainer: Trainer, state: State | None = None, on_epoch: OnEpoch = lambda epoch: None) -> None:
     """Train to the end, saving the state after every epoch; a training whose state was saved continues there."""
-    if state and state.exists():
-        trainer.load_state(state.load()["trainer"])
+    processes = trainer.processes
+    before = processes.from_first(lambda: state.load()["trainer"] if state and state.exists() else None)
+    if before:
+        trainer.load_state(before)
 
     def saved(epoch: Epoch) -> None:
-        if state:
+        if state and processes.rank == 0:
             state.save(trainer)
         on_epoch(epoch)
 

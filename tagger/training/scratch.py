@@ -17,6 +17,7 @@ from tagger.inference.engines import Float32Array
 from tagger.models.small import SmallNet
 from tagger.models.speedrun import Speedrun
 from tagger.training import resume
+from tagger.training.distributed import ALONE, Group
 from tagger.training.loaders import Normaliser, TensorLoader
 from tagger.training.recipe import Recipe
 from tagger.training.resume import State
@@ -68,6 +69,7 @@ def make_trainer(
     validation: Labelled | None = None,
     multilabel: bool = False,
     compiled: bool = False,
+    processes: Group = ALONE,
 ) -> Trainer:
     """Return a trainer whose images lie normalised on the device, in bf16 where it computes in bf16."""
     torch.manual_seed(seed)
@@ -82,17 +84,19 @@ def make_trainer(
     images = on_device(train.images, network.normalisation, device, torch.bfloat16 if bf16 else torch.float32)
     targets = torch.from_numpy(train.targets).to(device)
     moved = None if offset is None else torch.from_numpy(offset).to(device, images.dtype)
-    loader = TensorLoader(images, targets, recipe, seed, moved)
+    loader = TensorLoader(images, targets, recipe, seed, moved, processes)
     held_out = None if validation is None else _batches(validation, network.normalisation, device)
-    return Trainer(net, loader, recipe, seed, device, held_out, multilabel, autocast=bf16, compiled=compiled)
+    return Trainer(
+        net, loader, recipe, seed, device, held_out, multilabel, autocast=bf16, compiled=compiled, processes=processes
+    )
 
 
 def on_device(
     images: UInt8Array, normalisation: Normalisation, device: str, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Return normalised images (N, 3, H, W) on a device; subtracting the offset is left to the network."""
-    normaliser = Normaliser(normalisation.preprocessing(images.shape[1]), "cpu")
-    chunks = [normaliser(chunk).to(device, dtype) for chunk in torch.from_numpy(images).split(_CHUNK)]
+    normaliser = Normaliser(normalisation.preprocessing(images.shape[1]), device)
+    chunks = [normaliser(chunk).to(dtype) for chunk in torch.from_numpy(images).split(_CHUNK)]
     return torch.cat(chunks).contiguous(memory_format=torch.channels_last)
 
 

@@ -12,7 +12,7 @@ import torch
 from tagger import hardware, options, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import UsageError
-from tagger.training import data, methods, result
+from tagger.training import data, launch, methods, result
 from tagger.training.config import TrainConfig, differences
 from tagger.training.data import Callbacks, TrainingData
 from tagger.training.result import Trained
@@ -40,6 +40,7 @@ def train(
     dataset, out = os.fspath(dataset), os.fspath(out)
     config, callbacks = config or TrainConfig(), callbacks or Callbacks()
     folder = storage.absolute(out)
+    launch.check_gpus(config.gpus, config.device)
     _check_out(out, folder, resume, beside)
     started = time.perf_counter()
     found = data.read(dataset, config, callbacks)
@@ -73,7 +74,7 @@ def identity(config: TrainConfig, found: TrainingData) -> dict[str, object]:
 def check_resumable(state: State, config: TrainConfig) -> None:
     """Raise UsageError when a training was begun with other options or other data, naming the difference."""
     before = state.load()["identity"]
-    if changed := differences(before["config"], config):
+    if changed := differences(before["config"], config, ignoring=["gpus"]):
         raise UsageError(f"--resume: this training was started with other options ({'; '.join(changed)}); repeat those")
     if before["data"] != state.identity["data"]:
         raise UsageError(f"--resume: the labelled images have changed since this training started; delete {state.uri}")

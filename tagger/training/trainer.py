@@ -25,6 +25,7 @@ from torch.nn import functional
 from tagger.errors import TaggerError, UsageError
 from tagger.evaluation import metrics
 from tagger.inference.engines import Float32Array
+from tagger.training.distributed import ALONE, Group, synchronised
 from tagger.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -43,12 +44,15 @@ Batch = tuple[Tensor, Tensor]
 class Loader(Protocol):
     """Training batches, the same for the same epoch."""
 
+    count: int
+    """Images per epoch, over all processes."""
+
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
         ...
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch, counted from 1."""
+        """Yield this process's share of the batches of one epoch, counted from 1."""
         ...
 
 
@@ -100,16 +104,19 @@ class Trainer:
         label_weights: Tensor | None = None,
         autocast: bool = False,
         compiled: bool = False,
+        processes: Group = ALONE,
     ) -> None:
         if recipe.patience is not None and validation is None:
             raise UsageError("patience needs validation images")
         self.net, self.loader, self.recipe, self.seed, self.device = net, loader, recipe, seed, device
         self.validation, self.multilabel, self.autocast = validation, multilabel, autocast
-        self.label_weights = label_weights
+        self.label_weights, self.processes = label_weights, processes
         self.loss = "sigmoid" if multilabel else recipe.loss
+        if not recipe.freeze_norms:
+            self.net = net = processes.with_shared_norms(net, device)
         net.to(device).to(memory_format=torch.channels_last)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(net) if compiled else net
-        self.optimizer = make_optimizer(net, recipe)
+        self.optimizer = make_optimizer(net, recipe, device)
         self.ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.slow = {k: v for k, v in weights_of(net).items() if v.is_floating_point()} if recipe.lookahead else {}
         self.piece = recipe.batch_size
@@ -149,13 +156,13 @@ class Trainer:
         """Train and validate one epoch; raises Diverged when the loss is not a number."""
         started, number = time.perf_counter(), len(self.curve) + 1
         epoch_seed = seed_of(self.seed, number)
-        torch.manual_seed(epoch_seed)
+        torch.manual_seed(epoch_seed + self.processes.rank)  # dropout differs from process to process
         np.random.seed(epoch_seed)  # timm's mixup draws from here
         train_loss, train_score = self._train(number)
         if not math.isfinite(train_loss):
             raise Diverged(f"training diverged: the loss of epoch {number} is not a number")
         network = self.ema.module if self.ema else self.net
-        val_loss, val_score = self._validate(network)
+        val_loss, val_score = self.processes.from_first(lambda: self._validate(network))
         lr = self.recipe.lr_at((number * len(self.loader) - 1) / self._steps)
         seconds = time.perf_counter() - started
         found = Epoch(number, self.recipe.epochs, train_loss, train_score, val_loss, val_score, lr, seconds)
@@ -206,36 +213,59 @@ class Trainer:
 
     def _train(self, number: int) -> tuple[float, float | None]:
         """Train on every image once; return mean loss and accuracy."""
-        recipe, total_steps = self.recipe, len(self.loader)
+        recipe, total_steps, processes = self.recipe, len(self.loader), self.processes
         self.net.train()
-        for name, last in recipe.freeze_after:
-            self.net.get_parameter(name).requires_grad_(number <= last)
+        self._freeze(number)
         loss = hits = torch.zeros((), device=self.device)
         images = 0
         self.optimizer.zero_grad(set_to_none=True)
         for step, (x, target) in enumerate(self.loader.epoch(number), 1):
-            self._set_norms(len(x))
+            count = min(recipe.batch_size, self.loader.count - images)
+            self._set_norms(count)
             self._set_rates(((number - 1) * total_steps + step - 1) / self._steps)
+            stepping = step % recipe.accumulate == 0 or step == total_steps
             last_group = step > total_steps // recipe.accumulate * recipe.accumulate
-            group = total_steps % recipe.accumulate if last_group else recipe.accumulate
-            batch_loss, batch_hits = self._backward(*self._mixed(x, target), group)
-            loss, hits, images = loss + batch_loss * len(x), hits + batch_hits, images + len(x)
-            if step % CHECKED_EVERY == 0 and not loss.isfinite():
+            batches = total_steps % recipe.accumulate if last_group else recipe.accumulate
+            counted = len(x) * processes.weight(count)
+            weight = counted * processes.size / count / batches
+            batch_loss, batch_hits = self._backward(*self._mixed(x, target, count), weight, 1 / batches, stepping)
+            loss, hits, images = loss + batch_loss * counted, hits + batch_hits * (counted / len(x)), images + count
+            if step % CHECKED_EVERY == 0 and not processes.sum(loss).isfinite():
                 break
-            if step % recipe.accumulate == 0 or step == total_steps:
+            if stepping:
                 self._step(-(-((number - 1) * total_steps + step) // recipe.accumulate))
+        self._average_all()
+        total_loss, total_hits = (processes.sum(loss, hits) / images).tolist()
         scored = not self.multilabel and not (recipe.mixup or recipe.cutmix)
-        return loss.item() / images, hits.item() / images if scored else None
+        return total_loss, total_hits if scored else None
 
-    def _backward(self, x: Tensor, target: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        """Add the gradients of one of `group` batches; return mean loss and the number of hits.
+    def _freeze(self, number: int) -> None:
+        """Freeze what the recipe freezes in this epoch; only the other gradients are averaged over the processes."""
+        changed = False
+        for name, last in self.recipe.freeze_after:
+            parameter = self.net.get_parameter(name)
+            changed |= parameter.requires_grad != (number <= last)
+            parameter.requires_grad_(number <= last)
+        if self.processes.size > 1 and (changed or self.forward is self.net):
+            steps = (number - 1) * len(self.loader) // self.recipe.accumulate
+            self.forward = self.processes.parallel(self.net, steps)
+
+    def _backward(
+        self, x: Tensor, target: Tensor, weight: float, penalty_weight: float, stepping: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of one batch; return mean loss and the number of hits.
 
         When memory runs out, the batch is repeated in smaller pieces; gradients of earlier batches are lost.
         """
         while True:
             try:
-                return self._in_pieces(x, target, group)
+                return self._in_pieces(x, target, weight, penalty_weight, stepping)
             except torch.OutOfMemoryError as error:
+                if self.processes.size > 1:  # the others wait for the gradients of this batch
+                    raise UsageError(
+                        f"--batch-size: {len(x)} images at a time do not fit into the memory of this {self.device}; "
+                        "choose a smaller --batch-size and more --accumulate"
+                    ) from error
                 if self.piece == 1:
                     shape = "x".join(map(str, x.shape[2:]))
                     raise UsageError(
@@ -247,15 +277,19 @@ class Trainer:
             log.warning("out of memory on %s: training on %d images at a time", self.device, self.piece)
             self.optimizer.zero_grad(set_to_none=True)
 
-    def _in_pieces(self, x: Tensor, target: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    def _in_pieces(
+        self, x: Tensor, target: Tensor, weight: float, penalty_weight: float, stepping: bool
+    ) -> tuple[Tensor, Tensor]:
         total = hits = torch.zeros((), device=self.device)
-        for piece, truth in zip(x.split(self.piece), target.split(self.piece), strict=True):
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
-                logits = self.forward(piece).float()
+        pieces = list(zip(x.split(self.piece), target.split(self.piece), strict=True))
+        for number, (piece, truth) in enumerate(pieces, 1):
             share = len(piece) / len(x)
-            loss = loss_of(logits, truth, self.loss, self.recipe.label_smoothing, self.label_weights)
-            penalty = self.recipe.l1 * _absolute_weights(self.net) if self.recipe.l1 else 0.0
-            ((loss + penalty) * (share / group)).backward()
+            with synchronised(self.forward, stepping and number == len(pieces)):
+                with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+                    logits = self.forward(piece).float()
+                loss = loss_of(logits, truth, self.loss, self.recipe.label_smoothing, self.label_weights)
+                penalty = self.recipe.l1 * _absolute_weights(self.net) if self.recipe.l1 else 0.0
+                (loss * (share * weight) + penalty * (share * penalty_weight)).backward()
             total = total + loss.detach() * share
             hits = hits + ((logits.argmax(1) == truth.argmax(1)) & truth.any(dim=1)).sum()
         return total, hits
@@ -267,15 +301,27 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update(self.net, step=update)
+        if self.processes.averages_after(update):
+            self.processes.average([parameter.detach() for parameter in self.net.parameters()])
         if self.slow and update % SLOW_STEPS == 0:
             self._pull(keep=0.95**SLOW_STEPS * (update / self._steps) ** 3)
 
     @torch.no_grad()
     def _pull(self, keep: float) -> None:
         """Move the slow weights towards the network's, and set the network to them."""
-        for name, value in self.net.state_dict().items():
-            if name in self.slow:
-                value.copy_(self.slow[name].lerp_(value, 1 - keep))
+        state = self.net.state_dict()
+        slow, fast = list(self.slow.values()), [state[name] for name in self.slow]
+        torch._foreach_lerp_(slow, fast, 1 - keep)
+        torch._foreach_copy_(fast, slow)
+
+    def _average_all(self) -> None:
+        """After local steps, average all that the next epoch depends on: the first process validates and saves it."""
+        if self.processes.size == 1 or self.processes.gradients != "local":
+            return
+        slots = [value for each in self.optimizer.state.values() for value in each.values()]
+        kept = [*self.net.state_dict().values(), *self.slow.values(), *slots]
+        kept += self.ema.module.state_dict().values() if self.ema else ()
+        self.processes.average([t for t in kept if isinstance(t, Tensor) and t.ndim and t.is_floating_point()])
 
     def _set_rates(self, done: float) -> None:
         """Set learning rate and momentum; `lr_scale` is a group's own factor, as in timm."""
@@ -285,9 +331,9 @@ class Trainer:
             if "momentum" in group:
                 group.update(momentum=momentum, dampening=momentum if self.recipe.unit_gain else 0.0)
 
-    def _mixed(self, x: Tensor, target: Tensor) -> Batch:
+    def _mixed(self, x: Tensor, target: Tensor, count: int) -> Batch:
         """Blend images and labels with timm's mixup and cutmix; a batch of an odd number of images stays as it is."""
-        if not (self.recipe.mixup or self.recipe.cutmix) or len(x) % 2:
+        if not (self.recipe.mixup or self.recipe.cutmix) or count % 2:
             return x, target
         mixer = Mixup(self.recipe.mixup, self.recipe.cutmix, label_smoothing=0.0, num_classes=len(x))
         x, shares = mixer(x, torch.arange(len(x), device=x.device))
@@ -310,7 +356,7 @@ class Trainer:
         return loss, score_of(logits.numpy(), target.numpy(), self.multilabel)
 
 
-def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(net: nn.Module, recipe: Recipe, device: str = "cpu") -> torch.optim.Optimizer:
     """Return timm's optimizer; unless the recipe decays all parameters, it does not decay biases and norms."""
     momentum = recipe.momentum_at(0.0)
     plain = recipe.optimizer == "sgd" and not (recipe.nesterov and momentum)
@@ -321,6 +367,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         weight_decay=recipe.weight_decay,
         momentum=momentum,
         layer_decay=recipe.layer_decay,
+        fused=device == "cuda" or None,
     )
 
 

@@ -1,0 +1,122 @@
+"""Batches, gradients and weights of a training in several processes, by torch.distributed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+WARMUP = 10
+"""Optimizer steps with exact gradients before compressed gradients or local steps begin."""
+LOCAL_STEPS = 8
+"""Local steps between two averages of the weights."""
+POWERSGD_RANK = 4
+ONE_BUCKET_MB = 100_000
+"""More than the gradients of any network."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train one network, and the place of this one among them."""
+
+    rank: int = 0
+    size: int = 1
+    gradients: str = "exact"
+    """exact, powersgd (compressed), or local (local SGD: weights are averaged instead of gradients)."""
+    here: int = 1
+    """How many of them are on this machine."""
+
+    def rows(self, count: int) -> list[int]:
+        """Return which rows of a batch are trained on here: all of a batch that is too small to be shared.
+
+        Rows at equal distance from both ends stay together, because mixup blends those.
+        """
+        shared = count >= 2 * self.size
+        return [row for row in range(count) if not shared or min(row, count - 1 - row) % self.size == self.rank]
+
+    def weight(self, count: int) -> float:
+        """Return the factor with which an image counts here: every process trains on the images of a small batch."""
+        return 1.0 if count >= 2 * self.size else 1.0 / self.size
+
+    def with_shared_norms(self, net: nn.Module, device: str) -> nn.Module:
+        """Return the network with batch-norm statistics over all processes, which torch has on GPUs only."""
+        return convert_sync_batchnorm(net) if self.size > 1 and device == "cuda" else net
+
+    def parallel(self, net: nn.Module, steps: int) -> nn.Module:
+        """Return the network with gradients that are averaged over the processes, after so many optimizer steps."""
+        if self.size == 1:
+            return net
+        # gloo's threads wait for each other when several buckets are compressed at a time
+        one_bucket = ONE_BUCKET_MB if self.gradients == "powersgd" else None
+        wrapped = DistributedDataParallel(net, bucket_cap_mb=one_bucket)
+        if self.gradients == "powersgd":
+            compressed = PowerSGDState(None, POWERSGD_RANK, start_powerSGD_iter=WARMUP)
+            wrapped.register_comm_hook(compressed, powerSGD_hook)
+        elif self.gradients == "local":
+            left = max(0, WARMUP - steps)
+            wrapped.register_comm_hook(PostLocalSGDState(None, None, left, False), post_localSGD_hook)
+        return wrapped
+
+    def averages_after(self, step: int) -> bool:
+        """Return whether the weights are averaged after an optimizer step, counted from 1."""
+        return self.size > 1 and self.gradients == "local" and step > WARMUP and step % LOCAL_STEPS == 0
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Set tensors to their mean over the processes."""
+        flat = torch.cat([each.reshape(-1) for each in tensors])
+        dist.all_reduce(flat)
+        for each, mean in zip(tensors, (flat / self.size).split([each.numel() for each in tensors]), strict=True):
+            each.copy_(mean.view(each.shape))
+
+    def sum(self, *values: Tensor) -> Tensor:
+        """Return the sums of scalars over the processes."""
+        total = torch.stack([value.float() for value in values])
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """Return what the first process computes."""
+        if self.size == 1:
+            return compute()
+        found: list[T | None] = [compute() if self.rank == 0 else None]
+        dist.broadcast_object_list(found, 0, device=torch.device("cpu"))
+        return found[0]  # type: ignore[return-value]
+
+
+ALONE = Group()
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it has ended, even when that was killed."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
+
+
+def synchronised(net: Callable[[Tensor], Tensor], now: bool) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which gradients are averaged over the processes now, or only summed up here."""
+    if now or not isinstance(net, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return net.no_sync()
