@@ -67,7 +67,9 @@ _HOLDS = {"at least": operator.ge, "above": operator.gt, "at most": operator.le,
 Source = Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list of URLs, or a manifest.")]
 Models = Annotated[
     list[str],
-    Option("Checkpoint folder or URL, timm/NAME, or local-dir:FOLDER; repeat it to tag with several at once."),
+    Option(
+        "Checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or .onnx file; repeat it to tag with several at once."
+    ),
 ]
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]
 Dataset = Annotated[str, Option("Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
