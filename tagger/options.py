@@ -68,7 +68,7 @@ Source = Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list
 Models = Annotated[
     list[str],
     Option(
-        "imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, or local-dir:FOLDER; repeat it for several."
+        "imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or .onnx file; repeatable."
     ),
 ]
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]

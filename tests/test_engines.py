@@ -89,8 +89,8 @@ def test_a_device_or_engine_that_is_not_there_is_a_usage_error() -> None:
     info = checkpoint.describe(MODEL)
     with pytest.raises(UsageError, match="expected one of auto, cpu, cuda"):
         Choice(device="tpu")
-    with pytest.raises(UsageError, match="expected one of auto, openvino, eager, torch"):
-        Choice(engine="onnx")
+    with pytest.raises(UsageError, match="expected one of auto, openvino, eager, torch, onnx"):
+        Choice(engine="tensorrt")
     with pytest.raises(UsageError, match=r"--device cpu|no usable GPU"):
         engines.load(info, checkpoint.build, Choice("cuda", "openvino"))
 

@@ -37,9 +37,11 @@ class ModelInfo:
     """timm's name, when the weights come from the hub and need timm's own conversion"""
 
     @property
-    def eager_only(self) -> bool:
-        """Return whether converted graphs cannot give its scores: neighbours are ranked in float64."""
-        return self.architecture in ("tagger_knn", "tagger_feature_knn")
+    def only_engine(self) -> str | None:
+        """Return the only engine that runs it: onnx for a file, eager for k-NN, which ranks neighbours in float64."""
+        if self.weights.lower().endswith(".onnx"):
+            return "onnx"
+        return "eager" if self.architecture in ("tagger_knn", "tagger_feature_knn") else None
 
 
 def fingerprint(value: object) -> str:

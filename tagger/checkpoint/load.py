@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tagger import storage
-from tagger.checkpoint import packaged
+from tagger.checkpoint import onnx, packaged
 from tagger.checkpoint.info import Json, ModelInfo, fingerprint
 from tagger.errors import ModelError, SourceError, SourceNotFound, WriteError
 from tagger.images import DECODE_VERSION
@@ -36,7 +36,7 @@ WEIGHTS, CONFIG, BUNDLE, CARD = "model.safetensors", "config.json", "tagger.json
 
 
 def describe(model: str) -> ModelInfo:
-    """Find a model: a checkpoint folder or URL, `local-dir:FOLDER`, `timm/NAME` from the hub, or `imagenet`.
+    """Find a model: a checkpoint folder or URL, `local-dir:FOLDER`, `timm/NAME`, `imagenet`, or an .onnx file.
 
     `auto` is the default backbone.
 
@@ -51,13 +51,15 @@ def describe(model: str) -> ModelInfo:
         if not storage.exists(folder):
             raise ModelError(f"{model}: no such folder; local-dir: takes one with config.json and model.safetensors")
         return _describe_folder(folder, {})
+    if model.lower().endswith(onnx.SUFFIX):
+        return onnx.describe(model)
     folder = storage.absolute(model)
     if model in packaged.PACKAGED and not storage.exists(storage.join(folder, BUNDLE)):
         return _describe_folder(packaged.folder(model), {})
     if not storage.exists(folder):
         raise ModelError(
             f"{model}: no such checkpoint; --model takes a checkpoint folder (see `tagger models`), "
-            "imagenet, timm/NAME or local-dir:FOLDER"
+            "imagenet, timm/NAME, local-dir:FOLDER or an .onnx file"
         )
     if not storage.exists(storage.join(folder, BUNDLE)):
         raise ModelError(

@@ -8,7 +8,10 @@ import typer
 
 Results = Annotated[str, typer.Argument(help="Results folder or URL, as written by `tagger tag --out`.")]
 Model = Annotated[
-    str, typer.Option(help="imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, or local-dir:FOLDER.")
+    str,
+    typer.Option(
+        help="imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or .onnx file."
+    ),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

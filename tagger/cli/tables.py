@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,10 @@ from tagger.cli.printing import emit, print_json, progress, show, titled
 from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
 from tagger.options import ManifestOut, Source, expand
+
+if TYPE_CHECKING:
+    from tagger.evaluation.onnx import ExportedModel
+    from tagger.tagging.export import Exported
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
@@ -89,17 +93,32 @@ def status(
 
 @app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")
 def export(
-    table: Annotated[str, typer.Argument(help="Manifest (.parquet), or results folder or URL.")],
+    table: Annotated[str, typer.Argument(help="Manifest (.parquet), results folder or URL; with onnx: checkpoint.")],
     out: Annotated[str, typer.Option(help="File to write.")],
-    format: Annotated[str, typer.Option(help="csv, parquet, huggingface or label-studio.")],
+    format: Annotated[str, typer.Option(help="csv, parquet, huggingface, label-studio or onnx.")],
     model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
+    check: Annotated[str | None, typer.Option(help="onnx: photographs to compare on [default: probe images].")] = None,
+    force: Annotated[bool, typer.Option("--force", help="onnx: write it also under 99.5% agreement.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a manifest's labels, or the latest tags of results, for other tools; `ingest --labels` reads them back."""
-    from tagger.tagging import export
+    """Write a manifest's labels, or the latest tags of results, for other tools; or a checkpoint as an ONNX file.
 
-    written = export.export(table, out, format, model)
+    `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file.
+    """
+    written: Exported | ExportedModel
+    if format == "onnx":
+        from tagger.evaluation.onnx import export_onnx
+
+        if model is not None:
+            raise UsageError(f"--model {model}: has no effect with --format onnx; the checkpoint is the argument")
+        written = export_onnx(table, out, check, force)
+    else:
+        from tagger.tagging import export
+
+        if check is not None or force:
+            raise UsageError(f"--check and --force have no effect with --format {format}: omit them, or use onnx")
+        written = export.export(table, out, format, model)
     if as_json:
         print_json(asdict(written))
     elif not quiet:

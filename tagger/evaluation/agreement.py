@@ -90,13 +90,17 @@ def measure(
     """
     requested, say = requested or Choice(), say or (lambda line: None)
     info = checkpoint.describe(model)
-    contents = _photographs(manifest.locations(manifest.read_source(source).table), limit, source)
+    if info.only_engine == "onnx":
+        raise UsageError(f"{model}: its agreement was measured when it was exported, and is in its metadata")
+    contents = photographs(manifest.locations(manifest.read_source(source).table), limit, source)
     calibration, compared = _halves(contents)
     odd = [variant for content in compared[:ODD] for variant in odd_variants(content)]
     choices = [
         choice
         for choice in engines.possible(hardware.device(requested.device))
-        if requested.engine in ("auto", choice.engine) and requested.precision in ("auto", choice.precision)
+        if choice.engine != "onnx"  # which runs exported files
+        and requested.engine in ("auto", choice.engine)
+        and requested.precision in ("auto", choice.precision)
     ]
     records, refused = _compare_all(info, choices, calibration, compared, odd, say)
     recorded_in = checkpoint.record_agreement(model, info, hardware.processor(), records)
@@ -116,7 +120,7 @@ def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
         return
     log.warning("%s: measuring on %d of the photographs which faster precision gives the same tags", info.name, SAMPLE)
     try:
-        calibration, compared = _halves(_photographs(uris, SAMPLE, info.name), SAMPLE_CALIBRATION)
+        calibration, compared = _halves(photographs(uris, SAMPLE, info.name), SAMPLE_CALIBRATION)
     except SourceError as error:
         log.info("%s", error)
         return
@@ -132,7 +136,7 @@ def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
 
 def _worth_measuring(info: ModelInfo, device: str) -> list[Choice]:
     """Return the settings to compare before a long run: fp32, and what has been found to pay."""
-    if info.eager_only:
+    if info.only_engine:
         return []
     if device == "cuda":
         return [Choice(device, "eager", bits) for bits in ("fp32", "tf32", "fp16", "bf16")]
@@ -152,13 +156,13 @@ def _compare_all(
 ) -> tuple[dict[str, Json], dict[str, str]]:
     """Return what was measured for each setting, and why others do not run."""
     say(f"reference: eager fp32 on {len(compared) + len(odd):,} photographs")
-    expected = _reference(info, [*compared, *odd])
-    pixels = _fitted(info, [*compared, *odd])
+    expected = reference(info, [*compared, *odd])
+    pixels = fitted(info, [*compared, *odd])
     records, refused = {}, {}
     for choice in choices:
         say(choice.key)
         try:
-            engine = engines.load(info, checkpoint.build, choice, None, lambda: _fitted(info, calibration))
+            engine = engines.load(info, checkpoint.build, choice, None, lambda: fitted(info, calibration))
             records[choice.key] = _compare(engine, pixels, expected, len(compared))
         except (UsageError, ModelError, MissingExtra) as error:
             refused[choice.key] = first_line(error)
@@ -189,7 +193,7 @@ def _encoded(image: Image.Image, format: str, **options: object) -> bytes:
     return target.getvalue()
 
 
-def _photographs(uris: Sequence[str], limit: int, source: str) -> list[bytes]:
+def photographs(uris: Sequence[str], limit: int, source: str) -> list[bytes]:
     """Return the bytes of up to `limit` files that decode, spread over the source."""
     count = min(limit, len(uris))
     chosen = [uris[row * len(uris) // count] for row in range(count)]
@@ -217,7 +221,7 @@ def _halves(contents: Sequence[bytes], most: int = CALIBRATION) -> tuple[list[by
     return calibration, [content for content in contents if content not in set(first)] or list(contents)
 
 
-def _reference(info: ModelInfo, contents: Sequence[bytes]) -> Float32Array:
+def reference(info: ModelInfo, contents: Sequence[bytes]) -> Float32Array:
     """Return the scores of timm's transform and network; images are turned upright first, as tagging does."""
     import torch
     from timm.data.transforms_factory import create_transform
@@ -241,12 +245,14 @@ def _upright_rgb(content: bytes) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
-def _fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
-    def fitted(content: bytes) -> UInt8Array:
+def fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
+    """Return the photographs as the model takes them: (N, H, W, 3)."""
+
+    def prepared(content: bytes) -> UInt8Array:
         return images.prepare_for(content, info.preprocessing)
 
     with ThreadPoolExecutor(hardware.cores()) as pool:
-        return np.stack(list(pool.map(fitted, contents)))
+        return np.stack(list(pool.map(prepared, contents)))
 
 
 def _compare(engine: Engine, pixels: UInt8Array, expected: Float32Array, photographs: int) -> Json:

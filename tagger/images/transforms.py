@@ -81,6 +81,10 @@ _RESAMPLING: dict[str, Image.Resampling] = {
 }
 
 
+INTERPOLATIONS = tuple(_RESAMPLING)
+CROP_MODES = ("center", "squash", "border")
+
+
 def resized(source: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """Return the (width, height) that timm's transform would resize to; the rounding is torchvision's and timm's."""
     width, height = source

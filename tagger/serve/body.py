@@ -21,6 +21,9 @@ SECONDS = 60.0
 """Limit on the time that a body takes to arrive."""
 MEMORY = 512 << 20
 """Bytes of bodies that are held at the same time."""
+MAX_JSON = 1 << 16
+MAX_PARTS = 64
+"""Parts of a multipart body that are looked at."""
 _URL = re.compile(r"""['"]?\burl['"]?\s*:\s*(['"])(?P<url>.*?)\1""", re.IGNORECASE | re.DOTALL)
 """A URL in JSON with single quotes, or without quotes around its name."""
 _NAME = re.compile(rb'^content-disposition:.*?[;\s]name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE)
@@ -83,7 +86,7 @@ def _part(body: bytes, content_type: str, names: Collection[str]) -> bytes:
     boundary = header.get_boundary()
     if not boundary:
         raise Refused(400, "BadRequest", "the Content-Type is multipart, but has no boundary")
-    for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))[1:]:
+    for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"), MAX_PARTS)[1:]:
         head, _, content = part.partition(b"\r\n\r\n")
         found = _NAME.search(head)
         if found and found[1].decode("latin-1").lower() in names:
@@ -99,6 +102,8 @@ def url_in(body: bytes, content_type: str) -> str:
             415, "UnsupportedMediaType",
             f"The request entity's media type '{kind}' is not supported for this resource.",
         )  # fmt: skip
+    if len(body) > MAX_JSON:
+        raise Refused(400, "BadRequestImageUrl", f"the JSON body is larger than the limit of {MAX_JSON} bytes")
     text = body.decode("utf-8", "replace").lstrip("\ufeff")
     try:
         parsed = json.loads(text)

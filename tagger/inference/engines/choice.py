@@ -12,7 +12,7 @@ from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, UsageError
 
 DEVICES = hardware.DEVICES
-EngineName: TypeAlias = Literal["auto", "openvino", "torch", "eager"]
+EngineName: TypeAlias = Literal["auto", "openvino", "torch", "eager", "onnx"]
 Precision: TypeAlias = Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8", "bf16-checked", "int8-checked"]
 """`-checked`: scored again in fp32 where the two best tags are close."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -34,6 +34,7 @@ SPECS: dict[str, Spec] = {
     "openvino": Spec("openvino", {"cpu": ("fp32", "bf16", "int8", "bf16-checked", "int8-checked")}, "openvino"),
     "eager": Spec("pytorch", {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16", "bf16")}),
     "torch": Spec("pytorch", {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16", "bf16")}),
+    "onnx": Spec("onnx", {"cpu": ("fp32",)}, "onnxruntime"),
 }
 """Engines, best first where nothing was measured."""
 ENGINES: tuple[str, ...] = ("auto", *SPECS)
@@ -82,9 +83,10 @@ def choose(requested: Choice, records: Records, has_cuda: bool) -> Choice:
     """Replace every `auto`; raises UsageError for what this machine does not have."""
     if requested.device == "cuda" and not has_cuda:
         raise UsageError(hardware.NO_GPU)
-    if requested.device == "cuda" and requested.engine == "openvino":
-        raise UsageError("--engine openvino runs on the CPU: add --device cpu")
-    device = "cuda" if has_cuda and requested.device != "cpu" and requested.engine != "openvino" else "cpu"
+    cpu_only = requested.engine != "auto" and "cuda" not in SPECS[requested.engine].precisions
+    if requested.device == "cuda" and cpu_only:
+        raise UsageError(f"--engine {requested.engine} runs on the CPU: add --device cpu")
+    device = "cuda" if has_cuda and requested.device != "cpu" and not cpu_only else "cpu"
     fitting = [choice for choice in possible(device) if _fits(choice, requested)]
     if not fitting:
         raise UsageError(
@@ -101,8 +103,11 @@ def choose(requested: Choice, records: Records, has_cuda: bool) -> Choice:
 
 
 def for_network(requested: Choice, info: ModelInfo) -> Choice:
-    """Return the engine of a network that only one engine can run."""
-    return replace(requested, engine="eager") if info.eager_only and requested.engine == "auto" else requested
+    """Return the engine of a network that only one engine can run; raises UsageError where another was named."""
+    only = info.only_engine
+    if only == "onnx" and requested.engine not in ("auto", only):
+        raise UsageError(f"--engine {requested.engine}: {info.name} is an ONNX file; omit it, or use --engine onnx")
+    return replace(requested, engine=only) if only and requested.engine == "auto" else requested
 
 
 def possible(device: str) -> list[Choice]:

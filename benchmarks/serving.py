@@ -1,0 +1,112 @@
+"""Throughput and latency of `tagger serve` beside `tagger tag`, on the same photographs and cores.
+
+    python -m benchmarks.serving PHOTOS [MODEL] [--seconds 30] [--clients 1 8 32]
+
+Clients are threads of this process, each with one connection that stays open; they post files that are in memory. They
+use the same cores as the server. Prints a Markdown table; the last row is `tagger tag` after start-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from benchmarks import machine
+
+COMMAND = [sys.executable, "-m", "tagger.cli"]
+WARM_UP = 5.0
+"""Seconds of requests that are not counted."""
+
+
+@contextmanager
+def server(model: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start a server on a free port; yield its address."""
+    command = [*COMMAND, "serve", model, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield urlsplit(process.stdout.readline().split()[-1]).netloc, process
+        process.terminate()
+
+
+def client(address: str, contents: list[bytes], first: int, until: float) -> list[float]:
+    """Post images one after the other until a time; return the seconds of each."""
+    connection, seconds = http.client.HTTPConnection(address, timeout=60), []
+    for content in islice(cycle(contents), first, None):
+        started = time.perf_counter()
+        if started > until:
+            break
+        connection.request("POST", "/predict", content, {"Content-Type": "application/octet-stream"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200, answer.status
+        seconds.append(time.perf_counter() - started)
+    connection.close()
+    return seconds
+
+
+def load(address: str, contents: list[bytes], clients: int, seconds: float) -> list[float]:
+    """Run so many clients for a while; return the seconds of every request."""
+    until = time.perf_counter() + seconds
+    with ThreadPoolExecutor(clients) as pool:
+        runs = [pool.submit(client, address, contents, 17 * number, until) for number in range(clients)]
+        return [each for run in runs for each in run.result()]
+
+
+def row(clients: int, seconds: list[float], duration: float) -> str:
+    """Return the figures of one number of clients as a line of the table."""
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1000
+    return f"| {clients} | {len(seconds) / duration:,.1f} | {p50:.1f} | {p99:.1f} |"
+
+
+def resident(process: subprocess.Popen[str]) -> float:
+    """Return the resident memory of a process in MB (Linux)."""
+    facts = Path(f"/proc/{process.pid}/status").read_text().split()
+    return int(facts[facts.index("VmRSS:") + 1]) / 1024
+
+
+def tag_rate(photos: str, model: str) -> float:
+    """Return the images/s of `tagger tag` on the photographs, after start-up."""
+    with tempfile.TemporaryDirectory() as out:
+        ran = subprocess.run(
+            [*COMMAND, "tag", photos, "--model", model, "--out", out, "--json"], capture_output=True, text=True
+        )
+    assert ran.returncode == 0, ran.stderr
+    return float(json.loads(ran.stdout)["images_per_second"])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos")
+    parser.add_argument("model", nargs="?", default="checkpoints/cifar10-speedrun")
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    options = parser.parse_args()
+    contents = [path.read_bytes() for path in sorted(Path(options.photos).rglob("*.*"))]
+    print(f"{len(contents)} photographs, {options.model}, {machine.describe()}\n")
+    print("| clients | images/s | p50 ms | p99 ms |\n|--:|--:|--:|--:|")
+    with server(options.model) as (address, process):
+        load(address, contents, max(options.clients), WARM_UP)
+        before = resident(process)
+        for clients in options.clients:
+            print(row(clients, load(address, contents, clients, options.seconds), options.seconds), flush=True)
+        after = resident(process)
+    print(f"| `tagger tag` | {tag_rate(options.photos, options.model):,.1f} | | |")
+    print(f"\nmemory of the server: {before:,.0f} MB after warming up, {after:,.0f} MB at the end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Export of a checkpoint to ONNX, with the agreement of the file with the reference measured and written into it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from tagger import checkpoint, storage
+from tagger.checkpoint import onnx as onnx_files
+from tagger.checkpoint.info import ModelInfo
+from tagger.data import manifest
+from tagger.errors import ModelError, UsageError
+from tagger.evaluation import agreement
+from tagger.images import UInt8Array
+from tagger.inference.engines import Float32Array, probe_images
+from tagger.inference.engines.choice import MIN_AGREEMENT
+from tagger.inference.engines.onnx import OnnxEngine
+from tagger.models.scorer import Scorer
+from tagger.storage import StrPath
+
+PHOTOGRAPHS, PROBES = 1000, 64
+"""Images compared, at most."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Agreement of an ONNX file in onnxruntime with the reference."""
+
+    top1: float
+    """Share of images with the same top tag."""
+    max_difference: float
+    """Largest difference of a probability."""
+    images: int
+    kind: str
+    """photographs, compared from their bytes with timm's transform and eager fp32; or probe images, after it"""
+    engine: str
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An ONNX file that was written."""
+
+    out: str
+    bytes: int
+    agreement: Agreement
+
+    def text(self) -> str:
+        """Return one line for a terminal."""
+        found = self.agreement
+        return (
+            f"{self.out}: {self.bytes / 1e6:,.1f} MB; top-1 agreement {found.top1:.2%} on {found.images:,} "
+            f"{found.kind}, largest difference of a probability {found.max_difference:.1e}"
+        )
+
+
+def export_onnx(model: StrPath, out: StrPath, check: StrPath | None = None, force: bool = False) -> ExportedModel:
+    """Write a checkpoint as an ONNX file.
+
+    It is compared with the reference on the photographs of `check`, else on probe images; under 99.5% agreement it is
+    written only with `force`. Raises ModelError, UsageError, SourceError or MissingExtra.
+    """
+    model, out = os.fspath(model), os.fspath(out)
+    if not out.lower().endswith(onnx_files.SUFFIX):
+        raise UsageError(f"--out {out}: the name of an ONNX file ends in {onnx_files.SUFFIX}")
+    info = checkpoint.describe(model)
+    if info.only_engine:
+        raise ModelError(f"{model}: {_WHY_NOT[info.only_engine]}")
+    scorer = Scorer(
+        checkpoint.build(info), info.preprocessing.mean, info.preprocessing.std, info.task, info.temperature
+    ).eval()
+    content = _converted(info, scorer)
+    found = _compared(info, scorer, OnnxEngine(content, info.name), check)
+    if not found.top1 >= MIN_AGREEMENT and not force:
+        raise ModelError(
+            f"{model}: as ONNX it gives the reference's top tag for {found.top1:.1%} of {found.images:,} {found.kind}, "
+            f"under {MIN_AGREEMENT:.1%}; --force writes it all the same"
+        )
+    whole = onnx_files.with_metadata(content, info, asdict(found))
+    storage.write_atomic(storage.absolute(out), whole)
+    return ExportedModel(out, len(whole), found)
+
+
+_WHY_NOT = {
+    "eager": "k-NN ranks its neighbours in float64, which ONNX does not do alike; train another method",
+    "onnx": "is an ONNX file already",
+}
+
+
+def _converted(info: ModelInfo, scorer: Scorer) -> bytes:
+    import torch
+
+    return onnx_files.convert(info, scorer, torch.from_numpy(probe_images(info.preprocessing.size, count=2)))
+
+
+def _compared(info: ModelInfo, scorer: Scorer, engine: OnnxEngine, check: StrPath | None) -> Agreement:
+    if check is None:
+        kind, pixels = "probe images", probe_images(info.preprocessing.size, PROBES)
+        expected = _eager(scorer, pixels)
+    else:
+        source = os.fspath(check)
+        uris = manifest.locations(manifest.read_source(source).table)
+        contents = agreement.photographs(uris, PHOTOGRAPHS, source)
+        kind, pixels = "photographs", agreement.fitted(info, contents)
+        expected = agreement.reference(info, contents)
+    scores, _ = engine(pixels)
+    return Agreement(
+        top1=round(float((scores.argmax(1) == expected.argmax(1)).mean()), 5),
+        max_difference=float(np.abs(scores - expected).max()),
+        images=len(pixels),
+        kind=kind,
+        engine=engine.name,
+    )
+
+
+def _eager(scorer: Scorer, pixels: UInt8Array) -> Float32Array:
+    import torch
+
+    with torch.inference_mode():
+        scores: Float32Array = torch.cat([scorer(batch)[0] for batch in torch.from_numpy(pixels).split(8)]).numpy()
+    return scores
