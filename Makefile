@@ -30,7 +30,7 @@ PHOTOS := $(addprefix skimage/data/,chelsea.png coffee.png motorcycle_left.png r
   $(addprefix sklearn/datasets/images/,china.jpg flower.jpg)
 
 demo: export PATH := $(CURDIR)/$(BIN):$(PATH)
-demo: $(VENV)/.demo  ## install, tag photographs with an ImageNet model, query the table
+demo: $(VENV)/.demo  ## install, tag photographs with an ImageNet model, query the table, write a report
 	@mkdir -p .demo/photos
 	@cp $(addprefix $(PACKAGES)/,$(PHOTOS)) .demo/photos
 	@head -c 110000 $(PACKAGES)/sklearn/datasets/images/flower.jpg > .demo/photos/truncated.jpg
@@ -38,6 +38,7 @@ demo: $(VENV)/.demo  ## install, tag photographs with an ImageNet model, query t
 	tagger tag .demo/photos --out .demo/results
 	tagger query .demo/results "SELECT parse_filename(uri) AS file, status, top_tag, top_score, candidates[:3] AS candidates FROM images ORDER BY ALL"
 	tagger query .demo/results
+	tagger report .demo/results --out .demo/report.html
 
 # one test opens the benchmark's report in a browser; it skips where there is none and root may not install one
 $(VENV)/.browser: $(VENV)/.dev

@@ -1,5 +1,5 @@
 """The page of two periods of a results table, compared."""
 
-from tagger.reporting.drift_report.report import html, summary, write
+from tagger.reporting.drift_report.report import html, summary, text, write
 
-__all__ = ["html", "summary", "write"]
+__all__ = ["html", "summary", "text", "write"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from markupsafe import Markup
 
 from tagger import schema, storage
@@ -9,6 +11,7 @@ from tagger.errors import UsageError
 from tagger.reporting import pages, render, thumbnails
 from tagger.reporting.formatting import count, decimal, listed, percent
 from tagger.reporting.pages import Images
+from tagger.reporting.thumbnails import Thumbnails
 from tagger.storage import StrPath
 from tagger.tagging import drift
 from tagger.tagging.drift import Drift, Figure
@@ -41,6 +44,11 @@ def html(found: Drift) -> str:
     uris = [row["uri"] for rows in found.telling.values() for row in rows]
     images = Images(thumbnails.read(uris, len(uris)))
     return render.html(markdown(found, images), images.files.__getitem__)
+
+
+def text(found: Drift) -> str:
+    """Return the page as Markdown without its images."""
+    return re.sub(r"!\[.*?(?<!\\)\]\([^)]*\)", "", markdown(found, Images(Thumbnails())))
 
 
 def markdown(found: Drift, images: Images) -> str:

@@ -198,26 +198,24 @@ def _extremes(table: Table, pairs: str, shown: list[str]) -> dict[str, tuple[lis
 
 
 def _duplicates(table: Table) -> tuple[Row, list[Row]]:
-    """Return counts of exact copies, and the largest groups; only ids whose hash repeats are grouped as text."""
+    """Return counts of exact copies, and the largest groups; 64 bits of the SHA-256 stand for it."""
     table.rows(
         """
-        CREATE TEMP TABLE copied AS SELECT hash(image_id) AS key FROM latest WHERE image_id IS NOT NULL
-        GROUP BY ALL HAVING count(*) > 1
-        """
-    )
-    table.rows(
-        f"""
-        CREATE TEMP TABLE copies AS SELECT image_id, count(*) AS copies, any_value(bytes) AS bytes,
-            min(uri, {EXAMPLES}) AS uris
-        FROM latest SEMI JOIN copied ON hash(image_id) = key WHERE image_id IS NOT NULL
-        GROUP BY image_id HAVING count(*) > 1
+        CREATE TEMP TABLE copied AS SELECT hash(image_id) AS key, count(*) AS copies, any_value(bytes) AS bytes
+        FROM latest WHERE image_id IS NOT NULL GROUP BY key HAVING count(*) > 1
         """
     )
     totals = table.row(
         "SELECT count(*) AS groups, coalesce(sum(copies), 0)::BIGINT AS images, "
-        "coalesce(sum((copies - 1) * bytes), 0)::BIGINT AS bytes FROM copies"
+        "coalesce(sum((copies - 1) * bytes), 0)::BIGINT AS bytes FROM copied"
     )
-    groups = table.rows(f"SELECT copies, uris FROM copies ORDER BY copies DESC, uris LIMIT {GROUPS}")
+    groups = table.rows(
+        f"""
+        WITH largest AS MATERIALIZED (SELECT key FROM copied ORDER BY copies DESC, key LIMIT {GROUPS})
+        SELECT count(*) AS copies, min(uri, {EXAMPLES}) AS uris FROM latest JOIN largest ON hash(image_id) = key
+        GROUP BY key ORDER BY copies DESC, uris
+        """
+    )
     return totals, groups
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from markupsafe import Markup
 
 from tagger import storage
@@ -10,6 +12,7 @@ from tagger.reporting import pages, render, thumbnails
 from tagger.reporting.formatting import UNKNOWN, count, decimal, listed, percent, size
 from tagger.reporting.pages import Images
 from tagger.reporting.results_report.data import SHOWN, ResultsReport, gather
+from tagger.reporting.thumbnails import Thumbnails
 from tagger.storage import StrPath
 
 THUMBNAILS = 200
@@ -29,6 +32,11 @@ def html(report: ResultsReport, most: int = THUMBNAILS) -> str:
     """Return a self-contained page: images inline, no script, no request. Text is escaped."""
     images = Images(thumbnails.read(report.uris(), most))
     return render.html(markdown(report, images), images.files.__getitem__)
+
+
+def text(report: ResultsReport) -> str:
+    """Return the page as Markdown without its images."""
+    return re.sub(r"!\[.*?(?<!\\)\]\([^)]*\)", "", markdown(report, Images(Thumbnails())))
 
 
 def markdown(report: ResultsReport, images: Images) -> str:

@@ -1,0 +1,36 @@
+"""Write the report of a results table, as a Prefect flow: `python -m flows.report RESULTS`."""
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas import State
+from prefect.states import Completed
+
+from flows import command
+from flows.retries import may_pass
+from tagger import options
+from tagger.reporting import results_report
+
+
+@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+def write_report(results: str, out: str, model: str | None, checkpoints: str, thumbnails: int) -> str:
+    """Write the page, create an artifact without its images; return the summary."""
+    found = results_report.write(results, out, model, checkpoints, thumbnails)
+    create_markdown_artifact(results_report.text(found), key="report")
+    return results_report.summary(found)
+
+
+@flow(name="report", persist_result=False)
+def report(
+    results: options.Results,
+    out: options.ReportPage = "report.html",
+    model: options.OneModel = None,
+    checkpoints: options.Checkpoints = "checkpoints",
+    thumbnails: options.Thumbnails = 200,
+) -> State[str]:
+    """Write a page about a results table: tags with scores and images, failures, duplicates, changes."""
+    summary = write_report(results, out, model, checkpoints, thumbnails)
+    return Completed(message=f"{summary} Report: {out}", data=summary)
+
+
+if __name__ == "__main__":
+    command.main(report)
