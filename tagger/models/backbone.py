@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from typing import Any, Protocol
 
@@ -33,17 +34,8 @@ class TimmNet(Protocol):
         ...
 
 
-ALLOWED = frozenset(
-    {
-        "act_layer", "attn_layer", "block_size", "class_token", "depth", "depths", "dims", "drop_path_rate",
-        "drop_rate", "dynamic_img_pad", "dynamic_img_size", "embed_dim", "fc_norm", "feat_size", "global_pool",
-        "head_dropout", "head_hidden_size", "heads", "img_size", "init_values", "mlp_layer", "mlp_ratio",
-        "no_embed_class", "norm_layer", "num_features", "num_heads", "output_stride", "patch_size", "pos_embed",
-        "proj_drop_rate", "qk_norm", "qkv_bias", "reg_tokens", "stem_type", "stem_width", "strict_img_size",
-        "width", "window_ratio", "window_size",
-    }
-)  # fmt: skip
-"""Arguments of timm's networks that a checkpoint may set; others make timm read files or download."""
+REFUSED = re.compile("pretrained.*|checkpoint.*|cache_dir|features_only|out_indices|feature_cls|.*_fn|.*path|.*file")
+"""Arguments of timm's networks that a checkpoint may not set: they make timm read files, download, or run functions."""
 
 
 def create(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
@@ -52,13 +44,20 @@ def create(architecture: str, num_classes: int, model_args: dict[str, Any]) -> n
 
     if not timm.is_model(architecture):
         raise ModelError(f"{architecture}: timm {timm.__version__} has no such architecture{_suggest(architecture)}")
-    if refused := sorted(set(model_args) - ALLOWED):
+    if refused := sorted(name for name, value in model_args.items() if REFUSED.fullmatch(name) or not _is_plain(value)):
         raise ModelError(f"{architecture}: a checkpoint may not set {', '.join(refused)} in model_args")
     try:
         net: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=num_classes, **model_args)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{architecture}: timm cannot build it with {model_args} ({error})") from error
     return net
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether an argument is a number, a word, or a list of them."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and value.isidentifier())
 
 
 def create_pretrained(name: str, state_dict: dict[str, Tensor]) -> nn.Module:
