@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from pictures import MODEL, ROOT, backbone, photo
 from PIL import Image
+from processes import TIMEOUT
 from test_predicting import assert_same
 
 import tagger
@@ -310,3 +312,17 @@ def test_files_that_are_no_models_of_ours_are_one_clear_error(exported: Path, tm
         with pytest.raises(TaggerError, match=message) as raised:
             tagger.load(tmp_path / f"{name}.onnx")
         assert f"{name}.onnx" in str(raised.value)
+
+
+@pytest.mark.parametrize(("package", "verb"), [("onnxruntime", "predict"), ("onnxscript", "export")])
+def test_a_missing_package_names_the_extra(exported: Path, tmp_path: Path, package: str, verb: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; from tagger.cli import main; main()"
+    arguments = {
+        "predict": ["x.jpg", "--model", str(exported)],
+        "export": [MODEL, "--format", "onnx", "--out", "a.onnx"],
+    }[verb]
+    command = [sys.executable, "-c", code, verb, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=TIMEOUT)
+    assert ran.returncode == 1
+    assert f"needs the package {package}: pip install 'tagger[onnx]'" in ran.stderr
+    assert ran.stderr.count("\n") == 1

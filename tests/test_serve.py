@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -613,6 +614,14 @@ def test_the_page_takes_a_key_where_one_is_needed(browser: Any, keyed: Server) -
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_server_that_the_network_reaches_without_a_key_says_so() -> None:
+    with serving(MODEL, "--host", "0.0.0.0") as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(TIMEOUT) == 0
+        assert server.process.stderr
+        assert "everyone who reaches 0.0.0.0 can use this server" in server.process.stderr.read()
+
+
 def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -629,3 +638,10 @@ def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> N
             assert ran.returncode in (1, 2), arguments
             assert message in ran.stderr
             assert "Traceback" not in ran.stderr
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    code = "import sys; sys.modules['prometheus_client'] = None; from tagger.cli import main; main()"
+    ran = subprocess.run([sys.executable, "-c", code, "serve", MODEL], capture_output=True, text=True, timeout=TIMEOUT)
+    assert ran.returncode == 1
+    assert ran.stderr == "tagger: tagger serve needs the package prometheus_client: pip install 'tagger[serve]'\n"

@@ -22,7 +22,9 @@ _LOOPBACK = ("127.", "localhost", "::1")
 def serve(
     models: Annotated[list[str], typer.Argument(help="Checkpoint folders or URLs, timm/NAME, or .onnx files.")],
     config: ServeConfig,
-    model_config: Annotated[ModelConfig, Fields(("top_k", "threshold", "device", "engine", "precision", "max_pixels"))],
+    model_config: Annotated[
+        ModelConfig, Fields(("top_k", "threshold", "device", "engine", "precision", "batch_size", "max_pixels"))
+    ],
     quiet: Quiet = False,
 ) -> None:
     """Serve models over HTTP: the prediction calls of Azure Custom Vision's clients, POST /predict, and a page.

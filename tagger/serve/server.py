@@ -36,10 +36,14 @@ def serve(
     _raise_file_limit()
     with _listening(config.host, config.port) as listener:
         app = create(Service(models, config, model_config))
-        on_start(_url(listener))
         server = uvicorn.Server(uvicorn.Config(app, **_SETTINGS))
-        for each in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again once it has ended
-            signal.signal(each, lambda number, frame: None)
+
+        def end(number: int, frame: object) -> None:
+            server.should_exit = True
+
+        for each in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs, and raises them again then
+            signal.signal(each, end)
+        on_start(_url(listener))
         server.run(sockets=[listener])
 
 
