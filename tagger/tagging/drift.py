@@ -24,7 +24,7 @@ LEVEL = 0.001
 """Chance of a false alarm, all tests of a comparison together."""
 SAMPLE, EMBEDDED = 200_000, 3_000
 """Rows, and embeddings, that are drawn of each period at most."""
-TELLING = 12
+TELLING = 9
 """Images of each period that the classifier tells apart best."""
 
 _COLUMNS = "uri, status, format, width, height, bytes, top_tag, top_score"
