@@ -47,14 +47,16 @@ def compare_counts(reference: Array, current: Array) -> Difference | None:
     """Compare two rows of counts per category (K,): total variation distance and the chi-squared test.
 
     The distance is the smallest share of one sample that would have to change category. Rare categories are taken
-    together. None when a sample is too small.
+    together. None when a sample is too small, or all categories are rare.
     """
     counts = np.stack([reference, current]).astype(np.float64)
     if counts.sum(axis=1).min() < LEAST:
         return None
+    if counts.any(axis=0).sum() == 1:
+        return Difference(0.0, 1.0)
     counts = _pooled(counts)
     if counts.shape[1] < 2:
-        return Difference(0.0, 1.0)
+        return None
     shares = counts / counts.sum(axis=1, keepdims=True)
     p_value = stats.chi2_contingency(counts, correction=False).pvalue
     return Difference(float(np.abs(shares[0] - shares[1]).sum() / 2), float(p_value))

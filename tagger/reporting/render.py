@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -67,7 +68,10 @@ def _size(name: str, content: bytes) -> tuple[int, int]:
     if name.endswith(".svg"):
         width, height = re.findall(rb'(?:width|height)="(\d+)"', content)[:2]
         return int(width), int(height)
-    return Image.open(io.BytesIO(content)).size
+    if name.endswith(".jpg"):
+        return Image.open(io.BytesIO(content)).size
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
 
 
 @lru_cache

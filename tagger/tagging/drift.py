@@ -24,7 +24,7 @@ LEVEL = 0.001
 """Chance of a false alarm, all tests of a comparison together."""
 SAMPLE, EMBEDDED = 200_000, 3_000
 """Rows, and embeddings, that are drawn of each period at most."""
-TELLING = 12
+TELLING = 9
 """Images of each period that the classifier tells apart best."""
 
 _COLUMNS = "uri, status, format, width, height, bytes, top_tag, top_score"
@@ -83,7 +83,7 @@ class Drift:
     """Jensen-Shannon distance of the mixes of best tags."""
     telling: dict[str, list[Row]]
     """novel -> the images of the current period least like the reference; reference and current -> those of each
-    period that the domain classifier is most sure of: uri, score"""
+    period that the domain classifier is most sure of: uri, score (distance, or how sure)"""
 
     @property
     def drifted(self) -> list[Figure]:
@@ -267,41 +267,49 @@ def _matrix(rows: pa.Table) -> Array:
 
 def _figures(reference: pa.Table, current: pa.Table) -> list[Figure]:
     """Return the figures of two samples; those with too few images are left out."""
-    frames = [_Values(each) for each in (reference, current)]
+    then, now = _values(reference), _values(current)
     made: list[Figure | None] = [
-        _of_values("best score", frames[0].scores, frames[1].scores, unit=True),
+        _of_values("best score", then.scores, now.scores, unit=True),
         _of_counts("tags", *(_counts(each, "top_tag", tagged=True) for each in (reference, current))),
         _of_counts("status", *(_counts(each, "status") for each in (reference, current))),
         _of_counts("formats", *(_counts(each, "format") for each in (reference, current))),
-        _of_values("megapixels", *(each.megapixels for each in frames)),
-        _of_values("bytes per pixel", *(each.density for each in frames)),
-        *_of_tags(*frames),
+        _of_values("megapixels", then.megapixels, now.megapixels),
+        _of_values("bytes per pixel", then.density, now.density),
+        *_of_tags(then, now),
     ]
     return [each for each in made if each is not None]
 
 
+@dataclass(frozen=True)
 class _Values:
-    """Columns of a sample as arrays; of the tagged rows."""
+    """Numbers of the tagged images of a sample."""
 
-    def __init__(self, rows: pa.Table) -> None:
-        frame = rows.to_pandas()
-        frame = frame[frame["status"].isin(schema.TAGGED) & frame["top_score"].notna()]
-        self.tags = frame["top_tag"].to_numpy()
-        self.scores = frame["top_score"].to_numpy(dtype=np.float64)
-        pixels = frame["width"].to_numpy(dtype=np.float64) * frame["height"].to_numpy(dtype=np.float64)
-        density = frame["bytes"].to_numpy(dtype=np.float64) / pixels
-        self.megapixels, self.density = pixels / 1e6, density[np.isfinite(density)]
+    scores: Array
+    by_tag: dict[str, Array]
+    """Scores of the images whose best tag it is, of tags with enough of them."""
+    megapixels: Array
+    density: Array
+    """Bytes per pixel."""
+
+
+def _values(rows: pa.Table) -> _Values:
+    frame = rows.to_pandas()
+    frame = frame[frame["status"].isin(schema.TAGGED) & frame["top_score"].notna()]
+    groups = frame.groupby("top_tag")["top_score"]
+    pixels = frame["width"].to_numpy(dtype=np.float64) * frame["height"].to_numpy(dtype=np.float64)
+    density = frame["bytes"].to_numpy(dtype=np.float64) / pixels
+    return _Values(
+        scores=frame["top_score"].to_numpy(),
+        by_tag={tag: scores.to_numpy() for tag, scores in groups if len(scores) >= tests.LEAST},
+        megapixels=pixels[np.isfinite(pixels)] / 1e6,
+        density=density[np.isfinite(density)],
+    )
 
 
 def _of_tags(reference: _Values, current: _Values) -> Iterator[Figure | None]:
     """Yield the scores of each tag where it is the best one."""
-    by_tag = [{tag: each.scores[each.tags == tag] for tag in _frequent(each)} for each in (reference, current)]
-    for tag in sorted(by_tag[0].keys() & by_tag[1].keys()):
-        yield _of_values("score", by_tag[0][tag], by_tag[1][tag], tag=tag, unit=True)
-
-
-def _frequent(values: _Values) -> list[str]:
-    return [tag for tag, count in Counter(values.tags.tolist()).items() if count >= tests.LEAST]
+    for tag in sorted(reference.by_tag.keys() & current.by_tag.keys()):
+        yield _of_values("score", reference.by_tag[tag], current.by_tag[tag], tag, unit=True)
 
 
 def _of_values(
@@ -341,18 +349,18 @@ def _of_embeddings(reference: pa.Table, current: pa.Table) -> tuple[list[Figure]
         return [], {}
     scores, sizes = classified[1], (len(before), len(now))
     telling = {
-        "novel": _first(current, -novel[1]),
-        "current": _first(current, -scores[len(before) :]),
-        "reference": _first(reference, scores[: len(before)]),
+        "novel": _highest(current, novel[1]),
+        "current": _highest(current, scores[len(before) :]),
+        "reference": _highest(reference, -scores[: len(before)]),
     }
     return [_figure("embeddings", *sizes, classified[0]), _figure("unlike the reference", *sizes, novel[0])], telling
 
 
-def _first(rows: pa.Table, ranks: Array) -> list[Row]:
-    """Return the images with the lowest ranks."""
-    order = np.argsort(ranks, kind="stable")[:TELLING]
+def _highest(rows: pa.Table, ranks: Array) -> list[Row]:
+    """Return the images with the highest ranks."""
+    order = np.argsort(-ranks, kind="stable")[:TELLING]
     uris = rows["uri"].take(pa.array(order)).to_pylist()
-    return [{"uri": uri, "score": abs(float(ranks[place]))} for uri, place in zip(uris, order, strict=True)]
+    return [{"uri": uri, "score": float(ranks[place])} for uri, place in zip(uris, order, strict=True)]
 
 
 def _counts(rows: pa.Table, column: str, tagged: bool = False) -> Counter[str]:

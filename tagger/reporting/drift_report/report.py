@@ -14,6 +14,7 @@ from tagger.reporting.pages import Images
 from tagger.reporting.thumbnails import Thumbnails
 from tagger.storage import StrPath
 from tagger.tagging import drift
+from tagger.tagging.aggregates import Row
 from tagger.tagging.drift import Drift, Figure
 
 ROWS = 12
@@ -65,9 +66,9 @@ def markdown(found: Drift, images: Images) -> str:
         of_tags=_figures(of_tags[:ROWS]),
         untold=max(0, len(of_tags) - ROWS),
         drawn=drawn[:HISTOGRAMS],
-        mix=_shares(found, "tags", "tag"),
-        statuses=_shares(found, "statuses", "status"),
-        formats=_shares(found, "formats", "format"),
+        mix=_shares(found.shares, "tag"),
+        statuses=_shares(found.statuses, "status"),
+        formats=_shares(found.formats, "format"),
         distance=decimal(found.tag_distance),
         images=images,
         score=lambda row: decimal(row["score"]),
@@ -94,22 +95,21 @@ def _name(figure: Figure) -> str:
 def _figures(figures: list[Figure]) -> Markup:
     rows = [
         (
-            _name(each), count(each.reference_images), count(each.current_images), decimal(each.reference_mean),
-            decimal(each.current_mean), percent(each.effect), _probability(each.p_value),
-            "drift" if each.drifted else "",
+            _name(each), percent(each.effect), _probability(each.p_value), "drift" if each.drifted else "",
+            decimal(each.reference_mean), decimal(each.current_mean), count(each.reference_images),
+            count(each.current_images),
         )
         for each in figures
     ]  # fmt: skip
-    header = ("figure", "images, reference", "current", "mean, reference", "current", "effect", "p", "")
-    return pages.table(header, "lrrrrrrl", rows)
+    header = ("figure", "effect", "p", "", "mean, reference", "current", "images, reference", "current")
+    return pages.table(header, "lrrlrrrr", rows)
 
 
 def _probability(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _shares(found: Drift, field: str, header: str) -> Markup:
+def _shares(shares: list[Row], header: str) -> Markup:
     """Return the categories whose shares differ most; nothing where there is but one."""
-    shares = found.shares if field == "tags" else getattr(found, field)
     rows = [(row["name"], percent(row["reference"]), percent(row["current"])) for row in shares[:ROWS]]
     return pages.table((header, "reference", "current"), "lrr", rows if len(rows) > 1 else [])

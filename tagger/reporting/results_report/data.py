@@ -11,7 +11,7 @@ from tagger.reporting.results_report.card import Card, find_card
 from tagger.storage import StrPath
 from tagger.tagging.aggregates import GENERATION, RANK, TAGGED, Row, Table, open_table
 
-LISTED = 50
+LISTED = 30
 """Tags in the table of tags."""
 SHOWN = 12
 """Tags with a histogram and thumbnails."""

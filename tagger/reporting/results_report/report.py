@@ -140,7 +140,9 @@ def _changes(report: ResultsReport) -> Markup:
         "newly_failed": "failed, new or tagged before",
         "mended": "tagged, failed before",
     }
-    return pages.table(("", "files"), "lr", [(name, count(report.changes[key])) for key, name in names.items()])
+    return pages.table(
+        ("", "files"), "lr", [(name, count(report.changes[key])) for key, name in names.items() if report.changes[key]]
+    )
 
 
 def _tags(report: ResultsReport) -> Markup:
