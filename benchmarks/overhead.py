@@ -85,7 +85,7 @@ def _make_files(folder: Path, count: int, side: int) -> Path:
 
 
 def _run(photos: Path, out: Path, arguments: argparse.Namespace) -> float:
-    config = TagConfig(**({} if arguments.workers is None else {"workers": arguments.workers}))
+    config = TagConfig(precision="fp32", workers=arguments.workers)
     plan = run.prepare(str(photos), arguments.model, str(out), config)
     started, used = time.perf_counter(), time.process_time()
     counts = run.run_shards(plan, range(plan.shards), Stubs())

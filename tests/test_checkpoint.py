@@ -100,7 +100,7 @@ def edit_config(**changes: Any) -> Callable[[Path], None]:
         ),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "never from a pickle"),
         (lambda f: (f / "model.safetensors").write_bytes(b"junk"), "damaged weights"),
-        (lambda f: (f / "config.json").unlink(), "config.json: the file is gone"),
+        (lambda f: (f / "config.json").unlink(), "config.json: the file does not exist"),
         (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
         (edit_config(architecture="resnet5o"), "did you mean resnet50"),
         (edit_config(architecture="resnet18"), "does not fit resnet18"),

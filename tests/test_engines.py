@@ -145,7 +145,7 @@ def test_a_named_precision_says_what_is_not_proven(monkeypatch: pytest.MonkeyPat
     info = checkpoint.describe(MODEL)
     assert engines.doubts(Choice(), info, False) == []
     assert engines.doubts(Choice(precision="fp32"), info, False) == []
-    assert "not measured here" in engines.doubts(Choice(precision="int8"), info, False)[0]
+    assert "not measured on this machine" in engines.doubts(Choice(precision="int8"), info, False)[0]
     key = "openvino cpu int8"
     known = replace(info, agreement={hardware.processor(): {key: record(0.92, 300)}})
     assert "92.0% of 500" in engines.doubts(Choice(precision="int8"), known, False)[0]

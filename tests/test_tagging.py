@@ -162,7 +162,7 @@ def test_scores_that_are_not_numbers_are_a_failed_row_not_a_tag(
     safetensors.torch.save_file(state, folder / "model.safetensors")
     summary = run(photos, tmp_path / "out", model=f"local-dir:{folder}", engine="eager")
     assert summary.failed == {"failed": 6}
-    assert all("not numbers" in row["error"] for row in rows(tmp_path / "out").values())
+    assert all("not finite" in row["error"] for row in rows(tmp_path / "out").values())
     with pytest.raises(TooManyFailed):
         summary.check_failures()
 

@@ -54,7 +54,7 @@ def headline(evaluation: Json) -> str:
 
 
 def tag_rows(bundle: Json, split: str) -> list[Json]:
-    """Return a row per tag, those with the most training images first where not all are shown."""
+    """Return a row per tag; if there are too many, those with the most training images."""
     counts = bundle["training"].get("labels") or {}
     proofs = {each["tag"]: each for each in bundle["calibration"].get("tags", ())}
     rows = [

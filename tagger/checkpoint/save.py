@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of tagger.json."""
 _FROM_TIMM = ("pool_size", "first_conv", "classifier", "license", "fixed_input_size", "min_input_size")
-"""Entries of timm's own pretrained_cfg that stay true."""
+"""Entries of timm's own pretrained_cfg that stay valid."""
 
 
 def save(
@@ -43,7 +43,7 @@ def save(
     """Write a checkpoint folder and return its description.
 
     `plots` are file name -> (title, PNG); `files` more files by name; `facts` more entries of tagger.json, which is
-    written last: a folder that has it is whole. Raises WriteError.
+    written last: a folder that has it is complete. Raises WriteError.
     """
     import safetensors.torch
 

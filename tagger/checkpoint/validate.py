@@ -1,4 +1,4 @@
-"""The shape of config.json and tagger.json: what is read from a checkpoint is checked before anything uses it."""
+"""Validation of config.json and tagger.json before anything uses them."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Bundle(_Shape):
 
 
 def check(content: dict[str, Any], shape: type[BaseModel], uri: str) -> None:
-    """Raise ModelError with the first thing that is wrong with a checkpoint's JSON."""
+    """Raise ModelError for the first invalid value in a checkpoint's JSON."""
     try:
         shape.model_validate(content)
     except ValidationError as error:

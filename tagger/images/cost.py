@@ -1,4 +1,4 @@
-"""The memory and the time that an image takes to decode, from its header; a few large ones at a time."""
+"""Memory and time to decode an image, estimated from its header, and limits on both."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from PIL import Image
 from tagger.errors import ImageError
 
 DECODE_MEMORY = 2_000_000_000
-"""Bytes that the images which a process decodes at the same time may take together."""
+"""Total bytes of the images that a process decodes at the same time."""
 MAX_SCANNED = 2_000_000_000
-"""Pixels times scans of a progressive JPEG: about 20 s of decoding."""
+"""Maximum pixels times scans of a progressive JPEG: about 20 s of decoding."""
 MAX_ICONS = 256
-"""Sizes in one icon file."""
+"""Maximum number of sizes in an icon file."""
 _POINTER = 8
-"""Pillow has a pointer for each row, and 4 bytes for a pixel of every colour mode."""
+"""Bytes of Pillow's pointer to each row; a pixel takes 4 bytes in every colour mode."""
 
 
 class Budget:
-    """An amount of memory that threads share; who needs more than there is waits."""
+    """An amount of memory shared by threads; a thread that needs more than is free waits."""
 
     def __init__(self, total: int) -> None:
         self._total, self._free = total, total
@@ -29,9 +29,11 @@ class Budget:
 
     @contextlib.contextmanager
     def of(self, amount: int) -> Iterator[None]:
-        """Take an amount while the block runs; raises ImageError for more than there ever is."""
+        """Reserve an amount while the block runs; raises ImageError if it exceeds the total."""
         if amount > self._total:
-            raise ImageError("too_large", f"decoding takes {amount / 1e9:.1f} GB; the limit is {self._total / 1e9:.1f}")
+            raise ImageError(
+                "too_large", f"decoding takes {amount / 1e9:.1f} GB; the limit is {self._total / 1e9:.1f} GB"
+            )
         with self._changed:
             self._changed.wait_for(lambda: self._free >= amount)
             self._free -= amount
@@ -55,11 +57,13 @@ def memory(image: Image.Image, scale: int = 1) -> int:
 
 
 def check_time(image: Image.Image, data: bytes) -> None:
-    """Raise ImageError for an image whose header promises far more work than it has pixels."""
+    """Raise ImageError for a progressive JPEG that takes too long to decode."""
     if image.info.get("progressive"):
         scans = data.count(b"\xff\xda")
         if scans * image.width * image.height > MAX_SCANNED:
-            raise ImageError("too_large", f"a progressive JPEG of {image.width}x{image.height} pixels in {scans} scans")
+            raise ImageError(
+                "too_large", f"a progressive JPEG of {image.width}x{image.height} pixels with {scans} scans"
+            )
 
 
 def check_icons(data: bytes) -> None:

@@ -1,8 +1,9 @@
-"""Bytes -> RGB uint8 array, or an error that names what is wrong.
+"""Decode bytes to an RGB uint8 array, or raise an error with the reason.
 
-Two deliberate differences from timm's `Image.open(f).convert("RGB")`: EXIF orientation is applied, and transparent
-pixels are laid over white. For every other image the array is what timm's own eval transform feeds its model, within
-one level; a JPEG with several times the pixels that are needed is decoded at a fraction of its size, which is close.
+Deliberate differences from timm's `Image.open(f).convert("RGB")`: EXIF orientation is applied, transparent pixels are
+composited over white, and 16-bit and float grey is scaled to 8 bits. For every other image the array is the model
+input of timm's own eval transform, within one level; a JPEG with several times the required pixels is decoded at a
+fraction of its size, which gives nearly the same.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from tagger.images.rgb import scale_transparent_colour, to_rgb
 from tagger.images.transforms import Preprocessing, UInt8Array, fit, resized
 
 DECODE_VERSION = 2
-"""Part of every model_id: raise it when the same bytes give other pixels."""
+"""Part of every model_id: increment it when the same bytes give different pixels."""
 
 MAX_PIXELS = 100_000_000
 """Default limit per image; 100 megapixels are 300 MB once decoded."""
 
 SPARE = 2
-"""A JPEG is shrunk while it decodes only to at least this many times the size it will be resized to."""
+"""A JPEG is scaled down during decoding to no less than this many times its resize target."""
 
 FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "HEIF",
 )  # fmt: skip
-"""Formats that are decoded, recognised by content; TGA, which has no signature, after those that have.
+"""Supported formats, detected from the content; TGA has no signature and comes after Pillow's others.
 
-Pillow knows more: for PostScript it would run another program.
+Pillow supports more, but for PostScript it would run another program.
 """
 
 _UNSUPPORTED = re.compile("unknown pixel mode|unknown data organization|[Uu]nsupported|not (yet )?supported")
-"""Pillow's messages for a valid file of a kind that it does not read."""
+"""Pillow's messages for a valid file of a kind that it does not support."""
 _TRUNCATED = "image file is truncated"
 """Pillow's message for a file whose end is missing."""
 _MAGIC = (JPEG, b"\0\0\1\0", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
@@ -60,7 +61,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> how to turn the image upright."""
+"""EXIF orientation -> transposition that turns the image upright."""
 
 Image.init()
 
@@ -73,7 +74,7 @@ class ImageInfo:
     height: int
     format: str
     truncated: str | None = None
-    """The decoder's message when the end of the file is missing and its pixels are those that came before."""
+    """The decoder's message if the file is truncated and only its first part was decoded."""
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, ImageInfo]:
@@ -95,8 +96,8 @@ def prepare(
     """Decode one image and resize and crop it for several models: (H, W, 3) uint8 arrays.
 
     It is decoded once, unless it is a JPEG so large that the models need it at different scales. `inspect` is called
-    with the decoded RGB image, the largest where there are several. With `truncated`, an image whose file is cut short
-    is decoded as far as it goes, and its info says so. Raises ImageError.
+    with the decoded RGB image, the largest if there are several. With `truncated`, a truncated file is decoded as far
+    as possible, and the info has the decoder's message. Raises ImageError.
     """
     scales: dict[Preprocessing, int] = {}
     data = without_prefix(data)
@@ -117,7 +118,7 @@ def prepare(
 def prepare_image(
     image: Image.Image, preparations: Collection[Preprocessing], max_pixels: int = MAX_PIXELS
 ) -> tuple[dict[Preprocessing, UInt8Array], ImageInfo]:
-    """Fit an image in memory to the input of each of several models: (H, W, 3) uint8 arrays. Raises ImageError."""
+    """Resize and crop an image in memory for several models: (H, W, 3) uint8 arrays. Raises ImageError."""
     _check_pixels(image, max_pixels)
     with _decoder_errors():  # it may be opened, but not loaded
         image.load()
@@ -136,7 +137,7 @@ def prepare_for(data: bytes, preparation: Preprocessing) -> UInt8Array:
 def _decode_truncated(
     data: bytes, max_pixels: int, needed: Callable[[Image.Image], set[int]]
 ) -> tuple[dict[int, Image.Image], ImageInfo]:
-    """Decode as _decode() does, and what there is of a file whose end is missing."""
+    """Decode like _decode(), and a truncated file as far as possible."""
     try:
         return _decode(data, max_pixels, needed)
     except ImageError as error:
@@ -147,7 +148,7 @@ def _decode_truncated(
         except ImageError:
             raise error from None
         pixels = np.asarray(decoded[min(decoded)])
-        if (pixels == pixels[0, 0]).all():  # nothing of it came before the cut
+        if (pixels == pixels[0, 0]).all():  # no pixels came before the cut
             raise
         return decoded, replace(info, truncated=str(error))
 
@@ -171,7 +172,7 @@ def _decode(
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read an image's header as Image.open() does, without its limit of pixels: ours becomes a row."""
+    """Read an image's header like Image.open(), but without Pillow's pixel limit: ours gives the file a row."""
     if not data:
         raise ImageError("corrupt", "the file is empty")
     cost.check_icons(data)
@@ -186,7 +187,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
-    """Yield the image as each format reads it that recognises its first bytes; add why others do not."""
+    """Yield the image opened by each format that accepts its first bytes; collect the reasons of those that fail."""
     for name in _known_formats():
         factory, recognises = Image.OPEN[name]
         recognised = not recognises or recognises(data[:16])
@@ -204,7 +205,7 @@ def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
 
 @contextlib.contextmanager
 def _decoder_errors() -> Iterator[None]:
-    """Turn what a decoder raises into an ImageError: on hostile bytes it may be anything, and is about this image."""
+    """Convert any exception of a decoder to an ImageError: on malicious bytes it may be of any type."""
     try:
         yield
     except ImageError:
@@ -226,7 +227,7 @@ def _check_pixels(image: Image.Image, max_pixels: int) -> None:
 
 
 def _upright_rgb(image: ImageFile.ImageFile, scale: int, partly: bool) -> Image.Image:
-    """Decode an opened image, so many times smaller, and turn it upright."""
+    """Decode an opened image at 1/`scale` of its size, and turn it upright."""
     with _decoder_errors():
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
@@ -237,7 +238,7 @@ def _upright_rgb(image: ImageFile.ImageFile, scale: int, partly: bool) -> Image.
 
 
 def _load(image: ImageFile.ImageFile, partly: bool) -> None:
-    """Decode the pixels of an opened image, or those before its end; damaged metadata behind a PNG's is ignored."""
+    """Decode the pixels of an opened image, or those before a cut; damaged metadata after a PNG's pixels is ignored."""
     try:
         image.load()
     except OSError as error:
@@ -250,7 +251,7 @@ def _load(image: ImageFile.ImageFile, partly: bool) -> None:
 
 
 def _scale(image: Image.Image, preparation: Preprocessing) -> int:
-    """Return how many times smaller libjpeg may decode and still leave SPARE times the pixels that the resize needs."""
+    """Return the factor by which libjpeg may scale down and still leave SPARE times the resize target."""
     if image.format != "JPEG":
         return 1
     orientation = _orientation(image)
@@ -263,7 +264,7 @@ def _scale(image: Image.Image, preparation: Preprocessing) -> int:
 
 
 _BROKEN_EXIF = (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error, ZeroDivisionError)
-"""A broken EXIF block says nothing about the pixels: they stay as stored, as in every viewer."""
+"""Errors of a broken EXIF block; the image then stays as stored, as in every viewer."""
 
 
 def _orientation(image: Image.Image) -> int:
@@ -308,7 +309,7 @@ def _register_heif() -> None:
 
 
 def _silence_libtiff() -> None:
-    """Keep libtiff from writing to the terminal: what is wrong with a file is in its row."""
+    """Stop libtiff from writing to the terminal: the error is in the file's row."""
     with contextlib.suppress(OSError, AttributeError):  # a Pillow that hides its libtiff
         library = ctypes.CDLL(_imaging.__file__)
         for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):

@@ -1,6 +1,6 @@
-"""The boxes of HEIC and AVIF files, enough of them to tell a file that was cut short (ISO/IEC 14496-12).
+"""Boxes of HEIC and AVIF files, as far as needed to detect truncated files (ISO/IEC 14496-12).
 
-libheif decodes a photograph of many tiles without those that are missing, and leaves them green.
+libheif decodes a photograph of many tiles without the missing ones, and leaves those green.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 def missing_bytes(data: bytes) -> int:
-    """Return how many bytes are missing at the end of a file: those that its items need, or without items its boxes."""
+    """Return the number of bytes missing at the end of a file, by its items' extents or, without items, its boxes."""
     needed = 0
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"meta":

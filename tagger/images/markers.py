@@ -1,4 +1,4 @@
-"""What Pillow does not look at in the bytes of JPEG and PNG files."""
+"""Parts of JPEG and PNG files that Pillow does not handle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def is_lossless_jpeg(data: bytes) -> bool:
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without texts and colour profile, for which Pillow has a limit of 1 MB."""
+    """Return a PNG without text chunks and colour profile, which Pillow limits to 1 MB."""
     return PNG + b"".join(chunk for chunk in _chunks(data) if chunk[4:8] not in _TEXTS)
 
 

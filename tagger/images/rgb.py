@@ -1,4 +1,4 @@
-"""Any mode of a decoded Pillow image -> RGB, transparent pixels over white."""
+"""Convert decoded Pillow images of any mode to RGB, with transparent pixels over white."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 from tagger.errors import ImageError
 
 _BLOCK = 1 << 20
-"""Pixels that are converted at a time."""
+"""Number of pixels converted at a time."""
 _PADDED = ("BMP", "DIB", "TGA")
 """Formats in which many programs leave the alpha channel zero."""
 
@@ -26,11 +26,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise ImageError("unsupported", f"colour mode {image.mode} cannot become RGB") from error
+        raise ImageError("unsupported", f"colour mode {image.mode} cannot be converted to RGB") from error
 
 
 def scale_transparent_colour(image: ImageFile.ImageFile) -> None:
-    """Bring the transparent colour of a PNG to the 8 bits that Pillow decodes to; call it before load()."""
+    """Scale the transparent colour of a PNG to the 8 bits that Pillow decodes to; call it before load()."""
     colour = image.info.get("transparency")
     if image.format != "PNG" or colour is None or not image.tile:
         return
@@ -42,14 +42,14 @@ def scale_transparent_colour(image: ImageFile.ImageFile) -> None:
 
 
 def _blocks(image: Image.Image) -> Iterator[slice]:
-    """Yield some rows at a time: what is computed from them is a copy."""
+    """Yield blocks of rows, so that temporary copies stay small."""
     rows = max(1, _BLOCK // max(image.width, 1))
     for top in range(0, image.height, rows):
         yield slice(top, min(top + rows, image.height))
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """Lay an image over white."""
+    """Composite an image over white."""
     rgb = Image.new("RGB", image.size)
     for rows in _blocks(image):
         box = (0, rows.start, image.width, rows.stop)
@@ -59,7 +59,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _is_padding(image: Image.Image) -> bool:
-    """Return whether the alpha channel is all zero in a format where that means that there is none."""
+    """Return whether the alpha channel is all zero in a format where this means that it is unused."""
     return image.format in _PADDED and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 

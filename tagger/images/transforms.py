@@ -1,6 +1,6 @@
 """timm's eval transform on uint8 pixels: resize and crop on the same grid, to the pixel.
 
-Normalisation, uint8 to network input, is `normalise`; nothing else computes it.
+All normalisation from uint8 to network input is done by `normalise`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def resized(source: tuple[int, int], preprocessing: Preprocessing) -> tuple[int,
 
 
 def _centre(side: int, length: int) -> tuple[int, int]:
-    """Return (start, length) of the central part of a side, all of it when it is shorter."""
+    """Return (start, length) of the central part of a side, or of the whole side if it is shorter."""
     return (round((side - length) / 2), length) if side >= length else (0, side)
 
 

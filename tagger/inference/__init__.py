@@ -1,1 +1,1 @@
-"""Files in, scores out."""
+"""Inference: read, decode and score files."""

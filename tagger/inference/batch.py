@@ -1,4 +1,4 @@
-"""Batches of files on their way from a source to rows: read, decoded and scored together, column by column."""
+"""Batches of files, which are read, decoded and scored together; their results are stored by column."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tagger.errors import AccessDenied, ImageError, SourceError
 from tagger.images import Preprocessing, UInt8Array
 
 FILES = 16
-"""Files of a batch: enough to make its own cost small, few enough that every core has one."""
+"""Files per batch: enough to keep its overhead small, few enough to give every core one."""
 BATCH_BYTES = 1 << 25
-"""A batch of large files has fewer of them."""
+"""Total size above which a batch has fewer files."""
 MAX_FILE_BYTES = 1 << 30
 """Larger files are not read: one would take the memory of a thousand photographs."""
 
@@ -31,10 +31,10 @@ class Failure(NamedTuple):
 
 
 Source: TypeAlias = str | bytes | Image.Image | Failure
-"""The location of a file, the bytes of one, an image in memory, or the reason why there is none."""
+"""The location of a file, its bytes, an image in memory, or the reason why there is none."""
 Fitted: TypeAlias = Mapping[Preprocessing, UInt8Array]
 Inspect: TypeAlias = Callable[[Image.Image, tuple[int, int], Fitted], dict[str, Any]]
-"""Columns computed from a decoded RGB image, its true (width, height), and its pixels as the models want them."""
+"""Columns computed from a decoded RGB image, its full (width, height), and its pixels after preprocessing."""
 
 
 @dataclass
@@ -42,16 +42,16 @@ class Answer:
     """The columns that one model adds to a batch."""
 
     rows: list[int]
-    """The files it scored, by their number in the batch."""
+    """Indices in the batch of the files it scored."""
     columns: dict[str, Any]
-    """Name -> an array with a value for each of them."""
+    """Name -> array with one value per scored file."""
     failed: list[int]
-    """Files whose scores are not finite."""
+    """Indices of files whose scores are not finite."""
 
 
 @dataclass
 class Decoded:
-    """The facts of a batch of files after decoding, a value per file in each list."""
+    """Facts about the files of a batch after decoding; each list has one value per file."""
 
     image_id: list[str | None]
     status: list[str]
@@ -60,33 +60,33 @@ class Decoded:
     height: list[int | None]
     format: list[str | None]
     rows: list[list[int]]
-    """For each preprocessing, the files in its array of pixels, in order."""
+    """For each preprocessing, the indices of the files in its array of pixels, in order."""
     extra: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """File -> columns that `inspect` computed."""
+    """Index of a file -> columns that `inspect` computed."""
     read_seconds: float = 0.0
-    """Wall time, added over the files."""
+    """Wall time, summed over the files."""
     decode_seconds: float = 0.0
     """Processor time."""
 
 
 @dataclass
 class Batch:
-    """Some files and all that is known of them so far."""
+    """A batch of files and everything known about them so far."""
 
     sources: Sequence[Source]
     models: Sequence[int]
-    """For each file the models that want it, a bit each."""
+    """For each file, the models that score it, one bit each."""
     key: Any = None
-    """Whatever the caller needs to recognise the files."""
+    """Any value that identifies the files to the caller."""
     bytes: int = 0
-    """Size of its files together, as listed."""
+    """Total size of its files, as listed."""
     facts: Decoded = field(default_factory=lambda: empty(0, 0))
     pixels: list[UInt8Array] = field(default_factory=list)
     """For each preprocessing (N, H, W, 3); emptied once the files are scored."""
     answers: list[Answer | None] = field(default_factory=list)
     """For each model."""
     release: Callable[[], None] = lambda: None
-    """Gives the memory of the pixels back."""
+    """Releases the memory of the pixels."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -94,22 +94,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may cost, and what becomes of one that is cut short."""
+    """Limits on reading and decoding a file, and the treatment of truncated files."""
 
     max_pixels: int = images.MAX_PIXELS
     truncated: bool = False
-    """Whether an image whose end is missing is decoded as far as it goes."""
+    """Whether a truncated image is decoded as far as possible."""
     read_timeout: float = storage.READ_TIMEOUT
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The way from files to pixels: the same for all files of a run."""
+    """The settings for decoding, the same for all files of a run."""
 
     preprocessings: tuple[Preprocessing, ...]
-    """Those of the models, each once."""
+    """The distinct preprocessings of the models."""
     of_model: tuple[int, ...]
-    """Model -> its preprocessing."""
+    """Index of each model's preprocessing."""
     limits: Limits = Limits()
     inspect: Inspect | None = None
 
@@ -124,17 +124,17 @@ class Decoding:
         return tuple(sorted({which for model, which in enumerate(self.of_model) if bits >> model & 1}))
 
     def room(self, files: int) -> list[UInt8Array]:
-        """Return arrays for the pixels of so many files, one for each preprocessing."""
+        """Return arrays for the pixels of a number of files, one per preprocessing."""
         return [np.empty((files, *each.size, 3), dtype=np.uint8) for each in self.preprocessings]
 
     @property
     def file_bytes(self) -> int:
-        """Return the bytes of one file's pixels."""
+        """Return the size of one file's pixels in bytes."""
         return sum(height * width * 3 for height, width in (each.size for each in self.preprocessings))
 
 
 class Content(NamedTuple):
-    """A file that was read."""
+    """The content of a file, or the reason why it was not read."""
 
     image_id: str | None
     content: bytes | Image.Image | Failure
@@ -142,7 +142,7 @@ class Content(NamedTuple):
 
 
 def empty(files: int, preprocessings: int) -> Decoded:
-    """Return the facts of files about which nothing is known yet."""
+    """Return empty facts for a number of files."""
     nothing: list[Any] = [None] * files
     return Decoded(
         nothing[:], [""] * files, nothing[:], nothing[:], nothing[:], nothing[:], [[] for _ in range(preprocessings)]
@@ -150,7 +150,7 @@ def empty(files: int, preprocessings: int) -> Decoded:
 
 
 def batched(batches: Iterable[Batch], files: int) -> Iterator[Batch]:
-    """Cut batches so that each has at most so many files, and few where they are large."""
+    """Split batches so that each has at most `files` files, and fewer if they are large."""
     for whole in batches:
         fewer = max(1, files * BATCH_BYTES // max(whole.bytes, BATCH_BYTES))
         for start in range(0, len(whole), fewer):
@@ -159,7 +159,7 @@ def batched(batches: Iterable[Batch], files: int) -> Iterator[Batch]:
 
 
 def read(source: Source, timeout: float = storage.READ_TIMEOUT) -> Content:
-    """Read a file; what is wrong with it becomes its failure. Raises AccessDenied when every file would fail."""
+    """Read a file; an error becomes its Failure. Raises AccessDenied if all other files would fail too."""
     if not isinstance(source, str):
         identifier = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else None
         return Content(identifier, source)
@@ -181,7 +181,7 @@ def _failure(status: str, error: Exception, source: str) -> Failure:
 
 
 def decode(files: Iterable[Content], models: Sequence[int], how: Decoding, room: Sequence[UInt8Array]) -> Decoded:
-    """Decode files that were read, and write their pixels into `room` (one array for each preprocessing)."""
+    """Decode the contents of files, and write their pixels into `room` (one array per preprocessing)."""
     facts = empty(len(models), len(how.preprocessings))
     started = time.thread_time()
     for number, (image_id, content, seconds) in enumerate(files):

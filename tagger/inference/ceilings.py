@@ -1,4 +1,4 @@
-"""The rate of each stage of a run alone, and the bound that they set together."""
+"""The maximum rate of each stage of a run, and the bound on the run that follows from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Images/s of each stage alone; None where it is not known."""
+    """Images/s of each stage alone; None if unknown."""
 
     storage: float | None = None
     decode: float | None = None
@@ -22,9 +22,9 @@ class Ceilings:
     """True when the model computes on the cores that also decode."""
 
     def bound(self) -> tuple[float, str] | None:
-        """Return the highest rate of the run and what limits it; None when too little is known.
+        """Return the highest possible rate of the run and its bottleneck; None if too little is known.
 
-        Stages on the same cores take turns, so their times add up; others run side by side and the slowest decides.
+        Stages on the same cores take turns, so their times add up; others run in parallel, and the slowest decides.
         """
         if not self.decode or not self.model:
             return None
@@ -44,14 +44,14 @@ class Meter:
 
     reads: int = 0
     read_seconds: float = 0.0
-    """Wall time, added over all readers."""
+    """Wall time, summed over all readers."""
     decoded: int = 0
     decode_seconds: float = 0.0
-    """Processor time, added over all cores."""
+    """Processor time, summed over all cores."""
     readers: int = 1
 
     def add(self, batch: Batch) -> None:
-        """Add what a batch took."""
+        """Add the times of a batch."""
         facts = batch.facts
         if facts.read_seconds:
             self.reads += len(batch)

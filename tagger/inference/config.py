@@ -58,7 +58,7 @@ class ModelConfig:
 
     @property
     def limits(self) -> Limits:
-        """Return what one file may cost."""
+        """Return the limits on one file."""
         return Limits(self.max_pixels, self.truncated == "tag", self.read_timeout)
 
     def thresholds(self, model: ModelInfo) -> tuple[float, ...] | None:
@@ -70,11 +70,11 @@ class ModelConfig:
         return None if model.task == "multiclass" else (0.5,) * len(model.label_names)
 
     def selector(self, model: ModelInfo) -> TagSelector:
-        """Return what turns scores into the columns of a row."""
+        """Return the selector that converts scores to columns of a row."""
         return TagSelector(model, self.top_k, self.thresholds(model), self.embeddings)
 
     def settings_id(self, model: ModelInfo) -> str:
-        """Return the hash of everything beside the model that decides the content of a row."""
+        """Return a hash of everything except the model that affects the content of a row."""
         top_k = min(self.top_k, len(model.label_names))
         named = [self.choice.named] if self.choice.named else []
         named += ["truncated fails"] if self.truncated == "fail" else []

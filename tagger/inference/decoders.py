@@ -1,4 +1,4 @@
-"""Threads that read and decode batches of files. They release the interpreter's lock while they work."""
+"""Threads that read and decode batches of files; they release the GIL while they work."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ REMOTE_READS, LOCAL_READS = 32, 4
 
 
 class Decoder(Protocol):
-    """Something that turns batches of sources into batches of pixels."""
+    """Interface of a decoder: batches of sources in, batches of pixels out."""
 
     processes: int
     ahead: int
-    """Batches that keep it busy."""
+    """Number of submitted batches that keep it busy."""
 
     def open(self, how: Decoding, batches: int) -> None:
-        """Make ready for at most so many batches on their way."""
+        """Prepare for at most `batches` batches in flight."""
         ...
 
     def submit(self, batch: Batch) -> Future[Batch]:
-        """Start on a batch."""
+        """Start decoding a batch."""
         ...
 
     def close(self) -> None:
-        """Stop; what has not started is dropped."""
+        """Stop, and cancel what has not started."""
         ...
 
 
 def readers_for(sources: Sequence[object]) -> int:
-    """Return how many files to read at the same time: many where every read waits for a network."""
+    """Return how many files to read at the same time: more if they are remote, as each read waits for the network."""
     return REMOTE_READS if any(isinstance(each, str) and storage.is_remote(each) for each in sources) else LOCAL_READS
 
 
 Reading: TypeAlias = Callable[[], list[Content]]
-"""Waits for the contents of a batch."""
+"""Waits for the contents of a batch and returns them."""
 
 
 class Reader:
-    """Reads batches: file by file at once where each waits for a network, else one file after the other."""
+    """Reads batches: remote files concurrently, local files one after the other."""
 
     def __init__(self, local: int = LOCAL_READS) -> None:
         self.timeout = storage.READ_TIMEOUT
@@ -50,7 +50,7 @@ class Reader:
         self._remote = ThreadPoolExecutor(REMOTE_READS, "fetch")
 
     def start(self, sources: Sequence[Source]) -> Reading:
-        """Start to read the files of a batch; without threads for local files, they are read by whoever waits."""
+        """Start reading the files of a batch; without threads for local files, the caller of the result reads them."""
         if readers_for(sources) == REMOTE_READS:
             files = [self._remote.submit(read, source, self.timeout) for source in sources]
             return lambda: [file.result() for file in files]
@@ -60,7 +60,7 @@ class Reader:
         return batch.result
 
     def close(self) -> None:
-        """Stop; a file that is being read is finished first."""
+        """Stop once the files being read are finished."""
         for pool in filter(None, (self._local, self._remote)):
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -75,11 +75,11 @@ class ThreadDecoder:
         self._reader = Reader()
 
     def open(self, how: Decoding, batches: int) -> None:
-        """Decode in this way."""
+        """Set how batches are decoded."""
         self._how, self._reader.timeout = how, how.limits.read_timeout
 
     def submit(self, batch: Batch) -> Future[Batch]:
-        """Start to read a batch, and decode it then."""
+        """Start reading a batch, to decode it afterwards."""
         return self._decoders.submit(self._decode, batch, self._reader.start(batch.sources))
 
     def _decode(self, batch: Batch, reading: Reading) -> Batch:
@@ -89,7 +89,7 @@ class ThreadDecoder:
         return batch
 
     def close(self) -> None:
-        """Stop all threads; a file that is being read or decoded is finished first."""
+        """Stop all threads once the files being read or decoded are finished."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._reader.close()
         self._decoders.shutdown(wait=True)

@@ -32,12 +32,12 @@ Input: TypeAlias = StrPath | bytes | Image.Image | npt.NDArray[np.uint8]
 """A path or URL, the bytes of a file, an image, or RGB pixels (H, W, 3)."""
 
 COLUMNS = [name for name in schema.RESULTS.names if name not in ("run_id", "tagged_at")]
-"""Columns of a prediction: those of a results row without its run."""
+"""Columns of a prediction: those of a results row, except those of its run."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model with its weights on a device; it may be used from several threads."""
+    """A model with its weights on a device; thread-safe."""
 
     info: ModelInfo
     engine: Engine
@@ -47,16 +47,16 @@ class Model:
     def predict(self, inputs: Input | Iterable[Input]) -> list[Row]:
         """Return one row per input, in order, with the columns of a results row.
 
-        An input is a path or URL, the bytes of an image file, a PIL image or a uint8 RGB array (H, W, 3); they may be
-        mixed. One that cannot be scored gives a row with its `status` and `error`. `uri` is null for what has no name,
-        `image_id` for what has no bytes.
+        Inputs are any mix of paths, URLs, bytes of image files, PIL images and uint8 RGB arrays (H, W, 3). An input
+        that cannot be scored gives a row with its `status` and `error`. `uri` is null for an input without a name,
+        `image_id` for one without bytes.
         """
         with ThreadPoolExecutor(REMOTE_READS) as pool:
             entries = bounded(lambda value: pool.submit(_entry, value), _each(inputs), 2 * REMOTE_READS)
             return [self._row(row) for row in score_rows(entries, [self], self.config.limits)]
 
     def columns(self) -> Row:
-        """Return the columns that are the same in all its rows."""
+        """Return the columns that are the same in all rows of this model."""
         return {
             "model": self.info.name,
             "model_id": self.info.model_id,
@@ -81,10 +81,10 @@ def load(
     embeddings: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Model:
-    """Load a model once, to predict many times.
+    """Load a model once for many predictions.
 
-    `model` is a checkpoint folder or URL, timm/NAME or local-dir:FOLDER; the options are those of `tagger tag`. Raises
-    ModelError, SourceError or UsageError.
+    `model` is a checkpoint folder or URL, imagenet, timm/NAME or local-dir:FOLDER; the options are as in `tagger tag`.
+    Raises ModelError, SourceError or UsageError.
     """
     config = ModelConfig(
         top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine, precision=precision,
@@ -107,13 +107,13 @@ def predict(inputs: Input | Iterable[Input], model: StrPath, config: ModelConfig
 
 
 def _each(inputs: Any) -> Iterable[Any]:
-    """Return the inputs; one that is not in a list is taken for a list of one."""
+    """Return the inputs as an iterable; a single input becomes a list of one."""
     single = isinstance(inputs, str | os.PathLike | bytes | Image.Image)
     return [inputs] if single or (isinstance(inputs, np.ndarray) and inputs.ndim == 3) else inputs
 
 
 def _entry(value: Any) -> Row:
-    """Return an input as an entry of the pipeline; what is wrong with it becomes its failure."""
+    """Return an input as an entry of the pipeline; an error becomes its Failure."""
     nameless: Row = dict.fromkeys(schema.KEY.names)
     try:
         if isinstance(value, str | os.PathLike):
@@ -134,7 +134,7 @@ def _url(value: StrPath) -> str:
 
 
 def _image(value: Any) -> Image.Image:
-    """Return an input in memory as an image; raises ImageError for what is none."""
+    """Return an input in memory as an image; raises ImageError for any other type."""
     if isinstance(value, Image.Image):
         return value
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.shape[2:] == (3,) and value.size:

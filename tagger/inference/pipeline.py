@@ -33,9 +33,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BYTES_AHEAD = 1 << 29
-"""Limit on the encoded images that are on their way: scans of hundreds of megabytes go a few at a time."""
+"""Limit on the encoded images in flight: of scans of hundreds of megabytes, only a few are read at a time."""
 IMAGES_AHEAD = 64
-"""Images that wait before the models, at least, so that no stage stops while a part file is written."""
+"""Minimum number of images queued for the models, so that no stage stops while a part file is written."""
 
 
 def score_batches(
@@ -46,11 +46,11 @@ def score_batches(
     inspect: Inspect | None = None,
     decoder: Decoder | None = None,
 ) -> Generator[Batch]:
-    """Read, decode and score batches of files; yield them in the same order, cut into smaller ones.
+    """Read, decode and score batches of files; yield them in the same order, split into smaller ones.
 
     `inspect` adds columns computed from each decoded image; `decoder` replaces the threads that read and decode. A
-    file that cannot be scored has a status and an error, and leaves the others alone. Raises AccessDenied when the
-    store refuses our credentials, since then every file would fail.
+    file that cannot be scored has a status and an error, and does not affect the others. Raises AccessDenied if the
+    store refuses the credentials, since every file would fail.
     """
     decoder, meter = decoder or ThreadDecoder(), meter or Meter()
     size = max((model.engine.batch_size for model in models), default=1)
@@ -76,7 +76,7 @@ def score_rows(
     limits: Limits | None = None,
     inspect: Inspect | None = None,
 ) -> Iterator[Row]:
-    """Score files one row each: the entry itself, the facts of the image, what `inspect` and the first model add.
+    """Score files and yield a row for each: its entry, facts about the image, columns of `inspect` and the first model.
 
     An entry has a `source`, or a `location` or `uri` to read.
     """
@@ -110,7 +110,7 @@ def _batch(entries: list[Row], models: int) -> Batch:
 
 
 def source_of(entry: Mapping[str, Any]) -> Source:
-    """Return what to read for an entry with `bytes` and a `source`, a `location` or a `uri`."""
+    """Return the source of an entry: its `source`, `location` or `uri`, or a Failure if `bytes` is over the limit."""
     size = entry.get("bytes") or 0
     if size > batches_of.MAX_FILE_BYTES:
         return Failure("too_large", f"{size} bytes are over the limit of {batches_of.MAX_FILE_BYTES}")
@@ -133,7 +133,7 @@ def _values(column: Any) -> Sequence[Any]:
 
 
 def _cut(size: int) -> tuple[int, int]:
-    """Return how many files a batch has, and how many batches make a call of the models with `size` images."""
+    """Return the number of files per batch, and of batches per model call of `size` images."""
     parts = -(-size // batches_of.FILES)
     return (-(-size // parts), parts) if parts > 1 else (size * (batches_of.FILES // size), 1)
 
@@ -153,7 +153,7 @@ def bounded(
 ) -> Iterator[R]:
     """Yield results in order, with at most `ahead` items submitted and not yet consumed.
 
-    Together they weigh at most BYTES_AHEAD; one item is always let through.
+    Their total weight is at most BYTES_AHEAD, but one item is always submitted.
     """
     stream = iter(items)
     waiting: deque[tuple[Future[R], int]] = deque()
@@ -174,11 +174,11 @@ def bounded(
         yield result
 
 
-NOT_FINITE = "the model gave scores that are not numbers"
+NOT_FINITE = "the model's scores are not finite"
 
 
 def infer(group: list[Batch], models: Sequence[Model], how: Decoding) -> list[Batch]:
-    """Score decoded batches with every model, and give the memory of their pixels back."""
+    """Score decoded batches with every model, and release the memory of their pixels."""
     for batch in group:
         batch.answers = [None] * len(models)
     for number, model in enumerate(models):
@@ -190,7 +190,7 @@ def infer(group: list[Batch], models: Sequence[Model], how: Decoding) -> list[Ba
 
 
 def _score(group: list[Batch], number: int, model: Model, which: int) -> None:
-    """Score the images of several batches that a model wants, in one call."""
+    """Score the images of several batches with one model, in one call."""
     chosen = [_wanted(batch, number, which) for batch in group]
     pixels = [pixels for _, pixels in chosen if len(pixels)]
     if not pixels:
@@ -211,7 +211,7 @@ def _score(group: list[Batch], number: int, model: Model, which: int) -> None:
 
 
 def _wanted(batch: Batch, number: int, which: int) -> tuple[list[int], npt.NDArray[np.uint8]]:
-    """Return the files of a batch that a model wants and that have pixels, and these."""
+    """Return the files of a batch that have pixels and are to be scored by a model, and their pixels."""
     rows, pixels = batch.facts.rows[which], batch.pixels[which]
     mine = [place for place, row in enumerate(rows) if batch.models[row] >> number & 1]
     if len(mine) == len(rows):

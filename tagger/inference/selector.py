@@ -1,4 +1,4 @@
-"""Scores -> the columns of results rows."""
+"""Convert scores to the columns of results rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tagger.inference.engines import Float32Array
 
 IntArray = npt.NDArray[np.intp]
 _FEW = 64
-"""Up to so many classes, sorting all of them is quickest."""
+"""Number of classes up to which sorting all of them is fastest."""
 _SCORED = schema.RESULTS.field("tags").type.value_type
 
 
@@ -40,7 +40,7 @@ class TagSelector:
         }
 
     def _tags(self, scores: Float32Array, best: IntArray) -> pa.Array:
-        """Return the tags that pass their threshold, best first; without thresholds the best alone."""
+        """Return the tags that pass their threshold, best first; without thresholds, only the best tag."""
         if self._thresholds is None:
             ones = np.ones(len(best), dtype=np.intp)
             return self._lists(ones, best[:, 0], scores[np.arange(len(best)), best[:, 0]])
@@ -51,7 +51,7 @@ class TagSelector:
         return self._lists(passed.sum(axis=1), labels[order], found[order])
 
     def _lists(self, counts: IntArray, labels: IntArray, scores: Float32Array) -> pa.Array:
-        """Return lists of (tag, score), so many in each row."""
+        """Return lists of (tag, score), with `counts` entries in each row."""
         values = [self._names.take(pa.array(labels)), pa.array(scores)]
         return pa.ListArray.from_arrays(_offsets(counts), pa.StructArray.from_arrays(values, fields=list(_SCORED)))
 

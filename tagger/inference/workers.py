@@ -1,10 +1,10 @@
 """Processes that read and decode batches of files, for machines with many cores.
 
-Threads share one interpreter, and its lock for the instructions between two calls of a decoder; beyond a handful they
-wait for it. A process here decodes in one thread. It is told the files through its standard input and writes their
-pixels into memory that it shares with the parent; only names and facts are pickled, between processes of one program.
-It ends when its input does, so none outlives a parent that is killed. When one dies, its files are read again one by
-one in a process of their own, and the file that kills that one too gets a row that says so.
+Threads need the GIL between two calls of a decoder, so more than a few of them wait for it. Here, each process decodes
+in one thread. It receives the names of the files through its standard input and writes their pixels to memory that it
+shares with the parent; only names and facts are pickled, between processes of one program. It ends when its input ends,
+so no process outlives a killed parent. If a process dies, its files are read again, one by one, in a separate process;
+a file that kills that process too gets a row with the status `failed`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from tagger.inference.decoders import Decoder, Reader, Reading, ThreadDecoder
 log = logging.getLogger(__name__)
 
 FEW_CORES = 4
-"""Up to so many cores, threads lose nothing and need less memory."""
+"""Number of cores up to which threads are as fast as processes and need less memory."""
 FILES_TO_PAY = 500
-"""Files for each process below which its start takes longer than it saves."""
+"""Number of files per process below which starting it takes longer than it saves."""
 MAX_DEATHS = 20
-"""Processes that may die in a run before it ends with an error."""
+"""Number of processes that may die before the run ends with an error."""
 _END_SECONDS = 5.0
 
 
@@ -81,7 +81,7 @@ _Send: TypeAlias = Callable[[At | Done], None]
 
 
 def decoder_for(source: str, files: int, processes: int | None = None) -> Decoder:
-    """Return what reads and decodes so many files, its processes started; 0 stands for threads of this process."""
+    """Return a decoder for a number of files, with its processes started; 0 means threads of this process."""
     if source.startswith("memory://"):  # other processes see nothing there
         return ThreadDecoder()
     if processes is None:
@@ -99,7 +99,7 @@ class Memory:
             self._mapped = mmap.mmap(file.fileno(), 0)
 
     def room(self, slot: int, files: int) -> list[UInt8Array]:
-        """Return arrays for the pixels of so many files in a slot, one for each preprocessing."""
+        """Return arrays for the pixels of a number of files in a slot, one per preprocessing."""
         sizes = [files * height * width * 3 for height, width in (each.size for each in self._how.preprocessings)]
         starts = itertools.accumulate(sizes, initial=slot * self._slot)
         return [
@@ -110,7 +110,7 @@ class Memory:
 
 @contextlib.contextmanager
 def _shared_file(size: int) -> Iterator[str]:
-    """Make a file of `size` bytes, in memory where that has room; raises OSError when no folder has it."""
+    """Create a file of `size` bytes, in memory if there is room; raises OSError if no folder has room."""
     for folder in ("/dev/shm", tempfile.gettempdir()):
         handle, path = -1, ""
         try:
@@ -133,7 +133,7 @@ def _shared_file(size: int) -> Iterator[str]:
 
 
 def _reserve(handle: int, size: int) -> None:
-    """Give a file its size; writing to memory that is not there would end the process."""
+    """Allocate a file's size; writing to memory that is not allocated would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle, 0, size)
     else:
@@ -171,20 +171,20 @@ class _Worker:
             self.process.stdin.flush()
 
     def messages(self) -> Iterator[At | Done]:
-        """Yield what the process sends until it ends."""
+        """Yield the messages of the process until it ends."""
         assert self.process.stdout
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
             while True:
                 yield pickle.load(self.process.stdout)
 
     def close(self) -> None:
-        """Let the process end, by force when it does not."""
+        """Close the input of the process, which ends it."""
         with contextlib.suppress(OSError):
             assert self.process.stdin
             self.process.stdin.close()
 
     def wait(self) -> None:
-        """Wait until the process has ended."""
+        """Wait for the process to end; kill it if it does not."""
         try:
             self.process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -200,7 +200,7 @@ class _Task:
 
 
 class ProcessDecoder:
-    """Reads and decodes in processes, which are started at once and know their work after `open`."""
+    """Reads and decodes in processes, which start immediately and get their settings from `open`."""
 
     def __init__(self, processes: int) -> None:
         self.processes, self.ahead = processes, 3 * processes
@@ -214,7 +214,7 @@ class ProcessDecoder:
         self._instead: ThreadDecoder | None = None
 
     def open(self, how: Decoding, batches: int) -> None:
-        """Share memory for so many batches with the processes; without any, threads do their work."""
+        """Share memory for a number of batches with the processes; if there is no room, decode in threads."""
         try:
             path = self._stack.enter_context(_shared_file(batches * FILES * max(how.file_bytes, 1)))
         except OSError as error:
@@ -232,7 +232,7 @@ class ProcessDecoder:
             self._listen(worker)
 
     def submit(self, batch: Batch) -> Future[Batch]:
-        """Give a batch to the process that has the least to do."""
+        """Send a batch to the process with the fewest batches."""
         if self._instead:
             return self._instead.submit(batch)
         task = _Task(batch, self._slots.get_nowait(), Future())
@@ -253,7 +253,7 @@ class ProcessDecoder:
         threading.Thread(target=self._receive, args=(worker,), daemon=True).start()
 
     def _receive(self, worker: _Worker) -> None:
-        """Pass on what a process answers; when it dies, start another."""
+        """Handle the messages of a process; if it dies, start another."""
         for message in worker.messages():
             if isinstance(message, Done):
                 self._finish(worker.work.pop(message.number), message)
@@ -265,14 +265,14 @@ class ProcessDecoder:
             self._workers[self._workers.index(worker)] = fresh
             lost = list(worker.work.values())
         worker.wait()
-        log.warning("a decoding process ended (%s); its files are read again", _ending(worker))
+        log.warning("a decoding process died (%s); reading its files again", _ending(worker))
         self._listen(fresh)
         for task in lost:
             self._alone.submit(self._redo, task, _ending(worker))
 
     def _finish(self, task: _Task, done: Done) -> None:
         if done.facts is None:
-            task.future.set_exception(done.error or ModelError("a decoding process gave no answer"))
+            task.future.set_exception(done.error or ModelError("a decoding process did not answer"))
             return
         batch = task.batch
         batch.facts = done.facts
@@ -282,7 +282,7 @@ class ProcessDecoder:
         task.future.set_result(batch)
 
     def _redo(self, task: _Task, ending: str) -> None:
-        """Decode the files of a process that died, in one of their own; a file that kills it fails."""
+        """Decode the files of a process that died in a separate one; a file that kills that one too fails."""
         sources = list(task.batch.sources)
         try:
             while self._deaths <= MAX_DEATHS and not self._closing:
@@ -296,7 +296,7 @@ class ProcessDecoder:
             task.future.set_exception(error)
 
     def _decode_alone(self, task: _Task, sources: Sequence[Source], ending: str) -> tuple[Done | None, int, str]:
-        """Return the answer, or the file at which the process died and by what."""
+        """Return the answer, or the file that killed the process and how it ended."""
         worker, file = self._started(), 0
         try:
             worker.send(Work(0, task.slot, sources, task.batch.models, alone=True))
@@ -310,7 +310,7 @@ class ProcessDecoder:
         return None, file, _ending(worker)
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         with self._lock:
             self._closing = True
         for worker in self._workers:
@@ -324,16 +324,16 @@ class ProcessDecoder:
 
 
 def _ending(worker: _Worker) -> str:
-    """Return how a process ended, such as `signal 9`."""
+    """Return the signal or exit code of a process that ended."""
     code = worker.process.returncode
     return f"signal {-code}" if code and code < 0 else f"exit code {code}"
 
 
 def main() -> None:
-    """Decode what the parent sends until it closes the pipe."""
+    """Decode the batches that the parent sends until it closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows sends it all the same
     orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints must not print into the answers
+    os.dup2(2, 1)  # printed text must not end up in the answers
     lock = threading.Lock()
 
     def send(message: At | Done) -> None:
@@ -345,7 +345,7 @@ def main() -> None:
 
 
 def _serve(orders: IO[bytes], send: _Send) -> None:
-    """Decode in this thread, while another receives and lets remote files be read ahead."""
+    """Decode in this thread, while another receives batches and reads remote files ahead."""
     try:
         settings: Settings = pickle.load(orders)
     except EOFError:  # the run has ended before it began

@@ -1,4 +1,4 @@
-"""Read and write single files: whole, or not at all."""
+"""Read and write whole files; writes are atomic."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tagger.storage.stores import filesystem, missing_package, named_errors, rea
 from tagger.storage.uris import is_remote, local_path
 
 READ_TIMEOUT = 60.0
-"""Seconds after which a remote read is given up."""
+"""Timeout of a remote read in seconds."""
 
 
 def read_bytes(uri: str, attempts: int = 3, timeout: float = READ_TIMEOUT) -> bytes:
-    """Return the whole content of one file; remote reads are retried, but not one that took longer than `timeout`.
+    """Return the whole content of one file; failed remote reads are retried, except after a timeout.
 
-    Raises SourceError; AccessDenied with `credentials` means that every other read will fail too.
+    Raises SourceError; AccessDenied with `credentials` means that all other reads will fail too.
     """
     if not is_remote(uri):
         return _read_local(uri)
@@ -48,11 +48,11 @@ def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
 
 
 class Unanswered(Exception):
-    """A read that took too long; another try would hold up the files behind it again."""
+    """A read that timed out; a retry would delay the files after it again."""
 
 
 def read_tail(uri: str, count: int) -> bytes:
-    """Return the last `count` bytes of a file, all of a shorter one; raises SourceError as read_bytes() does."""
+    """Return the last `count` bytes of a file, or all of a shorter one; raises SourceError as read_bytes() does."""
 
     def tail(fs: AbstractFileSystem, path: str) -> bytes:
         info = fs.info(path)
@@ -71,7 +71,7 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
                 return read(*filesystem(uri))
         except (SourceNotFound, AccessDenied):
             raise
-        except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is the error of this file alone
+        except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is an error of this file only
             raise SourceError(str(error)) from error
         except SourceError as error:
             if attempt == attempts or isinstance(error.__cause__, Unanswered):
@@ -89,7 +89,7 @@ def _read_local(uri: str) -> bytes:
     except SourceError:
         raise
     except FileNotFoundError as error:
-        gone = "a broken link" if os.path.islink(path) else "the file is gone"
+        gone = "a broken link" if os.path.islink(path) else "the file does not exist"
         raise SourceNotFound(f"{uri}: {gone}") from error
     except OSError as error:
         raise SourceError(f"{uri}: {(error.strerror or str(error)).lower()}") from error
@@ -98,7 +98,7 @@ def _read_local(uri: str) -> bytes:
 
 
 def _check_regular(uri: str, path: str) -> None:
-    """Raise SourceError for a pipe, a device or a file of the kernel: opening or reading one may block for ever."""
+    """Raise SourceError for a pipe, a device or a file of the kernel: opening or reading one may block forever."""
     info = os.stat(path)
     if not stat.S_ISREG(info.st_mode) or info.st_dev in _kernel_devices():
         raise SourceError(f"{uri}: not a regular file")
@@ -106,7 +106,7 @@ def _check_regular(uri: str, path: str) -> None:
 
 @functools.cache
 def _kernel_devices() -> frozenset[int]:
-    """Return the devices of the file systems whose files the kernel makes up."""
+    """Return the devices of the kernel's virtual file systems."""
     return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys", "/dev") if os.path.isdir(folder))
 
 
@@ -125,7 +125,7 @@ def open_input(uri: str) -> Iterator[IO[bytes]]:
 
 
 def names_in(folder: str) -> list[str] | None:
-    """Return the names directly inside a folder, sorted; None when there is no such folder.
+    """Return the names directly inside a folder, sorted; None if the folder does not exist.
 
     Raises SourceError when it is a file.
     """
@@ -206,14 +206,14 @@ def rename(uri: str, new_uri: str) -> None:
 
 
 def remove_folder(uri: str) -> None:
-    """Delete a folder and all that is in it; one that does not exist is no error."""
+    """Delete a folder and its content, if it exists."""
     with named_errors(uri), contextlib.suppress(FileNotFoundError):
         fs, path = filesystem(uri)
         fs.rm(path, recursive=True)
 
 
 def remove(uri: str) -> None:
-    """Delete a file; one that does not exist is no error."""
+    """Delete a file, if it exists."""
     with named_errors(uri), contextlib.suppress(FileNotFoundError):
         fs, path = filesystem(uri)
         fs.rm_file(path)

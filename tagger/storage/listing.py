@@ -20,7 +20,7 @@ from tagger.storage.stores import filesystem, is_credential_error, named_errors
 from tagger.storage.uris import is_remote, local_path, local_uri
 
 Info = Mapping[str, object]
-"""Facts about a file, as fsspec and the store name them."""
+"""Facts about a file, with the names that fsspec and the store use."""
 IMAGE_SUFFIXES = frozenset(
     [
         "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs",
@@ -30,14 +30,14 @@ IMAGE_SUFFIXES = frozenset(
 
 
 class FoundFile(NamedTuple):
-    """One file as its store describes it; None where the store does not say."""
+    """A file as listed by its store; None for what the store does not report."""
 
     uri: str
     bytes: int | None
     modified_at: datetime | None
     etag: str | None
     location: str | None = None
-    """The URL to read where that is not the uri: one with credentials or a signature."""
+    """The URL to read, with credentials or a signature, if it differs from the uri."""
 
 
 def is_image_name(name: str) -> bool:
@@ -59,7 +59,7 @@ def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[Fo
 
 
 def describe(url: str) -> FoundFile:
-    """Return one file as its store describes it; size and time are None when that fails."""
+    """Return a file as described by its store; size and time are None if that fails."""
     if not is_remote(url):
         path = os.path.abspath(local_path(url))
         return _found_local(path, _stat(path))
@@ -67,7 +67,7 @@ def describe(url: str) -> FoundFile:
         with named_errors(url):
             fs, path = filesystem(url)
             return _found_remote(public_uri(url), url, fs.info(path))
-    except (SourceError, UsageError, MissingExtra) as error:  # it gets a row all the same, with the error of reading it
+    except (SourceError, UsageError, MissingExtra) as error:  # it still gets a row, with the error from reading it
         if is_credential_error(error):
             raise
     return _found_remote(public_uri(url), url, {})
@@ -102,7 +102,7 @@ def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
 
 
 def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
-    """Walk depth first without recursion; a folder that several links lead to is walked once."""
+    """Walk depth first without recursion; a folder with several links to it is walked once."""
     pending = [folder]
     while pending:
         folder = pending.pop()
@@ -142,7 +142,7 @@ def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
     except (OSError, ValueError):
-        return None  # a broken link, a vanished file or no valid path gets a row, with the error of reading it
+        return None  # a broken link, a deleted file or an invalid path gets a row, with the error from reading it
 
 
 def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
@@ -152,7 +152,7 @@ def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
 
 
 _LAST_NS = 253_402_300_799_999_999_999
-"""The end of the year 9999, Python's last; file systems have later times."""
+"""The end of the year 9999, the last of Python's datetime; file systems have later times."""
 
 
 def _from_ns(ns: int) -> datetime:
@@ -164,7 +164,7 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
     fs, path = filesystem(source)
     is_glob = any(sign in path for sign in "*?[") and not fs.exists(path)
     if source.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
-        yield describe(source)  # web servers list no folders
+        yield describe(source)  # web servers do not list folders
         return
     root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if is_glob else path.rstrip("/")
     base = source[: len(source) - (len(path) - len(root))].rstrip("/")
@@ -207,7 +207,7 @@ _ETAGS = ("ETag", "etag", "md5Hash", "content_md5")
 
 
 def _time(value: object) -> datetime | None:
-    """Return a store's time, a datetime, ISO text or seconds since 1970, in UTC where it names no zone."""
+    """Return a store's time (datetime, ISO text or seconds since 1970) in UTC, also if it has no zone."""
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, str):

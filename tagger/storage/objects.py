@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential, S3CredentialProvider, S3Store
 
 _FRESH = timedelta(minutes=5)
-"""Seconds that a temporary credential is used before it is fetched again; botocore refreshes it in time."""
+"""Time after which a temporary credential is fetched again; botocore refreshes it before it expires."""
 
 
 @dataclass
 class Bucket:
-    """A bucket that obstore reads, unless it fails on the first object: another region, an encryption."""
+    """A bucket that obstore reads, unless the first object fails, for example because of its region or encryption."""
 
     store: S3Store
     proven: bool = False
@@ -30,7 +30,7 @@ class Bucket:
 
 
 def read(fs: AbstractFileSystem, path: str, timeout: float) -> bytes | None:
-    """Return the content of `bucket/key`; None where s3fs has to read it, or raise the error."""
+    """Return the content of `bucket/key`; None if s3fs has to read it, or raise the error."""
     name, _, key = path.partition("/")
     bucket = _open(fs, name, timeout)
     if bucket is None or bucket.hopeless:

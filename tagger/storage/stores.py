@@ -1,4 +1,4 @@
-"""fsspec file systems, and the errors of stores translated into ours."""
+"""fsspec file systems, and the translation of store errors to ours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "ab
 
 _LOCAL = LocalFileSystem()
 _REFUSED = (401, 403)
-"""HTTP statuses of, among others, an expired signature; a retry does not help."""
+"""HTTP statuses for which a retry does not help, such as that of an expired signature."""
 _CREDENTIALS = re.compile(
     r"NoCredentials|PartialCredentials|DefaultCredentials|TokenRetrieval|RefreshError|ClientAuthentication|"
     r"Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|AuthFailure|"
@@ -77,7 +77,7 @@ def named_errors(url: str) -> Iterator[None]:
 
 
 def reason_of(error: Exception, url: str) -> str:
-    """Return the text of a store's error without the credentials of the URL, or the reason of the operating system."""
+    """Return the text of a store's error without the credentials of the URL, or the operating system's reason."""
     if isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
         return error.strerror.lower()
     return without_secrets(" ".join(str(error).split()), url)[:300] or type(error).__name__

@@ -51,7 +51,7 @@ def resolve(path: str, folder: str) -> str:
 
 
 def parent(url: str) -> str:
-    """Return the folder that a file is in; the query of a web address, which may hold slashes, is no part of it."""
+    """Return the folder that a file is in; the query of a web address, which may hold slashes, is not part of it."""
     path = re.split(r"[?#]", url)[0] if url.startswith(("http://", "https://")) else url
     return path.rpartition("/")[0]
 

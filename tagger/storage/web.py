@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fsspec.implementations.http import HTTPFileSystem
 
 MAX_BYTES = 1 << 28
-"""A web server tells no size before; larger bodies, unpacked, are not read."""
+"""Maximum size of a decompressed body; web servers need not announce it."""
 MAX_REDIRECTS = 5
 
 
@@ -26,7 +26,7 @@ async def read(fs: HTTPFileSystem, url: str) -> bytes:
             async for chunk in response.content.iter_chunked(1 << 18):
                 content += chunk
                 if len(content) > MAX_BYTES:
-                    raise SourceError(f"{url}: sends more than {MAX_BYTES >> 20} MB")
+                    raise SourceError(f"{url}: is larger than {MAX_BYTES >> 20} MB")
     except TooManyRedirects as error:
         raise SourceError(f"{url}: redirects more than {MAX_REDIRECTS} times") from error
     return bytes(content)

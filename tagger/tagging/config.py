@@ -31,7 +31,7 @@ class TagConfig(ModelConfig):
         self.failures_allowed(1)
 
     def failures_allowed(self, found: int) -> int | None:
-        """Return how many of `found` files may fail; None when only a total failure counts."""
+        """Return how many of `found` files may fail; None if only a total failure is an error."""
         if self.max_failed is None:
             return None
         text = self.max_failed.strip()

@@ -27,7 +27,7 @@ _CONTROL, _IMAGE = "choice", "image"
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that export wrote."""
+    """An exported file."""
 
     out: str
     rows: int
@@ -43,8 +43,8 @@ def export(table: StrPath, out: StrPath, format: str, model: str | None = None) 
     """Write a manifest's labels, or the latest tags of a results folder, as one file.
 
     `format` is csv, parquet, huggingface (metadata.csv beside the images) or label-studio (tasks, with annotations from
-    labels and predictions from tags). `model` chooses among several in the results. Failed images have no tags. Raises
-    UsageError, TableError or SourceError.
+    labels and predictions from tags). `model` selects one of several models in the results. Failed images have no tags.
+    Raises UsageError, TableError or SourceError.
     """
     table, out = os.fspath(table), os.fspath(out)
     if format not in _WRITERS:
@@ -71,7 +71,7 @@ def _tags(folder: str, model: str | None) -> pa.Table:
         raise UsageError(f"--model must name one of the models in {folder}: {', '.join(models)}")
     if model is not None:
         if model not in models:
-            raise UsageError(f"--model {model}: not in {folder}, whose results hold {', '.join(models)}")
+            raise UsageError(f"--model {model}: not in {folder}, whose models are {', '.join(models)}")
         rows = rows.filter(pc.equal(rows["model"], model))
     pairs = rows["tags"].to_pylist()
     exported = {
@@ -94,12 +94,12 @@ def _parquet(rows: pa.Table, kind: str, out: str) -> bytes:
 
 
 def _csv(rows: pa.Table, kind: str, out: str) -> bytes:
-    """Lists are JSON text: [] is known none, an empty cell is unlabelled."""
+    """Write lists as JSON: [] means known to have none, an empty cell unlabelled."""
     return _csv_text(rows.column_names, ([_cell(value) for value in row.values()] for row in _stream(rows)))
 
 
 def _huggingface(rows: pa.Table, kind: str, out: str) -> bytes:
-    """Names relative to the file, which must lie at or above its images; one label each is plain text."""
+    """Write names relative to the file, which must be in the images' folder or above; a single label is plain text."""
     folder = out.rpartition("/")[0] + "/"
     single = all(labels is None or (len(labels) == 1 and _is_plain(labels[0])) for labels in rows[kind].to_pylist())
     names = ["file_name", "label" if single else "labels", *([] if "split" not in rows.column_names else ["split"])]

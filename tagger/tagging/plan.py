@@ -1,7 +1,7 @@
-"""The plan of a run: the files whose latest row is missing or out of date, cut into shards.
+"""The plan of a run: the files whose latest row is missing or out of date, split into shards.
 
-The parts are the record of what is done. A run_id belongs to one frozen plan; its generation is one more than the
-highest in the table, so no clock decides which of two rows is newer.
+The part files are the only record of what is done. A run_id belongs to one frozen plan. Its generation is one more than
+the highest in the table, so the order of two rows does not depend on a clock.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from tagger.tagging import results
 from tagger.tagging.config import TagConfig
 
 LEFTOVER_AGE = timedelta(days=1)
-"""Age at which what a killed run left behind is removed."""
+"""Age at which the leftovers of a killed run are removed."""
 _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_id", "run_id", "tagged_at")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One model of a run, and its work."""
+    """One model of a run, and the files to tag with it."""
 
     model: str
-    """The --model argument, to load it again elsewhere."""
+    """The --model argument, from which other processes load it."""
     name: str
     model_id: str
     settings_id: str
     done: int
     """Files whose latest row is up to date."""
     reasons: dict[str, int]
-    """Reason for tagging -> files."""
+    """Reason for tagging -> number of files."""
     standing: dict[str, int]
-    """Status -> rows that are up to date."""
+    """Status -> number of rows that are up to date."""
 
     def text(self) -> str:
         """Return the number of files and the reasons."""
@@ -61,7 +61,7 @@ class Plan:
     run_id: str
     source: str
     skipped: dict[str, int]
-    """Reason for skipping -> names in the source."""
+    """Reason for skipping -> number of entries in the source."""
     targets: tuple[Target, ...]
     out: str
     config: TagConfig
@@ -69,7 +69,7 @@ class Plan:
     damaged: tuple[str, ...]
     """Part files set aside because they are damaged."""
     known: tuple[str, ...]
-    """Part files that the plan has read; an overlapping run writes others."""
+    """Part files that existed when the plan was made; overlapping runs write others."""
     entries: pa.Table
     """Key columns and locations of the files to tag, in order; bit i of `wanted` is set where target i is to tag it."""
 
@@ -97,15 +97,15 @@ class Plan:
 
 
 def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out: str, config: TagConfig) -> Plan:
-    """Compare the files of a source with a results folder; `models` maps --model arguments to what they name.
+    """Compare the files of a source with a results folder; `models` maps --model arguments to descriptions.
 
-    Raises TableError when the folder is not ours, UsageError when two models have one name.
+    Raises TableError if the folder holds other files, UsageError if two models have the same name.
     """
     out, manifest = storage.absolute(out), files.table
     check_out(out)
     if repeated := [name for name, count in Counter(info.name for info in models.values()).items() if count > 1]:
         raise UsageError(
-            f"--model: two models are called {repeated[0]}, and rows are kept apart by that name; rename one folder"
+            f"--model: two models are called {repeated[0]}, but rows are distinguished by that name; rename one folder"
         )
     parts = results.list_parts(out)
     rows, damaged = results.read_rows(parts.uris, _LATEST_COLUMNS, [info.name for info in models.values()])
@@ -133,7 +133,7 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
 
 
 def _set_aside(out: str, damaged: Iterable[str]) -> None:
-    """Rename damaged parts, so that no reader takes them for parts."""
+    """Rename damaged parts, so that readers ignore them."""
     for name in damaged:
         with contextlib.suppress(SourceNotFound):  # an overlapping run was first
             storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
@@ -209,14 +209,14 @@ def remove_leftovers(out: str) -> None:
 
 
 def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
-    """Cut `shards` into at most so many (start, stop) ranges of nearly the same length."""
+    """Split `shards` into at most `at_most` (start, stop) ranges of nearly equal length."""
     count = min(shards, at_most)
     cuts = [shards * index // count for index in range(count + 1)] if count else [0]
     return list(itertools.pairwise(cuts))
 
 
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
-    """Read rows of overlapping runs that may replace some of the plan's."""
+    """Read the rows of overlapping runs that may replace some of the plan's."""
     rows, _ = results.read_rows(new_parts, _LATEST_COLUMNS)  # the next plan sets damaged ones aside
     # --redo and --retry-failed replace the rows of runs that were planned earlier
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
@@ -244,13 +244,13 @@ def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:
-    """Return for each row whether this model made it with these settings."""
+    """Return for each row whether it was written by this model with these settings."""
     same = (pc.equal(rows[name], getattr(target, name)) for name in ("model_id", "settings_id"))
     return functools.reduce(pc.and_, same, pc.equal(rows["model"], target.name))
 
 
 def next_generation(parts: results.Parts) -> int:
-    """Return one more than the highest generation, read from the part names and, where they were renamed, the rows."""
+    """Return one more than the highest generation, read from the part names or, if they were renamed, from the rows."""
     runs = [uri.rpartition("/")[2].removeprefix("part-").partition("-")[0] for uri in parts.uris]
     known = [int(run) for run in runs if run.isdigit()]
     renamed = [uri for uri, run in zip(parts.uris, runs, strict=True) if not run.isdigit()]
@@ -265,7 +265,7 @@ def next_generation(parts: results.Parts) -> int:
 def _reasons(
     manifest: pa.Table, previous: pa.Table, model_id: str, settings_id: str, config: TagConfig
 ) -> pa.ChunkedArray:
-    """Return for each manifest row why it is to be tagged; null when its latest row is up to date."""
+    """Return for each manifest row the reason to tag it; null if its latest row is up to date."""
     numbered = manifest.select(schema.KEY.names).append_column("row", pa.array(range(len(manifest)), pa.int64()))
     renamed = previous.rename_columns([name if name == "uri" else f"was_{name}" for name in previous.column_names])
     joined = numbered.join(renamed, "uri", join_type="left outer").sort_by("row")

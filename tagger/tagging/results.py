@@ -1,4 +1,4 @@
-"""Read the results table: its parts, the latest rows, wide and long, SQL."""
+"""Read the results table: its parts, the latest rows, DataFrames and SQL."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 RUNS = "_runs"
 _READERS = 8
 VERIFIED = 1 << 30
-"""Bytes of local parts up to which all of them are verified before each query."""
+"""Total bytes of local parts up to which all of them are verified before each query."""
 
 LATEST_ORDER = (
     ("uri", "ascending"),
@@ -45,7 +45,7 @@ LATEST_ORDER = (
     ("tagged_at", "descending"),
     ("run_id", "descending"),
 )
-"""Of the rows of one (uri, model) the first in this order is the latest; no clock decides between generations."""
+"""The first row per (uri, model) in this order is the latest; the order of generations does not depend on a clock."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def list_parts(out: str) -> Parts:
     sound, damaged = [], []
     for name in names:
         uri = storage.join(out, name)
-        content = _footer(uri)  # a store that does not answer raises here: that is no damage
+        content = _footer(uri)  # a store that does not answer raises here; that is not damage
         try:
             found = schema.open_parquet(io.BytesIO(content)).schema_arrow
         except schema.DAMAGE:
@@ -75,7 +75,7 @@ def list_parts(out: str) -> Parts:
 
 
 def _footer(uri: str) -> bytes:
-    """Return the end of a Parquet file from its seal on, in the form of a whole file."""
+    """Return the end of a Parquet file from its seal on, as a complete file."""
     tail = storage.read_tail(uri, schema.TAIL)
     length = schema.sealed_length(tail)
     if tail.endswith(b"PAR1") and length > len(tail):
@@ -86,9 +86,9 @@ def _footer(uri: str) -> bytes:
 def read_rows(
     uris: Sequence[str], columns: Sequence[str] | None = None, models: Sequence[str] | None = None
 ) -> tuple[pa.Table, tuple[str, ...]]:
-    """Read part files; return one table with today's columns, or some of them, and the names of damaged parts.
+    """Read part files; return one table with the current columns, or some of them, and the names of damaged parts.
 
-    `models` keeps the rows of these models only.
+    `models` selects the rows of these models.
     """
     wanted = schema.RESULTS.names if columns is None else list(columns)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -99,7 +99,7 @@ def read_rows(
 
 
 def damaged_parts(uris: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of parts that are damaged anywhere; every byte of them is read."""
+    """Return the names of damaged parts; every byte of each part is read."""
     with ThreadPoolExecutor(_READERS) as pool:
         whole = pool.map(lambda uri: _parse(storage.read_bytes(uri), schema.RESULTS.names, None) is not None, uris)
         return tuple(_name(uri) for uri, is_whole in zip(uris, whole, strict=True) if not is_whole)
@@ -112,7 +112,7 @@ def _name(uri: str) -> str:
 def _read_part(uri: str, wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table | None:
     """Read a part; None when it is damaged. Of a remote one only the columns that are needed are fetched."""
     if storage.is_remote(uri):
-        # an error is the store's or the part's: reading it whole tells which
+        # the store or the part may be at fault; reading the whole part tells which
         with contextlib.suppress(*schema.DAMAGE), storage.open_input(uri) as file:
             return _columns(file, wanted, models)
     return _parse(storage.read_bytes(uri), wanted, models)
@@ -138,7 +138,7 @@ def _columns(file: IO[bytes], wanted: Sequence[str], models: Sequence[str] | Non
 
 
 def read_table(url: StrPath, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read all rows of a results folder without those of damaged parts, which are named in a warning."""
+    """Read all rows of a results folder, except those of damaged parts, which are named in a warning."""
     parts = existing_parts(url)
     rows, damaged = read_rows(parts.uris, columns)
     _warn(url, damaged)
@@ -148,7 +148,7 @@ def read_table(url: StrPath, columns: Sequence[str] | None = None) -> pa.Table:
 def _warn(url: StrPath, damaged: Sequence[str]) -> None:
     if damaged:
         log.warning(
-            "%s: damaged parts are left out: %s; the next `tagger tag` sets them aside and tags their files again",
+            "%s: damaged parts are skipped: %s; the next `tagger tag` sets them aside and tags their files again",
             url, ", ".join(damaged),
         )  # fmt: skip
 
@@ -247,7 +247,7 @@ def connect(url: StrPath) -> duckdb.DuckDBPyConnection:
 
 
 def _verified(url: StrPath, paths: list[str]) -> list[str]:
-    """Return the parts without damaged ones; a table over VERIFIED bytes is taken as it is."""
+    """Return the parts without damaged ones; a table over VERIFIED bytes is not verified."""
     if sum(map(os.path.getsize, paths)) > VERIFIED:
         return paths
     with ThreadPoolExecutor(_READERS) as pool:
@@ -257,7 +257,7 @@ def _verified(url: StrPath, paths: list[str]) -> list[str]:
 
 
 def _history(paths: list[str]) -> str:
-    """Return the SQL of the view over all rows; DuckDB takes paths for globs, and `a=b` in them for columns."""
+    """Return the SQL of the view over all rows; DuckDB reads paths as globs, and `a=b` in them as columns."""
     empty = "CREATE VIEW history AS SELECT * FROM schema_of_results"
     if not paths:
         return empty
@@ -279,7 +279,7 @@ OVERVIEW = {
         FROM tags GROUP BY ALL ORDER BY images DESC, tag
     """,
 }
-"""Title -> SQL of a query without SQL."""
+"""Title -> SQL of the queries that run by default."""
 
 
 def query(url: StrPath, sql: str) -> pa.Table:
@@ -322,7 +322,7 @@ def export(result: pa.Table, format: str) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: null for what is not a number, integers for DuckDB's 128-bit sums."""
+    """Return a value as JSON allows it: null for NaN and infinity, integers for DuckDB's 128-bit sums."""
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -333,7 +333,7 @@ def plain(value: Any) -> Any:
 
 
 def _csv_cell(value: Any) -> Any:
-    """Return a cell; text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """Return a cell; text that a spreadsheet would run as a formula is prefixed with an apostrophe."""
     if isinstance(value, list | dict):
         return json.dumps(plain(value), default=str, ensure_ascii=False)
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -1,4 +1,4 @@
-"""A scored batch of files -> rows of the results table, without a Python object per row."""
+"""Convert scored batches to rows of the results table, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def batch_of(entries: pa.Table) -> Batch:
 
 
 def rows_of(batch: Batch, model: int) -> tuple[pa.Table, Counter[str]]:
-    """Return the rows of one model in a batch (columns of BATCH), and how many have each status."""
+    """Return the rows of one model in a batch (columns of BATCH), and their number by status."""
     wanted = np.flatnonzero(np.asarray(batch.models) >> model & 1)
     answer = batch.answers[model] or Answer([], {}, [])
     status, error = list(batch.facts.status), list(batch.facts.error)
@@ -63,7 +63,7 @@ def _placed(column: pa.Array | None, place: npt.NDArray[np.int64], field: pa.Fie
 
 
 def finished(rows: Sequence[Sequence[pa.Table]], columns: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Put the rows of a shard together, those of each model with the columns of its run, and sort them."""
+    """Combine the rows of a shard, add the columns of the run to those of each model, and sort."""
     tables = [_completed(pa.concat_tables(mine), fixed) for mine, fixed in zip(rows, columns, strict=True) if mine]
     return pa.concat_tables(tables).sort_by([("uri", "ascending"), ("model", "ascending")])
 

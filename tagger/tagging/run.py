@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 FIRST = f"{1:08d}"
 """Generation of a first run."""
 _SAMPLE = 8
-"""Files read to learn whether a store grants access."""
+"""Number of files read to check whether a store grants access."""
 MEASURE_FILES = 10_000
-"""Files above which measuring precisions pays within the run; every later run has it for nothing."""
+"""Number of files from which measuring precisions pays off within the run; later runs reuse the result."""
 _MEASURING = threading.Lock()
 """Held while precisions are measured: tasks of one process share the result."""
 
@@ -69,7 +69,7 @@ def _ignore(_: Any) -> None:
 
 
 class Models:
-    """The models of one run, each loaded once, when it is first used, however many tasks share them."""
+    """The models of one run, shared by its tasks; each is loaded once, on first use."""
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[str, str, str], Model] = {}
@@ -102,10 +102,10 @@ def tag(
     on_progress: OnProgress = _ignore,
     on_found: OnFound = _ignore,
 ) -> Summary:
-    """Tag every image of a source whose row is missing or out of date; return what was done.
+    """Tag every image of a source whose row is missing or out of date; return a summary.
 
     `source` is a folder, file, glob, URL, list of URLs or manifest, `model` one or more checkpoints, `out` a folder or
-    URL. With several models every file is read and decoded once. Committed parts stay when this is interrupted, and
+    URL. With several models every file is read and decoded once. If the call is interrupted, committed parts stay, and
     the next call does the rest. Raises TaggerError.
     """
     plan = prepare(source, model, out, config or TagConfig(), on_found)
@@ -134,7 +134,7 @@ def run_shards(
 ) -> ShardCounts:
     """Tag some shards of a plan; those whose part file exists are skipped, so a retry does only what is missing.
 
-    Calls that share `models` load each of them once.
+    Calls that share `models` load each model once.
     """
     started = time.perf_counter()
     todo = _without_part(plan, shards)
@@ -163,13 +163,13 @@ def _choose_precision(plan: Plan, todo: Sequence[int], files: int) -> None:
 
 
 def _without_part(plan: Plan, shards: Sequence[int]) -> list[int]:
-    """Return the shards whose part file is not there."""
+    """Return the shards that have no part file."""
     names = set(storage.names_in(plan.out) or [])
     return [index for index in shards if plan.part(index) not in names]
 
 
 def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: OnProgress) -> ShardCounts:
-    """Tag the shards again whose part was deleted after it was written."""
+    """Tag shards again if their part was deleted after it was written."""
     deleted = _without_part(plan, counts.shards)
     if not deleted:
         return counts
@@ -181,13 +181,13 @@ def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: 
 
 
 def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
-    """Count what is in the parts of these shards: the parts are the record."""
+    """Count the rows in the parts of these shards."""
     if not shards:
         return ShardCounts()
     columns = ["uri", "model", "status", "engine"]
     there, damaged = results.read_rows([storage.join(plan.out, plan.part(index)) for index in shards], columns)
     if damaged:
-        raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run again, which tags its files again")
+        raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run the command again to tag their files again")
     statuses, engines = [], []
     for target in plan.targets:
         own = there.filter(pc.equal(there["model"], target.name))
@@ -197,7 +197,7 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
 
 
 def finish(plan: Plan, counts: ShardCounts) -> Summary:
-    """Sum up a run and record it under `_runs/`; raises WriteError when parts of the table were deleted meanwhile."""
+    """Summarise a run and record it under `_runs/`; raises WriteError if parts of the table were deleted meanwhile."""
     if plan.shards:
         _check_parts(plan, counts)
     summary = summarise(plan, counts)
@@ -212,15 +212,15 @@ def _check_parts(plan: Plan, counts: ShardCounts) -> None:
     if deleted:
         raise WriteError(
             f"{plan.out}: {len(deleted):,} part files were deleted during the run, such as {deleted[0]}; "
-            "run it again, which tags their files"
+            "run the command again to tag their files"
         )
 
 
 def _check_access(plan: Plan, todo: Sequence[int]) -> None:
-    """Raise AccessDenied when a store refuses the credentials: that is one error, not a row per file.
+    """Raise AccessDenied if a store refuses the credentials: one error instead of one row per file.
 
-    In a first run on a bucket, a refused sample of its files counts too. A later run may be left with the few files
-    that cannot be read, and each web server has its own rules.
+    In the first run on a bucket, a sample of files that are all refused counts too. In later runs, the remaining files
+    may be just those that cannot be read, and every web server has its own rules.
     """
     refused: AccessDenied | None = None
     sample = _sample(plan, todo)

@@ -31,7 +31,7 @@ class Status:
     def text(self) -> str:
         """Return a few lines for a terminal."""
         last = f", the last {self.last_run}" * bool(self.last_run)
-        lines = [f"{self.parts:,} parts with {self.rows:,} rows of {self.runs:,} runs{last}"]
+        lines = [f"parts: {self.parts:,}, rows: {self.rows:,}, runs: {self.runs:,}{last}"]
         lines += [
             f"{model}: {sum(counts.values()):,} images ({counts_text(counts)})" for model, counts in self.models.items()
         ]

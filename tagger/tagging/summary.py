@@ -14,7 +14,7 @@ from tagger.inference.ceilings import Ceilings
 from tagger.tagging.plan import Plan, Target
 
 STEADY_SECONDS = 2.0
-"""A shorter run has no rate without start-up."""
+"""A run shorter than this has no rate without start-up."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ShardCounts:
     shards: tuple[int, ...] = ()
     """Those with a part file."""
     timed: int = 0
-    """Files that took the seconds; an earlier attempt had written the others."""
+    """Files tagged in `seconds`; the others were written by an earlier attempt."""
     seconds: float = 0.0
     steady_seconds: float = 0.0
     """From the first row to the last."""
@@ -111,13 +111,13 @@ class Summary:
     bound_by: str | None
     share_of_bound: float | None
     peak_memory: int
-    """Most bytes this process held."""
+    """Peak memory of this process in bytes."""
     failures_allowed: int
     """Per model; from --max-failed, or by default one less than were found."""
 
     @property
     def tagged(self) -> int:
-        """Return how many rows have tags, over all models."""
+        """Return the number of rows with tags, over all models."""
         return sum(model.tagged for model in self.models)
 
     @property
@@ -132,7 +132,7 @@ class Summary:
 
     @property
     def done_before(self) -> int:
-        """Return how many rows were up to date, over all models."""
+        """Return the number of rows that were up to date, over all models."""
         return sum(model.done_before for model in self.models)
 
     @property
@@ -175,7 +175,7 @@ class Summary:
         return f"{self.share_of_bound:.0%} of the {self.bound_images_per_second:,.1f} that {self.bound_by} allow"
 
     def markdown(self) -> str:
-        """Return a table for people who look at the run afterwards."""
+        """Return the summary as Markdown tables."""
         sections = [f"found {self.found:,} files" + f"; skipped {counts_text(self.skipped)}" * bool(self.skipped)]
         for model in self.models:
             rows = {
@@ -192,12 +192,12 @@ class Summary:
         return "\n\n".join(["# Tags", f"`{self.out}`", *sections, rate]) + "\n"
 
     def check_failures(self) -> None:
-        """Raise TooManyFailed when more files have no tags than allowed, those of earlier runs included."""
+        """Raise TooManyFailed if more files failed than allowed, including those that failed in earlier runs."""
         for model in self.models:
             failed = Counter(model.failed) + Counter(model.failed_before)
             if self.found and failed.total() > self.failures_allowed:
                 raise TooManyFailed(
-                    f"{self.out}: {failed.total():,} of {self.found:,} files failed ({counts_text(dict(failed))}) and "
+                    f"{self.out}: {failed.total():,} of {self.found:,} files failed ({counts_text(dict(failed))}), but "
                     f"{self.failures_allowed:,} are allowed; their rows are written, see `tagger query {self.out}`"
                 )
 

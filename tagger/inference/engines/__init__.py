@@ -1,8 +1,8 @@
-"""A network as a fast callable on this device.
+"""Engines: networks as fast callables on a device.
 
 An engine maps uint8 images (N, H, W, 3) to scores (N, classes) and embeddings (N, D), both float32. The reference is
-eager torch in fp32. Any other engine runs only where it agrees with the reference: in fp32 when it gives the same
-scores on probe images, in fewer bits when that was measured on photographs or the user names it.
+eager torch in fp32. Any other engine runs only if it agrees with the reference: in fp32 if it gives the same
+scores on probe images, in a lower precision if agreement was measured on photographs or the user chose it.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ class Engine(Protocol):
     """A model ready to run."""
 
     name: str
-    """Goes into the `engine` column."""
+    """Value of the `engine` column."""
     batch_size: int
-    """Images per call that suit it; it takes any number."""
+    """Preferred number of images per call; any number is accepted."""
     concurrency: int
-    """Calls, each from a thread of its own, that it works on at the same time."""
+    """Number of calls, each from its own thread, that run at the same time."""
     shares_cores: bool
     """Whether it computes on the cores that also decode."""
 
     @property
     def images_per_second(self) -> float | None:
-        """Return its rate alone, all cores its own, where that was measured."""
+        """Return the rate of the engine alone on all cores; None if it was not measured."""
         ...
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
@@ -78,9 +78,9 @@ def load(
 ) -> Engine:
     """Load a model with the requested device, engine and precision, or the fastest that agrees with the reference.
 
-    `build` makes the network with its weights; an engine that finds a converted copy in the cache never calls it.
-    `calibration` gives the user's own images (N, H, W, 3), which int8 needs the first time.
-    Raises UsageError for a device or engine that is missing, ModelError for a model that does not load.
+    `build` creates the network with its weights; it is not called if the cache has a converted copy. `calibration`
+    returns the user's own images (N, H, W, 3), which int8 needs the first time. Raises UsageError for a device or
+    engine that is not available, ModelError for a model that cannot be loaded.
     """
     requested = for_network(requested or Choice(), info)
     records = info.agreement.get(hardware.processor(), {})

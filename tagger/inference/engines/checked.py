@@ -1,7 +1,7 @@
-"""A fast engine whose doubtful images are scored again by an exact one.
+"""A fast engine whose doubtful images are rescored by an exact one.
 
-Fewer bits move every score a little, which changes the top tag only where the two best are close. Those images, a few
-percent, are scored again in fp32: most of the speed, nearly all of the agreement.
+A lower precision changes every score a little, which changes the top tag only if the two best scores are close. Those
+images, a few percent, are rescored in fp32. This retains most of the speed and nearly all of the agreement.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from tagger.inference.engines import Engine
 
 MARGIN = 1.0
-"""An image is doubtful when the best score is less than e^MARGIN times the second."""
+"""An image is doubtful if its best score is less than e^MARGIN times the second."""
 
 
 class CheckedEngine:
-    """Two engines as one."""
+    """A fast and an exact engine as one."""
 
     def __init__(self, fast: Engine, exact: Engine) -> None:
         self.name = f"{fast.name}-checked"
@@ -34,7 +34,7 @@ class CheckedEngine:
 
     @property
     def images_per_second(self) -> float | None:
-        """Return images/s alone, at the share of doubtful images so far; None before the first."""
+        """Return images/s of this engine alone, at the share of doubtful images so far; None before the first call."""
         fast, exact = self._fast.images_per_second, self._exact.images_per_second
         with self._lock:
             scored, again = self._scored, self._again
@@ -55,7 +55,7 @@ class CheckedEngine:
 
 
 def doubtful(scores: Float32Array) -> npt.NDArray[np.bool_]:
-    """Return for scores (N, classes) whether the two best are close, or not numbers: (N,) bool."""
+    """Return which rows of scores (N, classes) have two close best scores, or NaN: (N,) bool."""
     if scores.shape[1] < 2:
         return np.zeros(len(scores), dtype=bool)
     second, best = np.partition(scores, -2, axis=1)[:, -2:].T

@@ -1,4 +1,4 @@
-"""The choice of device, engine and precision: as named by the user, else the fastest known to agree."""
+"""Choice of device, engine and precision: those named by the user, else the fastest known to agree."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class Spec:
-    """One engine, as the choice sees it; a new engine is a module and an entry here."""
+    """Module, precisions and package of an engine; a new engine is a module and an entry in SPECS."""
 
     module: str
     """Module of this package with `load(info, build, choice, batch_size, calibration) -> Engine`."""
     precisions: Mapping[str, tuple[Precision, ...]]
-    """Device -> the precisions that it runs there, the one to prefer first."""
+    """Device -> the precisions that it supports there, the preferred one first."""
     package: str = "torch"
-    """Without this package it is not chosen."""
+    """Package that it requires; an engine whose package is missing comes last."""
 
 
 SPECS: dict[str, Spec] = {
@@ -36,28 +36,28 @@ SPECS: dict[str, Spec] = {
     "torch": Spec("pytorch", {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "fp16", "bf16")}),
     "onnx": Spec("onnx", {"cpu": ("fp32",)}, "onnxruntime"),
 }
-"""Engines, best first where nothing was measured."""
+"""Engines, in order of preference if nothing was measured."""
 ENGINES: tuple[str, ...] = ("auto", *SPECS)
 
 MIN_AGREEMENT = 0.995
-"""Share of photographs that must get the reference's top tag before a less exact precision is chosen for the user."""
+"""Minimum share of photographs with the reference's top tag for `auto` to choose a less exact precision."""
 MIN_GAIN = 1.1
-"""A less exact precision must be this many times as fast: less may be noise."""
+"""Minimum speedup for `auto` to choose a less exact precision; a smaller one may be noise."""
 MIN_IMAGES = 200
-"""Fewer photographs do not establish that share."""
+"""Minimum number of photographs to establish that share."""
 
 
 class CannotRun(ModelError):
-    """A network, or a precision, that an engine does not run here."""
+    """A network or a precision that an engine cannot run on this machine."""
 
 
 Records = Mapping[str, Mapping[str, Any]]
-"""Choice.key -> what `tagger benchmark agreement` measured on this processor: top1, images, images_per_second, ..."""
+"""Choice.key -> results of `tagger benchmark agreement` on this processor: top1, images, images_per_second, ..."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Device, engine and precision; `auto` leaves one open. Raises UsageError for a word that is none of them."""
+    """Device, engine and precision; `auto` leaves a field open. Raises UsageError for an unknown value."""
 
     device: str = "auto"
     engine: str = "auto"
@@ -80,7 +80,7 @@ class Choice:
 
 
 def choose(requested: Choice, records: Records, has_cuda: bool) -> Choice:
-    """Replace every `auto`; raises UsageError for what this machine does not have."""
+    """Replace every `auto`; raises UsageError for a device or precision that is not available."""
     if requested.device == "cuda" and not has_cuda:
         raise UsageError(hardware.NO_GPU)
     cpu_only = requested.engine != "auto" and "cuda" not in SPECS[requested.engine].precisions
@@ -90,7 +90,7 @@ def choose(requested: Choice, records: Records, has_cuda: bool) -> Choice:
     fitting = [choice for choice in possible(device) if _fits(choice, requested)]
     if not fitting:
         raise UsageError(
-            f"--precision {requested.precision}: --engine {requested.engine} does not run it on this {device}"
+            f"--precision {requested.precision}: not supported by --engine {requested.engine} on --device {device}"
         )
     if requested.precision != "auto":
         return fitting[0]
@@ -111,7 +111,7 @@ def for_network(requested: Choice, info: ModelInfo) -> Choice:
 
 
 def possible(device: str) -> list[Choice]:
-    """Return the settings a device can run, best first where nothing was measured."""
+    """Return the engines and precisions that a device can run, in order of preference."""
     specs = sorted(SPECS.items(), key=lambda item: find_spec(item[1].package) is None)
     choices = [Choice(device, name, bits) for name, spec in specs for bits in spec.precisions.get(device, ())]
     return [
@@ -122,21 +122,24 @@ def possible(device: str) -> list[Choice]:
 
 
 def trusted(record: Mapping[str, Any] | None, precision: str) -> bool:
-    """Return whether a setting may be chosen for the user."""
+    """Return whether `auto` may choose a precision with this record."""
     if record is None:
         return precision == "fp32"  # the engine itself compares probe images before it runs
     return bool(record["top1"] >= MIN_AGREEMENT and (precision == "fp32" or record["images"] >= MIN_IMAGES))
 
 
 def doubts(requested: Choice, info: ModelInfo, has_cuda: bool) -> list[str]:
-    """Return warnings about a less exact precision that the user named and that is not proven here."""
+    """Return warnings about a less exact precision that the user named and whose agreement is not proven here."""
     records = info.agreement.get(hardware.processor(), {})
     choice = choose(for_network(requested, info), records, has_cuda)
     record = records.get(choice.key)
     if not requested.named or trusted(record, choice.precision):
         return []
     if record is None:
-        return [f"{info.name} in {choice.precision}: agreement not measured here, see `tagger benchmark agreement`"]
+        return [
+            f"{info.name} in {choice.precision}: agreement not measured on this machine; "
+            "see `tagger benchmark agreement`"
+        ]
     share, images = record["top1"], record["images"]
     return [
         f"{info.name} in {choice.precision} gives the reference's top tag for {share:.1%} of {images:,} photographs"
@@ -148,7 +151,7 @@ def _fits(choice: Choice, requested: Choice) -> bool:
 
 
 def _worth(records: Records, choice: Choice, exact: Choice) -> float:
-    """Return images/s, less what a less exact choice must gain; what was not measured beside the exact one loses."""
+    """Return images/s, divided by the required speedup; a choice that was not measured with the exact one loses."""
     if exact.key not in records or choice.key not in records:
         return float(choice == exact)
     gain = 1 if choice.precision == "fp32" else MIN_GAIN

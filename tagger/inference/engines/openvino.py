@@ -1,8 +1,8 @@
 """OpenVINO on the CPU, in fp32, bf16 or int8.
 
-Every core runs a stream of its own on a small batch: no thread waits for another, decoding takes its share without
-stalling the rest, and activations stay in the cache. What was converted, compared and tuned is kept under the cache
-folder by model_id, so a second start needs neither torch nor timm.
+Every core runs its own stream on a small batch: no thread waits for another, decoding takes its share without stalling
+the rest, and activations stay in the CPU's cache. Converted and tuned networks are stored in the cache folder by
+model_id, so a second run needs neither torch nor timm.
 """
 
 from __future__ import annotations
@@ -45,13 +45,12 @@ _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _NETWORKS = {"fp32": "model.xml", "bf16": "model.xml", "int8": "int8.xml"}
 _PROBED = "agreement.json"
 _FIRST_CALL = threading.Lock()
-"""Held while a network is called for the first time. OpenVINO's binding fills its tables of number types on first use,
-and lets go of Python's lock meanwhile: of two threads that come first together, each would wait for what the other
-holds, for ever."""
+"""Held during the first call of a network. OpenVINO's binding fills its tables of number types on first use and
+releases the GIL meanwhile, so two simultaneous first calls would deadlock."""
 
 
 class OpenVinoEngine:
-    """A compiled network; as many requests as cores, each of a fixed batch size that smaller batches are padded to."""
+    """A compiled network with one request per core and a fixed batch size, to which smaller batches are padded."""
 
     shares_cores = True
 
@@ -94,9 +93,9 @@ class OpenVinoEngine:
 def load(
     info: ModelInfo, build: Build, choice: Choice, batch_size: int | None, calibration: Calibration | None
 ) -> OpenVinoEngine:
-    """Return the engine, converting, comparing and tuning the network first when the cache lacks it.
+    """Return the engine; a network that is not in the cache is first converted, compared and tuned.
 
-    Raises CannotRun when OpenVINO stumbles or gives other scores, MissingExtra when a package is not there.
+    Raises CannotRun if OpenVINO fails or gives different scores, MissingExtra if a package is not installed.
     """
     _check_processor(choice.precision)
     cache = storage.cache_folder()
@@ -112,7 +111,7 @@ def load(
 
 @functools.cache
 def _own_folder() -> Path:
-    """Return a folder that lasts as long as this process."""
+    """Return a temporary folder that is deleted when this process ends."""
     folder = tempfile.TemporaryDirectory(prefix="tagger-")
     atexit.register(folder.cleanup)
     return Path(folder.name)
@@ -126,7 +125,7 @@ def _load_from(
     batch_size: int | None,
     calibration: Calibration | None,
 ) -> OpenVinoEngine:
-    """Return the engine from a cache folder; raises OSError when that cannot be written."""
+    """Return the engine from a cache folder; raises OSError if it cannot be written."""
     folder = cache / "openvino" / info.model_id
     with contextlib.suppress(RuntimeError, OSError, ValueError, KeyError):  # absent or damaged: made again below
         return _cached(folder, precision, batch_size)
@@ -140,12 +139,12 @@ def _load_from(
         return _cached(folder, precision, batch_size)
     except (ModelError, OSError):
         raise
-    except Exception as error:  # whatever the converter stumbles on, the reference still runs
+    except Exception as error:  # any failure of the converter; the reference still runs
         raise CannotRun(f"{info.name}: OpenVINO cannot run it in {precision} ({first_line(error)})") from error
 
 
 def _openvino() -> Any:
-    """Import OpenVINO, which reports its use over the network where this package can be imported; so does NNCF."""
+    """Import OpenVINO without its telemetry package, through which it and NNCF report their use."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
@@ -156,11 +155,11 @@ def _openvino() -> Any:
 
 @functools.cache
 def _core() -> Any:
-    """Return the one Core of this process.
+    """Return the only Core of this process.
 
-    The CPU plugin gives the thread that loads it a signal stack and frees it when the last network is gone, in
-    whatever thread that happens; the next signal to the first thread would then end the process in SIGSEGV. A Core
-    that stays keeps the plugin.
+    The CPU plugin sets a signal stack for the thread that loads it, and frees it with the last network, in whichever
+    thread that happens; the next signal to the first thread would then crash the process (SIGSEGV). A Core that is
+    never released keeps the plugin loaded.
     """
     return _openvino().Core()
 
@@ -171,7 +170,7 @@ def _check_processor(precision: str) -> None:
 
 
 def _cached(folder: Path, precision: str, batch_size: int | None) -> OpenVinoEngine:
-    """Compile what the cache holds; raises ValueError or OSError when it does not hold all of it."""
+    """Compile the cached network; raises ValueError or OSError if the cache is incomplete."""
     network = folder / _NETWORKS[precision]
     if not _probed(folder) or not _whole(folder, network.name):
         raise ValueError("not converted")
@@ -224,19 +223,21 @@ def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
         if _probed(folder):  # another process was first
             return
         for file in folder.glob("int8.*") if _whole(folder, _NETWORKS["int8"]) else ():
-            shutil.copy2(file, aside)  # it cost the user a run over photographs
+            shutil.copy2(file, aside)  # calibrated on the user's photographs
         shutil.rmtree(folder, ignore_errors=True)
         try:
             aside.rename(folder)
-        except OSError:  # it was just now
+        except OSError:  # another process was first just now
             if not _probed(folder):
                 raise
 
 
 def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) -> None:
-    """Add an int8 copy of the converted network, its ranges calibrated on the user's images."""
+    """Add an int8 copy of the converted network, calibrated on the user's images."""
     if calibration is None:
-        raise CannotRun(f"{info.name}: int8 must first see photographs; run `tagger benchmark agreement` on some")
+        raise CannotRun(
+            f"{info.name}: int8 is not calibrated on this machine; run `tagger benchmark agreement` on your photographs"
+        )
     try:
         import nncf
     except ImportError as error:
@@ -270,7 +271,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _aside(folder: Path) -> Any:
-    """Make a temporary folder beside the cache, for files that are not complete yet."""
+    """Create a temporary folder next to the cache, for incomplete files."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix="_", dir=folder.parent))
     try:
@@ -280,7 +281,7 @@ def _aside(folder: Path) -> Any:
 
 
 def _save(network: Any, folder: Path, name: str) -> None:
-    """Write a network's two files, and their sizes, by which damage shows."""
+    """Write a network's two files, and their sizes, which reveal damage."""
     _openvino().save_model(network, folder / name, compress_to_fp16=False)
     (folder / name).with_suffix(".sizes").write_text(json.dumps(_sizes(folder, name)))
 
@@ -304,7 +305,7 @@ def _tune(info: ModelInfo, folder: Path, precision: str) -> None:
         engine = OpenVinoEngine(folder / _NETWORKS[precision], precision, size)
         rates[size] = round(rate(engine, images, seconds=0.3), 1)
         if rates[size] < 0.9 * max(rates.values()):
-            break  # beyond the cache, larger batches only get slower
+            break  # larger batches exceed the CPU's cache and are slower
     best = max(rates, key=lambda size: rates[size])
     tuned = {"batch_size": best, "cores": hardware.cores(), "images_per_second": rates[best], "rates": rates}
     (folder / f"{precision}.json").write_text(json.dumps(tuned))

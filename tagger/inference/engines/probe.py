@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-3
-"""Largest difference of a probability on the probe images that still counts as the same network in fp32."""
+"""Maximum difference in a probability on the probe images for an engine to agree in fp32."""
 
 
 def probe_images(size: tuple[int, int], count: int = 8) -> UInt8Array:

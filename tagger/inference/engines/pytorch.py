@@ -1,4 +1,4 @@
-"""PyTorch engine: eager fp32 on the CPU is the reference; compiled, less exact and CUDA share its code."""
+"""PyTorch engine. Eager fp32 on the CPU is the reference; compiled, less exact and CUDA engines share its code."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ _IN_FLIGHT = 2
 """Batches on each GPU: while one is computed, the next is copied."""
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LESS_EXACT_TOLERANCE = 0.05
-"""bf16 has 8 bits of mantissa, and a compiler rounds in other places."""
+"""bf16 has 8 bits of mantissa, and a compiler rounds differently."""
 
 
 def load(
     info: ModelInfo, build: Build, choice: Choice, batch_size: int | None, calibration: Calibration | None = None
 ) -> TorchEngine:
-    """Put a network on a device; where compiling fails or changes its scores, it runs eagerly with a warning."""
+    """Load a network onto a device; if compiling fails or changes its scores, it runs eagerly with a warning."""
     torch.set_num_threads(hardware.cores())
     whole = scorer(info, build(info))
     images = probe_images(info.preprocessing.size)
     engine = TorchEngine(whole, choice.device, choice.precision, batch_size)
     if choice.engine == "torch":
-        # compiling takes up to a minute; the next run finds what this one compiled
+        # compiling takes up to a minute; later runs reuse the result
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(storage.cache_folder() / "inductor"))
         try:
             faster = TorchEngine(whole, choice.device, choice.precision, batch_size, compiled=True)
             _check(faster, engine, images)
             engine = faster
-        except Exception as error:  # whatever the compiler stumbles on, the eager network still runs
+        except Exception as error:  # any failure of the compiler; the eager network still runs
             log.warning("torch cannot compile %s (%s); running it eagerly", info.name, first_line(error))
             torch.compiler.reset()
     engine.images_per_second = round(rate(engine, images, seconds=0.2), 1)
@@ -93,7 +93,7 @@ class TorchEngine:
         return compiled
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
-        """Score any number of images; when the device has no memory for a batch, halve it from then on."""
+        """Score any number of images; if a batch does not fit into the device's memory, halve the batch size."""
         size = self.batch_size
         try:
             parts = [self._score(images[i : i + size], size) for i in range(0, len(images), size)]
@@ -103,10 +103,12 @@ class TorchEngine:
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _halve(self, failed: int, error: Exception) -> None:
-        """Take smaller batches than the one that failed; several threads may come here for the same one."""
+        """Reduce the batch size below that of the batch that failed; several threads may do so for the same one."""
         with self._lock:
             if failed == 1:
-                raise ModelError(f"{self._device} has no memory for a single image; use --device cpu") from error
+                raise ModelError(
+                    f"{self._device} has too little memory for a single image; use --device cpu"
+                ) from error
             if failed // 2 < self.batch_size:
                 self.batch_size = failed // 2
                 log.warning("out of memory on %s: batches of %d from here on", self._device, self.batch_size)
@@ -114,7 +116,7 @@ class TorchEngine:
                 torch.cuda.empty_cache()
 
     def _score(self, images: UInt8Array, size: int) -> tuple[Float32Array, Float32Array]:
-        """Score up to one batch; a compiled network always gets a whole one, so that it compiles once."""
+        """Score up to one batch; a compiled network always gets a full one, so that it compiles once."""
         missing = size - len(images) if self._compiled else 0
         whole = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
         if self._device == "cuda":
@@ -138,9 +140,9 @@ class TorchEngine:
 
 
 class _Lane:
-    """One batch on its way through a GPU: pinned memory, a stream, and the copies in and out.
+    """One batch in flight on a GPU: pinned memory, a stream, and the copies in and out.
 
-    Memory is pinned once and used again; the thread waits, without the interpreter's lock, for its own batch alone.
+    Memory is pinned once and reused; a thread waits only for its own batch, without holding the GIL.
     """
 
     def __init__(self, device: torch.device, compute: _Network) -> None:
@@ -177,13 +179,13 @@ def set_fp32(tf32: bool) -> None:
 
 
 def scorer(info: ModelInfo, net: nn.Module) -> Scorer:
-    """Put a network between its normalisation and its probabilities."""
+    """Wrap a network with its normalisation and the conversion to probabilities."""
     prep = info.preprocessing
     return Scorer(net, prep.mean, prep.std, info.task, info.temperature).eval()
 
 
 def _check(engine: TorchEngine, eager: TorchEngine, images: UInt8Array) -> None:
-    """Compile, and compare with the same network run eagerly."""
+    """Compile, and raise RuntimeError if the scores differ from those of the eager network."""
     difference = float(np.abs(engine(images)[0] - eager(images)[0]).max())
     tolerance = TOLERANCE if "fp32" in engine.name else _LESS_EXACT_TOLERANCE
     if not difference <= tolerance:
