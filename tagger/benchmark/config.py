@@ -22,7 +22,7 @@ class BenchmarkConfig:
 
     models: Annotated[tuple[str, ...], Option(f"Models to train: {', '.join(KNOWN)}.")] = DEFAULT_MODELS
     budget: Annotated[
-        str, Option("Training time for all models, such as 10m or 90s, or full: every recipe to its end.")
+        str, Option("Training time for all models, such as 10m or 90s, or full: complete recipes.")
     ] = "10m"
     seeds: Annotated[int, Option("Random seeds per model.", ge=1)] = 1
     normalisation: Annotated[

@@ -53,7 +53,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Put tags on a mountain of images: folder or bucket in, Parquet out, every night."""
+    """Batch image tagging: a folder or bucket in, a Parquet table out, every night."""
 
 
 def main() -> None:

@@ -83,12 +83,12 @@ def throughput(
     config: Annotated[ModelConfig, Fields(("device", "engine", "precision", "batch_size"))],
     model: Model = "checkpoints/cifar10-speedrun",
     source: Annotated[
-        str | None, typer.Option(help="Images to measure with [default: generated, of a photograph's size].")
+        str | None, typer.Option(help="Images to measure with [default: generated images of a photograph's size].")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of images.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Measure each stage of tagging alone and a whole run, and report which stage binds."""
+    """Measure each stage of tagging alone and a whole run, and report which stage is the bottleneck."""
     from tagger.benchmark.throughput import measure
 
     found = measure(model, source, TagConfig(**asdict(config)), limit)

@@ -43,10 +43,10 @@ def ingest(
 def query(
     results: Results,
     sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet; with --out by its suffix.")] = "table",
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet [default with --out: its suffix].")] = "table",
     out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
 ) -> None:
-    """Ask the results with SQL; without SQL: tag counts and files by status.
+    """Query the results table with SQL; default: counts of tags, and files by status.
 
     Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows). SQL can read and
     write any file that you can.

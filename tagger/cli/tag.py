@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tagger.checkpoint.info import ModelInfo
     from tagger.tagging.plan import Plan
 
-IMAGENET, RESULTS = "imagenet", "results"
-"""The model and the folder that are used when none is named."""
+IMAGENET, RESULTS, CHECKPOINTS = "imagenet", "results", "checkpoints"
+"""The model and the folders that are used when none is named."""
 
 
 @app.command(epilog="Example: tagger tag ~/photos")
@@ -92,10 +92,11 @@ def predict(
 def models(
     folder: Annotated[str, typer.Argument(help="Folder of checkpoints.")] = "checkpoints", as_json: Json = False
 ) -> None:
-    """List the checkpoints of a folder with their numbers."""
+    """List the packaged models, and the checkpoints of a folder with their metrics."""
     from tagger import checkpoint
 
-    found, broken = checkpoint.list_checkpoints(folder)
+    absent = folder == CHECKPOINTS and not os.path.isdir(folder)
+    found, broken = ([], []) if absent else checkpoint.list_checkpoints(folder)
     for error in broken:
         say(f"tagger: {error}")
     if as_json:
@@ -110,7 +111,7 @@ def models(
         [info.name, info.task, len(info.label_names), headline(info.metrics), agreement_here(info), info.model_id]
         for info in found
     ]
-    print_table(["name", "task", "labels", "number", "agreement here", "model_id"], rows)
+    print_table(["name", "task", "labels", "metric", "agreement here", "model_id"], rows)
     if not found:
         show(f"no checkpoints in {folder}")
 

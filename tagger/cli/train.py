@@ -75,8 +75,8 @@ def tune(
     dataset: Dataset,
     out: CheckpointOut,
     config: TrainConfig,
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all, including those of earlier calls.")] = 20,
-    timeout: Annotated[float | None, typer.Option(help="Minutes after which no trial is started.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials, including those of earlier calls.")] = 20,
+    timeout: Annotated[float | None, typer.Option(help="Time limit in minutes; no trial starts after it.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -12,7 +12,7 @@ from tagger.options import Option
 class LabelOptions:
     """Where the labels of a source are, and how they are read."""
 
-    labels: Annotated[str | None, Option("Label file or folder of them; default: looked for in SOURCE.")] = None
+    labels: Annotated[str | None, Option("Label file or folder of them [default: searched for in SOURCE].")] = None
     label_format: Annotated[str, Option("auto, none, or a name in docs/labels.md.")] = "auto"
     file_column: Annotated[str | None, Option("Column of files in a table of labels.")] = None
     label_column: Annotated[
@@ -24,10 +24,10 @@ class LabelOptions:
         Option("Question whose answers are labels: Label Studio control, SageMaker job, VIA attribute."),
     ] = ()
     label_delimiter: Annotated[
-        str | None, Option("Separator of the labels in one cell; '' when a cell is one label.")
+        str | None, Option("Separator of the labels in a cell; '' when a cell is one label.")
     ] = None
     label_names: Annotated[str | None, Option("File of class names by id: a text list, CSV, JSON or YAML.")] = None
-    merge_rows: Annotated[bool, Option("Take the labels of all rows of an image together (one row per label).")] = False
+    merge_rows: Annotated[bool, Option("Merge the labels of all rows of an image (one row per label).")] = False
 
     def __post_init__(self) -> None:
         """Take one name for a tuple of one."""

@@ -190,7 +190,10 @@ def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
     """Yield the image opened by each format that accepts its first bytes; collect the reasons of those that fail."""
     for name in _known_formats():
         factory, recognises = Image.OPEN[name]
-        recognised = not recognises or recognises(data[:16])
+        try:
+            recognised = not recognises or recognises(data[:16])
+        except (SyntaxError, IndexError, struct.error):  # fewer bytes than a signature
+            continue
         if not recognised or isinstance(recognised, str):  # the reason why this Pillow cannot read it
             continue
         try:

@@ -25,7 +25,7 @@ class ModelConfig:
     threshold: Annotated[
         float | None, Option("One threshold for every tag [default: the model's own].", ge=0, le=1)
     ] = None
-    batch_size: Annotated[int | None, Option("Images per model call [default: what suits the engine].", ge=1)] = None
+    batch_size: Annotated[int | None, Option("Images per model call [default: chosen by the engine].", ge=1)] = None
     device: Annotated[Device, Option("Device.")] = "auto"
     engine: Annotated[
         EngineName,
@@ -34,18 +34,18 @@ class ModelConfig:
     precision: Annotated[
         Precision,
         Option(
-            "Precision; -checked: doubtful images again in fp32. auto: a less exact one only where `tagger benchmark "
-            "agreement` has proven it."
+            "Precision; -checked: uncertain images again in fp32. auto: a less exact one only where it was measured to "
+            "agree."
         ),
     ] = "auto"
     embeddings: Annotated[bool, Option("Store the feature vector of each image.")] = False
     max_pixels: Annotated[int, Option("Larger images get a too_large row.", ge=1)] = MAX_PIXELS
     truncated: Annotated[
         Literal["tag", "fail"],
-        Option("Images whose file is cut short: tag what there is (status truncated), or fail (corrupt)."),
+        Option("Truncated files: tag what decodes (status truncated), or fail (status corrupt)."),
     ] = "tag"
     read_timeout: Annotated[
-        float, Option("Seconds after which the read of a remote file is given up: an unreadable row.", gt=0)
+        float, Option("Timeout of a remote read in seconds; the file gets an unreadable row.", gt=0)
     ] = READ_TIMEOUT
 
     def __post_init__(self) -> None:

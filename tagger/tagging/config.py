@@ -14,16 +14,16 @@ from tagger.options import Option
 class TagConfig(ModelConfig):
     """Options of one tagging run; raises UsageError for invalid values."""
 
-    shard_size: Annotated[int, Option("Images per part file; a kill loses at most the shards at work.", ge=1)] = 5000
+    shard_size: Annotated[int, Option("Images per part file; a kill loses at most the shards in progress.", ge=1)] = 5000
     workers: Annotated[
         int | None,
         Option("Processes that read and decode; 0: threads [default: threads on up to 4 cores].", ge=0, le=1024),
     ] = None
-    retry_failed: Annotated[bool, Option("Also try files again that failed before.")] = False
+    retry_failed: Annotated[bool, Option("Also retry files that failed before.")] = False
     redo: Annotated[bool, Option("Tag everything again.")] = False
     max_failed: Annotated[
         str | None,
-        Option("Share (1%) or count of failed files allowed; more: exit 3 [default: any, unless nothing is readable]."),
+        Option("Maximum share (1%) or number of failed files; above it, exit 3 [default: fail only if all fail]."),
     ] = None
 
     def __post_init__(self) -> None:

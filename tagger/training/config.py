@@ -44,7 +44,7 @@ class TrainConfig:
         Literal["auto", "probe", "finetune", "knn", "scratch"],
         Option(
             "probe: a linear classifier on frozen features (seconds). finetune: train the whole network. auto: both "
-            "when time allows, the better one is saved. knn: nearest neighbours by frozen features, one label per "
+            "when time allows, the better one is saved. knn: nearest neighbours on frozen features, one label per "
             "image. scratch: train a small network without pretrained weights."
         ),
     ] = "auto"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import io
 import json
 import logging
 import queue
@@ -238,6 +239,7 @@ def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) ->
         raise CannotRun(
             f"{info.name}: int8 is not calibrated on this machine; run `tagger benchmark agreement` on your photographs"
         )
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # NNCF looks for CUDA
     try:
         import nncf
     except ImportError as error:
@@ -245,7 +247,7 @@ def _quantise(info: ModelInfo, folder: Path, calibration: Calibration | None) ->
     logging.getLogger("nncf").setLevel(logging.ERROR)
     images = [image[None] for image in calibration()]
     network = _core().read_model(folder / _NETWORKS["fp32"])
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         quantised = nncf.quantize(
             network, nncf.Dataset(images), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images)
         )
