@@ -114,9 +114,13 @@ def test_torchrun_has_the_loss_curve_of_one_process(
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that train."""
-    listed = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True, text=True, check=False)
-    return [int(each) for each in listed.stdout.split()]
+    """Return the processes that train: the children of a server that forks them."""
+
+    def below(parent: int, name: str) -> list[int]:
+        listed = subprocess.run(["pgrep", "-P", str(parent), "-f", name], capture_output=True, text=True, check=False)
+        return [int(each) for each in listed.stdout.split()]
+
+    return below(below(pid, "forkserver")[0], "forkserver")
 
 
 def runs(pid: int) -> bool:
@@ -125,9 +129,9 @@ def runs(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and pgrep")
 def test_a_lost_process_ends_the_training_with_one_line_and_it_resumes(
-    stripes: Path, options: TrainConfig, alone: list[tuple[float, ...]], tmp_path: Path
+    stripes: Path, options: TrainConfig, tmp_path: Path
 ) -> None:
-    out, longer = tmp_path / "two", replace(options, gpus=2, epochs=40, patience=40, schedule="3e-3x40")
+    out, longer = tmp_path / "two", replace(options, gpus=2, epochs=40, patience=40)
     with started("tagger.cli", *words(longer, stripes, out)) as process:
         wait_until((out / "_training.pt").exists, process)
         lost = time.monotonic()

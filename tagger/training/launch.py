@@ -23,12 +23,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from tagger import hardware
 from tagger.errors import TaggerError, UsageError
 from tagger.training import resume
-from tagger.training.distributed import ALONE, Group, end_with_parent
+from tagger.training.distributed import ALONE, START_METHOD, Group, end_with_parent, start_server
 from tagger.training.resume import State
 from tagger.training.trainer import Diverged, Epoch, OnEpoch, Trainer
 
@@ -131,8 +131,11 @@ def _train(job: Job, processes: Group, on_epoch: OnEpoch) -> Fitted:
 def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
     """Start a process for each GPU and watch over them: when one fails, all end."""
     with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
-        events: _Events = multiprocessing.get_context("spawn").SimpleQueue()
-        started: Any = spawn(_train_one, (job, folder, events), job.gpus, join=False)
+        start_server()
+        events: _Events = multiprocessing.get_context(START_METHOD).SimpleQueue()
+        started: Any = start_processes(
+            _train_one, (job, folder, events), job.gpus, join=False, start_method=START_METHOD
+        )
         processes = started.processes
         try:
             alive = True
