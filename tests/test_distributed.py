@@ -159,20 +159,23 @@ def test_a_lost_process_ends_the_training_with_one_line_and_it_resumes(
         assert not any(map(runs, ranks)), "they outlive the command that started them"
 
 
-def test_a_training_of_two_processes_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("gradients", "gpus"), [("local", 2), ("exact", 1)])
+def test_a_training_of_two_processes_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
+    tmp_path: Path, gradients: str, gpus: int
+) -> None:
     def interrupt(epoch: Any) -> None:
         raise KeyboardInterrupt
 
-    job = Job(partial(small_trainer, RECIPE), "cpu", 2, "local")
-    whole = launch.fit(job)
+    job = Job(partial(small_trainer, RECIPE), "cpu", 2, gradients)
+    whole = launch.fit(replace(job, gpus=gpus))
     saved = replace(job, state=State(str(tmp_path / "state.pt"), {}))
     with pytest.raises(KeyboardInterrupt):
         launch.fit(saved, interrupt)
     seen: list[int] = []
-    resumed = launch.fit(saved, lambda epoch: seen.append(epoch.epoch))
-    assert seen != [1, 2, 3]
+    resumed = launch.fit(replace(saved, gpus=gpus), lambda epoch: seen.append(epoch.epoch))
+    assert 1 not in seen
     for name, value in whole.weights.items():
-        torch.testing.assert_close(value, resumed.weights[name])
+        torch.testing.assert_close(value, resumed.weights[name], atol=1e-4, rtol=1e-3)
 
 
 def small_trainer(recipe: Recipe, processes: Group) -> Trainer:

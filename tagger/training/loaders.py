@@ -223,7 +223,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 def workers_for(device: str, processes: int = 1) -> int:
     """Return how many workers prepare images for each of so many processes that train; none on a CPU."""
-    return min(hardware.cores() // processes, MAX_WORKERS) if device == "cuda" else 0
+    return max(1, min(hardware.cores() // processes, MAX_WORKERS)) if device == "cuda" else 0
 
 
 def _in_workers(dataset: AugmentedImages, sampler: EpochSampler, workers: int, device: str) -> Iterable[Tensor] | None:
