@@ -24,6 +24,7 @@ import torch
 from pictures import backbone, photo, write_stripes
 from PIL import Image
 from safetensors.numpy import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tagger
 from tagger import checkpoint
@@ -39,7 +40,7 @@ from tagger.training.config import TrainConfig, differences
 from tagger.training.data import Callbacks
 from tagger.training.loaders import AugmentedImages, TensorLoader
 from tagger.training.methods import recipe_of
-from tagger.training.recipe import Recipe
+from tagger.training.recipe import SPEEDRUN, Recipe
 from tagger.training.train import train
 from tagger.training.trainer import Diverged, Trainer, label_weights, loss_of, make_optimizer
 from tagger.training.tune import tune
@@ -405,6 +406,25 @@ def steps(recipe: Recipe, epochs: int = 1, **options: Any) -> tuple[Trainer, dic
 
 
 ADAM = Recipe(epochs=4, batch_size=8, optimizer="adamw", lr=1e-2, schedule="constant", decay_all=False)
+
+
+class Reads(TorchDispatchMode):
+    """Counts reads of a tensor's value, each of which waits for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_does_not_wait_for_the_device() -> None:
+    recipe = replace(SPEEDRUN, epochs=1, batch_size=1, freeze_after=(), translate=1, clip=1.0, ema=0.9)
+    trainer = small_trainer(recipe)
+    with Reads() as reads:
+        trainer.run_epoch()
+    assert len(trainer.loader) == 32
+    assert reads.count < 8
 
 
 def test_l1_makes_weights_smaller() -> None:

@@ -21,6 +21,7 @@ from tagger.images import Preprocessing, UInt8Array
 from tagger.inference.engines import Float32Array
 from tagger.training import loaders
 from tagger.training.config import TrainConfig
+from tagger.training.distributed import start_server
 from tagger.training.trainer import Epoch
 
 SCRATCH_SIDE = 32
@@ -112,8 +113,9 @@ def read(
     `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label.
     Raises SourceError or UsageError when there is nothing to learn from.
     """
-    if loaders.workers_for(hardware.device(config.device)) and config.method in ("auto", "finetune"):
-        loaders.start_server()  # it imports while the images are scanned
+    workers = loaders.workers_for(hardware.device(config.device)) if config.method in ("auto", "finetune") else 0
+    if workers or config.gpus > 1:
+        start_server()  # it imports while the images are scanned
     found = datasets.read_dataset(dataset, config.multilabel)
     started, backbone = time.perf_counter(), describe_backbone(config)
     if labelled_only:

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import parent_process
+from multiprocessing import forkserver, get_all_start_methods, parent_process
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostL
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
+START_METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 WARMUP = 10
 """Optimizer steps with exact gradients before compressed gradients or local steps begin."""
 LOCAL_STEPS = 8
@@ -101,6 +102,13 @@ class Group:
 
 
 ALONE = Group()
+
+
+def start_server() -> None:
+    """Start the process that others are forked from: it imports torch and timm once, beside what is done here."""
+    if START_METHOD == "forkserver":
+        forkserver.set_forkserver_preload(["__main__", "tagger.training.methods"])
+        forkserver.ensure_running()
 
 
 def end_with_parent() -> None:

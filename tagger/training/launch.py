@@ -23,20 +23,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing
 from torch.distributed.rendezvous import rendezvous
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from tagger import hardware
 from tagger.errors import TaggerError, UsageError
 from tagger.training import resume
-from tagger.training.distributed import ALONE, Group, end_with_parent
+from tagger.training.distributed import ALONE, START_METHOD, Group, end_with_parent, start_server
 from tagger.training.resume import State
 from tagger.training.trainer import Diverged, Epoch, OnEpoch, Trainer
 
-TIMEOUT = timedelta(minutes=10)
-"""Time after which a process that waits for the others gives up."""
+TIMEOUT = timedelta(minutes=30)
+"""Time after which a process that waits for the others gives up; one that has died is noticed at once."""
 WAIT = timedelta(days=7)
 """Time that the processes of torchrun wait for the data."""
 _END_SECONDS = 5.0
+_NOTICE_SECONDS = 1.0
+"""Time in which all processes notice that one has failed."""
 
 
 class Lost(TaggerError):
@@ -131,8 +133,11 @@ def _train(job: Job, processes: Group, on_epoch: OnEpoch) -> Fitted:
 def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
     """Start a process for each GPU and watch over them: when one fails, all end."""
     with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
-        events: _Events = multiprocessing.get_context("spawn").SimpleQueue()
-        started: Any = spawn(_train_one, (job, folder, events), job.gpus, join=False)
+        start_server()
+        events: _Events = multiprocessing.get_context(START_METHOD).SimpleQueue()
+        started: Any = start_processes(
+            _train_one, (job, folder, events), job.gpus, join=False, start_method=START_METHOD
+        )
         processes = started.processes
         try:
             alive = True
@@ -141,7 +146,7 @@ def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
                 alive = any(process.is_alive() for process in processes)
                 errors = _deliver(events, on_epoch)
                 if errors or any(process.exitcode for process in processes):
-                    time.sleep(_END_SECONDS / 5)  # until the others have noticed
+                    time.sleep(_NOTICE_SECONDS)
                     raise _failure(processes, errors + _deliver(events, on_epoch), started.error_files)
             found = torch.load(Path(folder, "fitted.pt"), weights_only=True)
         finally:
@@ -151,6 +156,7 @@ def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
 
 def _train_one(rank: int, job: Job, folder: str, events: _Events) -> None:
     end_with_parent()
+    hardware.keep_freed_memory()
     processes = Group(rank, job.gpus, job.gradients, job.gpus)
     try:
         with _joined(processes, job.device, rank, init_method=Path(folder, "store").as_uri()):

@@ -7,7 +7,6 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from multiprocessing import forkserver, get_all_start_methods
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tagger import hardware
 from tagger.data.pixels import Subset
 from tagger.images import Preprocessing, UInt8Array, normalise
-from tagger.training.distributed import ALONE, Group, end_with_parent
+from tagger.training.distributed import ALONE, START_METHOD, Group, end_with_parent, start_server
 from tagger.training.recipe import Recipe
 from tagger.training.shared import SHARED_MEMORY, share_pixels
 from tagger.training.trainer import Batch, seed_of
@@ -31,7 +30,6 @@ MAX_WORKERS = 16
 """Processes that prepare images for a GPU."""
 PREFETCH = 2
 """Batches that each of them prepares ahead."""
-START_METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
 
 class Normaliser:
@@ -225,14 +223,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 def workers_for(device: str, processes: int = 1) -> int:
     """Return how many workers prepare images for each of so many processes that train; none on a CPU."""
-    return min(hardware.cores() // processes, MAX_WORKERS) if device == "cuda" else 0
-
-
-def start_server() -> None:
-    """Start the process that workers are forked from: it imports torch and timm once, beside what is done here."""
-    if START_METHOD == "forkserver":
-        forkserver.set_forkserver_preload(["__main__", __name__])
-        forkserver.ensure_running()
+    return max(1, min(hardware.cores() // processes, MAX_WORKERS)) if device == "cuda" else 0
 
 
 def _in_workers(dataset: AugmentedImages, sampler: EpochSampler, workers: int, device: str) -> Iterable[Tensor] | None:

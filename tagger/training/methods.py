@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -30,8 +31,10 @@ from tagger.training.loaders import AugmentedImages, ImageLoader, Normaliser, ba
 from tagger.training.recipe import SPEEDRUN, Recipe
 from tagger.training.resume import State
 from tagger.training.scratch import Labelled, Network
-from tagger.training.shared import share_pixels
+from tagger.training.shared import SHARED_MEMORY, share_pixels
 from tagger.training.trainer import Diverged, Epoch, Trainer, label_weights, logits_of, score_of
+
+log = logging.getLogger(__name__)
 
 EPOCHS, BATCH_SIZE = 18, 32
 
@@ -147,7 +150,9 @@ def fine_tune(
 
 def _for_processes(data: TrainingData, gpus: int) -> TrainingData:
     """Return what fine-tuning needs of the data, its images in shared memory where that has room for them."""
-    pixels = share_pixels(data.pixels) if gpus > 1 else None
+    pixels = share_pixels(data.pixels) if gpus > 1 else data.pixels
+    if pixels is None:
+        log.warning("%s has no room for the images: every process gets a copy", SHARED_MEMORY)
     return replace(data, pixels=pixels or data.pixels, features=None, square=None)
 
 

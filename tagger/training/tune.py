@@ -18,7 +18,7 @@ from tagger.errors import MissingExtra, UsageError
 from tagger.options import Range, flag
 from tagger.reporting import plots
 from tagger.storage import StrPath
-from tagger.training import data, methods
+from tagger.training import data, launch, methods
 from tagger.training.config import TrainConfig, differences
 from tagger.training.data import Callbacks, TrainingData
 from tagger.training.train import UNFINISHED, train
@@ -93,6 +93,7 @@ def _check_options(config: TrainConfig, trials: int) -> None:
         raise MissingExtra("tagger tune", "optuna", "tune") from error
     if trials < 1:
         raise UsageError(f"--trials must be at least 1, got {trials}")
+    launch.check_gpus(config.gpus, config.device)
     given = options.given(config)
     if searched := _flags(given & {"method", *SEARCH}):
         raise UsageError(f"tagger tune searches {searched} itself; omit it, or use `tagger train`")
