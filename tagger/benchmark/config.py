@@ -21,9 +21,9 @@ class BenchmarkConfig:
     """Options of one benchmark; raises UsageError for values that are not allowed."""
 
     models: Annotated[tuple[str, ...], Option(f"Models to train: {', '.join(KNOWN)}.")] = DEFAULT_MODELS
-    budget: Annotated[
-        str, Option("Training time for all models, such as 10m or 90s, or full: complete recipes.")
-    ] = "10m"
+    budget: Annotated[str, Option("Training time for all models, such as 10m or 90s, or full: complete recipes.")] = (
+        "10m"
+    )
     seeds: Annotated[int, Option("Random seeds per model.", ge=1)] = 1
     normalisation: Annotated[
         str | None,

@@ -43,7 +43,9 @@ def ingest(
 def query(
     results: Results,
     sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet [default with --out: its suffix].")] = "table",
+    format: Annotated[
+        str, typer.Option(help="table, csv, json or parquet [default with --out: its suffix].")
+    ] = "table",
     out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
 ) -> None:
     """Query the results table with SQL; default: counts of tags, and files by status.
