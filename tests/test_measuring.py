@@ -66,7 +66,7 @@ def test_a_long_run_measures_on_its_own_photographs_and_uses_what_agrees(
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for index in range(310):
+    for index in range(420):
         photo(index).save(folder / f"{index:03d}.jpg")
     monkeypatch.setattr(tagging_run, "MEASURE_FILES", 300)
     monkeypatch.setenv("TAGGER_CACHE", str(tmp_path / "cache"))

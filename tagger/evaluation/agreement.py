@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CALIBRATION = 200
 """Photographs that int8 takes its ranges from, at most."""
-SAMPLE, SAMPLE_CALIBRATION = 300, 40
+SAMPLE, SAMPLE_CALIBRATION = 400, 120
 """Photographs of a run that are compared before it, and those of them that int8 takes its ranges from."""
 ODD = 10
 """Photographs of which odd variants are made."""
@@ -215,8 +215,7 @@ def _decodable(uri: str) -> bytes | None:
 
 def _halves(contents: Sequence[bytes], most: int = CALIBRATION) -> tuple[list[bytes], list[bytes]]:
     """Split the photographs by content: what int8 is calibrated on is never used to compare it."""
-    share = min(0.4, most / len(contents))
-    first = [content for content in contents if hashlib.sha256(content).digest()[0] < 256 * share]
+    first = [content for content in contents if hashlib.sha256(content).digest()[0] % 5 < 2]
     calibration = first[:most] or list(contents[:1])
     return calibration, [content for content in contents if content not in set(first)] or list(contents)
 
