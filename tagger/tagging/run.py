@@ -44,7 +44,7 @@ FIRST = f"{1:08d}"
 """Generation of a first run."""
 _SAMPLE = 8
 """Number of files read to check whether a store grants access."""
-MEASURE_FILES = 10_000
+MEASURE_FILES = 50_000
 """Number of files from which measuring precisions pays off within the run; later runs reuse the result."""
 _MEASURING = threading.Lock()
 """Held while precisions are measured: tasks of one process share the result."""
