@@ -75,7 +75,7 @@ class Memory:
             self.most = torch.cuda.max_memory_allocated()
         else:
             self._ended.set()
-            self._watcher.join()
+            self._watcher.join(timeout=60)
 
     def _sample(self) -> None:
         while True:

@@ -98,7 +98,7 @@ class Limits:
 
     max_pixels: int = images.MAX_PIXELS
     truncated: bool = False
-    """Whether a truncated image is decoded as far as possible."""
+    """Decode a truncated image as far as possible."""
     read_timeout: float = storage.READ_TIMEOUT
 
 

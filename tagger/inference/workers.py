@@ -60,7 +60,7 @@ class Work(NamedTuple):
     sources: Sequence[Source]
     models: Sequence[int]
     alone: bool = False
-    """Whether to announce every file, so that the one that kills the process is known."""
+    """Announce every file, so that the one that kills the process is known."""
 
 
 class At(NamedTuple):

@@ -35,7 +35,7 @@ class Call:
     takes_url: bool
     store: bool
     container: bool
-    """Whether it is a call of an exported container, whose answers differ."""
+    """True for a call of an exported container, whose answers differ."""
 
 
 def parse(raw_path: str) -> Call:

@@ -40,7 +40,7 @@ class Group:
     gradients: str = "exact"
     """exact, powersgd (compressed), or local (local SGD: weights are averaged instead of gradients)."""
     here: int = 1
-    """How many of them are on this machine."""
+    """Number of them on this machine."""
 
     def rows(self, count: int) -> list[int]:
         """Return which rows of a batch are trained on here: all of a batch that is too small to be shared.

@@ -238,4 +238,4 @@ def _end(processes: list[Any]) -> None:
         process.join(_END_SECONDS)
         if process.is_alive():
             process.kill()
-            process.join()
+            process.join(_END_SECONDS)

@@ -17,7 +17,7 @@ class Card:
 
     place: str
     same: bool
-    """Whether it is the version that made the most rows."""
+    """True for the version that made the most rows."""
     headline: str = ""
     split: str = ""
     tags: dict[str, Json] = field(default_factory=dict)
