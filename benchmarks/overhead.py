@@ -113,7 +113,7 @@ def _alone(photos: Path, model: str) -> None:
     for number, batch in enumerate(cut):
         batch.pixels = how.room(len(batch))
         files = contents[number * batches_of.FILES : number * batches_of.FILES + len(batch)]
-        batch.facts = batches_of.decode(files, batch.models, how, batch.pixels)
+        batch.facts = batches_of.decode(files, batch.models, how, batch.pixels, batches_of.Clock())
     decoded = time.perf_counter()
     tables = [rows.rows_of(batch, 0)[0] for batch in infer(cut, [stub], how)]
     rows.finished([tables], [{**stub.columns(), "run_id": "", "tagged_at": None}])

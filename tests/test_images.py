@@ -528,10 +528,15 @@ def test_an_icon_is_not_taken_for_a_tga() -> None:
     assert images.prepare(_encoded("ICO", (64, 64)), [SQUARE])[1].format == "ICO"
 
 
-def test_libtiff_never_writes_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    data = _encoded("TIFF", compression="tiff_lzw")
+def test_libtiff_writes_to_the_row_and_never_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    data = _encoded("TIFF", compression="tiff_deflate")
     for end in range(9, len(data), len(data) // 20):
         _status(data[:8] + data[8:end][::-1] + data[end:])
+    damaged = data[:20] + b"\0\0\0\0" + data[24:]
+    with pytest.raises(ImageError, match=r"decoder error -2 \(Decoding error at scanline"):
+        images.decode(damaged)
+    with pytest.raises(ImageError, match=r"^cannot decode: [^(]*$"):  # not the message of the file before
+        images.decode(_encoded("PNG")[:-30])
     assert not capfd.readouterr().err
 
 

@@ -315,7 +315,7 @@ def test_a_killed_training_resumes_and_ends_with_the_weights_of_one_that_was_not
     out = tmp_path / "killed"
     code, stderr = interrupted(coloured, out, options, signal.SIGKILL)
     assert code == -signal.SIGKILL, stderr
-    assert os.listdir(out) == ["_training.pt"]
+    assert sorted(os.listdir(out)) == ["_lock", "_training.pt"]
     with pytest.raises(UsageError, match="--resume"):
         train(str(coloured), str(out), options)
     with pytest.raises(UsageError, match=r"--lr 0\.02 -> 0\.5"):
@@ -737,6 +737,23 @@ def test_a_folder_that_holds_something_is_not_written_into(coloured: Path, confi
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"thesis\.txt"):
         train(str(coloured), str(tmp_path / "full"), config())
+
+
+def test_two_trainings_do_not_write_into_one_folder(coloured: Path, config: Any, tmp_path: Path) -> None:
+    out, second = tmp_path / "out", list[str]()
+
+    def start_another(line: str) -> None:
+        if not second:
+            second.append(subprocess.run(train_command(coloured, out), capture_output=True, text=True).stderr)
+
+    train(str(coloured), str(out), config(), callbacks=Callbacks(say=start_another))
+    assert "another process is writing to this folder" in second[0]
+    assert len(second[0].splitlines()) == 1
+    assert "_lock" not in os.listdir(out)
+
+
+def train_command(dataset: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "tagger.cli", "train", str(dataset), "--out", str(out)]
 
 
 # --- tuning and the command line --------------------------------------------------------------------------------------

@@ -131,3 +131,17 @@ def test_without_shared_memory_threads_decode(many: Path, tmp_path: Path) -> Non
     assert "decoding in threads instead of processes" in errors
     run(many, tmp_path / "threads", workers=0)
     assert_same_table(tmp_path / "out", tmp_path / "threads")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_takes_too_long_fails_alone(many: Path, tmp_path: Path, workers: int) -> None:
+    (many / "050b.ppm").write_text(
+        "P3\n3000 3000\n255\n" + "9 9 9\n" * 9_000_000
+    )  # Pillow parses the numbers in Python
+    process = start(many, "--model", MODEL, "--out", tmp_path / "out", "--workers", workers, "--decode-timeout", 0.5)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    table = rows(tmp_path / "out")
+    assert table["050b.ppm"]["status"] == "failed"
+    assert table["050b.ppm"]["error"] == "decoding takes longer than 0.5 s (see --decode-timeout)"
+    assert sum(row["status"] in schema.TAGGED for row in table.values()) >= 120

@@ -26,6 +26,8 @@ class Budget:
     def __init__(self, total: int) -> None:
         self._total, self._free = total, total
         self._changed = threading.Condition()
+        self.waiting: set[int] = set()
+        """Identifiers of the threads that wait."""
 
     @contextlib.contextmanager
     def of(self, amount: int) -> Iterator[None]:
@@ -35,7 +37,9 @@ class Budget:
                 "too_large", f"decoding takes {amount / 1e9:.1f} GB; the limit is {self._total / 1e9:.1f} GB"
             )
         with self._changed:
+            self.waiting.add(threading.get_ident())
             self._changed.wait_for(lambda: self._free >= amount)
+            self.waiting.discard(threading.get_ident())
             self._free -= amount
         try:
             yield

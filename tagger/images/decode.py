@@ -9,7 +9,6 @@ fraction of its size, which gives nearly the same.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import io
 import re
@@ -18,10 +17,10 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageFile, _imaging
+from PIL import Image, ImageFile
 
 from tagger.errors import ImageError
-from tagger.images import cost
+from tagger.images import cost, libtiff
 from tagger.images.isobmff import missing_bytes
 from tagger.images.markers import JPEG, JPEG_END, is_lossless_jpeg, without_prefix, without_texts
 from tagger.images.rgb import scale_transparent_colour, to_rgb
@@ -209,6 +208,7 @@ def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
 @contextlib.contextmanager
 def _decoder_errors() -> Iterator[None]:
     """Convert any exception of a decoder to an ImageError: on malicious bytes it may be of any type."""
+    libtiff.forget()
     try:
         yield
     except ImageError:
@@ -219,7 +219,7 @@ def _decoder_errors() -> Iterator[None]:
         raise ImageError("too_large", f"a frame is too large for Pillow: {_one_line(error)}") from error
     except Exception as error:
         status = "unsupported" if _UNSUPPORTED.search(str(error)) else "corrupt"
-        raise ImageError(status, f"cannot decode: {_one_line(error)}") from error
+        raise ImageError(status, f"cannot decode: {_one_line(error)}{libtiff.message()}") from error
 
 
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
@@ -311,13 +311,5 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _silence_libtiff() -> None:
-    """Stop libtiff from writing to the terminal: the error is in the file's row."""
-    with contextlib.suppress(OSError, AttributeError):  # a Pillow that hides its libtiff
-        library = ctypes.CDLL(_imaging.__file__)
-        for handler in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
-            handler(None)
-
-
 _register_heif()
-_silence_libtiff()
+libtiff.keep_messages()

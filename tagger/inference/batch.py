@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from tagger import images, storage
@@ -21,6 +22,8 @@ BATCH_BYTES = 1 << 25
 """Total size above which a batch has fewer files."""
 MAX_FILE_BYTES = 1 << 30
 """Larger files are not read: one would take the memory of a thousand photographs."""
+DECODE_TIMEOUT = 60.0
+"""Default limit on the time to decode a file, in seconds."""
 
 
 class Failure(NamedTuple):
@@ -100,6 +103,12 @@ class Limits:
     truncated: bool = False
     """Decode a truncated image as far as possible."""
     read_timeout: float = storage.READ_TIMEOUT
+    decode_timeout: float = DECODE_TIMEOUT
+
+    @property
+    def too_slow(self) -> Failure:
+        """Return the failure of a file whose decoding takes longer than the timeout."""
+        return Failure("failed", f"decoding takes longer than {self.decode_timeout:g} s (see --decode-timeout)")
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,31 @@ class Content(NamedTuple):
     seconds: float = 0.0
 
 
+class Clock:
+    """The file of a batch that is being decoded, and since when; in memory that may be shared with another process."""
+
+    def __init__(self, values: npt.NDArray[np.float64] | None = None) -> None:
+        self._values = np.zeros(2) if values is None else values
+
+    def start(self, file: int) -> None:
+        """Start timing a file."""
+        self._values[:] = file, time.monotonic()
+
+    def stop(self) -> None:
+        """Stop: no file is being decoded."""
+        self._values[:] = 0
+
+    @property
+    def file(self) -> int:
+        """Return the index of the file that is being decoded."""
+        return int(self._values[0])
+
+    @property
+    def seconds(self) -> float:
+        """Return the time spent on the file so far."""
+        return time.monotonic() - self._values[1] if self._values[1] else 0.0
+
+
 def empty(files: int, preprocessings: int) -> Decoded:
     """Return empty facts for a number of files."""
     nothing: list[Any] = [None] * files
@@ -180,11 +214,18 @@ def _failure(status: str, error: Exception, source: str) -> Failure:
     return Failure(status, str(error).removeprefix(f"{storage.public_uri(source)}: "))
 
 
-def decode(files: Iterable[Content], models: Sequence[int], how: Decoding, room: Sequence[UInt8Array]) -> Decoded:
+def decode(
+    files: Iterable[Content],
+    models: Sequence[int],
+    how: Decoding,
+    room: Sequence[UInt8Array],
+    clock: Clock,
+) -> Decoded:
     """Decode the contents of files, and write their pixels into `room` (one array per preprocessing)."""
     facts = empty(len(models), len(how.preprocessings))
     started = time.thread_time()
     for number, (image_id, content, seconds) in enumerate(files):
+        clock.start(number)
         facts.image_id[number] = image_id
         facts.read_seconds += seconds
         try:
@@ -194,6 +235,7 @@ def decode(files: Iterable[Content], models: Sequence[int], how: Decoding, room:
                 _decode_one(number, content, how.for_bits(models[number]), how, room, facts)
         except ImageError as error:
             facts.status[number], facts.error[number] = error.status, str(error)
+    clock.stop()
     facts.decode_seconds = time.thread_time() - started
     return facts
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from tagger import options
 from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.images import MAX_PIXELS
-from tagger.inference.batch import Limits
+from tagger.inference.batch import DECODE_TIMEOUT, Limits
 from tagger.inference.engines.choice import Choice, EngineName, Precision
 from tagger.inference.selector import TagSelector
 from tagger.options import Option
@@ -47,6 +47,9 @@ class ModelConfig:
     read_timeout: Annotated[
         float, Option("Timeout of a remote read in seconds; the file gets an unreadable row.", gt=0)
     ] = READ_TIMEOUT
+    decode_timeout: Annotated[
+        float, Option("Timeout of decoding a file in seconds; the file gets a failed row.", gt=0)
+    ] = DECODE_TIMEOUT
 
     def __post_init__(self) -> None:
         options.check(self)
@@ -59,7 +62,7 @@ class ModelConfig:
     @property
     def limits(self) -> Limits:
         """Return the limits on one file."""
-        return Limits(self.max_pixels, self.truncated == "tag", self.read_timeout)
+        return Limits(self.max_pixels, self.truncated == "tag", self.read_timeout, self.decode_timeout)
 
     def thresholds(self, model: ModelInfo) -> tuple[float, ...] | None:
         """Return a threshold per label; None means the best tag alone."""

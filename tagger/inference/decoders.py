@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from tagger import hardware, storage
-from tagger.inference.batch import Batch, Content, Decoding, Source, decode, read
+from tagger.images import UInt8Array, cost
+from tagger.inference.batch import Batch, Clock, Content, Decoded, Decoding, Source, decode, read
 
 REMOTE_READS, LOCAL_READS = 32, 4
+END_SECONDS = 5.0
+"""Time that threads and processes get to end."""
 
 
 class Decoder(Protocol):
@@ -65,31 +73,107 @@ class Reader:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def every_second(ended: threading.Event, check: Callable[[], None]) -> None:
+    """Call a function every second, in a thread, until `ended` is set."""
+
+    def run() -> None:
+        while not ended.wait(1):
+            check()
+
+    threading.Thread(target=run, name="watch", daemon=True).start()
+
+
+@dataclass
+class _Task:
+    batch: Batch
+    reading: Reading
+    future: Future[Batch]
+
+    def finish(self, result: Decoded | Exception, rooms: Sequence[UInt8Array]) -> None:
+        """Give the caller the decoded batch, or the error."""
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+            return
+        self.batch.facts = result
+        self.batch.pixels = [room[: len(rows)] for room, rows in zip(rooms, result.rows, strict=True)]
+        self.future.set_result(self.batch)
+
+
+class _Thread(threading.Thread):
+    """Decodes one batch after the other; a daemon, so that the program can end while a decoder is stuck."""
+
+    def __init__(self, tasks: queue.SimpleQueue[_Task | None], how: Decoding) -> None:
+        super().__init__(name="decode", daemon=True)
+        self._tasks, self._how = tasks, how
+        self._lock = threading.Lock()
+        self._task: _Task | None = None
+        self.clock = Clock()
+        self.start()
+
+    def run(self) -> None:
+        """Decode until the queue gives None, or this thread has lost its batch."""
+        while (task := self._tasks.get()) is not None:
+            self._task = task
+            rooms = self._how.room(len(task.batch))
+            result: Decoded | Exception
+            try:
+                result = decode(task.reading(), task.batch.models, self._how, rooms, self.clock)
+            except Exception as error:
+                result = error
+            if self.lose() is None:
+                return
+            task.finish(result, rooms)
+
+    def lose(self) -> _Task | None:
+        """Take the batch away from this thread."""
+        with self._lock:
+            task, self._task = self._task, None
+        return task
+
+
 class ThreadDecoder:
     """Reads and decodes in threads of this process."""
 
     def __init__(self) -> None:
-        threads = hardware.cores()
-        self.processes, self.ahead = 1, 2 * threads
-        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self.processes, self.ahead = 1, 2 * hardware.cores()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._threads: list[_Thread] = []
         self._reader = Reader()
+        self._ended = threading.Event()
 
     def open(self, how: Decoding, batches: int) -> None:
-        """Set how batches are decoded."""
+        """Start the threads."""
         self._how, self._reader.timeout = how, how.limits.read_timeout
+        self._threads = [_Thread(self._tasks, how) for _ in range(hardware.cores())]
+        every_second(self._ended, self._replace_stuck)
 
     def submit(self, batch: Batch) -> Future[Batch]:
         """Start reading a batch, to decode it afterwards."""
-        return self._decoders.submit(self._decode, batch, self._reader.start(batch.sources))
+        task = _Task(batch, self._reader.start(batch.sources), Future())
+        self._tasks.put(task)
+        return task.future
 
-    def _decode(self, batch: Batch, reading: Reading) -> Batch:
-        rooms = self._how.room(len(batch))
-        batch.facts = decode(reading(), batch.models, self._how, rooms)
-        batch.pixels = [room[: len(rows)] for room, rows in zip(rooms, batch.facts.rows, strict=True)]
-        return batch
+    def _replace_stuck(self) -> None:
+        """Replace threads that take too long for a file: it fails, and the others of its batch are decoded again."""
+        for place, thread in enumerate(self._threads):
+            file = thread.clock.file
+            if thread.ident in cost.MEMORY.waiting:
+                thread.clock.start(file)
+            elif thread.clock.seconds > self._how.limits.decode_timeout and (task := thread.lose()):
+                self._threads[place] = _Thread(self._tasks, self._how)
+                contents = task.reading()
+                contents[file] = contents[file]._replace(content=self._how.limits.too_slow)
+                self._tasks.put(_Task(task.batch, lambda contents=contents: contents, task.future))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Stop all threads once the files being read or decoded are finished."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        """Stop all threads once the files being read or decoded are finished; not one that is stuck."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _ in self._threads:
+            self._tasks.put(None)
         self._reader.close()
-        self._decoders.shutdown(wait=True)
+        self._ended.set()
+        until = time.monotonic() + END_SECONDS
+        for thread in self._threads:
+            thread.join(max(0, until - time.monotonic()))

@@ -31,8 +31,8 @@ import numpy as np
 from tagger import hardware
 from tagger.errors import ModelError, TaggerError
 from tagger.images import UInt8Array
-from tagger.inference.batch import FILES, Batch, Content, Decoded, Decoding, Failure, Source, decode
-from tagger.inference.decoders import Decoder, Reader, Reading, ThreadDecoder
+from tagger.inference.batch import FILES, Batch, Clock, Decoded, Decoding, Failure, Source, decode
+from tagger.inference.decoders import END_SECONDS, Decoder, Reader, Reading, ThreadDecoder, every_second
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ FEW_CORES = 4
 """Number of cores up to which threads are as fast as processes and need less memory."""
 FILES_TO_PAY = 500
 """Number of files per process below which starting it takes longer than it saves."""
+_CLOCK_BYTES = 64
 MAX_DEATHS = 20
 """Number of processes that may die before the run ends with an error."""
-_END_SECONDS = 5.0
 
 
 class Settings(NamedTuple):
@@ -59,14 +59,6 @@ class Work(NamedTuple):
     slot: int
     sources: Sequence[Source]
     models: Sequence[int]
-    alone: bool = False
-    """Announce every file, so that the one that kills the process is known."""
-
-
-class At(NamedTuple):
-    """The file of a batch that is decoded next."""
-
-    file: int
 
 
 class Done(NamedTuple):
@@ -77,7 +69,7 @@ class Done(NamedTuple):
     error: TaggerError | None = None
 
 
-_Send: TypeAlias = Callable[[At | Done], None]
+_Send: TypeAlias = Callable[[Done], None]
 
 
 def decoder_for(source: str, files: int, processes: int | None = None) -> Decoder:
@@ -91,21 +83,30 @@ def decoder_for(source: str, files: int, processes: int | None = None) -> Decode
 
 
 class Memory:
-    """Slots for the pixels of batches, in a file that several processes map."""
+    """Slots for the clocks and the pixels of batches, in a file that several processes map."""
 
     def __init__(self, path: str, how: Decoding) -> None:
-        self._how, self._slot = how, FILES * how.file_bytes
+        self._how, self._slot = how, slot_bytes(how)
         with open(path, "r+b") as file:
             self._mapped = mmap.mmap(file.fileno(), 0)
 
     def room(self, slot: int, files: int) -> list[UInt8Array]:
         """Return arrays for the pixels of a number of files in a slot, one per preprocessing."""
         sizes = [files * height * width * 3 for height, width in (each.size for each in self._how.preprocessings)]
-        starts = itertools.accumulate(sizes, initial=slot * self._slot)
+        starts = itertools.accumulate(sizes, initial=slot * self._slot + _CLOCK_BYTES)
         return [
             np.frombuffer(self._mapped, np.uint8, size, start).reshape(files, *each.size, 3)
             for each, size, start in zip(self._how.preprocessings, sizes, starts, strict=False)
         ]
+
+    def clock(self, slot: int) -> Clock:
+        """Return the clock of the batch in a slot."""
+        return Clock(np.frombuffer(self._mapped, np.float64, 2, slot * self._slot))
+
+
+def slot_bytes(how: Decoding) -> int:
+    """Return the size of a batch's slot in the shared memory."""
+    return _CLOCK_BYTES + -(-FILES * how.file_bytes // 64) * 64
 
 
 @contextlib.contextmanager
@@ -161,6 +162,8 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self.work: dict[int, _Task] = {}
+        self.late = False
+        """Killed, because a file took too long."""
         self._lock = threading.Lock()
 
     def send(self, message: Settings | Work) -> None:
@@ -170,7 +173,7 @@ class _Worker:
             pickle.dump(message, self.process.stdin)
             self.process.stdin.flush()
 
-    def messages(self) -> Iterator[At | Done]:
+    def messages(self) -> Iterator[Done]:
         """Yield the messages of the process until it ends."""
         assert self.process.stdout
         with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
@@ -186,15 +189,16 @@ class _Worker:
     def wait(self) -> None:
         """Wait for the process to end; kill it if it does not."""
         try:
-            self.process.wait(_END_SECONDS)
+            self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(_END_SECONDS)
+            self.process.wait(END_SECONDS)
 
 
 @dataclass
 class _Task:
     batch: Batch
+    sources: list[Source]
     slot: int
     future: Future[Batch]
 
@@ -205,6 +209,7 @@ class ProcessDecoder:
     def __init__(self, processes: int) -> None:
         self.processes, self.ahead = processes, 3 * processes
         self._workers = [_Worker() for _ in range(processes)]
+        self._workers_alone: list[_Worker] = []
         self._alone = ThreadPoolExecutor(1, "alone")
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count()
@@ -212,11 +217,12 @@ class ProcessDecoder:
         self._closing = False
         self._deaths = 0
         self._instead: ThreadDecoder | None = None
+        self._ended = threading.Event()
 
     def open(self, how: Decoding, batches: int) -> None:
         """Share memory for a number of batches with the processes; if there is no room, decode in threads."""
         try:
-            path = self._stack.enter_context(_shared_file(batches * FILES * max(how.file_bytes, 1)))
+            path = self._stack.enter_context(_shared_file(batches * slot_bytes(how)))
         except OSError as error:
             log.warning("%s: decoding in threads instead of processes", error)
             self._instead = ThreadDecoder()
@@ -230,19 +236,34 @@ class ProcessDecoder:
         for worker in self._workers:
             worker.send(self._settings)
             self._listen(worker)
+        every_second(self._ended, self._kill_late)
 
     def submit(self, batch: Batch) -> Future[Batch]:
         """Send a batch to the process with the fewest batches."""
         if self._instead:
             return self._instead.submit(batch)
-        task = _Task(batch, self._slots.get_nowait(), Future())
+        task = _Task(batch, list(batch.sources), self._slots.get_nowait(), Future())
         task.future.set_running_or_notify_cancel()
         with self._lock:
             worker = min(self._workers, key=lambda each: len(each.work))
             number = next(self._numbers)
             worker.work[number] = task
-        worker.send(Work(number, task.slot, batch.sources, batch.models))
+        worker.send(Work(number, task.slot, task.sources, batch.models))
         return task.future
+
+    def _kill_late(self) -> None:
+        """Kill processes that take too long for a file: it fails, and the others are decoded again."""
+        limits = self._settings.how.limits
+        with self._lock:
+            working = [
+                (worker, task) for worker in self._workers + self._workers_alone for task in list(worker.work.values())
+            ]
+        for worker, task in working:
+            clock = self._memory.clock(task.slot)
+            if clock.seconds > limits.decode_timeout and not worker.late:
+                task.sources[clock.file] = limits.too_slow
+                worker.late = True
+                worker.process.kill()
 
     def _started(self) -> _Worker:
         worker = _Worker()
@@ -255,17 +276,17 @@ class ProcessDecoder:
     def _receive(self, worker: _Worker) -> None:
         """Handle the messages of a process; if it dies, start another."""
         for message in worker.messages():
-            if isinstance(message, Done):
-                self._finish(worker.work.pop(message.number), message)
+            self._finish(worker.work.pop(message.number), message)
         with self._lock:
             if self._closing:
                 return
-            self._deaths += 1
+            self._deaths += not worker.late
             fresh = self._started()
             self._workers[self._workers.index(worker)] = fresh
             lost = list(worker.work.values())
         worker.wait()
-        log.warning("a decoding process died (%s); reading its files again", _ending(worker))
+        if not worker.late:
+            log.warning("a decoding process died (%s); reading its files again", _ending(worker))
         self._listen(fresh)
         for task in lost:
             self._alone.submit(self._redo, task, _ending(worker))
@@ -283,36 +304,40 @@ class ProcessDecoder:
 
     def _redo(self, task: _Task, ending: str) -> None:
         """Decode the files of a process that died in a separate one; a file that kills that one too fails."""
-        sources = list(task.batch.sources)
         try:
             while self._deaths <= MAX_DEATHS and not self._closing:
-                done, file, ending = self._decode_alone(task, sources, ending)
+                worker, done = self._decode_alone(task)
                 if done:
                     return self._finish(task, done)
-                self._deaths += 1
-                sources[file] = Failure("failed", f"the process that decoded it died twice ({ending})")
+                if not worker.late:
+                    self._deaths, ending = self._deaths + 1, _ending(worker)
+                    file = self._memory.clock(task.slot).file
+                    task.sources[file] = Failure("failed", f"the process that decoded it died twice ({ending})")
             raise ModelError(f"{self._deaths} decoding processes died, the last one by {ending}; use --workers 0")
         except Exception as error:
             task.future.set_exception(error)
 
-    def _decode_alone(self, task: _Task, sources: Sequence[Source], ending: str) -> tuple[Done | None, int, str]:
-        """Return the answer, or the file that killed the process and how it ended."""
-        worker, file = self._started(), 0
+    def _decode_alone(self, task: _Task) -> tuple[_Worker, Done | None]:
+        """Decode a batch in a process of its own; return the process, which has ended, and its answer, if any."""
+        worker = self._started()
+        worker.work[0] = task
+        self._memory.clock(task.slot).stop()
+        with self._lock:
+            self._workers_alone.append(worker)
         try:
-            worker.send(Work(0, task.slot, sources, task.batch.models, alone=True))
-            for message in worker.messages():
-                if isinstance(message, Done):
-                    return message, file, ending
-                file = message.file
+            worker.send(Work(0, task.slot, task.sources, task.batch.models))
+            return worker, next(worker.messages(), None)
         finally:
+            with self._lock:
+                self._workers_alone.remove(worker)
             worker.close()
             worker.wait()
-        return None, file, _ending(worker)
 
     def close(self) -> None:
         """Stop the processes."""
         with self._lock:
             self._closing = True
+        self._ended.set()
         for worker in self._workers:
             worker.close()
         for worker in self._workers:
@@ -336,7 +361,7 @@ def main() -> None:
     os.dup2(2, 1)  # printed text must not end up in the answers
     lock = threading.Lock()
 
-    def send(message: At | Done) -> None:
+    def send(message: Done) -> None:
         with lock, contextlib.suppress(OSError):
             pickle.dump(message, answers)
             answers.flush()
@@ -355,11 +380,9 @@ def _serve(orders: IO[bytes], send: _Send) -> None:
     threading.Thread(target=_receive_work, args=(orders, waiting, settings.how), daemon=True).start()
     while True:
         work, reading = waiting.get()
-        room = memory.room(work.slot, len(work.sources))
+        room, clock = memory.room(work.slot, len(work.sources)), memory.clock(work.slot)
         try:
-            contents = reading()
-            files = _announced(contents, send) if work.alone else contents
-            send(Done(work.number, decode(files, work.models, settings.how, room)))
+            send(Done(work.number, decode(reading(), work.models, settings.how, room, clock)))
         except TaggerError as error:
             send(Done(work.number, None, error))
 
@@ -372,9 +395,3 @@ def _receive_work(orders: IO[bytes], waiting: queue.SimpleQueue[tuple[Work, Read
             work: Work = pickle.load(orders)
             waiting.put((work, reader.start(work.sources)))
     os._exit(0)  # the parent has gone, or needs no more
-
-
-def _announced(contents: Sequence[Content], send: _Send) -> Iterator[Content]:
-    for number, content in enumerate(contents):
-        send(At(number))
-        yield content

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from tagger import hardware, schema
-from tagger.inference.batch import Batch, Decoding, decode, read
+from tagger.inference.batch import Batch, Clock, Decoding, decode, read
 from tagger.inference.engines import Float32Array
 from tagger.inference.model import COLUMNS, Model
 from tagger.inference.pipeline import Row, Selector, infer, rows_of
@@ -56,7 +56,7 @@ class Batcher:
         batch, room = Batch([content], [1], [entry], len(content)), self._how.room(1)
         with self._at_work():
             try:
-                batch.facts = decode([read(content)], batch.models, self._how, room)
+                batch.facts = decode([read(content)], batch.models, self._how, room, Clock())
             except Exception as error:
                 future.set_exception(error)
                 return

@@ -2,8 +2,10 @@
 
 from tagger.redaction import public_uri, redact
 from tagger.storage.files import (
+    LOCK,
     READ_TIMEOUT,
     cache_folder,
+    claimed,
     exists,
     names_in,
     open_input,
@@ -29,8 +31,8 @@ from tagger.storage.uris import (
 )
 
 __all__ = [
-    "READ_TIMEOUT", "FoundFile", "StrPath", "absolute", "absolute_file", "cache_folder", "describe", "exists",
-    "find_images", "is_credential_error", "is_image_name", "is_remote", "join", "local_path", "local_uri", "names_in",
-    "open_input", "parent", "public_uri", "read_bytes", "read_tail", "redact", "remove", "remove_folder", "rename",
-    "resolve", "write_atomic",
+    "LOCK", "READ_TIMEOUT", "FoundFile", "StrPath", "absolute", "absolute_file", "cache_folder", "claimed",
+    "describe", "exists", "find_images", "is_credential_error", "is_image_name", "is_remote", "join", "local_path",
+    "local_uri", "names_in", "open_input", "parent", "public_uri", "read_bytes", "read_tail", "redact", "remove",
+    "remove_folder", "rename", "resolve", "write_atomic",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock, Timeout
 from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
@@ -196,6 +197,37 @@ def cache_folder() -> Path:
     """Return the cache folder: $TAGGER_CACHE, else `tagger` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("TAGGER_CACHE") or os.path.join(base, "tagger"))
+
+
+LOCK = "_lock"
+"""File in a folder that one process holds."""
+
+
+@contextlib.contextmanager
+def claimed(folder: str) -> Iterator[None]:
+    """Hold a local folder, created if needed, while the block runs; raises WriteError if another process holds it.
+
+    The lock ends with the process. Object stores have none, so a remote folder is not held.
+    """
+    if is_remote(folder):
+        yield
+        return
+    path = Path(local_path(folder))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK, timeout=0)
+        with lock:
+            try:
+                yield
+            finally:
+                (path / LOCK).unlink(missing_ok=True)
+    except Timeout as error:
+        raise WriteError(
+            f"{folder}: another process is writing to this folder; wait for it or choose another"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            path.rmdir()
 
 
 def rename(uri: str, new_uri: str) -> None:

@@ -41,18 +41,21 @@ def train(
     config, callbacks = config or TrainConfig(), callbacks or Callbacks()
     folder = storage.absolute(out)
     launch.check_gpus(config.gpus, config.device)
-    _check_out(out, folder, resume, beside)
-    started = time.perf_counter()
-    found = data.read(dataset, config, callbacks)
-    found = replace(found, notes=(*found.notes, *notes))
-    state = State(storage.join(folder, UNFINISHED), identity(config, found))
-    if resume:
-        check_resumable(state, config)
-    trained = fit_and_evaluate(found, config, state, callbacks, started)
-    for line in result.too_few(trained.thresholds):
-        callbacks.say(f"note: {line}")
-    info = result.save(out, trained, options.command("train", dataset, config, out=out))
-    state.remove()
+    with storage.claimed(folder):
+        _check_out(out, folder, resume, beside)
+        started = time.perf_counter()
+        found = data.read(dataset, config, callbacks)
+        found = replace(found, notes=(*found.notes, *notes))
+        state = State(storage.join(folder, UNFINISHED), identity(config, found))
+        if resume:
+            check_resumable(state, config)
+        trained = fit_and_evaluate(found, config, state, callbacks, started)
+        for line in result.too_few(trained.thresholds):
+            callbacks.say(f"note: {line}")
+        if not resume:  # another training may have written to a remote folder meanwhile
+            _check_empty(out, folder, beside)
+        info = result.save(out, trained, options.command("train", dataset, config, out=out))
+        state.remove()
     return info
 
 
@@ -81,10 +84,16 @@ def check_resumable(state: State, config: TrainConfig) -> None:
 
 
 def _check_out(out: str, folder: str, resume: bool, beside: Sequence[str]) -> None:
-    names = [name for name in storage.names_in(folder) or [] if name not in beside]
-    if resume and UNFINISHED not in names:
+    unfinished = storage.exists(storage.join(folder, UNFINISHED))
+    if resume and not unfinished:
         raise UsageError(f"--resume: {out} holds no unfinished training; omit --resume to start one")
-    if UNFINISHED in names and not resume:
+    if unfinished and not resume:
         raise UsageError(f"--out {out}: holds an unfinished training; add --resume to go on, or delete the folder")
-    if names and not resume:  # beside an unfinished training there may be a checkpoint that was being written
+    if not resume:  # beside an unfinished training there may be a checkpoint that was being written
+        _check_empty(out, folder, beside)
+
+
+def _check_empty(out: str, folder: str, beside: Sequence[str]) -> None:
+    allowed = (*beside, storage.LOCK, UNFINISHED)
+    if names := [name for name in storage.names_in(folder) or [] if name not in allowed]:
         raise UsageError(f"--out {out}: exists and is not empty ({', '.join(names[:3])}); choose a new folder")
