@@ -137,6 +137,17 @@ def test_the_lists_of_cub_are_joined_by_id(tmp_path: Path, labels: str | None) -
     assert "classes without an image: 1 (Owl)" in said(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("images.txt", "1 002.Auk/2.jpg"), ("classes.txt", "1 Horse"), ("image_class_labels.txt", "1 2")],
+)
+def test_an_id_of_cub_with_two_values_is_an_error(tmp_path: Path, name: str, line: str) -> None:
+    source = pictures(tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg"])
+    write(source, {**CUB, name: f"{CUB[name]}{line}\n"})
+    with pytest.raises(TableError, match=rf"{name}: id 1 stands for .+ and for {line[2:]}; remove one"):
+        ingest(source)
+
+
 @pytest.mark.parametrize("head", ["2\nBald Young\n", "Bald Young\n"])
 def test_celeba_is_read_with_and_without_its_count(source: Path, tmp_path: Path, head: str) -> None:
     file, rows = tmp_path / "list_attr_celeba.txt", f"{head}1.jpg -1  1\n2.jpg -1 -1\n"

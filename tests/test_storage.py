@@ -179,6 +179,15 @@ def test_links_are_followed_once_and_broken_ones_are_files(tmp_path: Path) -> No
     assert uris == [f"{folder}/{name}" for name in ("broken.jpg", "file.jpg", "loop.jpg", "again/a.jpg")]
 
 
+def test_folders_of_the_kernel_are_not_walked(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "a.jpg")
+    (tmp_path / "process").symlink_to("/proc/self")
+    (tmp_path / "system").symlink_to("/sys")
+    uris, skipped = found(tmp_path)
+    assert uris == [f"{tmp_path}/a.jpg"]
+    assert skipped == {"folder of the kernel": 2}
+
+
 def test_a_folder_that_cannot_be_listed_is_counted_or_an_error_when_it_is_the_source(tmp_path: Path) -> None:
     script = (
         "import sys; from collections import Counter; from tagger import storage; c = Counter();"

@@ -16,6 +16,7 @@ from fsspec.utils import glob_translate
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
 from tagger.redaction import public_uri
+from tagger.storage.files import kernel_devices
 from tagger.storage.stores import filesystem, is_credential_error, named_errors
 from tagger.storage.uris import is_remote, local_path, local_uri
 
@@ -111,6 +112,9 @@ def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) 
             if (info.st_dev, info.st_ino) in seen:
                 continue
             seen.add((info.st_dev, info.st_ino))
+            if info.st_dev in kernel_devices():  # /proc/self/root leads to all files of the machine
+                skipped["folder of the kernel"] += 1
+                continue
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
         except OSError:
