@@ -546,6 +546,7 @@ NAME_FILES = {
     "blank at the end": "CBB\nCBSD\nCGM\n\n\n",
     "numbered": "0 CBB\n1 CBSD\n2 CGM\n",
     "numbered from elsewhere": "2: CGM\n0: CBB\n1: CBSD\n",
+    "synset words": "n02085620 CBB\nn02085782 CBSD\nn02085936 CGM\n",
     "number last": "CGM 2\nCBSD 1\nCBB 0\n",
     "csv": "id,name\n0,CBB\n2,CGM\n1,CBSD\n",
     "csv of names": "name\nCBB\nCBSD\nCGM\n",

@@ -103,7 +103,9 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("name", SECRETS)
-@pytest.mark.parametrize("shape", ["https://h.org/a.jpg?v=2&{}", "https://h.org/a.jpg#{}", "az://c/a.jpg?v=2;{}"])
+@pytest.mark.parametrize(
+    "shape", ["https://h.org/a.jpg?v=2&{}", "https://h.org/a.jpg#{}", "az://c/a.jpg?v=2;{}", "https://h.org/a.jpg;{}"]
+)
 def test_a_secret_parameter_of_any_name_is_left_out(shape: str, name: str) -> None:
     url = shape.format(f"{name}=hush-hush")
     assert "hush" not in storage.public_uri(url)
@@ -125,6 +127,13 @@ def test_a_secret_of_the_url_stands_nowhere_in_its_error(url: str, text: str) ->
             raise ValueError(message)
         assert "hush" not in str(caught.value).lower()
         assert text[:3] in str(caught.value)
+
+
+def test_warnings_of_store_libraries_do_not_reach_the_terminal() -> None:
+    script = (
+        "import logging, tagger.storage; logging.getLogger('gcsfs.core').error('bucket KEY:SECRET@b', stack_info=True)"
+    )
+    assert not subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
 
 
 def test_control_characters_become_visible() -> None:
@@ -422,6 +431,14 @@ def test_a_web_server_that_misbehaves_costs_one_error(odd_server: str, name: str
     with pytest.raises(SourceError, match=f"(?i){expected}"):
         storage.read_bytes(f"{odd_server}/{name}.jpg", timeout=1 if expected.startswith("no") else 30)
     assert time.monotonic() - started < 60
+
+
+def test_a_server_that_does_not_answer_does_not_hold_up_a_list(odd_server: str) -> None:
+    pytest.importorskip("aiohttp")
+    started = time.monotonic()
+    entry = storage.describe(f"{odd_server}/silent.jpg", timeout=1)
+    assert (entry.uri, entry.bytes) == (f"{odd_server}/silent.jpg", None)
+    assert time.monotonic() - started < 10
 
 
 def test_a_body_over_the_limit_is_a_too_large_row(odd_server: str) -> None:

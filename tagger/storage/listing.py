@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.utils import glob_translate
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
@@ -28,6 +29,10 @@ IMAGE_SUFFIXES = frozenset(
         "heic", "heif", "jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "tga", "ico",
     ]
 )  # fmt: skip
+
+
+DESCRIBE_TIMEOUT = 10.0
+"""Timeout of a request for a file's size and time in seconds; the file is read without them."""
 
 
 class FoundFile(NamedTuple):
@@ -59,15 +64,17 @@ def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[Fo
         yield from _find_local(os.path.expanduser(source.removeprefix("file://")), skipped)
 
 
-def describe(url: str) -> FoundFile:
-    """Return a file as described by its store; size and time are None if that fails."""
+def describe(url: str, timeout: float = DESCRIBE_TIMEOUT) -> FoundFile:
+    """Return a file as described by its store; size and time are None if that fails or takes too long."""
     if not is_remote(url):
         path = os.path.abspath(local_path(url))
         return _found_local(path, _stat(path))
     try:
         with named_errors(url):
             fs, path = filesystem(url)
-            return _found_remote(public_uri(url), url, fs.info(path))
+            is_async = isinstance(fs, AsyncFileSystem)  # others take no timeout
+            info = sync(fs.loop, fs._info, path, timeout=timeout) if is_async else fs.info(path)
+            return _found_remote(public_uri(url), url, info)
     except (SourceError, UsageError, MissingExtra) as error:  # it still gets a row, with the error from reading it
         if is_credential_error(error):
             raise
