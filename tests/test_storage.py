@@ -403,6 +403,11 @@ def odd_server() -> Iterator[str]:
             self.send_header("Location", self.path)
             self.end_headers()
 
+        def away(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/passwd")
+            self.end_headers()
+
         def _start(self, *headers: tuple[str, str]) -> None:
             self.send_response(200)
             for name, value in headers:
@@ -423,6 +428,7 @@ def odd_server() -> Iterator[str]:
     [
         ("silent", "no answer in 1 s"), ("drip", "no answer in 1 s"), ("endless", "larger than 256 MB"),
         ("bomb", "larger than 256 MB"), ("circle", "redirect"),
+        ("away", "file:///etc/passwd is no web address"),
     ],
 )  # fmt: skip
 def test_a_web_server_that_misbehaves_costs_one_error(odd_server: str, name: str, expected: str) -> None:
