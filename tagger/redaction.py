@@ -41,6 +41,8 @@ _IN_TEXT = re.compile(
     r"[^\s<>\"]+"
 )
 _QUERY_IN_TEXT = re.compile(r"(?<=[?#])[\w.~%-]+=[^\s<>\"]*")
+_PATH_PARAMETER = re.compile(r";([^;/=]+)=[^;/]*")
+"""As in `/a.jpg;jsessionid=1`."""
 _SHORTEST_SECRET = 6
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Among them those that turn the direction of writing."""
@@ -103,6 +105,8 @@ def _public(url: str) -> str:
     if scheme in _WEB:
         rest = rest.partition("#")[0]
     path, mark, query = rest.partition("?")
+    if scheme in _WEB:
+        path = _PATH_PARAMETER.sub(lambda found: "" if _SECRET.fullmatch(unquote(found[1])) else found[0], path)
     public = _query(query, scheme in _WEB)
     return f"{parts[1]}://{host}{path}{mark if public or not query else ''}{public}"
 

@@ -427,6 +427,8 @@ def test_damaged_metadata_behind_the_pixels_does_not_cost_the_image(metadata: by
     data = encoded(photo(9), "PNG")
     end = data.index(b"IEND") - 4
     assert np.array_equal(images.decode(data[:end] + metadata + data[end:])[0], photo(9))
+    damaged = data[: end - 200] + bytes(100) + data[end - 100 : end] + metadata + data[end:]
+    assert _status(damaged) == "corrupt"
 
 
 def test_pillows_limit_of_pixels_stays_the_hosts_and_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,8 +501,9 @@ def test_a_jpeg_without_its_last_bytes_keeps_its_pixels() -> None:
 
 
 @pytest.mark.parametrize("prefix", [b"\xef\xbb\xbf", b"\n", b"\r\n\r\n"])
-def test_a_byte_order_mark_or_line_break_before_a_jpeg_is_skipped(prefix: bytes) -> None:
-    data = _encoded("JPEG")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_a_byte_order_mark_or_line_break_before_an_image_is_skipped(prefix: bytes, format: str) -> None:
+    data = _encoded(format)
     assert (images.prepare(prefix + data, [SQUARE])[0][SQUARE] == images.prepare(data, [SQUARE])[0][SQUARE]).all()
 
 
@@ -508,6 +511,49 @@ def test_large_texts_in_a_png_do_not_cost_its_pixels() -> None:
     texts = PngImagePlugin.PngInfo()
     texts.add_text("comment", "a" * (2 << 20), zip=True)
     assert _status(_encoded("PNG", pnginfo=texts)) == "ok"
+    many = PngImagePlugin.PngInfo()
+    for number in range(70):  # each below Pillow's limit, together above
+        many.add_text(f"comment{number}", "a" * 1_000_000, zip=True)
+    assert _status(_encoded("PNG", pnginfo=many)) == "ok"
+
+
+def _lossless_jpeg(side: int) -> bytes:
+    """A lossless grey JPEG: every pixel is as its neighbour, which is one zero bit."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+    frame = segment(0xC3, struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0]))
+    codes, scan = segment(0xC4, bytes([0, 1, *[0] * 15, 0])), segment(0xDA, bytes([1, 1, 0, 1, 0, 0]))
+    return b"\xff\xd8" + frame + codes + scan + bytes(side * side // 8) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("side", [16, 32, 224])
+def test_a_lossless_jpeg_is_decoded_whatever_the_size_of_the_models_input(side: int) -> None:
+    pixels, info = images.prepare(_lossless_jpeg(512), [Preprocessing((side, side))])
+    assert (info.width, info.height) == (512, 512)
+    assert set(np.unique(next(iter(pixels.values())))) == {128}
+
+
+def _grey_tiff(values: npt.NDArray[Any]) -> bytes:
+    return encoded(Image.fromarray(values), "TIFF")
+
+
+def test_grey_of_an_unknown_range_is_unsupported_and_not_white() -> None:
+    ramp = np.linspace(0, 1, 64 * 48).reshape(48, 64)
+    for largest in (70_000, 2**31 - 1):
+        assert _status(_grey_tiff((ramp * largest).astype(np.int32))) == "unsupported"
+    assert _status(_grey_tiff((ramp * 4095).astype(np.float32))) == "unsupported"
+    assert _status(_grey_tiff((ramp * 65535).astype(np.int32))) == "ok"
+    assert _status(_grey_tiff((ramp * 260).astype(np.float32))) == "ok"
+
+
+def test_damage_that_libtiff_only_reports_makes_a_fax_corrupt() -> None:
+    data = bytearray(encoded(photo(9, (200, 200)).convert("1"), "TIFF", compression="group4"))
+    for place in range(1000, 3000, 61):
+        data[place] ^= 0xA5
+    with pytest.raises(ImageError, match=r"cannot decode: damaged data \(.+\)"):
+        images.decode(bytes(data))
 
 
 @pytest.mark.parametrize("mode", ["F", "LAB"])

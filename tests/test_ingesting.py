@@ -72,6 +72,7 @@ def test_split_folders_give_splits_and_a_class_may_miss_from_one(tmp_path: Path)
         ["train/images/1.jpg", "train/masks/1.png", "val/images/1.jpg", "val/masks/1.png"],
         ["ground_truth/1.png", "noisy/1.png"],
         ["train_images/1.jpg", "test_images/2.jpg"],
+        ["trainA/1.jpg", "trainB/2.jpg", "testA/3.jpg", "testB/4.jpg"],
     ],
 )
 def test_folders_that_are_not_plainly_classes_are_no_labels(tmp_path: Path, names: list[str]) -> None:

@@ -137,6 +137,17 @@ def test_the_lists_of_cub_are_joined_by_id(tmp_path: Path, labels: str | None) -
     assert "classes without an image: 1 (Owl)" in said(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("images.txt", "1 002.Auk/2.jpg"), ("classes.txt", "1 Horse"), ("image_class_labels.txt", "1 2")],
+)
+def test_an_id_of_cub_with_two_values_is_an_error(tmp_path: Path, name: str, line: str) -> None:
+    source = pictures(tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg"])
+    write(source, {**CUB, name: f"{CUB[name]}{line}\n"})
+    with pytest.raises(TableError, match=rf"{name}: id 1 stands for .+ and for {line[2:]}; remove one"):
+        ingest(source)
+
+
 @pytest.mark.parametrize("head", ["2\nBald Young\n", "Bald Young\n"])
 def test_celeba_is_read_with_and_without_its_count(source: Path, tmp_path: Path, head: str) -> None:
     file, rows = tmp_path / "list_attr_celeba.txt", f"{head}1.jpg -1  1\n2.jpg -1 -1\n"
@@ -249,6 +260,26 @@ def test_file_attributes_of_via_are_labels(source: Path, tmp_path: Path, kind: s
     assert by_name(found) == VIA_EXPECTED
     assert format_of(found) == "via"
     assert ("classes without an image: 1 (owl)" in said(found)) == (kind == "project")
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_projects_of_via_3_are_read(source: Path, tmp_path: Path, indent: int | None) -> None:
+    options = {"0": "cat", "1": "dog", "2": "owl"}
+    project = {
+        "project": {"pid": "x"}, "config": {},
+        "attribute": {"1": {"aname": "kind", "anchor_id": "FILE1_Z0_XY0", "type": 2, "options": options},
+                      "2": {"aname": "part", "anchor_id": "FILE1_Z0_XY1", "type": 4, "options": {"0": "ear"}}},
+        "file": {at: {"fid": at, "fname": f"{at}.jpg", "type": 2, "loc": 1, "src": ""} for at in "123"},
+        "metadata": {"1_a": {"vid": "1", "flg": 0, "z": [], "xy": [], "av": {"1": "0,1"}},
+                     "1_b": {"vid": "1", "flg": 0, "z": [], "xy": [2, 1, 1, 5, 5], "av": {"2": "0"}},
+                     "2_a": {"vid": "2", "flg": 0, "z": [], "xy": [], "av": {"1": "1"}}},
+        "view": {at: {"fid_list": [at]} for at in "123"},
+    }  # fmt: skip
+    found = ingest(source, tmp_path / "via.json", json.dumps(project, indent=indent))
+    assert by_name(found) == {"1.jpg": ["cat", "dog"], "2.jpg": ["dog"]}
+    assert "answers about a region or a time, ignored: 1 (" in said(found)
+    assert "classes without an image: 2 (owl, ear)" in said(found)
+    assert format_of(found) == "via"
 
 
 def test_the_attributes_that_via_starts_with_are_no_labels(source: Path, tmp_path: Path) -> None:

@@ -546,6 +546,7 @@ NAME_FILES = {
     "blank at the end": "CBB\nCBSD\nCGM\n\n\n",
     "numbered": "0 CBB\n1 CBSD\n2 CGM\n",
     "numbered from elsewhere": "2: CGM\n0: CBB\n1: CBSD\n",
+    "synset words": "n02085620 CBB\nn02085782 CBSD\nn02085936 CGM\n",
     "number last": "CGM 2\nCBSD 1\nCBB 0\n",
     "csv": "id,name\n0,CBB\n2,CGM\n1,CBSD\n",
     "csv of names": "name\nCBB\nCBSD\nCGM\n",
@@ -623,7 +624,7 @@ def test_rows_with_one_label_each_are_one_set_when_the_user_says_so(source: Path
     assert by_name(ingest(source, tmp_path / "l.csv", boxes, merge_rows=True)) == {"1.jpg": ["cat", "dog"]}
 
 
-@pytest.mark.parametrize("name", ["confidence", "Score", "prob", "Confidence"])
+@pytest.mark.parametrize("name", ["confidence", "Score", "prob", "Confidence", "label_confidence", "pred_scores"])
 def test_a_row_of_confidence_0_is_never_a_label(source: Path, tmp_path: Path, name: str) -> None:
     rows = f"file_name,label,{name}\n1.jpg,dog,0\n2.jpg,cat,1\n3.jpg,cat,0.7\n4.jpg,dog,0.0\n4.jpg,cat,1\n5.jpg,owl,\n"
     found = ingest(source, tmp_path / "l.csv", rows)
@@ -631,6 +632,12 @@ def test_a_row_of_confidence_0_is_never_a_label(source: Path, tmp_path: Path, na
     assert f"rows with 0 in {name}, whose labels do not apply: 2 (1.jpg: dog, 4.jpg: dog)" in said(found)
     assert f"rows with neither 0 nor 1 in {name}, whose labels were taken: 2 (3.jpg: 0.7" in said(found)
     assert "images with negatives alone, left unlabelled: 1 (" in said(found)
+
+
+@pytest.mark.parametrize("cell", ["0%", "0.0 %", '"0,0"', "-0.0"])
+def test_a_confidence_of_0_is_read_as_people_write_it(source: Path, tmp_path: Path, cell: str) -> None:
+    found = ingest(source, tmp_path / "l.csv", f"file_name,label,confidence\n1.jpg,dog,{cell}\n2.jpg,cat,90%\n")
+    assert by_name(found) == {"2.jpg": ["cat"]}
 
 
 def test_an_image_that_every_class_is_denied_for_is_known_to_have_none(source: Path, tmp_path: Path) -> None:
@@ -671,6 +678,8 @@ def test_a_confidence_is_not_a_class(source: Path, tmp_path: Path) -> None:
         ("['a' ... 'z']", None), ("['a' 'b', 'c']", None), ("['a', 'b' 'c']", None), ("[['A' 'B'], ['C' 'D']]", None),
         ("{['a']}", None),
         ("{'x': 'a'}", None), ('{"x": ["a"]}', None), ("['a' + 'b']", None), ("['a", ["['a"]), ("[b'a' b'b']", None),
+        ("()", []), ("set()", []), ("array(['a', 'b'], dtype=object)", None), ("frozenset({'a'})", None),
+        ("np.array(['a'])", None), ("tree (big)", ["tree (big)"]), ("cat(s)", ["cat(s)"]),
     ],
 )  # fmt: skip
 def test_a_list_printed_into_a_cell_is_read_right_or_refused(
@@ -680,6 +689,13 @@ def test_a_list_printed_into_a_cell_is_read_right_or_refused(
     found = ingest(source, tmp_path / "l.csv")
     assert by_name(found) == {"2.jpg": ["x"], **({} if expected is None else {"1.jpg": expected})}
     assert ("cells in brackets that are no whole list, left unlabelled: 1 (" in said(found)) == (expected is None)
+
+
+def test_a_list_of_objects_is_no_list_of_labels(source: Path, tmp_path: Path) -> None:
+    cell = '"[{""class"": ""cat""}]"'
+    found = ingest(source, tmp_path / "l.csv", f"path,label\n1.jpg,{cell}\n2.jpg,x\n")
+    assert by_name(found) == {"2.jpg": ["x"]}
+    assert "lists of objects, left unlabelled: 1 ([{'class': 'cat'}])" in said(found)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

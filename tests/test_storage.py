@@ -103,7 +103,9 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("name", SECRETS)
-@pytest.mark.parametrize("shape", ["https://h.org/a.jpg?v=2&{}", "https://h.org/a.jpg#{}", "az://c/a.jpg?v=2;{}"])
+@pytest.mark.parametrize(
+    "shape", ["https://h.org/a.jpg?v=2&{}", "https://h.org/a.jpg#{}", "az://c/a.jpg?v=2;{}", "https://h.org/a.jpg;{}"]
+)
 def test_a_secret_parameter_of_any_name_is_left_out(shape: str, name: str) -> None:
     url = shape.format(f"{name}=hush-hush")
     assert "hush" not in storage.public_uri(url)
@@ -125,6 +127,13 @@ def test_a_secret_of_the_url_stands_nowhere_in_its_error(url: str, text: str) ->
             raise ValueError(message)
         assert "hush" not in str(caught.value).lower()
         assert text[:3] in str(caught.value)
+
+
+def test_warnings_of_store_libraries_do_not_reach_the_terminal() -> None:
+    script = (
+        "import logging, tagger.storage; logging.getLogger('gcsfs.core').error('bucket KEY:SECRET@b', stack_info=True)"
+    )
+    assert not subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr
 
 
 def test_control_characters_become_visible() -> None:
@@ -177,6 +186,15 @@ def test_links_are_followed_once_and_broken_ones_are_files(tmp_path: Path) -> No
     (tmp_path / "entry").symlink_to(folder)
     uris, _ = found(tmp_path / "entry")
     assert uris == [f"{folder}/{name}" for name in ("broken.jpg", "file.jpg", "loop.jpg", "again/a.jpg")]
+
+
+def test_folders_of_the_kernel_are_not_walked(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "a.jpg")
+    (tmp_path / "process").symlink_to("/proc/self")
+    (tmp_path / "system").symlink_to("/sys")
+    uris, skipped = found(tmp_path)
+    assert uris == [f"{tmp_path}/a.jpg"]
+    assert skipped == {"folder of the kernel": 2}
 
 
 def test_a_folder_that_cannot_be_listed_is_counted_or_an_error_when_it_is_the_source(tmp_path: Path) -> None:
@@ -385,6 +403,11 @@ def odd_server() -> Iterator[str]:
             self.send_header("Location", self.path)
             self.end_headers()
 
+        def away(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/passwd")
+            self.end_headers()
+
         def _start(self, *headers: tuple[str, str]) -> None:
             self.send_response(200)
             for name, value in headers:
@@ -405,6 +428,7 @@ def odd_server() -> Iterator[str]:
     [
         ("silent", "no answer in 1 s"), ("drip", "no answer in 1 s"), ("endless", "larger than 256 MB"),
         ("bomb", "larger than 256 MB"), ("circle", "redirect"),
+        ("away", "file:///etc/passwd is no web address"),
     ],
 )  # fmt: skip
 def test_a_web_server_that_misbehaves_costs_one_error(odd_server: str, name: str, expected: str) -> None:
@@ -413,6 +437,14 @@ def test_a_web_server_that_misbehaves_costs_one_error(odd_server: str, name: str
     with pytest.raises(SourceError, match=f"(?i){expected}"):
         storage.read_bytes(f"{odd_server}/{name}.jpg", timeout=1 if expected.startswith("no") else 30)
     assert time.monotonic() - started < 60
+
+
+def test_a_server_that_does_not_answer_does_not_hold_up_a_list(odd_server: str) -> None:
+    pytest.importorskip("aiohttp")
+    started = time.monotonic()
+    entry = storage.describe(f"{odd_server}/silent.jpg", timeout=1)
+    assert (entry.uri, entry.bytes) == (f"{odd_server}/silent.jpg", None)
+    assert time.monotonic() - started < 10
 
 
 def test_a_body_over_the_limit_is_a_too_large_row(odd_server: str) -> None:

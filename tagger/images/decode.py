@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from tagger.errors import ImageError
 from tagger.images import cost, libtiff
 from tagger.images.isobmff import missing_bytes
-from tagger.images.markers import JPEG, JPEG_END, is_lossless_jpeg, without_prefix, without_texts
+from tagger.images.markers import JPEG, JPEG_END, is_lossless_jpeg, pixels_only, without_prefix, without_texts
 from tagger.images.rgb import scale_transparent_colour, to_rgb
 from tagger.images.transforms import Preprocessing, UInt8Array, fit, resized
 
@@ -161,11 +161,11 @@ def _decode(
         cost.check_time(image, data)
         name, size, scales = image.format or "unknown", image.size, sorted(needed(image))
         with cost.MEMORY.of(cost.memory(image, scales[0])):
-            decoded = {scales[0]: _upright_rgb(image, scales[0], partly)}
+            decoded = {scales[0]: _upright_rgb(image, data, scales[0], partly)}
         turned = _orientation(image) >= 5
     for scale in scales[1:]:
         with _open(data) as image, cost.MEMORY.of(cost.memory(image, scale)):
-            decoded[scale] = _upright_rgb(image, scale, partly)
+            decoded[scale] = _upright_rgb(image, data, scale, partly)
     width, height = decoded[1].size if 1 in decoded else size[::-1] if turned else size
     return decoded, ImageInfo(width, height, name)
 
@@ -200,7 +200,7 @@ def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
         except (SyntaxError, IndexError, TypeError, struct.error) as error:  # another format, to Pillow
             reasons.append(str(error))
         except ValueError as error:
-            if name != "PNG" or "MAX_TEXT_CHUNK" not in str(error):
+            if name != "PNG" or "MAX_TEXT_" not in str(error):
                 raise
             yield factory(io.BytesIO(without_texts(data)), "")
 
@@ -229,18 +229,18 @@ def _check_pixels(image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _upright_rgb(image: ImageFile.ImageFile, scale: int, partly: bool) -> Image.Image:
+def _upright_rgb(image: ImageFile.ImageFile, data: bytes, scale: int, partly: bool) -> Image.Image:
     """Decode an opened image at 1/`scale` of its size, and turn it upright."""
     with _decoder_errors():
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
         scale_transparent_colour(image)
-        _load(image, partly)
+        _load(image, data, partly)
         turn = _TURNS.get(_orientation(image))
         return to_rgb(image if turn is None else image.transpose(turn))
 
 
-def _load(image: ImageFile.ImageFile, partly: bool) -> None:
+def _load(image: ImageFile.ImageFile, data: bytes, partly: bool) -> None:
     """Decode the pixels of an opened image, or those before a cut; damaged metadata after a PNG's pixels is ignored."""
     try:
         image.load()
@@ -249,8 +249,13 @@ def _load(image: ImageFile.ImageFile, partly: bool) -> None:
             raise
         image.tile = []  # what was decoded is there
     except (SyntaxError, ValueError):
-        if image.format != "PNG" or image.tile:  # Pillow empties `tile` once it has all pixels
+        if image.format != "PNG" or image.tile:  # Pillow empties `tile` once it has read all pixels
             raise
+        pixels = pixels_only(data)
+        if len(pixels) < len(data):  # damage in the pixels would be reported only after what follows them
+            _load(_open(pixels), pixels, partly)
+    if libtiff.message():
+        raise OSError("damaged data")  # a fax decoder reports it and goes on
 
 
 def _scale(image: Image.Image, preparation: Preprocessing) -> int:

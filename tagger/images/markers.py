@@ -7,14 +7,14 @@ import struct
 from collections.abc import Iterator
 
 JPEG, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-PNG = b"\x89PNG\r\n\x1a\n"
-_BEFORE_JPEG = re.compile(rb"(?:\xef\xbb\xbf|\s){1,16}(?=\xff\xd8\xff)")
+PNG, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_BEFORE_IMAGE = re.compile(rb"(?:\xef\xbb\xbf|\s){1,16}(?=\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....WEBP)", re.DOTALL)
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 def without_prefix(data: bytes) -> bytes:
-    """Return a JPEG without the byte-order mark or the line breaks that a web server put before it."""
-    found = _BEFORE_JPEG.match(data)
+    """Return an image without the byte-order mark or the line breaks that a web server put before it."""
+    found = _BEFORE_IMAGE.match(data)
     return data[found.end() :] if found else data
 
 
@@ -30,8 +30,15 @@ def is_lossless_jpeg(data: bytes) -> bool:
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without text chunks and colour profile, which Pillow limits to 1 MB."""
+    """Return a PNG without text chunks and colour profile, whose size Pillow limits."""
     return PNG + b"".join(chunk for chunk in _chunks(data) if chunk[4:8] not in _TEXTS)
+
+
+def pixels_only(data: bytes) -> bytes:
+    """Return a PNG without the chunks behind its pixels."""
+    chunks = list(_chunks(data))
+    last = max(at for at, chunk in enumerate(chunks) if chunk[4:8] == b"IDAT")
+    return PNG + b"".join(chunks[: last + 1]) + PNG_END
 
 
 def _chunks(data: bytes) -> Iterator[bytes]:

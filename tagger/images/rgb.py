@@ -11,6 +11,8 @@ from tagger.errors import ImageError
 
 _BLOCK = 1 << 20
 """Number of pixels converted at a time."""
+_MAX_FLOAT = 2 * 255.0
+"""Resampling leaves floats a little over the range of the image."""
 _PADDED = ("BMP", "DIB", "TGA")
 """Formats in which many programs leave the alpha channel zero."""
 
@@ -64,11 +66,16 @@ def _is_padding(image: Image.Image) -> bool:
 
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits; floats are taken as 0..1 when none is above 1, else as 0..255."""
+    """Scale 16-bit grey to 8 bits; floats are taken as 0..1 when none is above 1, else as 0..255.
+
+    Raises ImageError for 32-bit values outside 0..65535 and floats far above 255, whose range is not known.
+    """
     stored = np.asarray(image)
-    top = 65535.0
+    top, (low, high) = 65535.0, (np.nanmin(stored, initial=0), np.nanmax(stored, initial=0))
     if image.mode == "F":
-        top = 1.0 if not stored.size or np.nanmax(stored, initial=0) <= 1 else 255.0
+        top = 1.0 if high <= 1 else 255.0
+    if high > (_MAX_FLOAT if image.mode == "F" else top) or (low < 0 and image.mode != "F"):
+        raise ImageError("unsupported", f"grey values from {low:g} to {high:g}: the range of black to white is unknown")
     scaled = np.empty(stored.shape, np.uint8)
     for rows in _blocks(image):
         grey = np.nan_to_num(stored[rows].astype(np.float64))

@@ -136,12 +136,12 @@ def _read_local(uri: str) -> bytes:
 def _check_regular(uri: str, path: str) -> None:
     """Raise SourceError for a pipe, a device or a file of the kernel: opening or reading one may block forever."""
     info = os.stat(path)
-    if not stat.S_ISREG(info.st_mode) or info.st_dev in _kernel_devices():
+    if not stat.S_ISREG(info.st_mode) or info.st_dev in kernel_devices():
         raise SourceError(f"{uri}: not a regular file")
 
 
 @functools.cache
-def _kernel_devices() -> frozenset[int]:
+def kernel_devices() -> frozenset[int]:
     """Return the devices of the kernel's virtual file systems."""
     return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys", "/dev") if os.path.isdir(folder))
 

@@ -11,17 +11,21 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.utils import glob_translate
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
 from tagger.redaction import public_uri
 from tagger.storage import archives
+from tagger.storage.files import kernel_devices
 from tagger.storage.names import FoundFile, is_image_name
 from tagger.storage.stores import filesystem, is_credential_error, named_errors
 from tagger.storage.uris import is_remote, local_path, local_uri
 
 Info = Mapping[str, object]
 """Facts about a file, with the names that fsspec and the store use."""
+DESCRIBE_TIMEOUT = 10.0
+"""Timeout of a request for a file's size and time in seconds; the file is read without them."""
 MAX_NUMBERED = 100_000
 """Maximum number of files that a range of numbers may stand for."""
 
@@ -56,8 +60,8 @@ def _find(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
         yield from _find_local(os.path.expanduser(source.removeprefix("file://")), skipped)
 
 
-def describe(url: str) -> FoundFile:
-    """Return a file as described by its store; size and time are None if that fails."""
+def describe(url: str, timeout: float = DESCRIBE_TIMEOUT) -> FoundFile:
+    """Return a file as described by its store; size and time are None if that fails or takes too long."""
     if inside := archives.split(url):
         return _described_member(inside)
     if not is_remote(url):
@@ -66,7 +70,9 @@ def describe(url: str) -> FoundFile:
     try:
         with named_errors(url):
             fs, path = filesystem(url)
-            return _found_remote(public_uri(url), url, fs.info(path))
+            is_async = isinstance(fs, AsyncFileSystem)  # others take no timeout
+            info = sync(fs.loop, fs._info, path, timeout=timeout) if is_async else fs.info(path)
+            return _found_remote(public_uri(url), url, info)
     except (SourceError, UsageError, MissingExtra) as error:  # it still gets a row, with the error from reading it
         if is_credential_error(error):
             raise
@@ -135,6 +141,9 @@ def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) 
             if (info.st_dev, info.st_ino) in seen:
                 continue
             seen.add((info.st_dev, info.st_ino))
+            if info.st_dev in kernel_devices():  # /proc/self/root leads to all files of the machine
+                skipped["folder of the kernel"] += 1
+                continue
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
         except OSError:

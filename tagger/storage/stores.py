@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ from tagger.storage.uris import is_remote, local_path
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure",
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
+
+for _library in ("gcsfs", "s3fs", "adlfs", "fsspec", "botocore", "aiobotocore", "azure", "google"):
+    # else Python prints their warnings, with tracebacks and credentials; the error of the file has the reason
+    logging.getLogger(_library).addHandler(logging.NullHandler())
 
 _LOCAL = LocalFileSystem()
 _REFUSED = (401, 403)

@@ -15,8 +15,8 @@ MAX_REDIRECTS = 5
 
 
 async def read(fs: HTTPFileSystem, url: str) -> bytes:
-    """Return the body of a URL; raises SourceTooLarge, or SourceError after too many redirects."""
-    from aiohttp import TooManyRedirects
+    """Return the body of a URL; raises SourceTooLarge, or SourceError for a bad redirect."""
+    from aiohttp import InvalidURL, NonHttpUrlClientError, TooManyRedirects
 
     session = await fs.set_session()
     content = bytearray()
@@ -29,4 +29,6 @@ async def read(fs: HTTPFileSystem, url: str) -> bytes:
                     raise SourceTooLarge(f"{url}: is larger than {MAX_BYTES >> 20} MB")
     except TooManyRedirects as error:
         raise SourceError(f"{url}: redirects more than {MAX_REDIRECTS} times") from error
+    except (InvalidURL, NonHttpUrlClientError) as error:  # of the file, or of a redirect
+        raise SourceError(f"{url}: {error} is no web address") from error
     return bytes(content)

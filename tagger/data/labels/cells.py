@@ -17,6 +17,9 @@ _VALUES = re.compile(rf"\[\s*{_VALUE}(?:(?:\s+{_VALUE})*|(?:\s*,\s*{_VALUE})*)\s
 """A flat list as numpy and Python print it; its items stand between spaces or commas, never both."""
 _WORDS = re.compile(r"""\[[^\[\](){}:'"]*\]""")
 """A flat list as DuckDB prints it, without quotes."""
+_CALL = re.compile(r"""(?:\w+\.)*\w+\((?:[\[{('"].*)?\)""", re.DOTALL)
+"""A list, or none, in the form `array(['a'])`, `set()`."""
+_EMPTY = ("()", "set()")
 _GLUED = re.compile(r"[\w\0]\s*\0|\.\.\.")
 """Beside a quoted item (\0) without a comma, which Python would join; or cut short."""
 
@@ -31,9 +34,10 @@ def plain_text(value: object) -> str:
 
 
 def is_list_text(cell: str) -> bool:
-    """Return whether a cell is the text of a list, tuple, set or JSON object, by its brackets."""
+    """Return whether a cell is the text of a list, tuple, set, array or JSON object, by its brackets."""
     ends = cell[:1] + cell[-1:]
-    return ends in ("[]", "{}") or (ends == "()" and bool(re.search(_QUOTED, cell, re.DOTALL)))
+    is_tuple = ends == "()" and bool(re.search(_QUOTED, cell, re.DOTALL))
+    return ends in ("[]", "{}") or is_tuple or cell in _EMPTY or bool(_CALL.fullmatch(cell))
 
 
 def labels_in(value: object, separator: str | None, notes: Notes) -> tuple[str, ...] | None:
@@ -45,6 +49,9 @@ def labels_in(value: object, separator: str | None, notes: Notes) -> tuple[str, 
     if isinstance(value, dict):
         value = next((value[key] for key in _CHOICES if key in value), None)
     if isinstance(value, list | tuple | set):
+        if any(isinstance(item, dict) for item in value):
+            notes.add("lists of objects, left unlabelled", str(value))
+            return None
         return unique(map(_item, value))
     if not (cell := plain_text(value)):
         return None
@@ -71,6 +78,8 @@ def _item(item: object) -> str:
 
 def _parsed(cell: str) -> object:
     """Return the list or object that a cell prints; raises ValueError or SyntaxError when it is none, or cut short."""
+    if cell in _EMPTY:
+        return ()
     try:
         parsed = json.loads(cell)
     except ValueError:

@@ -13,9 +13,10 @@ from tagger.errors import TableError, UsageError
 
 _NO_CLASSES = {
     "images", "imgs", "jpegimages", "masks", "annotations", "labels", "segmentationclass", "segmentationobject",
-    "groundtruth", "gtfine", "leftimg8bit", "thumbnails", "thumbs",
+    "groundtruth", "gtfine", "leftimg8bit", "thumbnails", "thumbs", "traina", "trainb", "vala", "valb", "testa",
+    "testb",
 }  # fmt: skip
-"""Folders of known layouts that hold other views of the same images (Pascal VOC, Cityscapes, YOLO, ...)."""
+"""Folders of known layouts that are no classes (Pascal VOC, Cityscapes, YOLO, CycleGAN, ...)."""
 _VIEWS = 4
 """More folders than this are taken for classes, without a look at the names of their files."""
 

@@ -22,7 +22,9 @@ _INDEX = re.compile(r"(unnamed: \d+)?")
 """The nameless index that pandas writes."""
 _NO_LABEL = re.compile(r"text|captions?|prompt|description|width|height|size|bytes|bbox|objects")
 """Unless the column holds nothing but 0 and 1: a class may have any name."""
-_CONFIDENCE = re.compile(r"confidence|conf|certainty|prob|probability|score")
+_CONFIDENCE = re.compile(
+    r"((label|class|category|tag|pred|prediction)_?)?(confidence|conf|certainty|prob|probability|score)s?"
+)
 _SPLIT = ("split", "is_valid", "ml_use", "subset", "set")
 _ALWAYS_SPLIT = _SPLIT[:3]
 _FLAGS = frozenset(("0", "1", "-1", "false", "true"))

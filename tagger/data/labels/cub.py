@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from tagger import storage
 from tagger.data.labels import text
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, names_of
+from tagger.errors import TableError
 
 IMAGES, LABELS, CLASSES, SPLITS = "images.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt"
 
@@ -32,13 +33,16 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _pairs(folder: str, name: str) -> Mapping[str, str]:
-    """Return id -> rest of the line; empty when there is no such list."""
+    """Return id -> rest of the line; empty when there is no such list. Raises TableError for an id with two values."""
     uri = storage.join(folder, name)
     if not storage.exists(uri):
         return {}
     with text.open_text(uri, text.encoding_of(uri)) as lines:
-        cells = (line.strip(text.BLANK).split(maxsplit=1) for line in lines)
-        return {row[0]: row[1] for row in cells if len(row) > 1}
+        pairs: dict[str, str] = {}
+        for row in (line.strip(text.BLANK).split(maxsplit=1) for line in lines):
+            if len(row) > 1 and pairs.setdefault(row[0], row[1]) != row[1]:
+                raise TableError(f"{uri}: id {row[0]} stands for {pairs[row[0]]} and for {row[1]}; remove one")
+        return pairs
 
 
 FORMAT = Format("cub", "images.txt and image_class_labels.txt, joined by id", matches, read, "text")

@@ -136,7 +136,8 @@ def _is_json_line(line: str, following: str) -> bool:
     if not (value and isinstance(value, dict)):
         return False
     names = {*_LINE_KEYS} & value.keys()
-    return bool(names) or following.startswith("{") or file_column(tuple(value)) is not None
+    plain = tuple(key for key, cell in value.items() if not isinstance(cell, dict))
+    return bool(names) or following.startswith("{") or file_column(plain) is not None
 
 
 def _first_of_each_key(uri: str, encoding: str) -> Iterator[tuple[str, object]]:

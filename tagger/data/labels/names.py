@@ -138,7 +138,9 @@ def _lines(lines: list[str]) -> Pairs:
     filled = [line for line in lines if line]
     first = [match.groups() for line in filled if (match := _ID_FIRST.fullmatch(line))]
     if len(first) == len(filled) and len({name for _, name in first}) > len(first) / 2:
-        return [(label_id, name.strip("'\"")) for label_id, name in first]
+        pairs = [(label_id, name.strip("'\"")) for label_id, name in first]
+        has_numbers = any(label_id.isdecimal() for label_id, _ in pairs)
+        return pairs if has_numbers else [*by_position(name for _, name in pairs).items(), *pairs]
     last = [match.groups() for line in filled if (match := _ID_LAST.fullmatch(line))]
     counted = len(last) == len(filled) and _is_count(int(label_id) for _, label_id in last)
     if counted and len({name for name, _ in last}) == len(filled):

@@ -108,7 +108,7 @@ def padded(row: Sequence[str], width: int) -> tuple[str | None, ...]:
 def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Record:
     """Return a record whose labels are negatives when the confidence is 0."""
     try:
-        value = float(confidence)
+        value = float(confidence.rstrip(" %").replace(",", "."))
     except ValueError:
         value = float("nan")
     if value == 0 and record.labels:

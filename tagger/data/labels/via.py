@@ -1,8 +1,9 @@
-"""VGG Image Annotator 2: file attributes in a project, or in its exports as JSON and CSV."""
+"""VGG Image Annotator: file attributes in a project of version 2 or 3, or in exports of version 2 as JSON and CSV."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from tagger.data.labels import json_stream, tables
@@ -12,6 +13,7 @@ from tagger.errors import TableError
 
 _IMAGES, _ATTRIBUTES = "_via_img_metadata", "_via_attributes"
 _KEYS = ("filename", "file_attributes")
+_VERSION_3 = ("attribute", "file", "metadata", "view")
 _OWN = {"caption", "public_domain", "image_url", "width", "height"}
 """Attributes that VIA starts with, and sizes: no labels unless --label-field names them."""
 
@@ -21,6 +23,8 @@ def matches(file: LabelFile) -> bool:
     if file.kind == "text":
         return set(_KEYS) <= set(_columns(file))
     values = [element[1] for key, element in file.events if key == _IMAGES and isinstance(element, tuple)]
+    if set(_VERSION_3) <= {key for key, _ in file.events}:
+        return True
     names = {element[0] for _, element in file.events if isinstance(element, tuple)}
     return any(isinstance(value, dict) and set(_KEYS) <= value.keys() for value in values) or set(_KEYS) <= names
 
@@ -28,7 +32,9 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; raises UsageError when several attributes are filled and --label-field chooses none."""
     fields = Fields(file.uri, options.fields, notes)
-    for name, attributes in _csv_images(file, notes) if file.kind == "text" else _json_images(file, notes):
+    is_version_3 = set(_VERSION_3) <= {key for key, _ in file.events}
+    read_images = _csv_images if file.kind == "text" else _version_3_images if is_version_3 else _json_images
+    for name, attributes in read_images(file, notes):
         own = _OWN - {*options.fields}
         filled = {key: value for key, value in attributes.items() if value not in ("", None, {}) and key not in own}
         found = [labels_in(_chosen(filled[key]), options.delimiter, notes) for key in filled if fields.take(key)]
@@ -56,6 +62,37 @@ def _json_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[s
             if len(image) == len(_KEYS):
                 yield from _image(image)
                 image = {}
+
+
+def _version_3_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield (file name, attributes) of a project of version 3; answers about a region or a time are no labels."""
+    parts: dict[str, dict[str, dict[str, object]]] = {key: {} for key in _VERSION_3}
+    for key, element in json_stream.events(file.uri, file.encoding):
+        if key in parts and isinstance(element, tuple) and isinstance(element[1], dict):
+            parts[key][element[0]] = element[1]
+    answers: dict[str, dict[str, object]] = defaultdict(dict)
+    for entry in parts["metadata"].values():
+        given = entry.get("av")
+        if entry.get("xy") or entry.get("z"):
+            notes.add("answers about a region or a time, ignored", str(given))
+        elif isinstance(given, dict):
+            found = ((parts["attribute"].get(key, {}), value) for key, value in given.items())
+            answers[str(entry.get("vid"))].update({str(kind.get("aname")): _named(kind, str(v)) for kind, v in found})
+    for kind in parts["attribute"].values():
+        options = kind.get("options")
+        notes.classes.update(dict.fromkeys(map(str, options.values())) if isinstance(options, dict) else {})
+    for view_id, view in parts["view"].items():
+        files = view.get("fid_list")
+        for file_id in files if isinstance(files, list) else ():
+            yield str(parts["file"].get(str(file_id), {}).get("fname")), answers[view_id]
+
+
+def _named(kind: Mapping[str, object], value: str) -> object:
+    """Return the names of the options chosen, whose ids stand between commas; a text as it is."""
+    options = kind.get("options")
+    if not isinstance(options, dict) or not options:
+        return value
+    return {str(options.get(key, key)): True for key in value.split(",") if key}
 
 
 def _image(value: object) -> Iterator[tuple[str, Mapping[str, object]]]:
