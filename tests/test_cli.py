@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from pictures import MODEL, ROOT, photo, without_root_powers
-from processes import TIMEOUT, started, wait_for_parts
+from processes import TIMEOUT, forked, wait_for_parts
 
 import tagger
 from docs.generate import command_names, help_text, reference
@@ -217,17 +217,17 @@ def test_ctrl_c_keeps_what_is_committed_and_exits_with_130(run_tagger: Run, tmp_
         os.link(tmp_path / "big.jpg", many / f"{index:03d}.jpg")
     out = tmp_path / "out"
     command = ("tag", many, "--model", MODEL, "--out", out)
-    with started("tagger.cli", *command, "--shard-size", 5) as process:
+    with forked(*command, "--shard-size", 5) as process:
         wait_for_parts(out, 2, process)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130
     assert stderr.count("\n") == 1, stderr
     assert "what is written stays" in stderr
-    kept = len(tagger.read_results(str(out)))
-    assert 10 <= kept < 200
+    written = len(tagger.read_results(str(out)))
+    assert 10 <= written < 200
     assert not list(out.glob("_tmp*"))
-    assert json.loads(run_tagger(*command, "--json").stdout)["tagged"] == 200 - kept
+    assert json.loads(run_tagger(*command, "--json").stdout)["tagged"] == 200 - written
 
 
 def test_a_full_disk_is_one_error_and_leaves_no_partial_file(photos: Path, tmp_path: Path, run_tagger: Run) -> None:

@@ -223,11 +223,10 @@ def test_agreement_is_measured_on_the_users_photographs(
     assert json.loads(shown.stdout)["images"][0]["status"] == "ok"
 
 
-@pytest.mark.slow
-def test_real_photographs_agree(shared: Path, real_photos: Path, tmp_path: Path) -> None:
+def test_real_photographs_agree(shared: Path, some_photos: Path, tmp_path: Path) -> None:
     model = f"local-dir:{shared}/backbones/mobilenetv2_100.imagenet"
-    written = export_onnx(model, tmp_path / "mnv2.onnx", real_photos)
-    assert (written.agreement.images, written.agreement.top1 >= 0.995) == (500, True)
+    written = export_onnx(model, tmp_path / "mnv2.onnx", some_photos)
+    assert (written.agreement.images, written.agreement.top1) == (63, 1.0)
 
 
 # --- what does not work -----------------------------------------------------------------------------------------------
