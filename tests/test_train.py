@@ -148,8 +148,8 @@ def test_neighbours_by_features_are_those_a_brute_force_search_finds(
     features = np.stack(rows["embedding"].to_list()).astype(np.float64)
     if chosen["metric"] == "cosine":
         features /= np.linalg.norm(features, axis=1, keepdims=True)
-    known, asked = features[split == "train"], features[split == "test"]
-    nearest = ((asked[:, None] - known[None]) ** 2).sum(axis=2).argsort(axis=1, kind="stable")[:, : chosen["k"]]
+    known, queries = features[split == "train"], features[split == "test"]
+    nearest = ((queries[:, None] - known[None]) ** 2).sum(axis=2).argsort(axis=1, kind="stable")[:, : chosen["k"]]
     names = label[split == "train"].str[0].to_numpy()[nearest]
     votes = np.stack([(names == name).sum(axis=1) for name in info.label_names], axis=1)
     given = rows["top_tag"][split == "test"].map(info.label_names.index).to_numpy()
