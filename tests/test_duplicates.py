@@ -99,12 +99,12 @@ def test_nothing_and_a_single_image_have_no_copies() -> None:
 
 def test_copies_of_real_photographs_are_found_and_originals_are_not_taken_for_copies(real_photos: Path) -> None:
     paths = sorted(real_photos.glob("*.JPEG"))
-    photographs = [images.decode(path.read_bytes())[0] for path in paths]
     originals = [of(path.read_bytes()) for path in paths]
     assert near_duplicates(originals).pairs == ()
+    copied = [images.decode(path.read_bytes())[0] for path in paths[::5]]
     for kind, copy in COPIES.items():
-        found = near_duplicates(originals + [of(copy(image)) for image in photographs])
-        caught = (found.groups[: len(paths)] == found.groups[len(paths) :]).mean()
+        found = near_duplicates(originals + [of(copy(image)) for image in copied])
+        caught = (found.groups[: len(paths) : 5] == found.groups[len(paths) :]).mean()
         assert caught >= 0.99, kind
         assert len(set(found.groups[: len(paths)])) == len(paths), kind
 
