@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pictures import SHARED, backbone, photo
-from processes import TIMEOUT
+from processes import TIMEOUT, WIDE, forked
 
 # Idle threads of torch sleep: in two test processes on two cores they would spin on the core that the other needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -64,6 +64,15 @@ def real_photos(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def some_photos(real_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every eighth of the 500 photographs."""
+    folder = tmp_path_factory.mktemp("some")
+    for path in sorted(real_photos.iterdir())[::8]:
+        os.link(path, folder / path.name)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny timm network with random weights, in timm's local-dir layout."""
     return backbone(tmp_path_factory.mktemp("backbones") / "tiny", "test_resnet", 64)
@@ -94,13 +103,16 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def run_tagger() -> Run:
-    """Run the real command in a real process."""
+    """Run the command in a forked process, or in a new interpreter where it is to start with options of Popen."""
 
-    def run(
-        *arguments: object, env: Mapping[str, str] = os.environ, **options: object
-    ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tagger.cli", *map(str, arguments)]
-        wide = {**env, "COLUMNS": "120"}  # whatever terminal the tests run in
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=wide, **options)  # type: ignore[call-overload, no-any-return]
+    def run(*arguments: object, cwd: object = ".", **options: Any) -> subprocess.CompletedProcess[str]:
+        words = [*map(str, arguments)]
+        if options:
+            env = {**options.pop("env", os.environ), **WIDE}
+            command = [sys.executable, "-m", "tagger.cli", *words]
+            return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env, **options)
+        with forked(*words, cwd=cwd) as process:
+            stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode or 0, stdout, stderr)
 
     return run

@@ -260,8 +260,8 @@ def write(folder: Path, writer: Writer, rows: Sequence[Row], encoding: str = "ut
     return path, [str(names)] if writer.format == "cntk-map" else []
 
 
-def pictures(root: Path, names: Sequence[str]) -> Path:
-    """Put a tiny picture under each name."""
+def write_images(root: Path, names: Sequence[str]) -> Path:
+    """Write a tiny image under each name."""
     for index, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,5 +289,5 @@ def splits(found: Ingested) -> dict[str, str]:
     return {Path(row["uri"]).name: row["split"] for row in rows if row["split"]}
 
 
-def said(found: Ingested) -> str:
+def notes_of(found: Ingested) -> str:
     return "\n".join(found.notes.lines())

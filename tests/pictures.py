@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -72,3 +73,24 @@ def backbone(folder: Path, architecture: str, side: int, **model_args: object) -
     config["model_args"] = model_args
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def ours(folder: Path, architecture: str, model_args: dict[str, Any], **weights: Any) -> str:
+    """A network of ours with random weights, in timm's local-dir layout."""
+    import safetensors.torch
+    import torch
+
+    from tagger import models
+
+    torch.manual_seed(0)
+    folder.mkdir()
+    net = models.build(architecture, 3, model_args)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point() and name.startswith("head"):
+            value.copy_(weights.get(name, torch.randn_like(value)))
+    safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
+    side = model_args.get("input_size", 32)
+    grid = {"input_size": [3, side, side], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3}
+    config = {"architecture": architecture, "num_classes": 3, "model_args": model_args, "pretrained_cfg": grid}
+    (folder / "config.json").write_text(json.dumps(config | {"label_names": ["red", "green", "blue"]}))
+    return f"local-dir:{folder}"

@@ -102,6 +102,7 @@ def test_two_processes_have_the_loss_curve_of_one(
     assert "--gpus 2" in (tmp_path / "two" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_torchrun_has_the_loss_curve_of_one_process(
     stripes: Path, options: TrainConfig, alone: list[tuple[float, ...]], tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def runs(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and pgrep")
 def test_a_lost_process_ends_the_training_with_one_line_and_it_resumes(
     stripes: Path, options: TrainConfig, tmp_path: Path

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from label_files import pictures
+from label_files import write_images
 
 import tagger
 from tagger import schema
@@ -26,7 +26,7 @@ every_format = pytest.mark.parametrize("format", FORMATS)
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    folder = pictures(tmp_path / "source", ["a/1.jpg", "a/2 x.jpg", "50%25.jpg", 'ñ,"q".jpg', "5.jpg", "b/1.jpg"])
+    folder = write_images(tmp_path / "source", ["a/1.jpg", "a/2 x.jpg", "50%25.jpg", 'ñ,"q".jpg', "5.jpg", "b/1.jpg"])
     os.rename(folder / "5.jpg", os.fsencode(folder) + b"/\xff.jpg")
     return folder
 

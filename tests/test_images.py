@@ -192,7 +192,7 @@ def test_fit_gives_the_pixels_of_timms_transform(
 ) -> None:
     if crop_mode == "border" and size == (640, 1):
         pytest.skip("timm's own transform fails on a height of 0")
-    picture = photo(10, size)
+    image = photo(10, size)
     preprocessing = Preprocessing(target, interpolation, crop_pct, crop_mode, mean=(0.5, 0.4, 0.3))
     transform = create_transform(
         (3, *target),
@@ -202,8 +202,8 @@ def test_fit_gives_the_pixels_of_timms_transform(
         normalize=False,
         mean=(0.5, 0.4, 0.3),
     )
-    expected = np.asarray(transform(picture)).transpose(1, 2, 0).astype(int)
-    ours = images.fit(picture, preprocessing).astype(int)
+    expected = np.asarray(transform(image)).transpose(1, 2, 0).astype(int)
+    ours = images.fit(image, preprocessing).astype(int)
     assert ours.shape == (*target, 3)
     difference = np.abs(ours - expected)
     assert difference.max() <= 2, "only the rounding of the sampling grid may differ"
@@ -220,8 +220,8 @@ def test_real_photographs_come_out_as_timm_sees_them(real_photos: Path) -> None:
     for path in sorted(real_photos.iterdir())[::25]:
         with Image.open(path) as opened:
             expected = np.asarray(transform(opened.convert("RGB"))).transpose(1, 2, 0).astype(int)
-        picture, _ = images.decode(path.read_bytes())
-        assert np.abs(images.fit(picture, Preprocessing()).astype(int) - expected).max() <= 1
+        image, _ = images.decode(path.read_bytes())
+        assert np.abs(images.fit(image, Preprocessing()).astype(int) - expected).max() <= 1
 
 
 def test_postscript_is_no_image_and_no_program_is_run_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

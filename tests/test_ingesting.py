@@ -11,7 +11,7 @@ from pathlib import Path
 
 import label_files
 import pytest
-from label_files import WRITERS, pictures
+from label_files import WRITERS, write_images
 
 import tagger
 from tagger.data.ingest import Ingested
@@ -34,7 +34,7 @@ def rows(found: Ingested, source: Path) -> dict[str, tuple[list[str] | None, str
 
 
 def test_class_folders_are_labels_when_every_image_lies_in_one(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["cat/1.JPG", "cat/2.png", "big dog/1.jpg", "class10/1.jpg", "class9/1.jpg"])
+    source = write_images(tmp_path / "s", ["cat/1.JPG", "cat/2.png", "big dog/1.jpg", "class10/1.jpg", "class9/1.jpg"])
     found = ingest(source)
     assert rows(found, source) == {
         "big dog/1.jpg": (["big dog"], None), "cat/1.JPG": (["cat"], None), "cat/2.png": (["cat"], None),
@@ -46,7 +46,7 @@ def test_class_folders_are_labels_when_every_image_lies_in_one(tmp_path: Path) -
 
 def test_split_folders_give_splits_and_a_class_may_miss_from_one(tmp_path: Path) -> None:
     names = ["train/cat/1.jpg", "train/dog/1.jpg", "valid/cat/1.jpg", "test/cat/1.jpg"]
-    source = pictures(tmp_path / "s", names)
+    source = write_images(tmp_path / "s", names)
     (source / "validation").mkdir()
     assert rows(ingest(source), source) == {
         "train/cat/1.jpg": (["cat"], "train"), "train/dog/1.jpg": (["dog"], "train"),
@@ -76,14 +76,14 @@ def test_split_folders_give_splits_and_a_class_may_miss_from_one(tmp_path: Path)
     ],
 )
 def test_folders_that_are_not_plainly_classes_are_no_labels(tmp_path: Path, names: list[str]) -> None:
-    source = pictures(tmp_path / "s", names)
+    source = write_images(tmp_path / "s", names)
     found = ingest(source)
     assert set(found.table["labels"].to_pylist()) == {None}
     assert "labels: none" in found.text()
 
 
 def test_folders_in_folders_are_classes_of_their_own_when_asked_for(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["a/x/1.jpg", "b/x/1.jpg", "stray.jpg"])
+    source = write_images(tmp_path / "s", ["a/x/1.jpg", "b/x/1.jpg", "stray.jpg"])
     found = ingest(source, label_format="class-folders")
     assert rows(found, source) == {
         "a/x/1.jpg": (["a/x"], None), "b/x/1.jpg": (["b/x"], None), "stray.jpg": (None, None),
@@ -108,7 +108,7 @@ def test_folders_in_folders_are_classes_of_their_own_when_asked_for(tmp_path: Pa
 def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
     tmp_path: Path, names: list[str]
 ) -> None:
-    source = pictures(tmp_path / "s", names)
+    source = write_images(tmp_path / "s", names)
     with pytest.raises(UsageError, match=r"images of the same names, .* confirm with tagger ingest --label-format"):
         ingest(source)
     confirmed = ingest(source, label_format="class-folders")
@@ -128,12 +128,12 @@ def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
     ],
 )
 def test_folders_that_number_their_images_are_classes(tmp_path: Path, names: list[str]) -> None:
-    source = pictures(tmp_path / "s", names)
+    source = write_images(tmp_path / "s", names)
     assert ingest(source).counts()["labels"]["labelled"] == len(names)
 
 
 def test_folder_names_keep_their_bytes_and_spelling(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["50%25/1.jpg", "Cat/1.jpg", "cat/1.jpg", "ñandú/1.jpg"])
+    source = write_images(tmp_path / "s", ["50%25/1.jpg", "Cat/1.jpg", "cat/1.jpg", "ñandú/1.jpg"])
     for byte in (b"\xe9", b"\xe8"):
         os.mkdir(os.fsencode(source) + b"/" + byte)
         os.link(source / "cat" / "1.jpg", os.fsencode(source) + b"/" + byte + b"/1.jpg")
@@ -143,7 +143,7 @@ def test_folder_names_keep_their_bytes_and_spelling(tmp_path: Path) -> None:
 
 
 def test_a_label_file_in_the_root_goes_before_class_folders(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["a/1.jpg", "b/2.jpg"])
+    source = write_images(tmp_path / "s", ["a/1.jpg", "b/2.jpg"])
     (source / "metadata.csv").write_text("file_name,label\na/1.jpg,cat\n")
     found = ingest(source)
     assert rows(found, source) == {"a/1.jpg": (["cat"], None), "b/2.jpg": (None, None)}
@@ -152,7 +152,7 @@ def test_a_label_file_in_the_root_goes_before_class_folders(tmp_path: Path) -> N
 
 
 def test_a_file_that_only_looks_like_labels_is_said_and_passed_over(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["a/1.jpg", "b/2.jpg"])
+    source = write_images(tmp_path / "s", ["a/1.jpg", "b/2.jpg"])
     (source / "metadata.csv").write_text("camera,lens\nx,y\n")
     (source / "labels.json").write_text("")
     found = ingest(source)
@@ -162,7 +162,7 @@ def test_a_file_that_only_looks_like_labels_is_said_and_passed_over(tmp_path: Pa
 
 
 def test_two_formats_in_the_root_are_not_chosen_between(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["a/1.jpg"])
+    source = write_images(tmp_path / "s", ["a/1.jpg"])
     (source / "metadata.csv").write_text("file_name,label\na/1.jpg,cat\n")
     (source / "labels.json").write_text('{"labels": {"1": "cat"}}')
     with pytest.raises(UsageError, match=r"label files of several formats: .*use --label-format none"):
@@ -173,7 +173,7 @@ def test_two_formats_in_the_root_are_not_chosen_between(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, writer in WRITERS.items() if writer.name.startswith("_")])
 def test_a_label_file_per_split_folder_gives_the_splits(tmp_path: Path, name: str) -> None:
-    source = pictures(tmp_path / "s", ["train/1.jpg", "train/2.jpg", "valid/1.jpg"])
+    source = write_images(tmp_path / "s", ["train/1.jpg", "train/2.jpg", "valid/1.jpg"])
     label_files.write(source / "train", WRITERS[name], [("1.jpg", ("cat",)), ("2.jpg", ("bird",))])
     label_files.write(source / "valid", WRITERS[name], [("1.jpg", ("bird",))])
     expected = {"train/1.jpg": (["cat"], "train"), "train/2.jpg": (["bird"], "train"), "valid/1.jpg": (["bird"], "val")}
@@ -183,7 +183,7 @@ def test_a_label_file_per_split_folder_gives_the_splits(tmp_path: Path, name: st
 
 def test_a_moved_data_set_is_matched_by_the_ends_of_its_paths(tmp_path: Path) -> None:
     names = [f"{split}/{label}/1.jpg" for split in ("train", "val") for label in ("cat", "dog")]
-    source = pictures(tmp_path / "s", names)
+    source = write_images(tmp_path / "s", names)
     lines = "".join(f"/home/ann/set/{name},{name.split('/')[1]}\n" for name in names)
     (tmp_path / "l.csv").write_text(f"path,label\n{lines}/home/ann/other/1.jpg,owl\n/home/ann/set/test/cat/1.jpg,owl\n")
     found = ingest(source, str(tmp_path / "l.csv"))
@@ -201,7 +201,7 @@ def test_a_moved_data_set_is_matched_by_the_ends_of_its_paths(tmp_path: Path) ->
 
 
 def test_a_name_alone_that_fits_one_file_is_taken_and_said(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["1.jpg", "2.jpg"])
+    source = write_images(tmp_path / "s", ["1.jpg", "2.jpg"])
     (tmp_path / "l.csv").write_text("path,label\n/elsewhere/1.jpg,cat\nx/2.jpg,cat\ny/2.jpg,cat\n")
     found = ingest(source, str(tmp_path / "l.csv"))
     assert rows(found, source) == {"1.jpg": (["cat"], None), "2.jpg": (None, None)}
@@ -211,7 +211,7 @@ def test_a_name_alone_that_fits_one_file_is_taken_and_said(tmp_path: Path) -> No
 
 
 def test_a_file_of_another_split_is_another_file(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["val/cat/1.jpg", "val/cat/2.jpg"])
+    source = write_images(tmp_path / "s", ["val/cat/1.jpg", "val/cat/2.jpg"])
     (tmp_path / "l.csv").write_text("path,label\ntrain/cat/1.jpg,cat\nval/cat/2.jpg,cat\n")
     found = ingest(source, str(tmp_path / "l.csv"))
     assert found.table["labels"].to_pylist() == [None, ["cat"]]
@@ -219,7 +219,7 @@ def test_a_file_of_another_split_is_another_file(tmp_path: Path) -> None:
 
 
 def test_names_with_percent_signs_are_not_taken_for_each_other(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["50%41.jpg", "50%2541.jpg", "a%20b.jpg"])
+    source = write_images(tmp_path / "s", ["50%41.jpg", "50%2541.jpg", "a%20b.jpg"])
     (tmp_path / "l.csv").write_text("path,label\n50%41.jpg,a\n50%2541.jpg,b\na%20b.jpg,c\n")
     labels = {
         Path(uri).name: labels for uri, (labels, _) in rows(ingest(source, str(tmp_path / "l.csv")), source).items()
@@ -228,13 +228,13 @@ def test_names_with_percent_signs_are_not_taken_for_each_other(tmp_path: Path) -
 
 
 def test_accents_match_however_they_are_composed(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["cafe\u0301.jpg", "th\u00e9.jpg"])
+    source = write_images(tmp_path / "s", ["cafe\u0301.jpg", "th\u00e9.jpg"])
     (tmp_path / "l.csv").write_text("path,label\ncaf\u00e9.jpg,cat\nthe\u0301.jpg,cat\n")
     assert ingest(source, str(tmp_path / "l.csv")).counts()["labels"]["labelled"] == 2
 
 
 def test_a_manifest_keeps_its_labels_unless_others_are_given(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["cat/1.jpg", "dog/1.jpg"])
+    source = write_images(tmp_path / "s", ["cat/1.jpg", "dog/1.jpg"])
     ingest(source)
     (tmp_path / "l.csv").write_text("path,label\ncat/1.jpg,lion\n")
     manifest, out = str(tmp_path / "m.parquet"), str(tmp_path / "n.parquet")
@@ -243,7 +243,7 @@ def test_a_manifest_keeps_its_labels_unless_others_are_given(tmp_path: Path) -> 
 
 
 def test_the_command_says_which_labels_it_took(run_tagger: Run, tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", [f"{index}.jpg" for index in range(30)])
+    source = write_images(tmp_path / "s", [f"{index}.jpg" for index in range(30)])
     lines = "".join(f"{index}.jpg,class {index}\n" for index in range(25))
     (tmp_path / "l.csv").write_text(f"path,label\n{lines}gone.jpg,class 1\n", encoding="utf-16")
     out = tmp_path / "m.parquet"
@@ -264,7 +264,7 @@ def test_the_command_says_which_labels_it_took(run_tagger: Run, tmp_path: Path) 
 
 
 def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["1.jpg"])
+    source = write_images(tmp_path / "s", ["1.jpg"])
     (tmp_path / "l.csv").write_text("width,height\n1,2\n")
     (tmp_path / "names.txt").write_text("\n")
     (tmp_path / "other.csv").write_text("path,label\nelse.jpg,cat\n")
@@ -291,7 +291,7 @@ def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> Non
 
 
 def test_a_million_element_json_is_not_needed_to_tell_its_format(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["1.jpg"])
+    source = write_images(tmp_path / "s", ["1.jpg"])
     images = [{"id": index, "file_name": f"{index}.jpg"} for index in range(20_000)]
     document = {
         "images": images,
@@ -303,7 +303,7 @@ def test_a_million_element_json_is_not_needed_to_tell_its_format(tmp_path: Path)
 
 
 def test_reading_labels_loads_neither_torch_nor_prefect(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["a/1.jpg", "b/1.jpg"])
+    source = write_images(tmp_path / "s", ["a/1.jpg", "b/1.jpg"])
     code = (
         "import sys, tagger; tagger.ingest(sys.argv[1], sys.argv[2]); "
         "print([m for m in ('torch', 'timm', 'prefect') if m in sys.modules])"

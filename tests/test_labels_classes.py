@@ -8,14 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from label_files import by_name, ingest, pictures, said
+from label_files import by_name, ingest, notes_of, write_images
 
 CLASS_LABEL = {"names": ["cat", "dog", "owl"], "_type": "ClassLabel"}
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return pictures(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
+    return write_images(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
 
 
 def hugging_face(path: Path, feature: object, labels: list[object]) -> Path:
@@ -41,7 +41,7 @@ def test_class_labels_of_hugging_face_are_names(
 ) -> None:
     found = ingest(source, hugging_face(tmp_path / "l.parquet", feature, labels))
     assert by_name(found) == expected
-    assert ("classes without an image: 1 (owl)" in said(found)) == ("Value" not in str(feature))
+    assert ("classes without an image: 1 (owl)" in notes_of(found)) == ("Value" not in str(feature))
 
 
 def test_foreign_metadata_of_a_parquet_file_does_no_harm(source: Path, tmp_path: Path) -> None:
@@ -84,20 +84,20 @@ def test_classes_without_an_image_are_counted(
     (tmp_path / "names.txt").write_text(names or "")
     found = ingest(source, tmp_path / name, content, label_names=names and str(tmp_path / "names.txt"))
     assert by_name(found)["1.jpg"] == ["cat"]
-    assert "classes without an image: 1 (owl)" in said(found)
+    assert "classes without an image: 1 (owl)" in notes_of(found)
 
 
 def test_synsets_without_an_image_are_counted(source: Path, tmp_path: Path) -> None:
     (tmp_path / "synsets.txt").write_text("cat\nowl\n")
-    assert "classes without an image: 1 (owl)" in said(ingest(source, tmp_path / "val.txt", "1.jpg 0\n"))
+    assert "classes without an image: 1 (owl)" in notes_of(ingest(source, tmp_path / "val.txt", "1.jpg 0\n"))
 
 
 def test_fiftyone_files_without_classes_and_with_boxes(source: Path, tmp_path: Path) -> None:
     box = {"label": "cat", "bounding_box": [0, 0, 1, 1], "confidence": 0.5}
     found = ingest(source, tmp_path / "labels.json", {"classes": None, "labels": {"1": "dog", "2": [box, box]}})
     assert by_name(found) == {"1.jpg": ["dog"], "2.jpg": ["cat"]}
-    assert "images with boxes, which were ignored: 1 (data/2)" in said(found)
-    assert "classes without an image" not in said(found)
+    assert "images with boxes, which were ignored: 1 (data/2)" in notes_of(found)
+    assert "classes without an image" not in notes_of(found)
 
 
 def test_confidence_in_fiftyone_files(source: Path, tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_confidence_in_fiftyone_files(source: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     found = ingest(source, tmp_path / "labels.json", {"classes": ["cat", "owl"], "labels": labels})
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"], "4.jpg": ["cat"], "5.jpg": []}
-    assert "labels of confidence 0, which do not apply: 3 (data/3: owl, data/4: owl" in said(found)
-    assert "labels with a confidence between 0 and 1, which were taken: 1 (data/1: 0.9)" in said(found)
+    assert "labels of confidence 0, which do not apply: 3 (data/3: owl, data/4: owl" in notes_of(found)
+    assert "labels with a confidence between 0 and 1, which were taken: 1 (data/1: 0.9)" in notes_of(found)

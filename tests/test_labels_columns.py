@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from label_files import by_name, ingest, pictures, said, splits
+from label_files import by_name, ingest, notes_of, splits, write_images
 
 from tagger.errors import TableError, UsageError
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return pictures(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
+    return write_images(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
 
 
 HAM = "lesion_id,image_id,dx,dx_type,age,sex\nHAM_1,1,bkl,histo,80.0,male\nHAM_1,2,nv,histo,80.0,male\n"
@@ -82,7 +82,7 @@ def test_a_named_column_that_is_not_there_is_an_error(
 
 
 def test_named_columns_without_a_table_are_an_error(tmp_path: Path) -> None:
-    folders = pictures(tmp_path / "s", ["cat/1.jpg", "dog/2.jpg"])
+    folders = write_images(tmp_path / "s", ["cat/1.jpg", "dog/2.jpg"])
     with pytest.raises(UsageError, match=r"--label-column and --split-column need a table: .* read as class-folders"):
         ingest(folders, label_column="kind")
 
@@ -102,8 +102,8 @@ def test_the_command_takes_several_label_columns(
 
 def test_gaps_beside_minus_one_mean_no_and_are_reported(source: Path, tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "l.csv", CHEXPERT, label_column=("No Finding", "Edema", "Mass"))
-    assert "files with 0, -1 and blanks, read as no, unsure and no: 1 (" in said(found)
-    assert "rows with a value that is neither 0 nor 1, left unlabelled: 1 (x/3.jpg)" in said(found)
+    assert "files with 0, -1 and blanks, read as no, unsure and no: 1 (" in notes_of(found)
+    assert "rows with a value that is neither 0 nor 1, left unlabelled: 1 (x/3.jpg)" in notes_of(found)
 
 
 @pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import label_files
 import pytest
-from label_files import WRITERS, Row, Writer, pictures
+from label_files import WRITERS, Row, Writer, write_images
 
 import tagger
 from tagger.data import labels
@@ -36,7 +36,7 @@ path_writers = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("source"), NAMES)
+    return write_images(tmp_path_factory.mktemp("source"), NAMES)
 
 
 def ingest(source: Path, file: Path, names: list[str], **options: Any) -> Ingested:
@@ -56,7 +56,7 @@ def expected(rows: list[Row], **but: list[str] | None) -> dict[str, list[str] | 
     return dict.fromkeys(NAMES) | {path: sorted(labels) for path, labels in rows} | but
 
 
-def said(found: Ingested) -> str:
+def notes_of(found: Ingested) -> str:
     return "\n".join(found.notes.lines())
 
 
@@ -110,7 +110,7 @@ def test_any_usual_encoding_is_read(source: Path, tmp_path: Path, writer: Writer
     found = ingest(source, *label_files.write(tmp_path, writer, ONE_EACH, encoding))
     assert labels_of(found, source) == expected(ONE_EACH)
     ids_only = writer.format in ("cntk-map", "cvat-imagenet")
-    assert ("read as Latin-1" in said(found)) == (encoding == "latin-1" and not ids_only)
+    assert ("read as Latin-1" in notes_of(found)) == (encoding == "latin-1" and not ids_only)
 
 
 def test_xml_in_latin_1_says_so_itself(source: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_xml_in_latin_1_says_so_itself(source: Path, tmp_path: Path) -> None:
 def test_rows_that_agree_are_merged_and_counted(source: Path, tmp_path: Path, writer: Writer) -> None:
     found = ingest(source, *label_files.write(tmp_path, writer, [*ONE_EACH, ONE_EACH[0], ONE_EACH[2]]))
     assert labels_of(found, source) == expected(ONE_EACH)
-    assert "further rows for the same image, merged: 2 (" in said(found)
+    assert "further rows for the same image, merged: 2 (" in notes_of(found)
 
 
 @every_writer
@@ -136,17 +136,19 @@ def test_rows_in_conflict_leave_the_image_unlabelled_unless_they_are_one_set(
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": ["bird", "cat"]})
     else:
         assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": None})
-        assert "images with rows in conflict, left unlabelled (--merge-rows takes all their labels): 1 (" in said(found)
+        assert "images with rows in conflict, left unlabelled (--merge-rows takes all their labels): 1 (" in notes_of(
+            found
+        )
         merged = ingest(source, *label_files.write(tmp_path, writer, rows), merge_rows=True)
         assert labels_of(merged, source) == expected(ONE_EACH, **{"5.jpg": ["bird", "cat"]})
-        assert "5.jpg (cat against bird)" in said(found)
+        assert "5.jpg (cat against bird)" in notes_of(found)
 
 
 @pytest.mark.parametrize("writer", [pytest.param(w, id=name) for name, w in WRITERS.items() if w.none])
 def test_a_label_against_known_none_is_a_conflict_in_every_format(source: Path, tmp_path: Path, writer: Writer) -> None:
     found = ingest(source, *label_files.write(tmp_path, writer, [*ONE_EACH, ("5.jpg", ())]))
     assert labels_of(found, source) == expected(ONE_EACH, **{"5.jpg": None})
-    assert "(cat against none)" in said(found)
+    assert "(cat against none)" in notes_of(found)
 
 
 @path_writers
@@ -177,11 +179,11 @@ def test_paths_as_people_write_them(source: Path, tmp_path: Path, writer: Writer
 
 @path_writers
 def test_an_ambiguous_name_is_reported_and_not_guessed(tmp_path: Path, writer: Writer) -> None:
-    source = pictures(tmp_path / "source", ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
+    source = write_images(tmp_path / "source", ["a/1.jpg", "b/1.jpg", "b/2.jpg"])
     rows: list[Row] = [("1.jpg", ("cat",)), ("2.jpg", ("cat",)), ("x/b/1.jpg", ("bird",))]
     found = ingest(source, *label_files.write(tmp_path, writer, rows))
     assert labels_of(found, source) == {"a/1.jpg": None, "b/1.jpg": ["bird"], "b/2.jpg": ["cat"]}
-    assert "rows whose name could mean several files, not guessed: 1 (1.jpg (" in said(found)
+    assert "rows whose name could mean several files, not guessed: 1 (1.jpg (" in notes_of(found)
 
 
 @every_writer
@@ -189,8 +191,8 @@ def test_rows_of_missing_files_are_counted_with_examples(source: Path, tmp_path:
     gone: list[Row] = [(f"gone-{index}.jpg", ("cat",)) for index in range(5)]
     found = ingest(source, *label_files.write(tmp_path, writer, [*ONE_EACH, *gone]))
     assert labels_of(found, source) == expected(ONE_EACH)
-    assert "rows that name a file not in the source: 5 (" in said(found)
-    assert said(found).count("gone-") == 3
+    assert "rows that name a file not in the source: 5 (" in notes_of(found)
+    assert notes_of(found).count("gone-") == 3
     assert "1 unlabelled (such as " in found.text()
 
 

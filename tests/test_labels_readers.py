@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_files import by_name, ingest, pictures, said, splits
+from label_files import by_name, ingest, notes_of, splits, write_images
 
 from tagger.data.ingest import Ingested
 from tagger.data.labels import FORMATS
@@ -18,7 +18,7 @@ from tagger.errors import TableError, UsageError
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return pictures(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
+    return write_images(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -54,7 +54,7 @@ def format_of(found: Ingested) -> str:
 def test_text_lists_hold_a_label_or_ids(
     source: Path, tmp_path: Path, content: str, expected: dict[str, list[str]]
 ) -> None:
-    pictures(source, ["2.JPG"] if ".JPG" in content else [])
+    write_images(source, ["2.JPG"] if ".JPG" in content else [])
     found = ingest(source, tmp_path / "val.txt", content)
     assert {name.replace("JPG", "jpg"): labels for name, labels in by_name(found).items()} == expected
     assert format_of(found) == "text-list"
@@ -65,11 +65,11 @@ def test_ids_of_a_text_list_get_names(source: Path, tmp_path: Path) -> None:
     names = str(tmp_path / "names.txt")
     found = ingest(source, tmp_path / "val.txt", "1.jpg 0 2\n2.jpg 7\n", label_names=names)
     assert by_name(found) == {"1.jpg": ["cat", "owl"]}
-    assert "classes without an image: 1 (dog)" in said(found)
+    assert "classes without an image: 1 (dog)" in notes_of(found)
     vectors = ingest(source, tmp_path / "val.txt", "1.jpg 0 0 1\n2.jpg 1 1 0\n", label_names=names)
     assert by_name(vectors) == {"1.jpg": ["owl"], "2.jpg": ["cat", "dog"]}
     bare = ingest(source, tmp_path / "val.txt", "1.jpg 0\n")
-    assert "files of class ids without names (add --label-names FILE): 1 (" in said(bare)
+    assert "files of class ids without names (add --label-names FILE): 1 (" in notes_of(bare)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_lines_of_another_kind_in_a_text_list_are_counted(source: Path, tmp_path
     rows = "1.jpg 0\n" + "gone.jpg 1\n" * 1000 + "2.jpg hot dog\n3.jpg\n"
     found = ingest(source, tmp_path / "l.txt", rows)
     assert by_name(found) == {"1.jpg": ["0"]}
-    assert "lines that are not an image and its labels: 1 (2.jpg hot dog)" in said(found)
+    assert "lines that are not an image and its labels: 1 (2.jpg hot dog)" in notes_of(found)
 
 
 def test_words_of_a_text_list_are_separated_when_asked_for(source: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_image_sets_of_pascal_voc_are_read_together(source: Path, tmp_path: Path
     found = ingest(source, main)
     assert by_name(found) == {"1.jpg": ["potted plant"], "2.jpg": ["cat", "potted plant"], "4.jpg": []}
     assert splits(found) == {"1.jpg": "train", "2.jpg": "train", "3.jpg": "val", "4.jpg": "val"}
-    assert "difficult objects, neither a label nor its absence: 2 (3: cat" in said(found)
+    assert "difficult objects, neither a label nor its absence: 2 (3: cat" in notes_of(found)
     assert by_name(ingest(source, main / "cat_train.txt")) == {"1.jpg": [], "2.jpg": ["cat"]}
 
 
@@ -129,12 +129,14 @@ CUB = {
 
 @pytest.mark.parametrize("labels", [None, "", "images.txt", "image_class_labels.txt"])
 def test_the_lists_of_cub_are_joined_by_id(tmp_path: Path, labels: str | None) -> None:
-    source = pictures(tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg", "images/002.Auk/3.jpg"])
+    source = write_images(
+        tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg", "images/002.Auk/3.jpg"]
+    )
     write(source, CUB)
     found = ingest(source, None if labels is None else source / labels)
     assert by_name(found) == {"1.jpg": ["001.Albatross"], "2.jpg": ["Little Auk"]}
     assert splits(found) == {"1.jpg": "train", "2.jpg": "test", "3.jpg": "train"}
-    assert "classes without an image: 1 (Owl)" in said(found)
+    assert "classes without an image: 1 (Owl)" in notes_of(found)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +156,8 @@ def test_celeba_is_read_with_and_without_its_count(source: Path, tmp_path: Path,
     assert by_name(ingest(source, file, rows)) == {"1.jpg": ["Young"], "2.jpg": []}
     found = ingest(source, file, f"{rows}\nodd line\n", label_format="celeba")
     assert by_name(found) == {"1.jpg": ["Young"], "2.jpg": []}
-    assert "lines that are not an image and an answer for each class: 1 (odd line)" in said(found)
-    assert "classes without an image: 1 (Bald)" in said(found)
+    assert "lines that are not an image and an answer for each class: 1 (odd line)" in notes_of(found)
+    assert "classes without an image: 1 (Bald)" in notes_of(found)
 
 
 # --- JSON lines -------------------------------------------------------------------------------------------------------
@@ -182,8 +184,8 @@ def test_sagemaker_manifests_hold_jobs_of_several_kinds(source: Path, tmp_path: 
     )  # fmt: skip
     found = ingest(source, tmp_path / "output.manifest", content)
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["cat", "dog"], "3.jpg": []}
-    assert "jobs that failed, ignored: 1 (s3://b/4.jpg: kind)" in said(found)
-    assert "jobs that do not classify images, ignored: 2 (check (groundtruth/label-verification)" in said(found)
+    assert "jobs that failed, ignored: 1 (s3://b/4.jpg: kind)" in notes_of(found)
+    assert "jobs that do not classify images, ignored: 2 (check (groundtruth/label-verification)" in notes_of(found)
 
 
 def test_two_jobs_of_sagemaker_are_told_apart(source: Path, tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_vertex_lines_hold_one_or_several_annotations_and_a_split(source: Path, 
     assert (by_name(found), splits(found)) == (
         {"1.jpg": ["cat"], "2.jpg": ["cat", "dog"], "3.jpg": []}, {"1.jpg": "train"},
     )  # fmt: skip
-    assert "lines with boxes, which were ignored: 1 (gs://b/5.jpg)" in said(found)
+    assert "lines with boxes, which were ignored: 1 (gs://b/5.jpg)" in notes_of(found)
 
 
 def test_one_line_is_json_lines_too(source: Path, tmp_path: Path) -> None:
@@ -231,8 +233,8 @@ def test_flags_of_labelme_are_labels_and_shapes_are_not(source: Path, tmp_path: 
     files = {"1.json": image(1, {"cat": True, "wet": True}), "2.json": image(2, {"cat": False}), "3.json": image(3, {})}
     found = ingest(source, write(tmp_path / "labelme", files))
     assert by_name(found) == {"1.jpg": ["cat", "wet"], "2.jpg": []}
-    assert "shapes (boxes, polygons, ...), ignored: 3 (" in said(found)
-    assert "none of them set, taken as known to have no label: 1 (..\\source\\2.jpg)" in said(found)
+    assert "shapes (boxes, polygons, ...), ignored: 3 (" in notes_of(found)
+    assert "none of them set, taken as known to have no label: 1 (..\\source\\2.jpg)" in notes_of(found)
     assert format_of(found) == "labelme"
 
 
@@ -259,7 +261,7 @@ def test_file_attributes_of_via_are_labels(source: Path, tmp_path: Path, kind: s
     found = ingest(source, tmp_path / "via", content)
     assert by_name(found) == VIA_EXPECTED
     assert format_of(found) == "via"
-    assert ("classes without an image: 1 (owl)" in said(found)) == (kind == "project")
+    assert ("classes without an image: 1 (owl)" in notes_of(found)) == (kind == "project")
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -305,7 +307,7 @@ def test_a_field_is_an_error_where_files_have_none(source: Path, tmp_path: Path)
 
 
 def test_texts_beside_the_images_are_tags(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["1.jpg", "2.png", "3.jpg", "4.jpg", "a%41.jpg"])
+    source = write_images(tmp_path / "s", ["1.jpg", "2.png", "3.jpg", "4.jpg", "a%41.jpg"])
     write(
         source,
         {"1.txt": "1girl, long_hair,solo\n", "2.png.txt": "cat\nred hat\n", "3.txt": "", "a%41.txt": "\xe9t\xe9"},
@@ -321,7 +323,7 @@ def test_texts_beside_the_images_are_tags(tmp_path: Path) -> None:
 
 
 def test_texts_beside_the_images_are_not_taken_unless_named(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["cat/1.jpg", "dog/2.jpg"])
+    source = write_images(tmp_path / "s", ["cat/1.jpg", "dog/2.jpg"])
     write(source, {"cat/1.txt": "a cat, sitting"})
     assert by_name(ingest(source)) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
     found = ingest(source, source)
@@ -329,7 +331,7 @@ def test_texts_beside_the_images_are_not_taken_unless_named(tmp_path: Path) -> N
 
 
 def test_boxes_of_yolo_beside_the_images_are_refused(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "s", ["1.jpg"])
+    source = write_images(tmp_path / "s", ["1.jpg"])
     write(source, {"1.txt": "0 0.5 0.5 0.25 0.25\n"})
     with pytest.raises(TableError, match=r"1.txt: holds boxes as of YOLO"):
         ingest(source, label_format="sidecar-text")
@@ -356,7 +358,7 @@ OF_SEVERAL_FILES = {"class-folders", "parquet-list", "cub", "cvat-imagenet", "si
 def test_the_examples_of_the_documentation_are_read(tmp_path: Path, name: str) -> None:
     names = ("1.jpg", "2.jpg", "3.jpg", "train_0.jpg", "ISIC_0027419.jpg", "ISIC_0025030.jpg", "000026e7ee790996.jpg",
              "00000001.jpg", "000023.jpg", "000001.jpg", "b5f8.jpg")  # fmt: skip
-    source = pictures(tmp_path / "s", names)
+    source = write_images(tmp_path / "s", names)
     options: dict[str, Any] = {}
     if name == "named-columns":
         options = {"file_column": "image_id", "label_column": "dx", "split_column": "fold"}

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from label_files import by_name, ingest, pictures, said, splits
+from label_files import by_name, ingest, notes_of, splits, write_images
 
 import tagger
 from tagger.data import ingest as ingesting
@@ -22,7 +22,7 @@ from tagger.errors import SourceError, TableError, UsageError
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return pictures(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
+    return write_images(tmp_path / "source", [f"{index}.jpg" for index in range(1, 7)])
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_a_sign_that_separates_leaves_spaces_in_the_names(source: Path, tmp_path
         ingest(source, tmp_path / "l.csv", 'image,labels\n1.jpg,"a|b;c"\n')
     found = ingest(source, tmp_path / "l.csv", "image,label\n1.jpg,a|b\n")
     assert by_name(found) == {"1.jpg": ["a|b"]}
-    assert "labels that look like several in one (if so, use --label-delimiter): 1 (a|b)" in said(found)
+    assert "labels that look like several in one (if so, use --label-delimiter): 1 (a|b)" in notes_of(found)
 
 
 def test_fastai_s_is_valid_is_a_split(source: Path, tmp_path: Path) -> None:
@@ -59,31 +59,31 @@ def test_fastai_s_is_valid_is_a_split(source: Path, tmp_path: Path) -> None:
 
 
 def test_ids_that_look_like_numbers_are_text(source: Path, tmp_path: Path) -> None:
-    pictures(source, ["007.jpg", "1.2.840.jpg"])
+    write_images(source, ["007.jpg", "1.2.840.jpg"])
     found = ingest(source, tmp_path / "l.csv", "id,label\n007,1\n1.2.840,0\n")
     assert by_name(found) == {"007.jpg": ["1"], "1.2.840.jpg": ["0"]}
     (tmp_path / "names.txt").write_text("no\nyes\n")
     names = str(tmp_path / "names.txt")
     found = ingest(source, tmp_path / "l.csv", "id,label\n007,1\n1.2.840,0\n3,2\n", label_names=names)
     assert by_name(found) == {"007.jpg": ["yes"], "1.2.840.jpg": ["no"]}
-    assert "labels of unknown classes: 1 (2)" in said(found)
+    assert "labels of unknown classes: 1 (2)" in notes_of(found)
     pd.DataFrame({"image_id": [1, 2], "label": [1.0, None]}).to_parquet(tmp_path / "l.parquet")
     assert by_name(ingest(source, tmp_path / "l.parquet")) == {"1.jpg": ["1"]}
 
 
 def test_a_stem_with_two_files_is_ambiguous(source: Path, tmp_path: Path) -> None:
-    pictures(source, ["1.png"])
+    write_images(source, ["1.png"])
     found = ingest(source, tmp_path / "l.csv", "id,label\n1,cat\n2,cat\n")
     assert by_name(found) == {"2.jpg": ["cat"]}
-    assert "rows whose name could mean several files, not guessed: 1 (" in said(found)
+    assert "rows whose name could mean several files, not guessed: 1 (" in notes_of(found)
 
 
 def test_one_hot_rows_of_zeros_gaps_and_other_values_are_said(source: Path, tmp_path: Path) -> None:
     text = "filename, Acne, Blackhead\n1.jpg, 1, 0\n2.jpg, 0, 0\n3.jpg,1,1\n4.jpg, , 1\n5.jpg, 1.0, 0\n"
     found = ingest(source, tmp_path / "_classes.csv", text)
     assert by_name(found) == {"1.jpg": ["Acne"], "2.jpg": [], "3.jpg": ["Acne", "Blackhead"], "5.jpg": ["Acne"]}
-    assert "rows of zeros, taken as known to have no label: 1 (2.jpg)" in said(found)
-    assert "rows with a value that is neither 0 nor 1, left unlabelled: 1 (4.jpg)" in said(found)
+    assert "rows of zeros, taken as known to have no label: 1 (2.jpg)" in notes_of(found)
+    assert "rows with a value that is neither 0 nor 1, left unlabelled: 1 (4.jpg)" in notes_of(found)
     single = ingest(source, tmp_path / "_classes.csv", "filename,a,b\n1.jpg,1,0\n2.jpg,0,1\n")
     assert "single-label" in single.text()
     with pytest.raises(TableError, match="legend of segmentation masks"):
@@ -99,8 +99,8 @@ def test_hugging_face_metadata_with_short_rows_twins_spaces_and_blank_lines(sour
         "rows with more cells than the header, left unlabelled: 1",
         "merged: 1",
     ):
-        assert line in said(found)
-    assert "rows without a label: 2 (3.jpg, 4.jpg)" in said(found)
+        assert line in notes_of(found)
+    assert "rows without a label: 2 (3.jpg, 4.jpg)" in notes_of(found)
     rows = [{"file_name": "1.jpg", "labels": ["a", "b"]}, {"file_name": "2.jpg", "labels": None},
             {"file_name": "3.jpg", "labels": []},
             {"file_name": "4.jpg", "labels": '["a"]', "extra": {"x": 1}}]  # fmt: skip
@@ -133,7 +133,7 @@ def test_automl_splits_ragged_rows_spaces_and_boxes(source: Path, tmp_path: Path
     found = ingest(source, tmp_path / "l.csv", rows)
     assert by_name(found) == {"1.jpg": ["a", "b"], "2.jpg": ["a"], "4.jpg": ["bus", "car"]}
     assert splits(found) == {"1.jpg": "train", "2.jpg": "val", "3.jpg": "test"}
-    assert "rows with a box, which was ignored: 2 (" in said(found)
+    assert "rows with a box, which was ignored: 2 (" in notes_of(found)
 
 
 # --- CNTK -----------------------------------------------------------------------------------------------------------
@@ -157,8 +157,8 @@ def test_cntk_maps_mix_plain_files_sequences_own_folder_and_zip_members(source: 
     labels = dict(zip(found.table["uri"].to_pylist(), found.table["labels"].to_pylist(), strict=True))
     assert labels[uri] == ["dog"]
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"], "3.jpg": ["dog"], "x.zip": ["dog"]}
-    assert "labels of unknown classes: 1 (2)" in said(found)
-    assert "zip members outside their archive: 1 (" in said(found)
+    assert "labels of unknown classes: 1 (2)" in notes_of(found)
+    assert "zip members outside their archive: 1 (" in notes_of(found)
     with pytest.raises(UsageError, match="add --label-names FILE"):
         ingest(source, tmp_path / "map.txt")
 
@@ -193,10 +193,10 @@ def test_coco_with_sparse_ids_roboflow_s_parent_and_unknown_categories(source: P
     }  # fmt: skip
     found = ingest(source, tmp_path / "l.json", document)
     assert by_name(found) == {"1.jpg": ["cat", "dog"], "2.jpg": []}
-    assert "parent categories that no annotation uses, dropped: 1 (animals)" in said(found)
-    assert "labels of unknown classes: 1 (55)" in said(found)
-    assert "classes without an image: 1 (owl)" in said(found)
-    assert "images without annotations, taken as known to have no label: 1 (2.jpg)" in said(found)
+    assert "parent categories that no annotation uses, dropped: 1 (animals)" in notes_of(found)
+    assert "labels of unknown classes: 1 (55)" in notes_of(found)
+    assert "classes without an image: 1 (owl)" in notes_of(found)
+    assert "images without annotations, taken as known to have no label: 1 (2.jpg)" in notes_of(found)
     with pytest.raises(TableError, match=r"read as coco, gives no image a label \(.*rows without a label: 3"):
         ingest(source, tmp_path / "l.json", {**document, "annotations": []})
 
@@ -216,9 +216,9 @@ def test_label_studio_skips_cancelled_answers_and_old_names(source: Path, tmp_pa
     ]  # fmt: skip
     found = ingest(source, tmp_path / "l.json", tasks)
     assert by_name(found) == {"1.jpg": ["cat", "dog"], "3.jpg": [], "4.jpg": ["Animal/Cat", "Plant"]}
-    assert "cancelled annotations, skipped: 2 (" in said(found)
-    assert "tasks with predictions but no annotation (predictions are not labels): 1 (" in said(found)
-    assert "neither choices nor taxonomy, ignored: 1 (rectanglelabels)" in said(found)
+    assert "cancelled annotations, skipped: 2 (" in notes_of(found)
+    assert "tasks with predictions but no annotation (predictions are not labels): 1 (" in notes_of(found)
+    assert "neither choices nor taxonomy, ignored: 1 (rectanglelabels)" in notes_of(found)
 
 
 def test_label_studio_rows_hold_choices_in_several_shapes(source: Path, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_two_controls_of_label_studio_are_told_apart(source: Path, tmp_path: Pat
         ingest(source, tmp_path / "l.json", tasks)
     kinds = ingest(source, tmp_path / "l.json", tasks, label_field="kind")
     assert by_name(kinds) == {"1.jpg": ["cat"], "3.jpg": ["dog"]}
-    assert "answers to questions other than --label-field, ignored: 2 (quality" in said(kinds)
+    assert "answers to questions other than --label-field, ignored: 2 (quality" in notes_of(kinds)
     both = ingest(source, tmp_path / "l.json", tasks, label_field=("kind", "quality"))
     assert by_name(both)["1.jpg"] == ["bad", "cat"]
 
@@ -266,7 +266,7 @@ def test_answers_about_a_region_are_not_labels_of_the_image(source: Path, tmp_pa
     tasks = [{"data": {"image": f"{at}.jpg"}, "annotations": [{"result": r}]} for at, r in enumerate(results, 1)]
     found = ingest(source, tmp_path / "l.json", tasks)
     assert by_name(found) == {"1.jpg": ["cat"], "3.jpg": ["dog"]}
-    assert "answers about a region, ignored: 2 (part" in said(found)
+    assert "answers about a region, ignored: 2 (part" in notes_of(found)
 
 
 def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) 
 
 
 def test_cvat_subsets_tell_files_of_one_name_apart(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "source", ["images/train/1.jpg", "images/val/1.jpg", "images/val/2.jpg"])
+    source = write_images(tmp_path / "source", ["images/train/1.jpg", "images/val/1.jpg", "images/val/2.jpg"])
     xml = (
         '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version>'
         '<image id="0" name="1.jpg" subset="train" width="1" height="1"><tag label="a" source="manual"/>'
@@ -291,7 +291,7 @@ def test_cvat_subsets_tell_files_of_one_name_apart(tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "a.xml", xml)
     assert found.table["labels"].to_pylist() == [["a", "b & c"], ["a"], None]
     assert found.table["split"].to_pylist() == ["train", "val", "val"]
-    assert "shapes (boxes, polygons, ...), ignored: 1 (2.jpg)" in said(found)
+    assert "shapes (boxes, polygons, ...), ignored: 1 (2.jpg)" in notes_of(found)
 
 
 def test_xml_with_entities_or_a_dtd_is_refused(source: Path, tmp_path: Path) -> None:
@@ -309,7 +309,7 @@ def test_xml_with_entities_or_a_dtd_is_refused(source: Path, tmp_path: Path) -> 
 
 
 def test_cvat_s_imagenet_text_quotes_names_and_holds_several_ids(source: Path, tmp_path: Path) -> None:
-    pictures(source, ["a b.jpg"])
+    write_images(source, ["a b.jpg"])
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "synsets.txt").write_text("cat\ndog\n\nowl\n")
     (tmp_path / "set" / "train.txt").write_text('1.jpg 0\n"a b".jpg 0 2\n2.jpg\n3.jpg 9\n')
@@ -317,12 +317,12 @@ def test_cvat_s_imagenet_text_quotes_names_and_holds_several_ids(source: Path, t
     found = ingest(source, tmp_path / "set")
     assert by_name(found) == {"1.jpg": ["cat"], "a b.jpg": ["cat", "owl"], "4.jpg": ["dog"]}
     assert splits(found) == {"1.jpg": "train", "a b.jpg": "train", "2.jpg": "train", "3.jpg": "train", "4.jpg": "val"}
-    assert "labels of unknown classes: 1 (9)" in said(found)
+    assert "labels of unknown classes: 1 (9)" in notes_of(found)
     assert by_name(ingest(source, tmp_path / "set" / "val.txt")) == {"4.jpg": ["dog"]}
 
 
 def test_fiftyone_finds_stems_below_data_and_null_is_unlabelled(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "set", ["data/1.jpg", "data/sub/1.png", "data/v1.2.jpg", "data/3.jpg"])
+    source = write_images(tmp_path / "set", ["data/1.jpg", "data/sub/1.png", "data/v1.2.jpg", "data/3.jpg"])
     labels = {"1": 0, "sub/1": "dog", "v1.2": 1, "3": None}
     (source / "labels.json").write_text(json.dumps({"classes": ["cat", "owl"], "labels": labels}))
     found = ingest(source)
@@ -364,7 +364,7 @@ def test_class_names_that_differ_in_case_or_spaces_stay_apart_and_are_said(sourc
     assert by_name(found) == {"1.jpg": ["Cat"], "2.jpg": ["cat"], "3.jpg": ["hot dog"], "4.jpg": ["hotdog"]}
     assert (
         "class names that differ only in case or spaces, kept apart: 2 ('Cat' / 'cat', 'hot dog' / 'hotdog')"
-        in said(found)
+        in notes_of(found)
     )
 
 
@@ -374,7 +374,7 @@ def test_hostile_values_are_counted_or_refused(source: Path, tmp_path: Path) -> 
     found = ingest(source, tmp_path / "l.csv", f"path,label\n1.jpg,{digits}\nhttp://[x/2.jpg?d=1,0\n",
                    label_names=str(tmp_path / "names.txt"))  # fmt: skip
     assert by_name(found) == {"2.jpg": ["cat"]}
-    assert "labels of unknown classes: 1 (9999" in said(found)
+    assert "labels of unknown classes: 1 (9999" in notes_of(found)
     for name, content in (
         ("deep.json", "[" * 100_000),
         ("digits.json", f'{{"labels": {{"1": {digits}}}}}'),
@@ -389,10 +389,10 @@ def test_hostile_values_are_counted_or_refused(source: Path, tmp_path: Path) -> 
 def test_captions_are_not_classes(source: Path, tmp_path: Path) -> None:
     with pytest.raises(TableError, match="with columns file_name, text"):
         ingest(source, tmp_path / "metadata.csv", "file_name,text\n1.jpg,a cat on a mat\n")
-    pictures(source, [f"x{index}.jpg" for index in range(60)])
+    write_images(source, [f"x{index}.jpg" for index in range(60)])
     rows = "".join(f"x{index}.jpg,a picture of thing {index}\n" for index in range(60))
     found = ingest(source, tmp_path / "l.csv", f"path,remark\n{rows}")
-    assert "classes, nearly one per image (are these labels?): 60 (a picture of thing 0" in said(found)
+    assert "classes, nearly one per image (are these labels?): 60 (a picture of thing 0" in notes_of(found)
 
 
 def test_a_file_in_two_splits_is_in_none(source: Path, tmp_path: Path) -> None:
@@ -400,15 +400,15 @@ def test_a_file_in_two_splits_is_in_none(source: Path, tmp_path: Path) -> None:
         source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,train\n1.jpg,a,Test\n2.jpg,a,valid\n3.jpg,a,holdout\n"
     )
     assert splits(found) == {"2.jpg": "val", "3.jpg": "test"}
-    assert "images in two splits, put in none: 1 (" in said(found)
+    assert "images in two splits, put in none: 1 (" in notes_of(found)
     strange = ingest(source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,gold\n2.jpg,a,dev\n")
-    assert "that is not train, val or test, as good as without one: we split them: 1 (gold)" in said(strange)
+    assert "that is not train, val or test, as good as without one: we split them: 1 (gold)" in notes_of(strange)
     assert splits(strange) == {"2.jpg": "val"}
 
 
 def test_a_project_called_test_is_no_test_split(tmp_path: Path) -> None:
     for folder in ("test", "test/val"):
-        pictures(tmp_path / folder, ["1.jpg", "2.jpg"])
+        write_images(tmp_path / folder, ["1.jpg", "2.jpg"])
         (tmp_path / folder / "labels.csv").write_text("path,label\n1.jpg,a\n2.jpg,b\n")
     found = ingesting.read_labelled(str(tmp_path / "test"), LabelOptions(str(tmp_path / "test" / "labels.csv")))
     assert set(splits(found).values()) == set()
@@ -493,7 +493,7 @@ def test_ids_in_one_cell_are_several_labels_under_any_name(
 ) -> None:
     found = ingest(source, tmp_path / "l.csv", f"{header}\n1,{cell}\n2,2\n")
     assert by_name(found) == {"1.jpg": ["1", "2", "30"], "2.jpg": ["2"]}
-    assert f"different cells of {header.partition(',')[2]} separated at {sign!r}: 1 (" in said(found)
+    assert f"different cells of {header.partition(',')[2]} separated at {sign!r}: 1 (" in notes_of(found)
 
 
 def planet(rare: str) -> str:
@@ -509,7 +509,7 @@ def test_one_rare_word_does_not_hide_the_separator(source: Path, tmp_path: Path)
     found = ingest(source, tmp_path / "l.csv", planet("blow_down"))
     assert by_name(found)["1.jpg"] == ["blow_down", "clear"]
     assert by_name(found)["2.jpg"] == ["clear", "primary", "water"]
-    assert "different cells of tags separated at ' ': 39 (" in said(found)
+    assert "different cells of tags separated at ' ': 39 (" in notes_of(found)
     odd = ingest(source, tmp_path / "l.csv", planet("blow_down").replace("5000,blow_down road", "5000,a, b"))
     assert by_name(odd)["1.jpg"] == ["blow_down", "clear"]
 
@@ -574,7 +574,7 @@ def test_class_names_are_read_with_their_ids(source: Path, tmp_path: Path, kind:
     rows = "path,label\n1.jpg,0\n2.jpg,1\n3.jpg,2\n4.jpg,3\n"
     found = ingest(source, tmp_path / "l.csv", rows, label_names=str(names))
     assert by_name(found) == {"1.jpg": ["CBB"], "2.jpg": ["CBSD"], "3.jpg": ["CGM"]}
-    assert "labels of unknown classes: 1 (3)" in said(found)
+    assert "labels of unknown classes: 1 (3)" in notes_of(found)
 
 
 @pytest.mark.parametrize(
@@ -617,7 +617,7 @@ def test_rows_with_one_label_each_are_one_set_when_the_user_says_so(source: Path
     rows = "path,label\n1.jpg,cat\n1.jpg,dog\n2.jpg,dog\n"
     apart = ingest(source, tmp_path / "l.csv", rows)
     assert by_name(apart) == {"2.jpg": ["dog"]}
-    assert "left unlabelled (--merge-rows takes all their labels): 1 (" in said(apart)
+    assert "left unlabelled (--merge-rows takes all their labels): 1 (" in notes_of(apart)
     together = ingest(source, tmp_path / "l.csv", rows, merge_rows=True)
     assert by_name(together) == {"1.jpg": ["cat", "dog"], "2.jpg": ["dog"]}
     boxes = "filename,width,height,class,xmin,ymin\n1.jpg,8,8,cat,1,2\n1.jpg,8,8,dog,3,4\n1.jpg,8,8,cat,5,6\n"
@@ -629,9 +629,9 @@ def test_a_row_of_confidence_0_is_never_a_label(source: Path, tmp_path: Path, na
     rows = f"file_name,label,{name}\n1.jpg,dog,0\n2.jpg,cat,1\n3.jpg,cat,0.7\n4.jpg,dog,0.0\n4.jpg,cat,1\n5.jpg,owl,\n"
     found = ingest(source, tmp_path / "l.csv", rows)
     assert by_name(found) == {"2.jpg": ["cat"], "3.jpg": ["cat"], "4.jpg": ["cat"], "5.jpg": ["owl"]}
-    assert f"rows with 0 in {name}, whose labels do not apply: 2 (1.jpg: dog, 4.jpg: dog)" in said(found)
-    assert f"rows with neither 0 nor 1 in {name}, whose labels were taken: 2 (3.jpg: 0.7" in said(found)
-    assert "images with negatives alone, left unlabelled: 1 (" in said(found)
+    assert f"rows with 0 in {name}, whose labels do not apply: 2 (1.jpg: dog, 4.jpg: dog)" in notes_of(found)
+    assert f"rows with neither 0 nor 1 in {name}, whose labels were taken: 2 (3.jpg: 0.7" in notes_of(found)
+    assert "images with negatives alone, left unlabelled: 1 (" in notes_of(found)
 
 
 @pytest.mark.parametrize("cell", ["0%", "0.0 %", '"0,0"', "-0.0"])
@@ -652,13 +652,13 @@ def test_a_label_that_is_given_and_denied_is_a_conflict(source: Path, tmp_path: 
     rows = "file_name,label,confidence\n1.jpg,cat,1\n1.jpg,cat,0\n2.jpg,dog,1\n"
     found = ingest(source, tmp_path / "l.csv", rows)
     assert by_name(found) == {"2.jpg": ["dog"]}
-    assert "1.jpg (cat against not cat)" in said(found)
+    assert "1.jpg (cat against not cat)" in notes_of(found)
 
 
 def test_a_confidence_is_not_a_class(source: Path, tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "l.csv", "path,cat,dog,score\n1.jpg,1,0,0.9\n2.jpg,0,1,1\n")
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
-    assert "neither 0 nor 1 in score, whose labels were taken: 1 (1.jpg: 0.9)" in said(found)
+    assert "neither 0 nor 1 in score, whose labels were taken: 1 (1.jpg: 0.9)" in notes_of(found)
 
 
 # --- lists as text --------------------------------------------------------------------------------------------
@@ -688,7 +688,7 @@ def test_a_list_printed_into_a_cell_is_read_right_or_refused(
     pd.DataFrame({"path": ["1.jpg", "2.jpg"], "label": [cell, "x"]}).to_csv(tmp_path / "l.csv", index=False)
     found = ingest(source, tmp_path / "l.csv")
     assert by_name(found) == {"2.jpg": ["x"], **({} if expected is None else {"1.jpg": expected})}
-    assert ("cells in brackets that are no whole list, left unlabelled: 1 (" in said(found)) == (expected is None)
+    assert ("cells in brackets that are no whole list, left unlabelled: 1 (" in notes_of(found)) == (expected is None)
 
 
 def test_a_list_of_objects_is_no_list_of_labels(source: Path, tmp_path: Path) -> None:
@@ -725,7 +725,7 @@ def test_a_manifest_comes_back_from_pandas_as_it_was(source: Path, tmp_path: Pat
 
 
 def test_coco_images_with_one_id_are_left_unlabelled_and_named(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "source", ["camA/1.jpg", "camB/1.jpg", "camB/2.jpg"])
+    source = write_images(tmp_path / "source", ["camA/1.jpg", "camB/1.jpg", "camB/2.jpg"])
     document = {
         "images": [{"id": 1, "file_name": "camA/1.jpg"}, {"id": 1, "file_name": "camB/1.jpg"},
                    {"id": 2, "file_name": "camB/2.jpg"}, {"id": 2, "file_name": "camB/2.jpg"}],
@@ -734,7 +734,7 @@ def test_coco_images_with_one_id_are_left_unlabelled_and_named(tmp_path: Path) -
     }  # fmt: skip
     found = ingest(source, tmp_path / "l.json", document)
     assert by_name(found) == {"2.jpg": ["cat"]}
-    assert "image ids of several files, left unlabelled: 1 (1: camA/1.jpg and camB/1.jpg)" in said(found)
+    assert "image ids of several files, left unlabelled: 1 (1: camA/1.jpg and camB/1.jpg)" in notes_of(found)
 
 
 def test_a_coco_category_defined_twice_labels_nothing(source: Path, tmp_path: Path) -> None:
@@ -746,7 +746,7 @@ def test_a_coco_category_defined_twice_labels_nothing(source: Path, tmp_path: Pa
     }  # fmt: skip
     found = ingest(source, tmp_path / "l.json", document)
     assert by_name(found) == {"2.jpg": ["owl"]}
-    assert "category ids with several names, their images left unlabelled: 1 (5: cat and horse)" in said(found)
+    assert "category ids with several names, their images left unlabelled: 1 (5: cat and horse)" in notes_of(found)
 
 
 def test_cvat_images_of_one_name_in_two_tasks_are_a_conflict(source: Path, tmp_path: Path) -> None:
@@ -756,7 +756,7 @@ def test_cvat_images_of_one_name_in_two_tasks_are_a_conflict(source: Path, tmp_p
     )
     found = ingest(source, tmp_path / "a.xml", f"<annotations>{images}</annotations>")
     assert by_name(found) == {"2.jpg": ["cat"]}
-    assert "1.jpg (cat against dog)" in said(found)
+    assert "1.jpg (cat against dog)" in notes_of(found)
 
 
 def test_azure_tags_defined_twice_are_an_error(source: Path, tmp_path: Path) -> None:

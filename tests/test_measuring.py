@@ -62,6 +62,7 @@ def test_agreement_without_photographs_is_an_error(tmp_path: Path) -> None:
         agreement.measure(MODEL, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_long_run_measures_on_its_own_photographs_and_uses_what_agrees(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import MODEL, ROOT, backbone, photo
+from pictures import MODEL, ROOT, backbone, ours, photo
 from PIL import Image
 from processes import TIMEOUT
 from test_predicting import assert_same
@@ -38,11 +38,7 @@ OURS = {
     "tagger_resnet": {"input_size": 12, "depth": 8},
     "tagger_speedrun": {"widths": [8, 16, 16]},
 }
-TIMM = {
-    "test_byobnet": 64, "test_coatnet": 160, "test_convnext": 64, "test_efficientnet": 64, "test_mambaout": 64,
-    "test_maxvit": 160, "test_nfnet": 64, "test_vit": 160, "test_vit_relpos": 160, "mobilenetv3_small_050": 64,
-    "regnetx_002": 64, "mobilenetv2_035": 64,
-}  # fmt: skip
+TIMM = {"test_convnext": 64, "test_efficientnet": 64, "test_nfnet": 64, "test_vit": 160, "mobilenetv3_small_050": 64}
 
 
 @pytest.fixture(scope="module")
@@ -64,27 +60,6 @@ def exported(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-def ours(folder: Path, architecture: str, model_args: dict[str, Any], **weights: Any) -> str:
-    """A network of ours with random weights, in timm's local-dir layout."""
-    import safetensors.torch
-    import torch
-
-    from tagger import models
-
-    torch.manual_seed(0)
-    folder.mkdir()
-    net = models.build(architecture, 3, model_args)
-    for name, value in net.state_dict().items():
-        if value.is_floating_point() and name.startswith("head"):
-            value.copy_(weights.get(name, torch.randn_like(value)))
-    safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
-    side = model_args.get("input_size", 32)
-    grid = {"input_size": [3, side, side], "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.25] * 3}
-    config = {"architecture": architecture, "num_classes": 3, "model_args": model_args, "pretrained_cfg": grid}
-    (folder / "config.json").write_text(json.dumps(config | {"label_names": ["red", "green", "blue"]}))
-    return f"local-dir:{folder}"
-
-
 def assert_agrees(model: str, out: Path) -> None:
     """Export, and compare batches of several sizes with eager torch."""
     written = export_onnx(model, out)
@@ -94,9 +69,9 @@ def assert_agrees(model: str, out: Path) -> None:
     engine = engines.load(found, checkpoint.build)
     for count in (1, 3, 11):
         images = probe_images(found.preprocessing.size, count)
-        for ours, theirs in zip(engine(images), eager(images), strict=True):
-            assert ours.shape == theirs.shape
-            assert np.allclose(ours, theirs, atol=1e-4, rtol=1e-3)
+        for given, expected in zip(engine(images), eager(images), strict=True):
+            assert given.shape == expected.shape
+            assert np.allclose(given, expected, atol=1e-4, rtol=1e-3)
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -181,8 +156,8 @@ def test_families_of_timm_agree(architecture: str, tmp_path: Path) -> None:
 # --- agreement --------------------------------------------------------------------------------------------------------
 
 
-def doubtful(tmp_path: Path) -> tuple[str, Path]:
-    """A network that tells noise by its finest pattern, and large noise, which is shrunk while it is decoded."""
+def noise_detector(tmp_path: Path) -> tuple[str, Path]:
+    """A network that classifies noise by its finest pattern, and large noise, which is shrunk while it is decoded."""
     import torch
 
     side = 32
@@ -200,7 +175,7 @@ def doubtful(tmp_path: Path) -> tuple[str, Path]:
 
 
 def test_a_file_that_disagrees_on_photographs_is_written_only_by_force(tmp_path: Path) -> None:
-    model, noisy = doubtful(tmp_path)
+    model, noisy = noise_detector(tmp_path)
     out = tmp_path / "noise.onnx"
     with pytest.raises(ModelError, match=r"top tag for [\d.]+% of 30 photographs, under 99\.5%; --force writes it"):
         export_onnx(model, out, noisy)
@@ -214,20 +189,19 @@ def test_a_file_that_disagrees_on_photographs_is_written_only_by_force(tmp_path:
 def test_agreement_is_measured_on_the_users_photographs(
     run_tagger: Callable[..., Any], photos: Path, tmp_path: Path
 ) -> None:
-    arguments = ("export", MODEL, "--format", "onnx", "--out", tmp_path / "a.onnx", "--check", photos)
-    ran = run_tagger(*arguments)
+    ran = run_tagger("export", MODEL, "--format", "onnx", "--out", tmp_path / "a.onnx", "--check", photos)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert re.search(r"a\.onnx: 4\.\d MB; top-1 agreement 100\.00% on 6 photographs, largest difference", ran.stdout)
-    assert json.loads(run_tagger(*arguments, "--json").stdout)["agreement"]["kind"] == "photographs"
+    facts = onnxruntime.InferenceSession(tmp_path / "a.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(facts["agreement"])["kind"] == "photographs"
     shown = run_tagger("predict", photos / "0.jpg", "--model", tmp_path / "a.onnx", "--json")
     assert json.loads(shown.stdout)["images"][0]["status"] == "ok"
 
 
-@pytest.mark.slow
-def test_real_photographs_agree(shared: Path, real_photos: Path, tmp_path: Path) -> None:
+def test_real_photographs_agree(shared: Path, some_photos: Path, tmp_path: Path) -> None:
     model = f"local-dir:{shared}/backbones/mobilenetv2_100.imagenet"
-    written = export_onnx(model, tmp_path / "mnv2.onnx", real_photos)
-    assert (written.agreement.images, written.agreement.top1 >= 0.995) == (500, True)
+    written = export_onnx(model, tmp_path / "mnv2.onnx", some_photos)
+    assert (written.agreement.images, written.agreement.top1) == (63, 1.0)
 
 
 # --- what does not work -----------------------------------------------------------------------------------------------

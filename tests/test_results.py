@@ -158,9 +158,9 @@ def test_a_flipped_bit_never_changes_a_row(tmp_path: Path, store: str) -> None:
     uri, sound = f"{out}/part-00000001-aa-00000.parquet", 0
     for _ in range(100):
         storage.write_atomic(uri, flipped(content, rng))
-        asked = tagger.query(out, "SELECT * FROM history ORDER BY uri")
+        queried = tagger.query(out, "SELECT * FROM history ORDER BY uri")
         read, damaged = results.read_rows(results.list_parts(out).uris)
-        assert len(asked) == len(read)
+        assert len(queried) == len(read)
         if len(read):
             assert read.equals(rows)
             sound += 1

@@ -161,8 +161,8 @@ def test_shares_may_leave_a_split_out_but_must_add_up() -> None:
 def test_copies_of_real_photographs_never_cross_a_split(real_photos: Path) -> None:
     fingerprints, labels = [], []
     for path in sorted(real_photos.glob("*.JPEG")):
-        picture, _ = images.decode(path.read_bytes())
-        for changed in (picture, ImageOps.mirror(picture), picture.resize((120, 90), Image.Resampling.LANCZOS)):
+        image, _ = images.decode(path.read_bytes())
+        for changed in (image, ImageOps.mirror(image), image.resize((120, 90), Image.Resampling.LANCZOS)):
             sink = io.BytesIO()
             changed.save(sink, "JPEG", quality=60)
             image_id = hashlib.sha256(sink.getvalue()).hexdigest()

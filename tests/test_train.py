@@ -8,10 +8,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ import pytest
 import torch
 from pictures import backbone, photo, write_stripes
 from PIL import Image
+from processes import forked, wait_until
 from safetensors.numpy import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -49,24 +49,39 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 
 
-def picture(seed: int, colour: tuple[int, int, int], size: tuple[int, int] = (80, 60)) -> Image.Image:
-    """A smooth picture, all its own, with a colour cast."""
+def image_of(seed: int, colour: tuple[int, int, int], size: tuple[int, int] = (80, 60)) -> Image.Image:
+    """A smooth image with a colour cast that no other seed gives."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 110, (6, 8, 3)) + np.array(colour) - 60
     return Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
 
 
-@pytest.fixture
-def coloured(tmp_path: Path) -> Path:
-    """Three class folders of 24 pictures each."""
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three class folders of 24 images each."""
+    folder = tmp_path_factory.mktemp("colours")
     for number, (name, colour) in enumerate(COLOURS.items()):
-        (tmp_path / "coloured" / name).mkdir(parents=True)
+        (folder / name).mkdir()
         for index in range(24):
-            picture(1000 * number + index, colour).save(tmp_path / "coloured" / name / f"{index}.png")
-    return tmp_path / "coloured"
+            image_of(1000 * number + index, colour).save(folder / name / f"{index}.png")
+    return folder
 
 
 @pytest.fixture
+def coloured(colours: Path, tmp_path: Path) -> Path:
+    """The three class folders, for tests that change them."""
+    return Path(shutil.copytree(colours, tmp_path / "coloured"))
+
+
+@pytest.fixture(scope="module")
+def probe(colours: Path, timm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint trained on the three class folders."""
+    out = tmp_path_factory.mktemp("probe") / "colours"
+    train(str(colours), str(out), TrainConfig(backbone=f"local-dir:{timm_folder}", method="probe"))
+    return out
+
+
+@pytest.fixture(scope="module")
 def config(timm_folder: Path) -> Callable[..., TrainConfig]:
     def make(method: str = "probe", **options: Any) -> TrainConfig:
         short = {"epochs": 2, "batch_size": 16, "lr": 3e-3} if method == "finetune" else {}
@@ -92,24 +107,20 @@ def record() -> tuple[list[str], Callbacks]:
 # --- probe -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_probe_becomes_a_checkpoint_that_tags_and_that_timm_loads(
-    coloured: Path, config: Any, tmp_path: Path
-) -> None:
+def test_a_probe_becomes_a_checkpoint_that_tags_and_that_timm_loads(colours: Path, probe: Path, tmp_path: Path) -> None:
     import timm
-    import torch
 
-    out = tmp_path / "made" / "colours"
-    info = train(str(coloured), str(out), config())
+    info = checkpoint.describe(str(probe))
     assert info.label_names == ("blue", "green", "red")
     assert info.metrics["test"]["accuracy"]["accuracy"] > 0.8
-    card = (out / "README.md").read_text()
+    card = (probe / "README.md").read_text()
     assert "tagger train" in card
     for plot in ("reliability", "precision-recall", "confusion"):
         assert f"plots/{plot}.png" in card
-        Image.open(out / "plots" / f"{plot}.png").verify()
-    net = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+        Image.open(probe / "plots" / f"{plot}.png").verify()
+    net = timm.create_model(f"local-dir:{probe}", pretrained=True).eval()
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
-    summary = tagger.tag(str(coloured), str(out), str(tmp_path / "results"))
+    summary = tagger.tag(colours, probe, tmp_path / "results")
     assert summary.tagged == 72
     frame = tagger.read_results(str(tmp_path / "results"))
     right = (frame["uri"].str.split("/").str[-2] == frame["top_tag"]).mean()
@@ -137,20 +148,19 @@ def test_neighbours_by_features_are_those_a_brute_force_search_finds(
     features = np.stack(rows["embedding"].to_list()).astype(np.float64)
     if chosen["metric"] == "cosine":
         features /= np.linalg.norm(features, axis=1, keepdims=True)
-    known, asked = features[split == "train"], features[split == "test"]
-    nearest = ((asked[:, None] - known[None]) ** 2).sum(axis=2).argsort(axis=1, kind="stable")[:, : chosen["k"]]
+    known, queries = features[split == "train"], features[split == "test"]
+    nearest = ((queries[:, None] - known[None]) ** 2).sum(axis=2).argsort(axis=1, kind="stable")[:, : chosen["k"]]
     names = label[split == "train"].str[0].to_numpy()[nearest]
     votes = np.stack([(names == name).sum(axis=1) for name in info.label_names], axis=1)
     given = rows["top_tag"][split == "test"].map(info.label_names.index).to_numpy()
     assert (votes[np.arange(len(votes)), given] == votes.max(axis=1)).all()
 
 
-@pytest.mark.parametrize("method", ["probe", "knn", "finetune"])
 def test_any_backbone_learns_at_another_image_size(
-    coloured: Path, config: Any, other_backbone: Path, tmp_path: Path, method: str
+    coloured: Path, config: Any, other_backbone: Path, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "made")
-    info = train(str(coloured), out, config(method, backbone=f"local-dir:{other_backbone}", image_size=96))
+    info = train(str(coloured), out, config("finetune", backbone=f"local-dir:{other_backbone}", image_size=96))
     assert info.preprocessing.size == (96, 96)
     found = evaluate(out, str(coloured), "val").evaluation
     assert found.accuracy is not None
@@ -168,25 +178,23 @@ def test_known_negatives_have_no_vote() -> None:
         knn.fit(features, 0 * truth, features, 0 * truth)
 
 
-def test_evaluate_reproduces_the_numbers_of_the_card(coloured: Path, config: Any, tmp_path: Path) -> None:
-    out = str(tmp_path / "made")
-    info = train(str(coloured), out, config())
+def test_evaluate_reproduces_the_numbers_of_the_card(colours: Path, probe: Path) -> None:
+    metrics = checkpoint.describe(str(probe)).metrics
     for split in ("val", "test"):
-        found = evaluate(out, str(coloured), split).evaluation
-        stored = info.metrics[split]
+        found = evaluate(str(probe), str(colours), split).evaluation
+        stored = metrics[split]
         assert found.accuracy is not None
         assert found.accuracy.accuracy == stored["accuracy"]["accuracy"]
         assert found.log_loss == pytest.approx(stored["log_loss"], abs=1e-3)
-        for tag, kept in zip(found.tags, stored["tags"], strict=True):
-            assert (tag.precision, tag.recall, tag.images) == (kept["precision"], kept["recall"], kept["images"])
-    everything = evaluate(out, str(coloured), "all")
+        for tag, row in zip(found.tags, stored["tags"], strict=True):
+            assert (tag.precision, tag.recall, tag.images) == (row["precision"], row["recall"], row["images"])
+    everything = evaluate(str(probe), str(colours), "all")
     assert everything.evaluation.images == 72
     assert re.fullmatch(r"\d+ of 72 images were used in training, so the numbers are optimistic", everything.notes[-1])
 
 
-@pytest.mark.parametrize("method", ["probe", "finetune"])
 def test_a_first_run_decodes_every_image_once_and_a_second_none_before_its_first_epoch(
-    coloured: Path, config: Any, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    coloured: Path, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tagger import storage
 
@@ -204,7 +212,7 @@ def test_a_first_run_decodes_every_image_once_and_a_second_none_before_its_first
         reads.clear()
         log: dict[str, int] = {}
         say = Callbacks(say=lambda line: log.update({line: len(images())}))
-        train(str(coloured), str(tmp_path / name), config(method), callbacks=say)
+        train(str(coloured), str(tmp_path / name), config("finetune"), callbacks=say)
         return log
 
     assert run("one")["72 images read and decoded, 0 cached"] == 72
@@ -219,22 +227,22 @@ def test_a_first_run_decodes_every_image_once_and_a_second_none_before_its_first
 def test_a_changed_file_is_scanned_again(coloured: Path, config: Any, tmp_path: Path) -> None:
     train(str(coloured), str(tmp_path / "one"), config())
     changed = coloured / "red" / "3.png"
-    picture(77, COLOURS["red"], (90, 70)).save(changed)
+    image_of(77, COLOURS["red"], (90, 70)).save(changed)
     lines, callbacks = record()
     train(str(coloured), str(tmp_path / "two"), config(), callbacks=callbacks)
     assert "1 images read and decoded, 71 cached" in lines
 
 
 def test_thresholds_learnt_on_validation_decide_which_tags_are_given(
-    coloured: Path, config: Any, tmp_path: Path
+    colours: Path, probe: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "made"
-    info = train(str(coloured), str(out), config())
-    bundle = json.loads((out / "tagger.json").read_text())
+    info = checkpoint.describe(str(probe))
+    bundle = json.loads((probe / "tagger.json").read_text())
+    assert info.thresholds is not None
     assert info.thresholds == tuple(bundle["thresholds"][name] for name in info.label_names)
     assert {tag["status"] for tag in bundle["calibration"]["tags"]} == {"too few"}
-    assert "too few" in (out / "README.md").read_text()
-    tagger.tag(str(coloured), str(out), str(tmp_path / "results"))
+    assert "too few" in (probe / "README.md").read_text()
+    tagger.tag(colours, probe, tmp_path / "results")
     for row in tagger.read_results(str(tmp_path / "results")).to_dict("records"):
         passed = {pair["tag"] for pair in row["tags"]}
         by_score = {pair["tag"]: pair["score"] for pair in row["candidates"]}
@@ -247,9 +255,9 @@ def test_multilabel_learns_several_tags_and_known_negatives(config: Any, tmp_pat
     for index in range(90):
         rng = np.random.default_rng(index)
         labels = [name for name in ("red", "blue") if rng.random() < 0.5]
-        canvas = picture(index, (120, 120, 120))
+        canvas = image_of(index, (120, 120, 120))
         for place, name in enumerate(labels):
-            canvas.paste(picture(index + 500, COLOURS[name], (40, 60)), (40 * place, 0))
+            canvas.paste(image_of(index + 500, COLOURS[name], (40, 60)), (40 * place, 0))
         canvas.save(tmp_path / f"{index}.png")
         rows.append({"image_name": f"{index}.png", "red": int("red" in labels), "blue": int("blue" in labels)})
     with open(tmp_path / "labels.csv", "w", newline="") as file:
@@ -295,14 +303,12 @@ def test_fine_tuning_is_deterministic_and_never_validates_below_the_probe(
     assert not (tmp_path / "one" / "_training.pt").exists()
 
 
-def interrupted(coloured: Path, out: Path, config: TrainConfig, by: signal.Signals) -> tuple[int, str]:
+def interrupted(coloured: Path, out: Path, config: TrainConfig, by: signal.Signals) -> tuple[int | None, str]:
     """Start the command and send a signal after its first epoch; return exit code and stderr."""
-    arguments = shlex.split(command("train", str(coloured), config, out=str(out)))[1:]
-    process = subprocess.Popen([sys.executable, "-m", "tagger.cli", *arguments], stderr=subprocess.PIPE, text=True)
-    while not (out / "_training.pt").exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(by)
-    _, stderr = process.communicate()
+    with forked(*shlex.split(command("train", str(coloured), config, out=str(out)))[1:]) as process:
+        wait_until((out / "_training.pt").exists, process)
+        process.send_signal(by)
+        _, stderr = process.communicate()
     return process.returncode, stderr
 
 
@@ -610,11 +616,13 @@ def test_one_label_in_train_is_an_error_that_says_so(tmp_path: Path, config: Any
 
 
 @pytest.mark.parametrize(("fit", "mode"), [("crop", "center"), ("letterbox", "border"), ("squash", "squash")])
-def test_fit_and_image_size_go_into_the_checkpoint(
-    coloured: Path, config: Any, tmp_path: Path, fit: str, mode: str
-) -> None:
-    info = train(str(coloured), str(tmp_path / "made"), config(fit=fit, image_size=48))
-    assert (info.preprocessing.crop_mode, info.preprocessing.size) == (mode, (48, 48))
+def test_fit_is_the_crop_mode_of_timm(config: Any, fit: str, mode: str) -> None:
+    assert config(fit=fit).preprocessing(Preprocessing()).crop_mode == mode
+
+
+def test_fit_and_image_size_go_into_the_checkpoint(colours: Path, config: Any, tmp_path: Path) -> None:
+    info = train(str(colours), str(tmp_path / "made"), config(fit="squash", image_size=48))
+    assert (info.preprocessing.crop_mode, info.preprocessing.size) == ("squash", (48, 48))
 
 
 def test_auto_keeps_the_probe_where_fine_tuning_would_take_too_long(
@@ -663,7 +671,7 @@ def test_near_duplicates_stay_in_one_split(coloured: Path, config: Any, tmp_path
 
 def test_a_class_with_one_image_is_trained_on_and_said(coloured: Path, config: Any, tmp_path: Path) -> None:
     (coloured / "grey").mkdir()
-    picture(7, (120, 120, 120)).save(coloured / "grey" / "only.png")
+    image_of(7, (120, 120, 120)).save(coloured / "grey" / "only.png")
     lines, callbacks = record()
     info = train(str(coloured), str(tmp_path / "made"), config(), callbacks=callbacks)
     assert "grey" in info.label_names
@@ -674,7 +682,7 @@ def test_nothing_to_learn_is_an_error_that_says_so(coloured: Path, config: Any, 
     flat = tmp_path / "flat"
     flat.mkdir()
     for index in range(3):
-        picture(index, COLOURS["red"]).save(flat / f"{index}.png")
+        image_of(index, COLOURS["red"]).save(flat / f"{index}.png")
     with pytest.raises(SourceError, match="none of 3 images has a label"):
         train(str(flat), str(tmp_path / "made"), config())
     with open(tmp_path / "one.csv", "w") as file:
@@ -690,7 +698,7 @@ def test_a_validation_split_that_lacks_a_class_still_trains(config: Any, tmp_pat
         for number, name in enumerate(names):
             (tmp_path / "given" / split / name).mkdir(parents=True)
             for index in range(first, first + 8):
-                image = picture(1000 * number + index, COLOURS[name])
+                image = image_of(1000 * number + index, COLOURS[name])
                 image.save(tmp_path / "given" / split / name / f"{name}{index}.png")
     info = train(str(tmp_path / "given"), str(tmp_path / "made"), config())
     tags = {tag["tag"]: tag for tag in info.metrics["val"]["tags"]}
@@ -698,9 +706,8 @@ def test_a_validation_split_that_lacks_a_class_still_trains(config: Any, tmp_pat
     assert tags["blue"]["recall"] is None
 
 
-def test_a_checkpoint_asked_for_labels_it_never_saw_says_which(coloured: Path, config: Any, tmp_path: Path) -> None:
-    out = str(tmp_path / "made")
-    train(str(coloured), out, config())
+def test_labels_that_a_checkpoint_never_saw_are_named(coloured: Path, probe: Path) -> None:
+    out = str(probe)
     (coloured / "red").rename(coloured / "crimson")
     found = evaluate(out, str(coloured), "all")
     assert any("crimson" in note for note in found.notes)
@@ -739,21 +746,19 @@ def test_a_folder_that_holds_something_is_not_written_into(coloured: Path, confi
         train(str(coloured), str(tmp_path / "full"), config())
 
 
-def test_two_trainings_do_not_write_into_one_folder(coloured: Path, config: Any, tmp_path: Path) -> None:
+def test_two_trainings_do_not_write_into_one_folder(
+    run_tagger: Run, coloured: Path, config: Any, tmp_path: Path
+) -> None:
     out, second = tmp_path / "out", list[str]()
 
     def start_another(line: str) -> None:
         if not second:
-            second.append(subprocess.run(train_command(coloured, out), capture_output=True, text=True).stderr)
+            second.append(run_tagger("train", coloured, "--out", out).stderr)
 
     train(str(coloured), str(out), config(), callbacks=Callbacks(say=start_another))
     assert "another process is writing to this folder" in second[0]
     assert len(second[0].splitlines()) == 1
     assert "_lock" not in os.listdir(out)
-
-
-def train_command(dataset: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "tagger.cli", "train", str(dataset), "--out", str(out)]
 
 
 # --- tuning and the command line --------------------------------------------------------------------------------------

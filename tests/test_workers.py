@@ -91,7 +91,7 @@ def test_a_file_that_kills_its_decoder_fails_alone(many: Path, tmp_path: Path, m
 
 def test_files_of_a_killed_process_are_read_again(many: Path, tmp_path: Path) -> None:
     photo(0, (3000, 2000)).save(tmp_path / "big.png")
-    for index in range(100):
+    for index in range(50):
         os.link(tmp_path / "big.png", many / f"big{index}.png")
     process = start(many, "--model", MODEL, "--out", tmp_path / "out", "--workers", 2)
     wait_for(lambda: len(children(process.pid)) == 2)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from pictures import MODEL
-from prefect.artifacts import Artifact
 
 import tagger
 from tagger.errors import DriftFound
 
 
 def test_the_report_and_drift_flows_write_pages_and_artifacts(photos: Path, tmp_path: Path) -> None:
+    from prefect.artifacts import Artifact
+
     from flows.drift import drift
     from flows.report import report
 
