@@ -582,7 +582,7 @@ def test_a_store_that_does_not_answer_damages_no_part(
     out = tmp_path / "out"
     run(photos, out)
 
-    def hiccup(uri: str, count: int) -> bytes:
+    def hiccup(uri: str, count: int, size: int | None) -> bytes:
         raise SourceError(f"{uri}: 503 Slow Down")
 
     with monkeypatch.context() as broken:

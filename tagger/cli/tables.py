@@ -1,4 +1,4 @@
-"""`ingest`, `query`, `status`, `export`: tables in and out."""
+"""`ingest`, `query`, `status`, `compact`, `export`: tables in and out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tagger.cli.options import Json, Quiet, Results
 from tagger.cli.printing import emit, print_json, progress, show, titled
 from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
-from tagger.options import ManifestOut, Source, expand
+from tagger.options import Grace, ManifestOut, Source, expand
+from tagger.options import Results as ResultsTable
 
 if TYPE_CHECKING:
     from tagger.evaluation.onnx import ExportedModel
@@ -91,6 +92,23 @@ def status(
             f"{results}: {len(found.damaged)} damaged part files; the next `tagger tag` sets them aside and tags their "
             "files again"
         )
+
+
+@app.command(epilog="Example: tagger compact results")
+@expand
+def compact(results: ResultsTable, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Merge small part files into large ones; queries and runs may go on meanwhile.
+
+    The rows stay the same. Parts that were merged are deleted after --grace seconds.
+    """
+    from tagger.tagging.compact import compact
+
+    with progress(quiet or as_json) as show_step:
+        done = compact(results, grace, show_step)
+    if as_json:
+        print_json(asdict(done))
+    elif not quiet:
+        show(done.text())
 
 
 @app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")

@@ -14,6 +14,7 @@ from tagger.storage.files import (
     remove,
     remove_folder,
     rename,
+    sizes_in,
     write_atomic,
 )
 from tagger.storage.listing import FoundFile, describe, find_images, is_image_name
@@ -34,5 +35,5 @@ __all__ = [
     "LOCK", "READ_TIMEOUT", "FoundFile", "StrPath", "absolute", "absolute_file", "cache_folder", "claimed",
     "describe", "exists", "find_images", "is_credential_error", "is_image_name", "is_remote", "join", "local_path",
     "local_uri", "names_in", "open_input", "parent", "public_uri", "read_bytes", "read_tail", "redact", "remove",
-    "remove_folder", "rename", "resolve", "write_atomic",
+    "remove_folder", "rename", "resolve", "sizes_in", "write_atomic",
 ]  # fmt: skip

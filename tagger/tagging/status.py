@@ -41,8 +41,13 @@ class Status:
 
 def status(url: StrPath, verify: bool = False) -> Status:
     """Read the state of a results folder; `verify` reads every byte of every part. Raises SourceNotFound."""
+    return results.consistently(lambda: _status(url, verify))
+
+
+def _status(url: StrPath, verify: bool) -> Status:
     parts = results.existing_parts(url)
     rows, damaged = results.read_rows(parts.uris, ["uri", "model", "status", "run_id", "tagged_at"])
+    rows = results.distinct(rows) if parts.overlap else rows
     if verify:
         damaged = results.damaged_parts(parts.uris)
     latest = results.latest(rows)
