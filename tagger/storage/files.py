@@ -17,7 +17,15 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
-from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.errors import (
+    AccessDenied,
+    MissingExtra,
+    SourceError,
+    SourceNotFound,
+    SourceTooLarge,
+    UsageError,
+    WriteError,
+)
 from tagger.storage import objects, web
 from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of
 from tagger.storage.uris import is_remote, local_path
@@ -34,6 +42,33 @@ def read_bytes(uri: str, attempts: int = 3, timeout: float = READ_TIMEOUT) -> by
     if not is_remote(uri):
         return _read_local(uri)
     return _with_retries(uri, functools.partial(_whole, timeout=timeout), attempts)
+
+
+def read_range(
+    uri: str, start: int, size: int, timeout: float = READ_TIMEOUT, whole: bool = True, attempts: int = 3
+) -> bytes:
+    """Return `size` bytes of a file from `start` on, or fewer at its end if not `whole`; raises SourceError."""
+    if is_remote(uri):
+        content = _with_retries(uri, functools.partial(_range, start=start, size=size, timeout=timeout), attempts)
+    else:
+        with open_input(uri) as file:
+            file.seek(start)
+            content = file.read(size)
+    if whole and len(content) < size:
+        raise SourceError(f"{uri}: ends {size - len(content)} bytes too early")
+    return content
+
+
+def _range(fs: AbstractFileSystem, path: str, start: int, size: int, timeout: float) -> bytes:
+    end = start + size
+    if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout, (start, end))) is not None:
+        return quick
+    if not isinstance(fs, AsyncFileSystem):
+        return bytes(fs.cat_file(path, start=start, end=end))
+    try:
+        return bytes(sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=timeout))
+    except (FSTimeoutError, TimeoutError) as error:
+        raise Unanswered(f"no answer in {timeout:g} s") from error
 
 
 def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
@@ -76,7 +111,7 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
         try:
             with named_errors(uri):
                 return read(*filesystem(uri))
-        except (SourceNotFound, AccessDenied):
+        except (SourceNotFound, SourceTooLarge, AccessDenied):
             raise
         except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is an error of this file only
             raise SourceError(str(error)) from error
@@ -189,7 +224,33 @@ def write_atomic(uri: str, content: bytes) -> None:
         raise WriteError(f"{uri}: cannot write ({reason}); no partial file was left") from error
 
 
-def _write_local(path: str, content: bytes) -> None:
+def write_new(uri: str, content: bytes) -> bool:
+    """Write a file atomically unless it exists; return whether it was written. Of several writers one succeeds.
+
+    Object stores need conditional writes for that, as S3, Azure and Google Cloud Storage have them. Raises WriteError.
+    """
+    try:
+        if is_remote(uri):
+            fs, path = filesystem(uri)
+            if fs.exists(path):
+                return False
+            fs.pipe_file(path, content, mode="create")
+        else:
+            _write_local(local_path(uri), content, os.link)
+    except FileExistsError:
+        return False
+    except UsageError:
+        raise
+    except ImportError as error:
+        raise missing_package(uri, error) from error
+    except Exception as error:
+        if "PreconditionFailed" in str(error) or "412" in str(error):
+            return False
+        raise WriteError(f"{uri}: cannot write ({reason_of(error, uri)}); no partial file was left") from error
+    return True
+
+
+def _write_local(path: str, content: bytes, publish: Callable[[str, str], None] = os.replace) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f"_tmp-{secrets.token_hex(6)}")
@@ -198,10 +259,9 @@ def _write_local(path: str, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        publish(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # linked, or not published
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
