@@ -48,6 +48,9 @@ def query(
         str, typer.Option(help="table, csv, json or parquet [default with --out: its suffix].")
     ] = "table",
     out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
+    present: Annotated[
+        bool, typer.Option("--present", help="Only files that the last listing of a source has.")
+    ] = False,
 ) -> None:
     """Query the results table with SQL; default: counts of tags, and files by status.
 
@@ -64,13 +67,13 @@ def query(
     if format == "parquet" and not out:
         raise UsageError("--format parquet needs --out FILE")
     if sql is None:
-        answers = {title: table.query(results, statement) for title, statement in table.OVERVIEW.items()}
+        answers = {title: table.query(results, statement, present) for title, statement in table.OVERVIEW.items()}
         for title, answer in answers.items():
             if format == "table" and not out:
                 show(title)
             emit(answer, format, out and titled(out, title))
     else:
-        emit(table.query(results, sql), format, out)
+        emit(table.query(results, sql, present), format, out)
 
 
 @app.command(epilog="Example: tagger status results --verify")
@@ -79,7 +82,10 @@ def status(
     verify: Annotated[bool, typer.Option("--verify", help="Read every byte of every part file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a results table's parts, rows by status, runs and damaged parts; exit 1 when a part is damaged."""
+    """Show a results table: files done, missing, failed and vanished, its last runs, and damaged parts.
+
+    Exits with 1 when a part is damaged.
+    """
     from tagger.tagging.status import status
 
     found = status(results, verify)

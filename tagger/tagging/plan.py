@@ -30,6 +30,7 @@ from tagger.tagging import results
 from tagger.tagging.config import TagConfig
 from tagger.tagging.pieces import pieces
 
+PLANS = "_plans"
 LEFTOVER_AGE = timedelta(days=1)
 """Age at which the leftovers of a killed run are removed."""
 _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_id", "run_id", "tagged_at")
@@ -220,7 +221,7 @@ def _newest(rows: pa.Table) -> pa.Table:
 def check_out(out: str) -> None:
     """Raise TableError for a folder that holds other files than results."""
     names = storage.names_in(out) or []
-    if results.RUNS in names:
+    if {results.RUNS, PLANS} & {*names}:
         return
     foreign = [name for name in names if not name.startswith(("_", ".")) and not name.endswith(".parquet")]
     if foreign:
@@ -229,7 +230,7 @@ def check_out(out: str) -> None:
 
 def save_plan(plan: Plan) -> str:
     """Write a plan beside the results, one row group per shard; return its uri."""
-    uri = storage.join(plan.out, f"{results.RUNS}/_plan-{plan.run_id}")
+    uri = storage.join(plan.out, f"{PLANS}/{plan.run_id}")
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
     text = json.dumps({**fields, "config": asdict(plan.config), "targets": [asdict(target) for target in plan.targets]})
     content = schema.serialise(plan.entries, "plan", row_group=plan.config.shard_size, plan=text)
@@ -255,11 +256,13 @@ def remove_plan(uri: str) -> None:
 
 
 def remove_leftovers(out: str) -> None:
-    """Remove the temporary files and plans of runs that were killed more than a day ago."""
+    """Remove the temporary files and plans of runs that were killed more than a day ago, except plans of slices."""
     oldest = datetime.now(UTC) - LEFTOVER_AGE
-    for folder, prefix in ((out, "_tmp-"), (storage.join(out, results.RUNS), "_plan-")):
+    plans = storage.names_in(storage.join(out, PLANS)) or []
+    sliced = any(name.startswith("slices-") for name in plans)
+    for folder in (out, *(storage.join(out, name) for name in (results.RUNS, PLANS))):
         for name in storage.names_in(folder) or []:
-            if name.startswith((prefix, "_tmp-")):
+            if name.startswith("_tmp-") or (folder.endswith(PLANS) and not sliced):
                 written = storage.describe(storage.join(folder, name)).modified_at
                 if written and written < oldest:
                     storage.remove(storage.join(folder, name))

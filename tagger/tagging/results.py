@@ -23,8 +23,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
-from tagger.errors import MissingExtra, QueryError, SourceNotFound
+from tagger.errors import MissingExtra, QueryError, SourceNotFound, TableError
 from tagger.storage import StrPath
+from tagger.tagging.present import present as _present
 
 if TYPE_CHECKING:
     import duckdb
@@ -332,12 +333,13 @@ def existing_parts(url: StrPath) -> Parts:
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 _VIEWS = """
-CREATE VIEW images AS
-    SELECT * FROM history
+CREATE VIEW every_image AS
+    SELECT *, {present} AS present FROM history
     QUALIFY row_number() OVER (
         PARTITION BY uri, model
         ORDER BY CAST(left(run_id, 8) AS BIGINT) DESC, status NOT IN ('ok', 'truncated'), tagged_at DESC, run_id DESC
     ) = 1;
+CREATE VIEW images AS SELECT * FROM every_image {condition};
 CREATE VIEW tags AS
     SELECT * EXCLUDE (pair), pair.tag AS tag, pair.score AS score
     FROM (
@@ -346,19 +348,20 @@ CREATE VIEW tags AS
 """
 
 
-def connect(url: StrPath) -> duckdb.DuckDBPyConnection:
+def connect(url: StrPath, present: bool = False) -> duckdb.DuckDBPyConnection:
     """Open the views `history` (all rows), `images` (latest row per uri and model) and `tags` (row per image and tag).
 
-    Local parts are scanned by DuckDB itself; remote ones are read through fsspec first.
+    `images` has a column `present`, null for a table without listings; with `present`, images and tags have only files
+    that the last listing of a source has. Local parts are scanned by DuckDB itself; remote ones are read first.
     """
     try:
         import duckdb
     except ImportError as error:
         raise MissingExtra("query", "duckdb") from error
-    return consistently(lambda: _connect(url, duckdb.connect()))
+    return consistently(lambda: _connect(url, duckdb.connect(), present))
 
 
-def _connect(url: StrPath, connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+def _connect(url: StrPath, connection: duckdb.DuckDBPyConnection, present: bool) -> duckdb.DuckDBPyConnection:
     parts = existing_parts(url)
     connection.execute("SET TimeZone = 'UTC'")
     if parts.uris and not storage.is_remote(parts.uris[0]):
@@ -366,7 +369,13 @@ def _connect(url: StrPath, connection: duckdb.DuckDBPyConnection) -> duckdb.Duck
         connection.execute(_history(_verified(url, [storage.local_path(uri) for uri in parts.uris]), parts.overlap))
     else:
         connection.register("history", read_table(url))
-    connection.execute(_VIEWS)
+    there = _present(storage.absolute(os.fspath(url)))
+    if present and there is None:
+        raise TableError(f"{url}: no listing of a source is kept here yet; run `tagger tag` again, then use --present")
+    column = "NULL::BOOLEAN" if there is None else "uri IN (SELECT uri FROM listed)"
+    if there is not None:
+        connection.register("listed", pa.table({"uri": there}))
+    connection.execute(_VIEWS.format(present=column, condition="WHERE present" if present else ""))
     return connection
 
 
@@ -413,17 +422,20 @@ OVERVIEW = {
 """Title -> SQL of the queries that run by default."""
 
 
-def query(url: StrPath, sql: str) -> pa.Table:
-    """Run SQL over the views of a results folder; raises QueryError with DuckDB's own explanation."""
-    return consistently(lambda: _query(url, sql))
+def query(url: StrPath, sql: str, present: bool = False) -> pa.Table:
+    """Run SQL over the views of a results folder; raises QueryError with DuckDB's own explanation.
+
+    With `present`, images and tags have only files that the last listing of a source has.
+    """
+    return consistently(lambda: _query(url, sql, present))
 
 
-def _query(url: StrPath, sql: str) -> pa.Table:
+def _query(url: StrPath, sql: str, present: bool) -> pa.Table:
     import duckdb
 
     out = storage.absolute(os.fspath(url))
     before = storage.names_in(out) or []
-    with contextlib.closing(connect(url)) as connection:
+    with contextlib.closing(connect(url, present)) as connection:
         try:
             relation = connection.sql(sql)
             result: Any = pa.table({}) if relation is None else _unique_names(relation.to_arrow_table())

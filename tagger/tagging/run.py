@@ -33,7 +33,7 @@ from tagger.inference.model import Model
 from tagger.inference.pipeline import score_batches
 from tagger.inference.workers import decoder_for
 from tagger.storage import StrPath
-from tagger.tagging import results, rows
+from tagger.tagging import present, results, rows, slices
 from tagger.tagging.config import TagConfig
 from tagger.tagging.plan import Plan, Target, make_plan, remove_leftovers
 from tagger.tagging.summary import ShardCounts, Summary, summarise
@@ -109,25 +109,47 @@ def tag(
     URL. With several models every file is read and decoded once. If the call is interrupted, committed parts stay, and
     the next call does the rest. Raises TaggerError.
     """
-    plan = prepare(source, model, out, config or TagConfig(), on_found)
+    plan, shards = prepare_share(source, model, out, config or TagConfig(), on_found)
     on_plan(plan)
     models = Models()
-    counts = run_shards(plan, range(plan.shards), models, on_progress)
-    return finish(plan, _redo_deleted(plan, counts, models, on_progress))
+    counts = _redo_deleted(plan, run_shards(plan, shards, models, on_progress), models, on_progress)
+    return finish(plan, counts, done=shards)
 
 
 def prepare(
     source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
 ) -> Plan:
     """List the source, compare it with the results, and return the plan."""
+    return prepare_share(source, model, out, config, on_found)[0]
+
+
+def prepare_share(
+    source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
+) -> tuple[Plan, list[int]]:
+    """Return the plan, and the shards to do: all of them, or with --slice those of this process."""
     source, out = os.fspath(source), os.fspath(out)
     remove_leftovers(storage.absolute(out))
     names = [model] if isinstance(model, str | os.PathLike) else model
     models = {os.fspath(name): checkpoint.describe(os.fspath(name)) for name in names}
-    plan = make_plan(source, manifest.read_source(source, on_found), models, out, config)
+
+    def make() -> Plan:
+        files = manifest.read_source(source, on_found)
+        plan = make_plan(source, files, models, out, config)
+        if plan.found or plan.known:
+            present.write_listing(plan.out, source, files.table)
+        return plan
+
+    if config.own_slice is None:
+        plan = make()
+        shards = list(range(plan.shards))
+    else:
+        ids = [(info.name, info.model_id, config.settings_id(info)) for info in models.values()]
+        wanted = slices.terms(source, ids, config)
+        plan, shards = slices.agree(storage.absolute(out), wanted, config.own_slice[0], make)
+        plan = replace(plan, config=config)
     if plan.shards:
         _record(plan, {"state": "started"})
-    return plan
+    return plan, shards
 
 
 class Work:
@@ -139,7 +161,8 @@ class Work:
     def __init__(self, plan: Plan, shards: Sequence[int] | None = None, models: Models | None = None) -> None:
         self.plan, self.models = plan, models or Models()
         self._worklist = Worklist(plan)
-        self._unsettled = list(range(plan.shards) if shards is None else shards)
+        self.shards = list(range(plan.shards) if shards is None else shards)
+        self._unsettled = [*self.shards]
         """Shards of which it is not known whether their part was written: all at first, then those of failed calls."""
 
     def run(self, at_most: int | None = None, on_progress: OnProgress = _ignore) -> ShardCounts:
@@ -253,10 +276,15 @@ def _rows_of(plan: Plan, shards: Sequence[int]) -> tuple[pa.Table, tuple[str, ..
     return pa.concat_tables([there, found.filter(pc.is_in(found["uri"], files))]), (*damaged, *broken)
 
 
-def finish(plan: Plan, counts: ShardCounts) -> Summary:
-    """Summarise a run and record it under `_runs/`; raises WriteError if parts of the table were deleted meanwhile."""
+def finish(plan: Plan, counts: ShardCounts, done: Sequence[int] = ()) -> Summary:
+    """Summarise a run and record it under `_runs/`; raises WriteError if parts of the table were deleted meanwhile.
+
+    `done` are the shards of a slice of which nothing is left.
+    """
     if plan.shards:
         _check_parts(plan, counts)
+        if plan.config.own_slice and done:
+            slices.mark_done(plan, plan.config.own_slice[0], done)
     summary = summarise(plan, counts)
     if plan.shards:
         _record(plan, {"state": "finished", **summary.to_dict()})
@@ -320,7 +348,8 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
         "python": platform.python_version(),
         **facts,
     }
-    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}.json")
+    part = "-slice-{}-of-{}".format(*plan.config.own_slice) if plan.config.own_slice else ""
+    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}{part}.json")
     storage.write_atomic(uri, json.dumps(record, indent=2).encode())
 
 

@@ -74,6 +74,7 @@ class Worklist:
             return
         sizes = storage.sizes_in(self.plan.out) or {}
         new = [name for name in sizes if name not in self._seen and self._is_of_another_run(name)]
+        self._left -= {index for index in self._left if self.plan.part(index) in sizes}  # by another slice
         if new:
             self._drop([storage.join(self.plan.out, name) for name in new])
             self._seen.update(new)

@@ -40,7 +40,7 @@ def test_the_tag_flow_writes_the_same_table_and_an_artifact(photos: Path, tmp_pa
     by_flow, by_library = (tagger.read_results(str(tmp_path / name))[columns] for name in ("flow", "library"))
     assert by_flow.equals(by_library)
     assert "| tagged | 6 |" in artifact("tag")
-    assert not list((tmp_path / "flow" / "_runs").glob("_plan*"))
+    assert not list((tmp_path / "flow" / "_plans").glob("*"))
     again = tag(str(photos), [MODEL], str(tmp_path / "flow"), options, return_state=True)
     assert "0 images decoded" in again.message
 
