@@ -204,12 +204,15 @@ def _crc(content: bytes) -> bytes:
     return zlib.crc32(content).to_bytes(4, "little")
 
 
-def open_parquet(file: IO[bytes]) -> pq.ParquetFile:
-    """Open a Parquet file so that damage raises one of DAMAGE: in the footer now, in a page when it is read."""
+def open_parquet(file: IO[bytes], pre_buffer: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file so that damage raises one of DAMAGE: in the footer now, in a page when it is read.
+
+    `pre_buffer` combines reads, for stores that answer late; all that is read of a file is then in memory at once.
+    """
     if not _footer_is_whole(_tail(file, file.seek(0, io.SEEK_END))):
         raise pa.ArrowInvalid("the checksum of the footer is wrong")
     file.seek(0)
-    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=True)
+    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=pre_buffer)
 
 
 @contextlib.contextmanager

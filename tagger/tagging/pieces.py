@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-PIECE = 200_000
+PIECE = 100_000
 """Rows of a piece, about; half as many are split at once."""
 _MOST = 512
 """Pieces at most; each is an open file while a table is split."""

@@ -228,9 +228,14 @@ def check_out(out: str) -> None:
         raise TableError(f"{out}: holds other files ({', '.join(foreign[:3])}); --out needs an empty or new folder")
 
 
+def plan_uri(out: str, run_id: str) -> str:
+    """Return the uri of the plan of a run."""
+    return storage.join(out, f"{PLANS}/{run_id}")
+
+
 def save_plan(plan: Plan) -> str:
     """Write a plan beside the results, one row group per shard; return its uri."""
-    uri = storage.join(plan.out, f"{PLANS}/{plan.run_id}")
+    uri = plan_uri(plan.out, plan.run_id)
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
     text = json.dumps({**fields, "config": asdict(plan.config), "targets": [asdict(target) for target in plan.targets]})
     content = schema.serialise(plan.entries, "plan", row_group=plan.config.shard_size, plan=text)

@@ -221,7 +221,7 @@ def _read_part(uri: str, size: int | None, wanted: Sequence[str], models: Sequen
     if storage.is_remote(uri) and (size is None or size > _SMALL):
         # the store or the part may be at fault; reading the whole part tells which
         with contextlib.suppress(*schema.DAMAGE), storage.open_input(uri) as file:
-            return _columns(file, wanted, models)
+            return _columns(file, wanted, models, pre_buffer=True)
     return _read_whole(uri, wanted, models)
 
 
@@ -236,8 +236,10 @@ def _read_whole(uri: str, wanted: Sequence[str], models: Sequence[str] | None) -
             return None
 
 
-def _columns(file: IO[bytes], wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table:
-    parquet = schema.open_parquet(file)
+def _columns(
+    file: IO[bytes], wanted: Sequence[str], models: Sequence[str] | None, pre_buffer: bool = False
+) -> pa.Table:
+    parquet = schema.open_parquet(file, pre_buffer)
     needed = {*wanted, "model"} if models is not None else set(wanted)
     table = parquet.read([name for name in parquet.schema_arrow.names if name in needed])
     if models is not None:

@@ -146,7 +146,9 @@ def prepare_share(
         ids = [(info.name, info.model_id, config.settings_id(info)) for info in models.values()]
         wanted = slices.terms(source, ids, config)
         plan, shards = slices.agree(storage.absolute(out), wanted, config.own_slice[0], make)
-        plan = replace(plan, config=config)
+        own = {info.name: model for model, info in models.items()}  # checkpoints may lie elsewhere on each machine
+        targets = tuple(replace(target, model=own[target.name]) for target in plan.targets)
+        plan = replace(plan, config=config, targets=targets)
     if plan.shards:
         _record(plan, {"state": "started"})
     return plan, shards

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tagger import storage
 from tagger.errors import UsageError, WriteError
 from tagger.options import flag
 from tagger.tagging.config import TagConfig
-from tagger.tagging.plan import PLANS, Plan, load_plan, remove_plan, save_plan
+from tagger.tagging.plan import PLANS, Plan, load_plan, plan_uri, remove_plan, save_plan
 
 _ATTEMPTS = 5
 _OF_THE_MACHINE = ("slice", "workers", "batch_size", "device")
@@ -48,7 +48,7 @@ def agree(out: str, wanted: dict[str, Any], number: int, make: Callable[[], Plan
             open_slices = _open_slices(out, current, described["slices"])
             if open_slices:
                 _check(described["terms"], wanted, number, out)
-                plan = load_plan(described["plan"])
+                plan = replace(load_plan(plan_uri(out, described["run_id"])), out=out)
                 own = [number] if number in open_slices else open_slices
                 return plan, [shard for each in own for shard in share(plan, each, described["slices"])]
         plan = make()
@@ -98,7 +98,7 @@ def _open_slices(out: str, current: int, count: int) -> list[int]:
 def _publish(out: str, number: int, plan: Plan, wanted: dict[str, Any]) -> bool:
     """Offer a plan to the other slices; return whether they take it, and remove the plans before it."""
     uri = save_plan(plan)
-    described = {"run_id": plan.run_id, "plan": uri, "slices": wanted["slices"], "terms": wanted}
+    described = {"run_id": plan.run_id, "slices": wanted["slices"], "terms": wanted}
     won = storage.write_new(_uri(out, number), json.dumps(described).encode())
     if won and _highest(out) > number:  # this process slept while others went on
         storage.remove(_uri(out, number))
@@ -109,7 +109,7 @@ def _publish(out: str, number: int, plan: Plan, wanted: dict[str, Any]) -> bool:
     for name in storage.names_in(storage.join(out, PLANS)) or []:
         if name.startswith("slices-") and int(name.split("-")[1]) < number:
             if "-done-" not in name:
-                remove_plan(_described(out, int(name.split("-")[1]))["plan"])
+                remove_plan(plan_uri(out, _described(out, int(name.split("-")[1]))["run_id"]))
             storage.remove(storage.join(out, f"{PLANS}/{name}"))
     return True
 

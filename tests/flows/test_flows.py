@@ -89,6 +89,16 @@ def test_the_ingest_flow_writes_a_manifest(photos: Path, tmp_path: Path) -> None
     assert "| found | 6 |" in artifact("ingest")
 
 
+def test_the_compact_flow_merges_the_parts(photos: Path, tmp_path: Path) -> None:
+    from flows.compact import compact
+
+    tagger.tag(photos, MODEL, tmp_path / "out", TagConfig(shard_size=2))
+    state = compact(str(tmp_path / "out"), 0, return_state=True)
+    assert state.is_completed()
+    assert "3 of 3 parts merged into 1 (6 rows)" in state.message
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 1
+
+
 def test_the_form_of_the_flow_describes_its_options() -> None:
     from flows.tag import tag
 
