@@ -1,6 +1,6 @@
 """Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --model MODEL --out RESULTS`.
 
-One plan, at most 16 ranges of shards and one report for any number of files. The results table decides what is done: a
+One plan, at most 16 tasks with a share of the shards each, and one report. The results table decides what is done: a
 retried task, a rerun after a kill and the next nightly run only do what is missing.
 """
 
@@ -18,19 +18,18 @@ from pydantic import Field
 from flows import command
 from flows.retries import may_pass
 from tagger.options import Models, ResultsOut, Source
-from tagger.tagging import plan, run
+from tagger.tagging import run
 from tagger.tagging.config import TagConfig
 from tagger.tagging.summary import ShardCounts, Summary
 
-MAX_RANGES = 16
+MAX_TASKS = 16
 DEFAULTS = TagConfig()
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
-def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> tuple[str, int]:
-    """Plan the run; return the plan's URL and its number of shards."""
-    planned = run.prepare(source, model, out, options)
-    return plan.save_plan(planned), planned.shards
+def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> run.Work:
+    """Plan the run; return the work that it is."""
+    return run.Work(*run.prepare_share(source, model, out, options))
 
 
 @task(
@@ -39,18 +38,17 @@ def plan_shards(source: str, model: str | list[str], out: str, options: TagConfi
     retry_condition_fn=may_pass,
     persist_result=False,
     cache_policy=NO_CACHE,
-    task_run_name="tag-shards-{start}-{stop}",
+    task_run_name="tag-shards-{number}-of-{tasks}",
 )
-def tag_shards(plan_url: str, start: int, stop: int, models: run.Models) -> ShardCounts:
-    """Tag a range of shards; a retry skips those whose part file exists."""
-    return run.run_shards(plan.load_plan(plan_url), range(start, stop), models)
+def tag_shards(work: run.Work, number: int, tasks: int) -> ShardCounts:
+    """Tag a share of the shards that are left; a retry does the rest of the share, and counts what was written."""
+    return work.run(at_most=-(-len(work.shards) // tasks))
 
 
-@task(persist_result=False)
-def report(plan_url: str, counts: list[ShardCounts]) -> Summary:
-    """Sum up the ranges, remove the plan, create an artifact."""
-    summary = run.finish(plan.load_plan(plan_url), sum(counts, ShardCounts()))
-    plan.remove_plan(plan_url)
+@task(persist_result=False, cache_policy=NO_CACHE)
+def report(work: run.Work, counts: list[ShardCounts], failed: bool) -> Summary:
+    """Sum up the tasks, create an artifact."""
+    summary = run.finish(work.plan, sum(counts, ShardCounts()), done=[] if failed else work.shards)
     create_markdown_artifact(summary.markdown(), key="tag")
     return summary
 
@@ -63,14 +61,14 @@ def tag(
     options: TagConfig = DEFAULTS,
 ) -> State[dict[str, object]]:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file and model."""
-    plan_url, shards = plan_shards(source, model, out, options)
-    models = run.Models()
-    futures = [tag_shards.submit(plan_url, *each, models) for each in plan.ranges(shards, MAX_RANGES)]
+    work = plan_shards(source, model, out, options)
+    tasks = min(len(work.shards), MAX_TASKS)
+    futures = [tag_shards.submit(work, number, tasks) for number in range(1, tasks + 1)]
     wait(futures)
     finished = [future.result() for future in futures if future.state.is_completed()]
-    summary = report(plan_url, finished)
+    summary = report(work, finished, len(finished) < tasks)
     for future in futures:
-        future.result()  # raises the error of a range that failed, after the report counted the others
+        future.result()  # raises the error of a task that failed, after the report counted the others
     summary.check_failures()
     return Completed(message=summary.text(), data=summary.to_dict())
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tagger.errors import TaggerError
     from tagger.evaluation.evaluate import evaluate
     from tagger.inference.model import Model, load, predict
+    from tagger.tagging.compact import compact
     from tagger.tagging.config import TagConfig
     from tagger.tagging.export import export
     from tagger.tagging.results import query, read_results
@@ -28,6 +29,7 @@ _HOMES = {
     "TagConfig": "tagger.tagging.config",
     "TaggerError": "tagger.errors",
     "TrainConfig": "tagger.training.config",
+    "compact": "tagger.tagging.compact",
     "evaluate": "tagger.evaluation.evaluate",
     "export": "tagger.tagging.export",
     "ingest": "tagger.data.ingest",
@@ -41,8 +43,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Ingested", "Manifest", "Model", "Summary", "TagConfig", "TaggerError", "TrainConfig", "evaluate", "export",
-    "ingest", "load", "predict", "query", "read_results", "tag", "train", "tune",
+    "Ingested", "Manifest", "Model", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact", "evaluate",
+    "export", "ingest", "load", "predict", "query", "read_results", "tag", "train", "tune",
 ]  # fmt: skip
 
 

@@ -80,6 +80,10 @@ ReportOut = Annotated[str, Option("Folder for the report and every model; run ag
 Cifar10 = Annotated[str | None, Option("Folder or archive of CIFAR-10 [default: downloaded into the cache].")]
 ManifestOut = Annotated[str, Option("Manifest to write; the name must end in .parquet.")]
 Results = Annotated[str, Option("Results folder or URL, as written by `tagger tag --out`.")]
+Grace = Annotated[
+    float,
+    Option("Seconds that merged parts stay before they are deleted, for queries that have begun; 0: none.", ge=0),
+]
 ReportPage = Annotated[str, Option("Page to write.")]
 DriftPage = Annotated[str, Option("Page to write, .html; the figures are written beside it as .parquet.")]
 OneModel = Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")]

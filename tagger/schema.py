@@ -130,6 +130,7 @@ _SEAL = b"TGCK"
 _SEAL_LENGTH = 12
 _END = 8
 """Bytes after a Parquet footer: its length and a magic number."""
+_CHUNK = 1 << 20
 TAIL = 1 << 16
 """Bytes at a file's end that nearly always hold its seal and footer."""
 DAMAGE = (pa.ArrowException, OSError)
@@ -156,36 +157,62 @@ def sealed_length(end: bytes) -> int:
     return _SEAL_LENGTH + _footer_length(end)
 
 
-def is_whole(content: bytes, footer_only: bool = False) -> bool:
-    """Return whether a file has the bytes it was sealed with; true where there is no seal.
-
-    With `footer_only`, `content` may be the end of the file, from the seal on.
-    """
-    view = memoryview(content)
-    start = max(0, len(view) - _footer_length(content))
-    pages, footer = view[:start], view[start:]
-    seal = bytes(pages[-_SEAL_LENGTH:])
-    if not seal.startswith(_SEAL) or len(seal) < _SEAL_LENGTH:
-        return True
-    return seal[8:] == _crc(footer) and (footer_only or seal[4:8] == _crc(pages[:-_SEAL_LENGTH]))
-
-
-def _crc(content: bytes | memoryview) -> bytes:
-    return zlib.crc32(content).to_bytes(4, "little")
-
-
-def open_parquet(file: IO[bytes]) -> pq.ParquetFile:
-    """Open a Parquet file so that damage raises one of DAMAGE: in the footer now, in a page when it is read."""
+def is_whole(file: IO[bytes]) -> bool:
+    """Return whether a file has the bytes it was sealed with; true where there is no seal. Reads it in chunks."""
     size = file.seek(0, io.SEEK_END)
+    tail = _tail(file, size)
+    seal = _seal_of(tail)
+    if seal is None:
+        return True
+    return _footer_is_whole(tail) and seal[4:8] == _crc_of(file, size - sealed_length(tail))
+
+
+def _tail(file: IO[bytes], size: int) -> bytes:
+    """Return the end of a file, from the seal on."""
     file.seek(max(0, size - TAIL))
     tail = file.read()
     if sealed_length(tail) > len(tail):
         file.seek(max(0, size - sealed_length(tail)))
         tail = file.read()
-    if not is_whole(tail, footer_only=True):
+    return tail
+
+
+def _seal_of(tail: bytes) -> bytes | None:
+    """Return the seal before the footer; None where there is none."""
+    end = len(tail) - _footer_length(tail)
+    seal = tail[max(0, end - _SEAL_LENGTH) : max(0, end)]
+    return seal if seal.startswith(_SEAL) and len(seal) == _SEAL_LENGTH else None
+
+
+def _footer_is_whole(tail: bytes) -> bool:
+    """Return whether the footer is the one that was sealed; true where there is no seal."""
+    seal = _seal_of(tail)
+    return seal is None or seal[8:] == _crc(tail[len(tail) - _footer_length(tail) :])
+
+
+def _crc_of(file: IO[bytes], count: int) -> bytes:
+    """Return the CRC-32 of the first `count` bytes of a file."""
+    file.seek(0)
+    value = 0
+    while count > 0 and (chunk := file.read(min(count, _CHUNK))):
+        value = zlib.crc32(chunk, value)
+        count -= len(chunk)
+    return value.to_bytes(4, "little")
+
+
+def _crc(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(4, "little")
+
+
+def open_parquet(file: IO[bytes], pre_buffer: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file so that damage raises one of DAMAGE: in the footer now, in a page when it is read.
+
+    `pre_buffer` combines reads, for stores that answer late; all that is read of a file is then in memory at once.
+    """
+    if not _footer_is_whole(_tail(file, file.seek(0, io.SEEK_END))):
         raise pa.ArrowInvalid("the checksum of the footer is wrong")
     file.seek(0)
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=pre_buffer)
 
 
 @contextlib.contextmanager

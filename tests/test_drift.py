@@ -205,7 +205,8 @@ def test_the_command_writes_page_and_figures_and_exits_with_4_over_the_limit(mon
     assert dict(zip(figures["figure"].to_pylist(), figures["effect"].to_pylist(), strict=True))[
         "status"
     ] == pytest.approx(0.2)
-    assert schema.is_whole(page.with_suffix(".parquet").read_bytes())
+    with page.with_suffix(".parquet").open("rb") as file:
+        assert schema.is_whole(file)
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,8 @@ def test_status_counts_rows_and_verify_finds_damage(table: Path, run_tagger: Run
     found = json.loads(run_tagger("status", table, "--json").stdout)
     images = tagger.read_results(table)
     assert (found["parts"], found["rows"], found["damaged"]) == (12, 720, [])
-    assert found["models"]["m"]["ok"] == ((images["model"] == "m") & (images["status"] == "ok")).sum()
+    assert found["models"]["m"]["done"] == ((images["model"] == "m") & (images["status"] == "ok")).sum()
+    assert (found["models"]["m"]["missing"], found["last_runs"]) == (None, [])
     victim = min(table.glob("*.parquet"))
     content = bytearray(victim.read_bytes())
     content[len(content) // 3] ^= 1
@@ -243,3 +244,65 @@ def test_a_spreadsheet_runs_no_cell(photos: Path, tmp_path: Path) -> None:
     tagger.tag(photos, MODEL, tmp_path / "out")
     table = results.query(tmp_path / "out", "SELECT '=1+1' AS a, '@x' AS b, '-' AS c, -5 AS d, 'a=b' AS e")
     assert results.export(table, "csv").decode().splitlines()[1] == "'=1+1,'@x,'-,-5,a=b"
+
+
+# --- watching ---------------------------------------------------------------------------------------------------------
+
+
+def test_vanished_files_keep_their_row_and_are_counted(photos: Path, tmp_path: Path, run_tagger: Run) -> None:
+    out = tmp_path / "out"
+    (photos / "bad.jpg").write_bytes(b"junk")
+    tagger.tag(photos, MODEL, out)
+    (photos / "0.jpg").unlink()
+    (photos / "new.jpg").write_bytes((photos / "2.jpg").read_bytes())
+    run.prepare(photos, MODEL, out, tagger.TagConfig())  # a run that is killed after its plan
+    found = status(out).models["cifar10-speedrun"]
+    assert (found.images, found.done, found.failed, found.missing, found.vanished) == (7, 6, {"unsupported": 1}, 1, 1)
+    assert found.text() == "7 images: 6 done, 1 failed (1 unsupported), 1 missing, 1 vanished"
+    gone = tagger.query(out, "SELECT uri FROM images WHERE NOT present").to_pylist()
+    assert gone == [{"uri": str(photos / "0.jpg")}]
+    assert (
+        len(tagger.query(out, "SELECT * FROM images", present=True))
+        == len(tagger.query(out, "FROM tags", present=True)) + 1
+        == 6
+    )
+    ran = run_tagger("query", out, "SELECT count(*) AS n FROM images", "--present", "--format", "csv")
+    assert ran.stdout == "n\n6\n"
+
+
+def test_a_table_without_listings_has_no_present_files(table: Path) -> None:
+    assert tagger.query(table, "SELECT DISTINCT present FROM images").to_pylist() == [{"present": None}]
+    with pytest.raises(TableError, match="no listing of a source is kept here yet"):
+        tagger.query(table, "FROM images", present=True)
+
+
+def test_an_emptied_source_leaves_every_file_vanished(photos: Path, tmp_path: Path) -> None:
+    tagger.tag(photos, MODEL, tmp_path / "out")
+    shutil.rmtree(photos)
+    photos.mkdir()
+    tagger.tag(photos, MODEL, tmp_path / "out")
+    assert status(tmp_path / "out").models["cifar10-speedrun"].vanished == 6
+
+
+def test_status_shows_the_last_runs(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tagger.tag(photos, MODEL, out)
+    (photos / "bad.jpg").write_bytes(b"junk")
+    tagger.tag(photos, MODEL, out)
+    (photos / "new.jpg").write_bytes((photos / "2.jpg").read_bytes())
+    run.prepare(photos, MODEL, out, tagger.TagConfig())
+    last, second, first = status(out).last_runs
+    assert (last.state, last.files_to_tag, last.tagged) == ("started", 1, 0)
+    assert (second.state, second.failed, second.tagged) == ("finished", {"unsupported": 1}, 0)
+    assert (first.tagged, first.source, first.age_seconds < 100) == (6, str(photos), True)
+    assert first.images_per_second
+    assert "not finished" in last.text()
+    assert "6 of 6 tagged" in first.text()
+
+
+def test_log_lines_are_json_where_asked_for(photos: Path, tmp_path: Path, run_tagger: Run) -> None:
+    ran = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--log-format", "json", "--quiet")
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["listing", "plan", "progress", "finished"]
+    assert lines[1]["files_to_tag"] == lines[-1]["tagged"] == 6
+    assert ran.stdout == ""

@@ -589,7 +589,7 @@ def test_a_store_that_does_not_answer_damages_no_part(
     out = tmp_path / "out"
     run(photos, out)
 
-    def hiccup(uri: str, count: int) -> bytes:
+    def hiccup(uri: str, count: int, size: int | None) -> bytes:
         raise SourceError(f"{uri}: 503 Slow Down")
 
     with monkeypatch.context() as broken:
@@ -652,10 +652,11 @@ def test_large_files_are_read_a_few_at_a_time_and_in_order() -> None:
 def test_what_killed_runs_left_behind_goes_after_a_day(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(photos, out)
-    names = ["_tmp-old", "_tmp-new", "_runs/_plan-00000001-old", "_runs/_plan-00000001-new", "_runs/_tmp-old"]
+    names = ["_tmp-old", "_tmp-new", "_plans/00000001-old", "_plans/00000001-new", "_runs/_tmp-old"]
+    (out / "_plans").mkdir()
     for name in names:
         (out / name).write_bytes(b"x")
         if name.endswith("old"):
             os.utime(out / name, (time.time() - 100_000,) * 2)
     run(photos, out)
-    assert [name for name in names if (out / name).exists()] == ["_tmp-new", "_runs/_plan-00000001-new"]
+    assert [name for name in names if (out / name).exists()] == ["_tmp-new", "_plans/00000001-new"]

@@ -1,4 +1,4 @@
-"""`ingest`, `query`, `status`, `export`: tables in and out."""
+"""`ingest`, `query`, `status`, `compact`, `export`: tables in and out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tagger.cli.options import Json, Quiet, Results
 from tagger.cli.printing import emit, print_json, progress, show, titled
 from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
-from tagger.options import ManifestOut, Source, expand
+from tagger.options import Grace, ManifestOut, Source, expand
+from tagger.options import Results as ResultsTable
 
 if TYPE_CHECKING:
     from tagger.evaluation.onnx import ExportedModel
@@ -47,6 +48,9 @@ def query(
         str, typer.Option(help="table, csv, json or parquet [default with --out: its suffix].")
     ] = "table",
     out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
+    present: Annotated[
+        bool, typer.Option("--present", help="Only files that the last listing of a source has.")
+    ] = False,
 ) -> None:
     """Query the results table with SQL; default: counts of tags, and files by status.
 
@@ -63,13 +67,13 @@ def query(
     if format == "parquet" and not out:
         raise UsageError("--format parquet needs --out FILE")
     if sql is None:
-        answers = {title: table.query(results, statement) for title, statement in table.OVERVIEW.items()}
+        answers = {title: table.query(results, statement, present) for title, statement in table.OVERVIEW.items()}
         for title, answer in answers.items():
             if format == "table" and not out:
                 show(title)
             emit(answer, format, out and titled(out, title))
     else:
-        emit(table.query(results, sql), format, out)
+        emit(table.query(results, sql, present), format, out)
 
 
 @app.command(epilog="Example: tagger status results --verify")
@@ -78,7 +82,10 @@ def status(
     verify: Annotated[bool, typer.Option("--verify", help="Read every byte of every part file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a results table's parts, rows by status, runs and damaged parts; exit 1 when a part is damaged."""
+    """Show a results table: files done, missing, failed and vanished, its last runs, and damaged parts.
+
+    Exits with 1 when a part is damaged.
+    """
     from tagger.tagging.status import status
 
     found = status(results, verify)
@@ -91,6 +98,23 @@ def status(
             f"{results}: {len(found.damaged)} damaged part files; the next `tagger tag` sets them aside and tags their "
             "files again"
         )
+
+
+@app.command(epilog="Example: tagger compact results")
+@expand
+def compact(results: ResultsTable, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Merge small part files into large ones; queries and runs may go on meanwhile.
+
+    The rows stay the same. Parts that were merged are deleted after --grace seconds.
+    """
+    from tagger.tagging.compact import compact
+
+    with progress(quiet or as_json) as show_step:
+        done = compact(results, grace, show_step)
+    if as_json:
+        print_json(asdict(done))
+    elif not quiet:
+        show(done.text())
 
 
 @app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")

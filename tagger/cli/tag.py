@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tagger.cli.app import app
+from tagger.cli.logs import to_json
 from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import headline, print_json, print_prediction, print_table, progress, say, show
 from tagger.errors import TooManyFailed, UsageError
@@ -33,23 +34,38 @@ def tag(
     out: ResultsOut = RESULTS,
     as_json: Json = False,
     quiet: Quiet = False,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="json: progress and warnings on stderr, one JSON object a line.")
+    ] = "text",
 ) -> None:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""
     from tagger.tagging import run
 
     _check_place(source, out)
+    lines = to_json() if log_format == "json" else None
     silent = quiet or as_json
-    with progress(silent) as show_step:
+    with progress(silent or lines is not None) as show_step:
 
         def on_plan(plan: Plan) -> None:
             show_step("listing", 0, 0)
-            if not silent:
+            if lines:
+                lines.event("plan", run_id=plan.run_id, found=plan.found, files_to_tag=len(plan.entries))
+            elif not silent:
                 show(plan.text())
 
         def on_progress(now: run.Progress) -> None:
             show_step("tagging", now.done, now.total, f"{now.failed:,} failed")
+            if lines:
+                lines.now_and_then("progress", done=now.done, total=now.total, failed=now.failed)
 
-        summary = run.tag(source, model, out, config, on_plan, on_progress, lambda found: show_step("listing", found))
+        def on_found(found: int) -> None:
+            show_step("listing", found)
+            if lines:
+                lines.now_and_then("listing", found=found)
+
+        summary = run.tag(source, model, out, config, on_plan, on_progress, on_found)
+    if lines:
+        lines.event("finished", **summary.to_dict())
     if as_json:
         print_json(summary.to_dict())
     elif not quiet:

@@ -201,7 +201,8 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
         if schema.footer_of(arrow):
             schema.check_footer(arrow, "manifest", source)
             with schema.named_damage(source):
-                table = schema.conform(parquet.read(), "manifest")
+                batches = parquet.iter_batches()  # read at once, a table takes its size twice
+                table = schema.conform(pa.Table.from_batches(batches, arrow), "manifest")
             on_found(len(table))
             return Manifest(table)
         if storage.has_images(arrow):

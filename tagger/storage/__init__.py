@@ -14,7 +14,9 @@ from tagger.storage.files import (
     remove,
     remove_folder,
     rename,
+    sizes_in,
     write_atomic,
+    write_new,
 )
 from tagger.storage.listing import describe, find_images
 from tagger.storage.names import FoundFile, is_image_name
@@ -36,5 +38,5 @@ __all__ = [
     "LOCK", "READ_TIMEOUT", "FoundFile", "StrPath", "absolute", "absolute_file", "cache_folder", "claimed",
     "describe", "exists", "find_images", "has_images", "is_credential_error", "is_image_name", "is_remote", "join",
     "local_path", "local_uri", "names_in", "open_input", "parent", "public_uri", "read_bytes", "read_tail", "redact",
-    "remove", "remove_folder", "rename", "resolve", "write_atomic",
+    "remove", "remove_folder", "rename", "resolve", "sizes_in", "write_atomic", "write_new",
 ]  # fmt: skip

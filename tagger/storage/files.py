@@ -87,14 +87,20 @@ class Unanswered(Exception):
     """A read that timed out; a retry would delay the files after it again."""
 
 
-def read_tail(uri: str, count: int) -> bytes:
-    """Return the last `count` bytes of a file, or all of a shorter one; raises SourceError as read_bytes() does."""
+def read_tail(uri: str, count: int, size: int | None = None) -> bytes:
+    """Return the last `count` bytes of a file, or all of a shorter one; raises SourceError as read_bytes() does.
+
+    The `size` of a remote file, where it is known, saves a request.
+    """
 
     def tail(fs: AbstractFileSystem, path: str) -> bytes:
-        info = fs.info(path)
-        if info["type"] != "file":  # opening a pipe or device would block
-            raise SourceError(f"{uri}: not a regular file")
-        return bytes(fs.cat_file(path, start=max(0, info["size"] - count), end=info["size"]))
+        end = size
+        if end is None or not is_remote(uri):
+            info = fs.info(path)
+            if info["type"] != "file":  # opening a pipe or device would block
+                raise SourceError(f"{uri}: not a regular file")
+            end = int(info["size"])
+        return bytes(fs.cat_file(path, start=max(0, end - count), end=end)) if end else b""
 
     return _with_retries(uri, tail, 3 if is_remote(uri) else 1)
 
@@ -165,20 +171,30 @@ def names_in(folder: str) -> list[str] | None:
 
     Raises SourceError when it is a file.
     """
+    sizes = sizes_in(folder)
+    return None if sizes is None else list(sizes)
+
+
+def sizes_in(folder: str) -> dict[str, int | None] | None:
+    """Return the names directly inside a folder, sorted, and the size of each where the listing has it.
+
+    None if the folder does not exist. Raises SourceError when it is a file.
+    """
     with named_errors(folder):
         fs, path = filesystem(folder)
         try:
             if not is_remote(folder):
-                return sorted(os.listdir(path))
+                return dict.fromkeys(sorted(os.listdir(path)))
             infos = fs.ls(path, detail=True)
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
             raise SourceError(f"{folder}: is a file, not a folder") from error
-    names = [info["name"].rstrip("/") for info in infos if info["name"].rstrip("/") != path.rstrip("/")]
-    if infos and not names and infos[0]["type"] == "file":
+    sizes = {info["name"].rstrip("/"): info.get("size") for info in infos}
+    sizes.pop(path.rstrip("/"), None)
+    if infos and not sizes and infos[0]["type"] == "file":
         raise SourceError(f"{folder}: is a file, not a folder")
-    return sorted(name.rpartition("/")[2] for name in names)
+    return dict(sorted((name.rpartition("/")[2], size) for name, size in sizes.items()))
 
 
 def exists(uri: str) -> bool:
@@ -208,7 +224,33 @@ def write_atomic(uri: str, content: bytes) -> None:
         raise WriteError(f"{uri}: cannot write ({reason}); no partial file was left") from error
 
 
-def _write_local(path: str, content: bytes) -> None:
+def write_new(uri: str, content: bytes) -> bool:
+    """Write a file atomically unless it exists; return whether it was written. Of several writers one succeeds.
+
+    Object stores need conditional writes for that, as S3, Azure and Google Cloud Storage have them. Raises WriteError.
+    """
+    try:
+        if is_remote(uri):
+            fs, path = filesystem(uri)
+            if fs.exists(path):
+                return False
+            fs.pipe_file(path, content, mode="create")
+        else:
+            _write_local(local_path(uri), content, os.link)
+    except FileExistsError:
+        return False
+    except UsageError:
+        raise
+    except ImportError as error:
+        raise missing_package(uri, error) from error
+    except Exception as error:
+        if "PreconditionFailed" in str(error) or "412" in str(error):
+            return False
+        raise WriteError(f"{uri}: cannot write ({reason_of(error, uri)}); no partial file was left") from error
+    return True
+
+
+def _write_local(path: str, content: bytes, publish: Callable[[str, str], None] = os.replace) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f"_tmp-{secrets.token_hex(6)}")
@@ -217,10 +259,9 @@ def _write_local(path: str, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        publish(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # linked, or not published
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

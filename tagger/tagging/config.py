@@ -21,6 +21,9 @@ class TagConfig(ModelConfig):
         int | None,
         Option("Processes that read and decode; 0: threads [default: threads on up to 4 cores].", ge=0, le=1024),
     ] = None
+    slice: Annotated[
+        str | None, Option("Share I/N of one plan, such as 3/20, for N processes started with the same options.")
+    ] = None
     retry_failed: Annotated[bool, Option("Also retry files that failed before.")] = False
     redo: Annotated[bool, Option("Tag everything again.")] = False
     max_failed: Annotated[
@@ -31,6 +34,17 @@ class TagConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.failures_allowed(1)
+        _ = self.own_slice
+
+    @property
+    def own_slice(self) -> tuple[int, int] | None:
+        """Return (number, count) of --slice; None without it."""
+        if self.slice is None:
+            return None
+        number, _, count = self.slice.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise UsageError(f"--slice {self.slice}: expected I/N with I from 1 to N, such as 3/20")
+        return int(number), int(count)
 
     def failures_allowed(self, found: int) -> int | None:
         """Return how many of `found` files may fail; None if only a total failure is an error."""

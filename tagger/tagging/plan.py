@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import itertools
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,7 +28,9 @@ from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import SourceNotFound, TableError, UsageError
 from tagger.tagging import results
 from tagger.tagging.config import TagConfig
+from tagger.tagging.pieces import pieces
 
+PLANS = "_plans"
 LEFTOVER_AGE = timedelta(days=1)
 """Age at which the leftovers of a killed run are removed."""
 _LATEST_COLUMNS = (*schema.KEY.names, "status", "model", "model_id", "settings_id", "run_id", "tagged_at")
@@ -101,34 +104,33 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
 
     Raises TableError if the folder holds other files, UsageError if two models have the same name.
     """
-    out, manifest = storage.absolute(out), files.table
+    out = storage.absolute(out)
     check_out(out)
     if repeated := [name for name, count in Counter(info.name for info in models.values()).items() if count > 1]:
         raise UsageError(
             f"--model: two models are called {repeated[0]}, but rows are distinguished by that name; rename one folder"
         )
-    parts = results.list_parts(out)
-    rows, damaged = results.read_rows(parts.uris, _LATEST_COLUMNS, [info.name for info in models.values()])
-    damaged = (*parts.damaged, *damaged)
+    return results.consistently(lambda: _make_plan(source, files, models, out, config))
+
+
+def _make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out: str, config: TagConfig) -> Plan:
+    parts, manifest = results.list_parts(out), files.table
+    comparisons = [_Comparison(model, info, config) for model, info in models.items()]
+    wanted, unreadable = _compare(manifest, parts, comparisons)
+    damaged = (*parts.damaged, *unreadable)
     _set_aside(out, damaged)
-    wanted = pa.array([0]).take(pa.array([0] * len(manifest), pa.int32()))
-    targets = []
-    for bit, (model, info) in enumerate(models.items()):
-        target, pending = _target(model, info, manifest, rows, config)
-        targets.append(target)
-        wanted = pc.add(wanted, pc.if_else(pending, 1 << bit, 0))
-    entries = manifest.select(schema.FOUND.names).append_column("wanted", wanted)
+    entries = manifest.select(schema.FOUND.names).append_column("wanted", pa.chunked_array([pa.array(wanted)]))
     return Plan(
         run_id=f"{next_generation(parts):08d}-{secrets.token_hex(4)}",
         source=storage.public_uri(source),
         skipped=dict(files.skipped),
-        targets=tuple(targets),
+        targets=tuple(comparison.target() for comparison in comparisons),
         out=out,
         config=config,
         found=len(manifest),
         damaged=damaged,
-        known=tuple(name for uri in parts.uris if (name := uri.rpartition("/")[2]) not in damaged),
-        entries=entries.filter(pc.not_equal(wanted, 0)),
+        known=tuple(name for uri in parts.uris if (name := results.name_of(uri)) not in damaged),
+        entries=entries if wanted.all() else entries.filter(pc.not_equal(entries["wanted"], 0)),
     )
 
 
@@ -139,40 +141,101 @@ def _set_aside(out: str, damaged: Iterable[str]) -> None:
             storage.rename(storage.join(out, name), storage.join(out, f"_damaged-{name.removesuffix('.parquet')}"))
 
 
-def _target(
-    model: str, info: ModelInfo, manifest: pa.Table, rows: pa.Table, config: TagConfig
-) -> tuple[Target, pa.ChunkedArray]:
-    """Return one model's work, and for each manifest row whether it is to be tagged."""
-    settings_id = config.settings_id(info)
-    previous = results.latest(rows.filter(pc.equal(rows["model"], info.name)))
-    why = _reasons(manifest, previous, info.model_id, settings_id, config)
-    pending = pc.is_valid(why)
-    standing = manifest.select(["uri"]).filter(pc.invert(pending)).join(previous.select(["uri", "status"]), "uri")
-    target = Target(
-        model=model,
-        name=info.name,
-        model_id=info.model_id,
-        settings_id=settings_id,
-        done=len(standing),
-        reasons=dict(Counter(why.drop_null().to_pylist()).most_common()),
-        standing=dict(Counter(standing["status"].to_pylist())),
+def _compare(
+    manifest: pa.Table, parts: results.Parts, comparisons: Sequence[_Comparison]
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    """Return for each manifest row the bits of the models that are to tag it, and the names of damaged parts.
+
+    Memory does not grow with the results table: both tables are joined piece by piece.
+    """
+    damaged: list[str] = []
+    wanted = np.zeros(len(manifest), np.int64)
+    numbered = manifest.select(schema.KEY.names).append_column(
+        "row", pa.array(np.arange(len(manifest), dtype=np.int32))
     )
-    return target, pending
+    rows = _sound_rows(parts, [comparison.info.name for comparison in comparisons], damaged)
+    for files, previous in pieces(numbered, rows, parts.rows):
+        for bit, comparison in enumerate(comparisons):
+            pending = comparison.pending(files, previous)
+            wanted[files["row"].filter(pending).to_numpy()] |= 1 << bit
+    return wanted, tuple(damaged)
+
+
+def _sound_rows(parts: results.Parts, models: Sequence[str], damaged: list[str]) -> Iterator[pa.Table]:
+    """Yield the rows of each part that is not damaged, after an empty table; add the names of the others to a list."""
+    yield schema.RESULTS.empty_table().select(_LATEST_COLUMNS)
+    tables = results.read_parts(parts.uris, _LATEST_COLUMNS, models, parts.sizes)
+    for uri, table in zip(parts.uris, tables, strict=True):
+        if table is None:
+            damaged.append(results.name_of(uri))
+        else:
+            yield table
+
+
+class _Comparison:
+    """The comparison of a manifest with the latest rows of one model, piece by piece."""
+
+    def __init__(self, model: str, info: ModelInfo, config: TagConfig) -> None:
+        self.model, self.info, self.config = model, info, config
+        self.settings_id = config.settings_id(info)
+        self.reasons: Counter[str] = Counter()
+        self.standing: Counter[str] = Counter()
+
+    def pending(self, files: pa.Table, rows: pa.Table) -> pa.ChunkedArray:
+        """Return for each file whether it is to be tagged, and count the reasons."""
+        previous = _newest(rows.filter(pc.equal(rows["model"], self.info.name)))
+        why, status = _reasons(files, previous, self.info.model_id, self.settings_id, self.config)
+        pending = pc.is_valid(why)
+        self.reasons += _counted(why.drop_null())
+        self.standing += _counted(status.filter(pc.invert(pending)))
+        return pending
+
+    def target(self) -> Target:
+        """Return the model's share of the plan."""
+        return Target(
+            model=self.model,
+            name=self.info.name,
+            model_id=self.info.model_id,
+            settings_id=self.settings_id,
+            done=self.standing.total(),
+            reasons=dict(self.reasons.most_common()),
+            standing=dict(self.standing),
+        )
+
+
+def _counted(values: pa.ChunkedArray) -> Counter[str]:
+    return Counter({each["values"]: each["counts"] for each in pc.value_counts(values).to_pylist()})
+
+
+def _newest(rows: pa.Table) -> pa.Table:
+    """Return the latest row of each uri of one model; only uris with several rows are sorted."""
+    if not len(rows):
+        return rows
+    codes = rows["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
+    several = np.asarray(np.bincount(codes)[codes] > 1)
+    if not several.any():
+        return rows
+    return pa.concat_tables([rows.filter(pa.array(~several)), results.latest(rows.filter(pa.array(several)))])
 
 
 def check_out(out: str) -> None:
     """Raise TableError for a folder that holds other files than results."""
     names = storage.names_in(out) or []
-    if results.RUNS in names:
+    if {results.RUNS, PLANS} & {*names}:
         return
     foreign = [name for name in names if not name.startswith(("_", ".")) and not name.endswith(".parquet")]
     if foreign:
         raise TableError(f"{out}: holds other files ({', '.join(foreign[:3])}); --out needs an empty or new folder")
 
 
+def plan_uri(out: str, run_id: str) -> str:
+    """Return the uri of the plan of a run."""
+    return storage.join(out, f"{PLANS}/{run_id}")
+
+
 def save_plan(plan: Plan) -> str:
     """Write a plan beside the results, one row group per shard; return its uri."""
-    uri = storage.join(plan.out, f"{results.RUNS}/_plan-{plan.run_id}")
+    uri = plan_uri(plan.out, plan.run_id)
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
     text = json.dumps({**fields, "config": asdict(plan.config), "targets": [asdict(target) for target in plan.targets]})
     content = schema.serialise(plan.entries, "plan", row_group=plan.config.shard_size, plan=text)
@@ -198,26 +261,26 @@ def remove_plan(uri: str) -> None:
 
 
 def remove_leftovers(out: str) -> None:
-    """Remove the temporary files and plans of runs that were killed more than a day ago."""
+    """Remove the temporary files and plans of runs that were killed more than a day ago, except plans of slices."""
     oldest = datetime.now(UTC) - LEFTOVER_AGE
-    for folder, prefix in ((out, "_tmp-"), (storage.join(out, results.RUNS), "_plan-")):
+    plans = storage.names_in(storage.join(out, PLANS)) or []
+    sliced = any(name.startswith("slices-") for name in plans)
+    for folder in (out, *(storage.join(out, name) for name in (results.RUNS, PLANS))):
         for name in storage.names_in(folder) or []:
-            if name.startswith((prefix, "_tmp-")):
+            if name.startswith("_tmp-") or (folder.endswith(PLANS) and not sliced):
                 written = storage.describe(storage.join(folder, name)).modified_at
                 if written and written < oldest:
                     storage.remove(storage.join(folder, name))
 
 
-def ranges(shards: int, at_most: int) -> list[tuple[int, int]]:
-    """Split `shards` into at most `at_most` (start, stop) ranges of nearly equal length."""
-    count = min(shards, at_most)
-    cuts = [shards * index // count for index in range(count + 1)] if count else [0]
-    return list(itertools.pairwise(cuts))
-
-
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     """Read the rows of overlapping runs that may replace some of the plan's."""
-    rows, _ = results.read_rows(new_parts, _LATEST_COLUMNS)  # the next plan sets damaged ones aside
+    empty = schema.RESULTS.empty_table().select(_LATEST_COLUMNS)
+    tables = [empty]
+    for part in new_parts:
+        with contextlib.suppress(SourceNotFound):  # a compaction deleted it; its files are tagged twice
+            tables += [results.read_rows([part], _LATEST_COLUMNS)[0]]  # the next plan sets damaged ones aside
+    rows = pa.concat_tables(tables)
     # --redo and --retry-failed replace the rows of runs that were planned earlier
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
     if plan.config.redo:
@@ -229,18 +292,15 @@ def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     )
 
 
-def without_committed(plan: Plan, shard: pa.Table, rows: pa.Table) -> pa.Table:
-    """Drop files of a shard that an overlapping run has committed."""
-    rows = rows.filter(pc.is_in(rows["uri"], shard["uri"]))
+def still_wanted(plan: Plan, entries: pa.Table, rows: pa.Table) -> npt.NDArray[np.int64]:
+    """Return for each entry of a plan the bits of the models for which these rows do not have it."""
     config = replace(plan.config, redo=False, retry_failed=False)
-    wanted = shard["wanted"]
+    wanted = np.zeros(len(entries), np.int64)
     for bit, target in enumerate(plan.targets):
-        previous = results.latest(rows.filter(_is_of(target, rows)))
-        why = _reasons(shard, previous, target.model_id, target.settings_id, config)
-        committed = pc.if_else(pc.is_valid(why), 0, 1 << bit)
-        wanted = pc.bit_wise_and(wanted, pc.bit_wise_not(committed))
-    place = shard.column_names.index("wanted")
-    return shard.set_column(place, "wanted", wanted).filter(pc.not_equal(wanted, 0))
+        previous = _newest(rows.filter(_is_of(target, rows)))
+        why, _ = _reasons(entries, previous, target.model_id, target.settings_id, config)
+        wanted |= pc.if_else(pc.is_valid(why), 1 << bit, 0).to_numpy()
+    return wanted
 
 
 def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:
@@ -251,7 +311,7 @@ def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:
 
 def next_generation(parts: results.Parts) -> int:
     """Return one more than the highest generation, read from the part names or, if they were renamed, from the rows."""
-    runs = [uri.rpartition("/")[2].removeprefix("part-").partition("-")[0] for uri in parts.uris]
+    runs = [results.name_of(uri).removeprefix("part-").partition("-")[0] for uri in parts.uris]
     known = [int(run) for run in runs if run.isdigit()]
     renamed = [uri for uri, run in zip(parts.uris, runs, strict=True) if not run.isdigit()]
     if renamed:
@@ -264,29 +324,27 @@ def next_generation(parts: results.Parts) -> int:
 
 def _reasons(
     manifest: pa.Table, previous: pa.Table, model_id: str, settings_id: str, config: TagConfig
-) -> pa.ChunkedArray:
-    """Return for each manifest row the reason to tag it; null if its latest row is up to date."""
-    numbered = manifest.select(schema.KEY.names).append_column("row", pa.array(range(len(manifest)), pa.int64()))
-    renamed = previous.rename_columns([name if name == "uri" else f"was_{name}" for name in previous.column_names])
-    joined = numbered.join(renamed, "uri", join_type="left outer").sort_by("row")
-    by_time = _same(joined["modified_at"], joined["was_modified_at"])
-    by_etag = _same(joined["etag"], joined["was_etag"])
-    version = pc.if_else(pc.is_valid(joined["etag"]), by_etag, by_time)
-    status = joined["was_status"]
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Return for each manifest row the reason to tag it (null if up to date), and the status of its latest row."""
+    was = previous.take(pc.index_in(manifest["uri"], previous["uri"].combine_chunks()))
+    by_time = _same(manifest["modified_at"], was["modified_at"])
+    by_etag = _same(manifest["etag"], was["etag"])
+    version = pc.if_else(pc.is_valid(manifest["etag"]), by_etag, by_time)
+    status = was["status"]
     rules = {
-        "new": pc.is_null(joined["was_run_id"]),
-        "changed file": pc.invert(pc.and_(_same(joined["bytes"], joined["was_bytes"]), version)),
-        "another version of the model": pc.not_equal(joined["was_model_id"], model_id),
-        "other settings": pc.not_equal(joined["was_settings_id"], settings_id),
+        "new": pc.is_null(was["run_id"]),
+        "changed file": pc.invert(pc.and_(_same(manifest["bytes"], was["bytes"]), version)),
+        "another version of the model": pc.not_equal(was["model_id"], model_id),
+        "other settings": pc.not_equal(was["settings_id"], settings_id),
         "unreadable before": pc.equal(status, "unreadable"),
     }
     if config.retry_failed:
         rules["failed before"] = pc.invert(pc.is_in(status, pa.array(schema.TAGGED)))
     if config.redo:
-        rules["redo"] = pa.chunked_array([pa.repeat(True, len(joined))])
+        rules["redo"] = pa.chunked_array([pa.repeat(True, len(manifest))])
     names = pa.array(rules)
     conditions = pc.make_struct(*(pc.fill_null(rule, False) for rule in rules.values()), field_names=list(rules))
-    return _chunked(pc.case_when(conditions, *names))
+    return _chunked(pc.case_when(conditions, *names)), status
 
 
 def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:

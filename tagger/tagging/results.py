@@ -11,20 +11,21 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagger import schema, storage
-from tagger.errors import MissingExtra, QueryError, SourceNotFound
+from tagger.errors import MissingExtra, QueryError, SourceNotFound, TableError
 from tagger.storage import StrPath
+from tagger.tagging.present import present as _present
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,9 +34,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUNS = "_runs"
-_READERS = 8
+MERGED = "-merged.parquet"
+"""End of the name of a part that replaces others."""
+_LOCAL_READERS = 4
+_REMOTE_READERS = 16
+_LISTINGS = 3
+"""Attempts to read a table whose parts are deleted by compactions meanwhile."""
+_SMALL = 4 << 20
+"""Bytes up to which a remote part is read whole: one request, and every byte is verified."""
 VERIFIED = 1 << 30
 """Total bytes of local parts up to which all of them are verified before each query."""
+
+ROW_KEY = ("uri", "model", "run_id", "tagged_at")
+"""Columns that identify a row."""
 
 LATEST_ORDER = (
     ("uri", "ascending"),
@@ -53,34 +64,135 @@ class Parts:
     """The part files of a results folder."""
 
     uris: tuple[str, ...]
-    damaged: tuple[str, ...]
+    """Those to read: without damaged ones, and without those that a merged part replaces."""
+    damaged: tuple[str, ...] = ()
     """Names of files with a damaged footer."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """uri -> rows."""
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
+    """uri -> bytes, where the listing has it."""
+    replaces: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Name of a merged part -> names of the parts whose rows it holds, whether they are still there or not."""
+    replaced: tuple[str, ...] = ()
+    """Names of files whose rows are in a merged part; `compact` deletes them after the grace period."""
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return sum(self.counts.values())
+
+    @property
+    def overlap(self) -> bool:
+        """Return whether two merged parts hold the same rows, as after two compactions at the same time."""
+        read = [self.replaces.get(name_of(uri), frozenset()) for uri in self.uris]
+        return sum(map(len, read)) > len(frozenset().union(*read))
+
+
+class _Footer(NamedTuple):
+    rows: int
+    replaces: frozenset[str]
 
 
 def list_parts(out: str) -> Parts:
-    """Check every part's footer; raises TableError when one is foreign or newer."""
-    names = [name for name in storage.names_in(out) or [] if name.endswith(".parquet")]
-    sound, damaged = [], []
-    for name in names:
-        uri = storage.join(out, name)
-        content = _footer(uri)  # a store that does not answer raises here; that is not damage
+    """Read the footers of a folder's parts, many at a time; raises TableError when one is foreign or newer.
+
+    Those of merged parts come first: the parts that they replace may be deleted at any time.
+    """
+    sizes = {name: size for name, size in (storage.sizes_in(out) or {}).items() if name.endswith(".parquet")}
+    merged = _read_footers(out, {name: size for name, size in sizes.items() if name.endswith(MERGED)}, may_vanish=True)
+    replaces = {name: footer.replaces for name, footer in merged.items() if footer}
+    gone = frozenset().union(*replaces.values())
+    others = {name: size for name, size in sizes.items() if name not in gone and name not in merged}
+    footers = {**_read_footers(out, others), **merged}
+    sound = {name: footer for name in sizes if name not in gone and (footer := footers[name])}
+    return Parts(
+        uris=tuple(storage.join(out, name) for name in sound),
+        damaged=tuple(name for name in sizes if name not in gone and footers[name] is None),
+        counts={storage.join(out, name): footer.rows for name, footer in sound.items()},
+        sizes={storage.join(out, name): size for name, size in sizes.items()},
+        replaces=replaces,
+        replaced=tuple(name for name in sizes if name in gone),
+    )
+
+
+def _read_footers(out: str, sizes: Mapping[str, int | None], may_vanish: bool = False) -> dict[str, _Footer | None]:
+    """Return name -> footer; None for a damaged one. One that `may_vanish` is left out when it has."""
+
+    def read(name: str) -> dict[str, _Footer | None]:
         try:
-            found = schema.open_parquet(io.BytesIO(content)).schema_arrow
-        except schema.DAMAGE:
-            damaged.append(name)
-            continue
-        schema.check_footer(found, "results", uri)
-        sound.append(uri)
-    return Parts(tuple(sound), tuple(damaged))
+            return {name: _read_footer(storage.join(out, name), sizes[name])}
+        except SourceNotFound:
+            if may_vanish:
+                return {}
+            raise
+
+    with ThreadPoolExecutor(_readers(out)) as pool:
+        return {name: footer for found in pool.map(read, sizes) for name, footer in found.items()}
 
 
-def _footer(uri: str) -> bytes:
-    """Return the end of a Parquet file from its seal on, as a complete file."""
-    tail = storage.read_tail(uri, schema.TAIL)
+def merged_into(out: str) -> dict[str, str]:
+    """Return for each part that compactions replaced the uri of the part that has its rows; reads their footers."""
+    names = [name for name in storage.names_in(out) or [] if name.endswith(MERGED)]
+    footers = _read_footers(out, dict.fromkeys(names), may_vanish=True)
+    return {old: storage.join(out, name) for name, each in footers.items() if each for old in each.replaces}
+
+
+def name_of(uri: str) -> str:
+    """Return the name of a part."""
+    return uri.rpartition("/")[2]
+
+
+def _readers(uri: str) -> int:
+    """Return how many files to read at the same time: a store answers late, a disk is bound by decompression."""
+    return _REMOTE_READERS if storage.is_remote(uri) else _LOCAL_READERS
+
+
+def _read_footer(uri: str, size: int | None) -> _Footer | None:
+    """Read one footer; None when it is damaged. A store that does not answer raises: that is not damage."""
+    tail = storage.read_tail(uri, schema.TAIL, size)
     length = schema.sealed_length(tail)
     if tail.endswith(b"PAR1") and length > len(tail):
-        tail = storage.read_tail(uri, length)
-    return b"PAR1" + tail[-length:]
+        tail = storage.read_tail(uri, length, size)
+    try:
+        found = schema.open_parquet(io.BytesIO(b"PAR1" + tail[-length:]))
+    except schema.DAMAGE:
+        return None
+    entries = schema.check_footer(found.schema_arrow, "results", uri)
+    return _Footer(found.metadata.num_rows, frozenset(json.loads(entries.get("replaces", "[]"))))
+
+
+T = TypeVar("T")
+
+
+def consistently(read: Callable[[], T]) -> T:
+    """Call `read`, which lists parts and reads them; again where a compaction has deleted some of them in between."""
+    for _ in range(_LISTINGS - 1):
+        with contextlib.suppress(SourceNotFound, FileNotFoundError):
+            return read()
+    return read()
+
+
+def read_parts(
+    uris: Sequence[str],
+    columns: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    sizes: Mapping[str, int | None] | None = None,
+) -> Iterator[pa.Table | None]:
+    """Yield the rows of each part, in order, with the current columns or some of them; None for a damaged part.
+
+    A few parts are read ahead. `models` selects the rows of these models.
+    """
+    wanted = schema.RESULTS.names if columns is None else list(columns)
+    sizes = sizes or {}
+    readers = _readers(uris[0]) if uris else 1
+    waiting: deque[Future[pa.Table | None]] = deque()
+    with ThreadPoolExecutor(readers) as pool:
+        for uri in uris:
+            waiting.append(pool.submit(_read_part, uri, sizes.get(uri), wanted, models))
+            if len(waiting) > readers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def read_rows(
@@ -91,45 +203,43 @@ def read_rows(
     `models` selects the rows of these models.
     """
     wanted = schema.RESULTS.names if columns is None else list(columns)
-    with ThreadPoolExecutor(_READERS) as pool:
-        tables = list(pool.map(lambda uri: _read_part(uri, wanted, models), uris))
+    tables = list(read_parts(uris, columns, models))
     empty = schema.RESULTS.empty_table().select(wanted)
-    damaged = tuple(_name(uri) for uri, table in zip(uris, tables, strict=True) if table is None)
+    damaged = tuple(name_of(uri) for uri, table in zip(uris, tables, strict=True) if table is None)
     return pa.concat_tables([empty, *(table for table in tables if table is not None)]), damaged
 
 
 def damaged_parts(uris: Sequence[str]) -> tuple[str, ...]:
     """Return the names of damaged parts; every byte of each part is read."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        whole = pool.map(lambda uri: _parse(storage.read_bytes(uri), schema.RESULTS.names, None) is not None, uris)
-        return tuple(_name(uri) for uri, is_whole in zip(uris, whole, strict=True) if not is_whole)
+    with ThreadPoolExecutor(_LOCAL_READERS) as pool:
+        whole = pool.map(lambda uri: _read_whole(uri, schema.RESULTS.names, None) is not None, uris)
+        return tuple(name_of(uri) for uri, is_whole in zip(uris, whole, strict=True) if not is_whole)
 
 
-def _name(uri: str) -> str:
-    return uri.rpartition("/")[2]
-
-
-def _read_part(uri: str, wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table | None:
-    """Read a part; None when it is damaged. Of a remote one only the columns that are needed are fetched."""
-    if storage.is_remote(uri):
+def _read_part(uri: str, size: int | None, wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table | None:
+    """Read a part; None when it is damaged. Of a large remote one only the columns that are needed are fetched."""
+    if storage.is_remote(uri) and (size is None or size > _SMALL):
         # the store or the part may be at fault; reading the whole part tells which
         with contextlib.suppress(*schema.DAMAGE), storage.open_input(uri) as file:
-            return _columns(file, wanted, models)
-    return _parse(storage.read_bytes(uri), wanted, models)
+            return _columns(file, wanted, models, pre_buffer=True)
+    return _read_whole(uri, wanted, models)
 
 
-def _parse(content: bytes, wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table | None:
-    """Read a part's content; None when it is damaged."""
-    if not schema.is_whole(content):
-        return None
-    try:
-        return _columns(io.BytesIO(content), wanted, models)
-    except schema.DAMAGE:
-        return None
+def _read_whole(uri: str, wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table | None:
+    """Verify every byte of a part and read it; None when it is damaged."""
+    with contextlib.ExitStack() as stack:
+        remote = storage.is_remote(uri)
+        file = io.BytesIO(storage.read_bytes(uri)) if remote else stack.enter_context(storage.open_input(uri))
+        try:
+            return _columns(file, wanted, models) if schema.is_whole(file) else None
+        except schema.DAMAGE:
+            return None
 
 
-def _columns(file: IO[bytes], wanted: Sequence[str], models: Sequence[str] | None) -> pa.Table:
-    parquet = schema.open_parquet(file)
+def _columns(
+    file: IO[bytes], wanted: Sequence[str], models: Sequence[str] | None, pre_buffer: bool = False
+) -> pa.Table:
+    parquet = schema.open_parquet(file, pre_buffer)
     needed = {*wanted, "model"} if models is not None else set(wanted)
     table = parquet.read([name for name in parquet.schema_arrow.names if name in needed])
     if models is not None:
@@ -139,10 +249,24 @@ def _columns(file: IO[bytes], wanted: Sequence[str], models: Sequence[str] | Non
 
 def read_table(url: StrPath, columns: Sequence[str] | None = None) -> pa.Table:
     """Read all rows of a results folder, except those of damaged parts, which are named in a warning."""
+    return consistently(lambda: _read_table(url, columns))
+
+
+def _read_table(url: StrPath, columns: Sequence[str] | None) -> pa.Table:
     parts = existing_parts(url)
-    rows, damaged = read_rows(parts.uris, columns)
+    wanted = list(columns or schema.RESULTS.names)
+    rows, damaged = read_rows(
+        parts.uris, [*wanted, *(name for name in ROW_KEY if parts.overlap and name not in wanted)]
+    )
     _warn(url, damaged)
-    return rows
+    return (distinct(rows) if parts.overlap else rows).select(wanted)
+
+
+def distinct(table: pa.Table) -> pa.Table:
+    """Return a table with each row once: the first with its ROW_KEY."""
+    numbered = table.select(ROW_KEY).append_column("row", pa.array(range(len(table)), pa.int64()))
+    first = numbered.group_by(list(ROW_KEY)).aggregate([("row", "min")])["row_min"]
+    return table.take(first.sort())
 
 
 def _warn(url: StrPath, damaged: Sequence[str]) -> None:
@@ -211,12 +335,13 @@ def existing_parts(url: StrPath) -> Parts:
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 _VIEWS = """
-CREATE VIEW images AS
-    SELECT * FROM history
+CREATE VIEW every_image AS
+    SELECT *, {present} AS present FROM history
     QUALIFY row_number() OVER (
         PARTITION BY uri, model
         ORDER BY CAST(left(run_id, 8) AS BIGINT) DESC, status NOT IN ('ok', 'truncated'), tagged_at DESC, run_id DESC
     ) = 1;
+CREATE VIEW images AS SELECT * FROM every_image {condition};
 CREATE VIEW tags AS
     SELECT * EXCLUDE (pair), pair.tag AS tag, pair.score AS score
     FROM (
@@ -225,24 +350,34 @@ CREATE VIEW tags AS
 """
 
 
-def connect(url: StrPath) -> duckdb.DuckDBPyConnection:
+def connect(url: StrPath, present: bool = False) -> duckdb.DuckDBPyConnection:
     """Open the views `history` (all rows), `images` (latest row per uri and model) and `tags` (row per image and tag).
 
-    Local parts are scanned by DuckDB itself; remote ones are read through fsspec first.
+    `images` has a column `present`, null for a table without listings; with `present`, images and tags have only files
+    that the last listing of a source has. Local parts are scanned by DuckDB itself; remote ones are read first.
     """
     try:
         import duckdb
     except ImportError as error:
         raise MissingExtra("query", "duckdb") from error
+    return consistently(lambda: _connect(url, duckdb.connect(), present))
+
+
+def _connect(url: StrPath, connection: duckdb.DuckDBPyConnection, present: bool) -> duckdb.DuckDBPyConnection:
     parts = existing_parts(url)
-    connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     if parts.uris and not storage.is_remote(parts.uris[0]):
         connection.register("schema_of_results", schema.RESULTS.empty_table())
-        connection.execute(_history(_verified(url, [storage.local_path(uri) for uri in parts.uris])))
+        connection.execute(_history(_verified(url, [storage.local_path(uri) for uri in parts.uris]), parts.overlap))
     else:
         connection.register("history", read_table(url))
-    connection.execute(_VIEWS)
+    there = _present(storage.absolute(os.fspath(url)))
+    if present and there is None:
+        raise TableError(f"{url}: no listing of a source is kept here yet; run `tagger tag` again, then use --present")
+    column = "NULL::BOOLEAN" if there is None else "uri IN (SELECT uri FROM listed)"
+    if there is not None:
+        connection.register("listed", pa.table({"uri": there}))
+    connection.execute(_VIEWS.format(present=column, condition="WHERE present" if present else ""))
     return connection
 
 
@@ -250,13 +385,18 @@ def _verified(url: StrPath, paths: list[str]) -> list[str]:
     """Return the parts without damaged ones; a table over VERIFIED bytes is not verified."""
     if sum(map(os.path.getsize, paths)) > VERIFIED:
         return paths
-    with ThreadPoolExecutor(_READERS) as pool:
-        whole = list(pool.map(lambda path: schema.is_whole(Path(path).read_bytes()), paths))
+    with ThreadPoolExecutor(_LOCAL_READERS) as pool:
+        whole = list(pool.map(_is_whole, paths))
     _warn(url, [os.path.basename(path) for path, is_whole in zip(paths, whole, strict=True) if not is_whole])
     return [path for path, is_whole in zip(paths, whole, strict=True) if is_whole]
 
 
-def _history(paths: list[str]) -> str:
+def _is_whole(path: str) -> bool:
+    with open(path, "rb") as file:
+        return schema.is_whole(file)
+
+
+def _history(paths: list[str], overlap: bool) -> str:
     """Return the SQL of the view over all rows; DuckDB reads paths as globs, and `a=b` in them as columns."""
     empty = "CREATE VIEW history AS SELECT * FROM schema_of_results"
     if not paths:
@@ -266,6 +406,8 @@ def _history(paths: list[str]) -> str:
     return (
         f"{empty} UNION ALL BY NAME "
         f"SELECT * FROM read_parquet([{listed}], union_by_name = true, hive_partitioning = false)"
+        + f" QUALIFY row_number() OVER (PARTITION BY {', '.join(ROW_KEY)}) = 1"
+        * overlap
     )
 
 
@@ -282,15 +424,26 @@ OVERVIEW = {
 """Title -> SQL of the queries that run by default."""
 
 
-def query(url: StrPath, sql: str) -> pa.Table:
-    """Run SQL over the views of a results folder; raises QueryError with DuckDB's own explanation."""
+def query(url: StrPath, sql: str, present: bool = False) -> pa.Table:
+    """Run SQL over the views of a results folder; raises QueryError with DuckDB's own explanation.
+
+    With `present`, images and tags have only files that the last listing of a source has.
+    """
+    return consistently(lambda: _query(url, sql, present))
+
+
+def _query(url: StrPath, sql: str, present: bool) -> pa.Table:
     import duckdb
 
-    with contextlib.closing(connect(url)) as connection:
+    out = storage.absolute(os.fspath(url))
+    before = storage.names_in(out) or []
+    with contextlib.closing(connect(url, present)) as connection:
         try:
             relation = connection.sql(sql)
             result: Any = pa.table({}) if relation is None else _unique_names(relation.to_arrow_table())
         except duckdb.Error as error:
+            if isinstance(error, duckdb.IOException) and {*before} - {*(storage.names_in(out) or [])}:
+                raise SourceNotFound(f"{url}: parts were deleted during the query; run it again") from error
             reason = " ".join(str(error).split())
             raise QueryError(f"{reason} (views: images, tags, history)") from error
     return result

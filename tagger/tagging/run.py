@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import platform
-import random
 import threading
 import time
 from collections import Counter
@@ -33,10 +33,11 @@ from tagger.inference.model import Model
 from tagger.inference.pipeline import score_batches
 from tagger.inference.workers import decoder_for
 from tagger.storage import StrPath
-from tagger.tagging import results, rows
+from tagger.tagging import present, results, rows, slices
 from tagger.tagging.config import TagConfig
-from tagger.tagging.plan import Plan, Target, make_plan, read_committed, remove_leftovers, without_committed
+from tagger.tagging.plan import Plan, Target, make_plan, remove_leftovers
 from tagger.tagging.summary import ShardCounts, Summary, summarise
+from tagger.tagging.worklist import Worklist
 
 log = logging.getLogger(__name__)
 
@@ -108,25 +109,100 @@ def tag(
     URL. With several models every file is read and decoded once. If the call is interrupted, committed parts stay, and
     the next call does the rest. Raises TaggerError.
     """
-    plan = prepare(source, model, out, config or TagConfig(), on_found)
+    plan, shards = prepare_share(source, model, out, config or TagConfig(), on_found)
     on_plan(plan)
     models = Models()
-    counts = run_shards(plan, range(plan.shards), models, on_progress)
-    return finish(plan, _redo_deleted(plan, counts, models, on_progress))
+    counts = _redo_deleted(plan, run_shards(plan, shards, models, on_progress), models, on_progress)
+    return finish(plan, counts, done=shards)
 
 
 def prepare(
     source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
 ) -> Plan:
     """List the source, compare it with the results, and return the plan."""
+    return prepare_share(source, model, out, config, on_found)[0]
+
+
+def prepare_share(
+    source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
+) -> tuple[Plan, list[int]]:
+    """Return the plan, and the shards to do: all of them, or with --slice those of this process."""
     source, out = os.fspath(source), os.fspath(out)
     remove_leftovers(storage.absolute(out))
     names = [model] if isinstance(model, str | os.PathLike) else model
     models = {os.fspath(name): checkpoint.describe(os.fspath(name)) for name in names}
-    plan = make_plan(source, manifest.read_source(source, on_found), models, out, config)
+
+    def make() -> Plan:
+        files = manifest.read_source(source, on_found)
+        plan = make_plan(source, files, models, out, config)
+        if plan.found or plan.known:
+            present.write_listing(plan.out, source, files.table)
+        return plan
+
+    if config.own_slice is None:
+        plan = make()
+        shards = list(range(plan.shards))
+    else:
+        ids = [(info.name, info.model_id, config.settings_id(info)) for info in models.values()]
+        wanted = slices.terms(source, ids, config)
+        plan, shards = slices.agree(storage.absolute(out), wanted, config.own_slice[0], make)
+        own = {info.name: model for model, info in models.items()}  # checkpoints may lie elsewhere on each machine
+        targets = tuple(replace(target, model=own[target.name]) for target in plan.targets)
+        plan = replace(plan, config=config, targets=targets)
     if plan.shards:
         _record(plan, {"state": "started"})
-    return plan
+    return plan, shards
+
+
+class Work:
+    """A plan in progress in this process: its models, each loaded once, and the shards that are left.
+
+    Several tasks may share it. The shards of a task that failed are taken by the next one.
+    """
+
+    def __init__(self, plan: Plan, shards: Sequence[int] | None = None, models: Models | None = None) -> None:
+        self.plan, self.models = plan, models or Models()
+        self._worklist = Worklist(plan)
+        self.shards = list(range(plan.shards) if shards is None else shards)
+        self._unsettled = [*self.shards]
+        """Shards of which it is not known whether their part was written: all at first, then those of failed calls."""
+
+    def run(self, at_most: int | None = None, on_progress: OnProgress = _ignore) -> ShardCounts:
+        """Tag the shards that are left, or `at_most` of them; count also those that an earlier attempt wrote."""
+        held, self._unsettled = self._unsettled, []
+        try:
+            return self._run(held, at_most, on_progress)
+        except BaseException:
+            self._unsettled += held
+            raise
+
+    def _run(self, held: list[int], at_most: int | None, on_progress: OnProgress) -> ShardCounts:
+        started, plan = time.perf_counter(), self.plan
+        missing = _without_part(plan, held)
+        written = sorted({*held} - {*missing})
+        before = _committed(plan, written)
+        self._worklist.add(missing)
+        held[:] = written
+        todo = self._worklist.left
+        if not todo:
+            return before
+        _check_access(plan, todo)
+        files = sum(len(plan.shard(index)) for index in todo[:at_most])
+        _choose_precision(plan, todo, files)
+        with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
+            models = [self.models.get(target, plan.config) for target in plan.targets]
+            run = _ShardRun(plan, models, on_progress)
+            run.go(self._taken(held, at_most), files, decoder)
+        return before + run.counts(time.perf_counter() - started)
+
+    def _taken(self, held: list[int], at_most: int | None) -> Iterator[tuple[int, pa.Table]]:
+        """Yield shards as they are taken, and add them to a list."""
+        for _ in itertools.count() if at_most is None else range(at_most):
+            shard = self._worklist.take()
+            if shard is None:
+                return
+            held.append(shard[0])
+            yield shard
 
 
 def run_shards(
@@ -136,19 +212,7 @@ def run_shards(
 
     Calls that share `models` load each model once.
     """
-    started = time.perf_counter()
-    todo = _without_part(plan, shards)
-    before = _committed(plan, sorted({*shards} - {*todo}))
-    if not todo:
-        return before
-    _check_access(plan, todo)
-    models = models or Models()
-    files = sum(len(plan.shard(index)) for index in todo)
-    _choose_precision(plan, todo, files)
-    with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
-        run = _ShardRun(plan, [models.get(target, plan.config) for target in plan.targets], on_progress)
-        run.go(_rotated(todo), decoder)
-    return before + run.counts(time.perf_counter() - started)
+    return Work(plan, shards, models).run(on_progress=on_progress)
 
 
 def _choose_precision(plan: Plan, todo: Sequence[int], files: int) -> None:
@@ -163,9 +227,11 @@ def _choose_precision(plan: Plan, todo: Sequence[int], files: int) -> None:
 
 
 def _without_part(plan: Plan, shards: Sequence[int]) -> list[int]:
-    """Return the shards that have no part file."""
+    """Return the shards that have no part file, not even one that a compaction has merged into another."""
     names = set(storage.names_in(plan.out) or [])
-    return [index for index in shards if plan.part(index) not in names]
+    missing = [index for index in shards if plan.part(index) not in names]
+    merged = results.merged_into(plan.out) if missing else {}
+    return [index for index in missing if plan.part(index) not in merged]
 
 
 def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: OnProgress) -> ShardCounts:
@@ -184,8 +250,7 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     """Count the rows in the parts of these shards."""
     if not shards:
         return ShardCounts()
-    columns = ["uri", "model", "status", "engine"]
-    there, damaged = results.read_rows([storage.join(plan.out, plan.part(index)) for index in shards], columns)
+    there, damaged = results.consistently(lambda: _rows_of(plan, shards))
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run the command again to tag their files again")
     statuses, engines = [], []
@@ -196,10 +261,32 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     return ShardCounts(statuses, engines, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
 
 
-def finish(plan: Plan, counts: ShardCounts) -> Summary:
-    """Summarise a run and record it under `_runs/`; raises WriteError if parts of the table were deleted meanwhile."""
+def _rows_of(plan: Plan, shards: Sequence[int]) -> tuple[pa.Table, tuple[str, ...]]:
+    """Read the rows of these shards, from their parts or from those that compactions merged them into."""
+    columns = ["uri", "model", "status", "engine", "run_id", "tagged_at"]
+    names = set(storage.names_in(plan.out) or [])
+    merged = [index for index in shards if plan.part(index) not in names]
+    own = [storage.join(plan.out, plan.part(index)) for index in sorted({*shards} - {*merged})]
+    there, damaged = results.read_rows(own, columns)
+    if not merged:
+        return there, damaged
+    places = results.merged_into(plan.out)
+    used = {uri for index in merged if (uri := places.get(plan.part(index)))}
+    found, broken = results.read_rows(sorted(used), columns)
+    found = results.distinct(found.filter(pc.equal(found["run_id"], plan.run_id)))
+    files = pa.concat_arrays([chunk for index in merged for chunk in plan.shard(index)["uri"].chunks])
+    return pa.concat_tables([there, found.filter(pc.is_in(found["uri"], files))]), (*damaged, *broken)
+
+
+def finish(plan: Plan, counts: ShardCounts, done: Sequence[int] = ()) -> Summary:
+    """Summarise a run and record it under `_runs/`; raises WriteError if parts of the table were deleted meanwhile.
+
+    `done` are the shards of a slice of which nothing is left.
+    """
     if plan.shards:
         _check_parts(plan, counts)
+        if plan.config.own_slice and done:
+            slices.mark_done(plan, plan.config.own_slice[0], done)
     summary = summarise(plan, counts)
     if plan.shards:
         _record(plan, {"state": "finished", **summary.to_dict()})
@@ -208,8 +295,9 @@ def finish(plan: Plan, counts: ShardCounts) -> Summary:
 
 def _check_parts(plan: Plan, counts: ShardCounts) -> None:
     names = set(storage.names_in(plan.out) or [])
-    deleted = [name for name in (*plan.known, *map(plan.part, counts.shards)) if name not in names]
-    if deleted:
+    missing = [name for name in (*plan.known, *map(plan.part, counts.shards)) if name not in names]
+    merged = results.merged_into(plan.out) if missing else {}
+    if deleted := [name for name in missing if name not in merged]:
         raise WriteError(
             f"{plan.out}: {len(deleted):,} part files were deleted during the run, such as {deleted[0]}; "
             "run the command again to tag their files"
@@ -262,7 +350,8 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
         "python": platform.python_version(),
         **facts,
     }
-    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}.json")
+    part = "-slice-{}-of-{}".format(*plan.config.own_slice) if plan.config.own_slice else ""
+    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}{part}.json")
     storage.write_atomic(uri, json.dumps(record, indent=2).encode())
 
 
@@ -276,17 +365,13 @@ class _ShardRun:
         self.written: list[int] = []
         self.meter = Meter()
         self.first_row = self.last_row = 0.0
-        self._seen = set(plan.known)
-        self._committed = read_committed(plan, [])
-        """Rows of overlapping runs; each of their parts is read once."""
         self._sizes: list[tuple[int, int]] = []
         """(shard, files) in the order they entered the pipeline"""
 
-    def go(self, shards: list[int], decoder: Decoder) -> None:
+    def go(self, shards: Iterator[tuple[int, pa.Table]], total: int, decoder: Decoder) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
         limits = self.plan.config.limits
         batches = score_batches(self._batches(shards), self.models, limits, self.meter, decoder=decoder)
-        total = sum(len(self.plan.shard(index)) for index in shards)
         commit: Future[None] | None = None
         with contextlib.closing(batches), ThreadPoolExecutor(1, "write") as writer:
             for index, tables in self._by_shard(batches, total):
@@ -312,23 +397,11 @@ class _ShardRun:
             ceilings=self.meter.ceilings(together, shares),
         )
 
-    def _batches(self, shards: list[int]) -> Iterator[Batch]:
-        for index in shards:
-            entries = self._still_to_do(index)
+    def _batches(self, shards: Iterator[tuple[int, pa.Table]]) -> Iterator[Batch]:
+        for index, entries in shards:
             if len(entries):
                 self._sizes.append((index, len(entries)))
                 yield rows.batch_of(entries)
-
-    def _still_to_do(self, index: int) -> pa.Table:
-        """Return a shard without the files that an overlapping run has committed."""
-        shard = self.plan.shard(index)
-        names = [name for name in storage.names_in(self.plan.out) or [] if name.endswith(".parquet")]
-        new = [name for name in names if name not in self._seen and self.plan.run_id not in name]
-        if new:
-            self._seen.update(new)
-            committed = read_committed(self.plan, [storage.join(self.plan.out, name) for name in new])
-            self._committed = pa.concat_tables([self._committed, committed])
-        return without_committed(self.plan, shard, self._committed) if len(self._committed) else shard
 
     def _by_shard(self, batches: Iterable[Batch], total: int) -> Iterator[tuple[int, list[list[pa.Table]]]]:
         """Collect the rows of each shard, in a list for each model."""
@@ -359,9 +432,3 @@ class _ShardRun:
         table = rows.finished(tables, [{**model.columns(), **fixed} for model in self.models])
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), schema.serialise(table, "results"))
         self.written.append(index)
-
-
-def _rotated(shards: list[int]) -> list[int]:
-    """Start at a random shard, so that overlapping runs start at different ones."""
-    start = random.randrange(len(shards))
-    return shards[start:] + shards[:start]

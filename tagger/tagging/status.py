@@ -1,15 +1,69 @@
-"""The state of a results table: its parts, rows by status, runs and damage."""
+"""The state of a results table: files by status, its last runs, parts and damage."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from tagger import schema, storage
 from tagger.data.manifest import counts_text
 from tagger.storage import StrPath
 from tagger.tagging import results
+from tagger.tagging.present import present
+
+RUNS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """The files of one model, by their latest rows."""
+
+    images: int
+    done: int
+    """Files with tags."""
+    failed: dict[str, int]
+    """Status -> files."""
+    missing: int | None
+    """Files of the last listings without a row; None where no listing is kept."""
+    vanished: int | None
+    """Files with a row that no last listing has."""
+
+    def text(self) -> str:
+        """Return the counts on one line."""
+        failed = f", {sum(self.failed.values()):,} failed ({counts_text(self.failed)})" if self.failed else ""
+        rest = f", {self.missing:,} missing, {self.vanished:,} vanished" if self.missing is not None else ""
+        return f"{self.images:,} images: {self.done:,} done{failed}{rest}"
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run, or one slice of it, from its record in `_runs/`."""
+
+    name: str
+    state: str
+    """started (also when it was killed) or finished."""
+    source: str
+    files_to_tag: int
+    tagged: int
+    failed: dict[str, int]
+    images_per_second: float | None
+    bound_by: str | None
+    age_seconds: int
+    """Since the record was written."""
+
+    def text(self) -> str:
+        """Return the run on one line."""
+        done = f"{self.tagged:,} of {self.files_to_tag:,} tagged" if self.state == "finished" else "not finished"
+        failed = f", failed: {counts_text(self.failed)}" if self.failed else ""
+        rate = f", {self.images_per_second:,.0f} images/s" if self.images_per_second else ""
+        bound = f", bound by {self.bound_by}" if self.bound_by else ""
+        return f"{self.name}: {done}{failed}{rate}{bound}, {_age(self.age_seconds)} ago, {self.source}"
 
 
 @dataclass(frozen=True)
@@ -18,45 +72,97 @@ class Status:
 
     out: str
     parts: int
+    replaced: int
+    """Parts that a compaction has merged and not deleted yet."""
     rows: int
     """Over all runs."""
     runs: int
     last_run: str | None
     """run_id of the highest generation."""
-    models: dict[str, dict[str, int]]
-    """Model -> status -> images, of the latest rows."""
+    models: dict[str, ModelStatus]
+    last_runs: list[RunStatus]
     damaged: tuple[str, ...]
     """Parts that cannot be read; the next run tags their files again."""
 
     def text(self) -> str:
         """Return a few lines for a terminal."""
         last = f", the last {self.last_run}" * bool(self.last_run)
-        lines = [f"parts: {self.parts:,}, rows: {self.rows:,}, runs: {self.runs:,}{last}"]
-        lines += [
-            f"{model}: {sum(counts.values()):,} images ({counts_text(counts)})" for model, counts in self.models.items()
-        ]
+        replaced = f" and {self.replaced:,} replaced" * bool(self.replaced)
+        lines = [f"parts: {self.parts:,}{replaced}, rows: {self.rows:,}, runs: {self.runs:,}{last}"]
+        lines += [f"{model}: {each.text()}" for model, each in self.models.items()]
+        lines += [f"run {each.text()}" for each in self.last_runs]
         lines += [f"damaged: {name}" for name in self.damaged]
         return "\n".join(lines)
 
 
 def status(url: StrPath, verify: bool = False) -> Status:
     """Read the state of a results folder; `verify` reads every byte of every part. Raises SourceNotFound."""
+    return results.consistently(lambda: _status(url, verify))
+
+
+def _status(url: StrPath, verify: bool) -> Status:
     parts = results.existing_parts(url)
+    out = storage.absolute(str(url))
     rows, damaged = results.read_rows(parts.uris, ["uri", "model", "status", "run_id", "tagged_at"])
+    rows = results.distinct(rows) if parts.overlap else rows
     if verify:
         damaged = results.damaged_parts(parts.uris)
-    latest = results.latest(rows)
+    latest, there = results.latest(rows), present(out)
     runs = pc.unique(rows["run_id"]).to_pylist()
     models = sorted(pc.unique(latest["model"]).to_pylist())
     return Status(
         out=str(url),
         parts=len(parts.uris) - len(damaged),
+        replaced=len(parts.replaced),
         rows=len(rows),
         runs=len(runs),
         last_run=max(runs, default=None),
-        models={
-            name: dict(Counter(latest.filter(pc.equal(latest["model"], name))["status"].to_pylist()).most_common())
-            for name in models
-        },
+        models={name: _model_status(latest.filter(pc.equal(latest["model"], name)), there) for name in models},
+        last_runs=_last_runs(out),
         damaged=(*parts.damaged, *damaged),
     )
+
+
+def _model_status(latest: pa.Table, there: pa.ChunkedArray | None) -> ModelStatus:
+    counts = {each["values"]: each["counts"] for each in pc.value_counts(latest["status"]).to_pylist()}
+    known = 0 if there is None else int(pc.sum(pc.is_in(latest["uri"], there.combine_chunks())).as_py() or 0)
+    listed = 0 if there is None else int(pc.count_distinct(there).as_py())
+    return ModelStatus(
+        images=len(latest),
+        done=sum(counts.get(status, 0) for status in schema.TAGGED),
+        failed=dict(
+            Counter({name: count for name, count in counts.items() if name not in schema.TAGGED}).most_common()
+        ),
+        missing=None if there is None else listed - known,
+        vanished=None if there is None else len(latest) - known,
+    )
+
+
+def _last_runs(out: str) -> list[RunStatus]:
+    """Read the records of the last runs, the last one first."""
+    folder = storage.join(out, results.RUNS)
+    names = [name for name in storage.names_in(folder) or [] if name.endswith(".json")]
+    return [_run_status(name, storage.read_bytes(storage.join(folder, name))) for name in names[: -RUNS_SHOWN - 1 : -1]]
+
+
+def _run_status(name: str, content: bytes) -> RunStatus:
+    record: dict[str, Any] = json.loads(content)
+    age = datetime.now(UTC) - datetime.fromisoformat(record["written_at"])
+    return RunStatus(
+        name=name.removesuffix(".json"),
+        state=record["state"],
+        source=record["source"],
+        files_to_tag=record["files_to_tag"],
+        tagged=record.get("tagged", 0),
+        failed=record.get("failed", {}),
+        images_per_second=record.get("steady_images_per_second") or record.get("images_per_second"),
+        bound_by=record.get("bound_by"),
+        age_seconds=max(0, int(age.total_seconds())),
+    )
+
+
+def _age(seconds: int) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} seconds"

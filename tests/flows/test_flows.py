@@ -40,7 +40,7 @@ def test_the_tag_flow_writes_the_same_table_and_an_artifact(photos: Path, tmp_pa
     by_flow, by_library = (tagger.read_results(str(tmp_path / name))[columns] for name in ("flow", "library"))
     assert by_flow.equals(by_library)
     assert "| tagged | 6 |" in artifact("tag")
-    assert not list((tmp_path / "flow" / "_runs").glob("_plan*"))
+    assert not list((tmp_path / "flow" / "_plans").glob("*"))
     again = tag(str(photos), [MODEL], str(tmp_path / "flow"), options, return_state=True)
     assert "0 images decoded" in again.message
 
@@ -87,6 +87,16 @@ def test_the_ingest_flow_writes_a_manifest(photos: Path, tmp_path: Path) -> None
     assert state.is_completed()
     assert state.result()["found"] == 6
     assert "| found | 6 |" in artifact("ingest")
+
+
+def test_the_compact_flow_merges_the_parts(photos: Path, tmp_path: Path) -> None:
+    from flows.compact import compact
+
+    tagger.tag(photos, MODEL, tmp_path / "out", TagConfig(shard_size=2))
+    state = compact(str(tmp_path / "out"), 0, return_state=True)
+    assert state.is_completed()
+    assert "3 of 3 parts merged into 1 (6 rows)" in state.message
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 1
 
 
 def test_the_form_of_the_flow_describes_its_options() -> None:

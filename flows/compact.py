@@ -1,0 +1,28 @@
+"""Merge the small parts of a results table, as a Prefect flow: `python -m flows.compact RESULTS`."""
+
+from prefect import flow, task
+from prefect.client.schemas import State
+from prefect.states import Completed
+
+from flows import command
+from flows.retries import may_pass
+from tagger.options import Grace, Results
+from tagger.tagging import compact as compaction
+from tagger.tagging.compact import GRACE, Compacted
+
+
+@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+def merge(results: str, grace: float) -> Compacted:
+    """Merge the parts; a retry does what is left."""
+    return compaction.compact(results, grace)
+
+
+@flow(name="compact", persist_result=False)
+def compact(results: Results, grace: Grace = GRACE) -> State[dict[str, object]]:
+    """Merge small part files into large ones; queries and runs may go on meanwhile."""
+    done = merge(results, grace)
+    return Completed(message=done.text(), data=vars(done))
+
+
+if __name__ == "__main__":
+    command.main(compact)
