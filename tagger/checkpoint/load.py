@@ -271,7 +271,7 @@ def _checked_names(names: list[str] | None, num_classes: int, model: str) -> tup
 
 def _imagenet_names(num_classes: int) -> tuple[str, ...]:
     """Return timm's ImageNet names, () when it has none; cached, since importing timm takes seconds."""
-    cached = storage.cache_folder() / f"imagenet-names-{num_classes}-timm-{metadata.version('timm')}.json"
+    cached = storage.cache_folder() / f"imagenet-{num_classes}-names-timm-{metadata.version('timm')}.json"
     try:
         return tuple(json.loads(cached.read_text()))
     except (OSError, ValueError):

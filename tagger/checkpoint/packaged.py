@@ -21,7 +21,7 @@ from tagger.errors import MissingExtra, ModelError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 """Version of the conversion: part of the name in the cache."""
 
 
