@@ -17,7 +17,7 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
-from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, SourceTooLarge, UsageError, WriteError
 from tagger.storage import objects, web
 from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of
 from tagger.storage.uris import is_remote, local_path
@@ -70,7 +70,7 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
         try:
             with named_errors(uri):
                 return read(*filesystem(uri))
-        except (SourceNotFound, AccessDenied):
+        except (SourceNotFound, SourceTooLarge, AccessDenied):
             raise
         except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is an error of this file only
             raise SourceError(str(error)) from error
