@@ -154,7 +154,7 @@ def test_a_hub_model_offline_without_weights_is_one_clear_error(
     arguments = ("predict", photos / "0.jpg", "--model", "timm/resnet18.a1_in1k")
     ran = run_tagger(*arguments, env=environment)
     assert ran.returncode == 1
-    assert ran.stderr.count("\n") == 1
+    assert ran.stderr.count("tagger: ") == 1
     assert "local-dir:" in ran.stderr
     assert "hub" in ran.stderr
 

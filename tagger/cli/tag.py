@@ -45,10 +45,13 @@ def tag(
             show_step("listing", 0, 0)
             if not silent:
                 show(plan.text())
+            if plan.shards:
+                show_step("loading the model", 0)
 
         def on_progress(now: run.Progress) -> None:
             show_step("tagging", now.done, now.total, f"{now.failed:,} failed")
 
+        show_step(f"reading {', '.join(model)}", 0)
         summary = run.tag(source, model, out, config, on_plan, on_progress, lambda found: show_step("listing", found))
     if as_json:
         print_json(summary.to_dict())
@@ -76,7 +79,9 @@ def predict(
 
     if folder := next(filter(os.path.isdir, images), None):
         raise UsageError(f"{folder}: is a folder; `tagger tag` tags all images of one")
-    rows = predict(images, model, config)
+    with progress(as_json) as show_step:
+        show_step(f"loading {model}", 0)
+        rows = predict(images, model, config)
     if as_json:
         print_json(
             {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
