@@ -61,6 +61,15 @@ not calibrated.
 """
 
 
+def available() -> list[str]:
+    """Return the models that are here without a checkpoint folder: those of installed packages, and the hub's cache."""
+    from huggingface_hub import constants
+
+    installed = [name for name, each in PACKAGED.items() if any(metadata.distributions(name=each.package))]
+    cached = Path(constants.HF_HUB_CACHE).glob("models--timm--*/snapshots/*/model.safetensors")
+    return installed + sorted({"timm/" + path.parts[-4].removeprefix("models--timm--") for path in cached})
+
+
 def folder(name: str) -> str:
     """Return the cached checkpoint of a packaged model, converted on first use.
 

@@ -1,4 +1,4 @@
-"""`tag`, `predict`, `models`: checkpoints at work."""
+"""`tag`, `predict`: checkpoints at work."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import typer
 
 from tagger.cli.app import app
 from tagger.cli.options import Json, Model, Quiet
-from tagger.cli.printing import headline, print_json, print_prediction, print_table, progress, say, show
+from tagger.cli.printing import print_json, print_prediction, progress, show
 from tagger.errors import TooManyFailed, UsageError
 from tagger.inference.config import ModelConfig
 from tagger.options import Fields, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
-    from tagger.checkpoint.info import ModelInfo
     from tagger.tagging.plan import Plan
 
-IMAGENET, RESULTS, CHECKPOINTS = "imagenet", "results", "checkpoints"
-"""The model and the folders that are used when none is named."""
+IMAGENET, RESULTS = "imagenet", "results"
+"""The model and the folder that are used when none is named."""
 
 
 @app.command(epilog="Example: tagger tag ~/photos")
@@ -91,39 +90,3 @@ def predict(
             print_prediction(row)
     if all(row["candidates"] is None for row in rows):
         raise TooManyFailed(f"no tags for any of {len(rows)} images")
-
-
-@app.command(epilog="Example: tagger models checkpoints")
-def models(
-    folder: Annotated[str, typer.Argument(help="Folder of checkpoints.")] = "checkpoints", as_json: Json = False
-) -> None:
-    """List the packaged models, and the checkpoints of a folder with their metrics."""
-    from tagger import checkpoint
-
-    absent = folder == CHECKPOINTS and not os.path.isdir(folder)
-    found, broken = ([], []) if absent else checkpoint.list_checkpoints(folder)
-    for error in broken:
-        say(f"tagger: {error}")
-    if as_json:
-        keys = ("name", "model_id", "architecture", "task", "label_names", "metrics", "agreement")
-        print_json({"models": [{key: getattr(info, key) for key in keys} for info in found]})
-        return
-    packaged = [
-        [name, "multiclass", 1000, f"top-1 {each.accuracy} (published)", "", f"package {each.package}"]
-        for name, each in checkpoint.PACKAGED.items()
-    ]
-    rows = packaged + [
-        [info.name, info.task, len(info.label_names), headline(info.metrics), agreement_here(info), info.model_id]
-        for info in found
-    ]
-    print_table(["name", "task", "labels", "metric", "agreement here", "model_id"], rows)
-    if not found:
-        show(f"no checkpoints in {folder}")
-
-
-def agreement_here(info: ModelInfo) -> str:
-    """Return how far the settings measured on this processor agree with the reference."""
-    from tagger import hardware
-
-    records = info.agreement.get(hardware.processor(), {})
-    return "\n".join(f"{key}: {record['top1']:.2%}" for key, record in records.items()) or "not measured"

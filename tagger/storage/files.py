@@ -17,7 +17,15 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
-from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, SourceTooLarge, UsageError, WriteError
+from tagger.errors import (
+    AccessDenied,
+    MissingExtra,
+    SourceError,
+    SourceNotFound,
+    SourceTooLarge,
+    UsageError,
+    WriteError,
+)
 from tagger.storage import objects, web
 from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of
 from tagger.storage.uris import is_remote, local_path
