@@ -25,8 +25,9 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
-from timm.scheduler import CosineLRScheduler
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -178,8 +179,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for run in runs:
         task = run["task"]
-        name = (Path(task["dataset"]).name, task["backbone"], f"{task['image_size']} px", f"{task['epochs']} epochs")
-        groups.setdefault((", ".join(name), run["method"]), []).append(run["result"])
+        shared = (Path(task["dataset"]).name, task["backbone"], f"{task['image_size']} px", f"{task['epochs']} epochs")
+        groups.setdefault((", ".join(shared), run["method"]), []).append(run["result"])
     lines = ["| | | seeds | validation | test | minutes of processor |", "|---|---|--:|--:|--:|--:|"]
     for (name, method), found in sorted(groups.items()):
         val, test = (spread([result[split] for result in found]) for split in ("val", "test"))

@@ -71,7 +71,7 @@ def available() -> list[str]:
 
 
 def folder(name: str) -> str:
-    """Return the cached checkpoint of a packaged model, converted on first use.
+    """Return the cached checkpoint of a packaged model, converted on first use, and again when it is damaged.
 
     Raises MissingExtra without its package, ModelError when the package's file is damaged.
     """
@@ -81,9 +81,20 @@ def folder(name: str) -> str:
     except metadata.PackageNotFoundError as error:
         raise MissingExtra(f"--model {name}", packaged.package) from error
     cached = storage.cache_folder() / "packaged" / f"{version}-{FORMAT}" / name
-    if not (cached / "model.safetensors").exists():
+    if not _intact(cached / "model.safetensors"):
         _convert(name, packaged, version, cached)
     return storage.local_uri(str(cached))
+
+
+def _intact(weights: Path) -> bool:
+    """Return whether a file of weights is there and complete."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _convert(name: str, packaged: Packaged, version: str, cached: Path) -> None:
@@ -105,7 +116,7 @@ def _convert(name: str, packaged: Packaged, version: str, cached: Path) -> None:
         shutil.rmtree(cached, ignore_errors=True)
         aside.rename(cached)
     except OSError:
-        if not (cached / "model.safetensors").exists():  # else another process was first
+        if not _intact(cached / "model.safetensors"):  # else another process was first
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
