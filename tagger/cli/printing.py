@@ -138,6 +138,8 @@ def _lines() -> Iterator[Show]:
         text = step + (f": {done:,}{of_total}" if done else "") + (f", {remark}" if remark and done else "")
         if step != step_now:
             step_now, due = step, time.monotonic() + FIRST_LINE
+        if total and done >= total:
+            due = float("inf")
 
     def watch() -> None:
         nonlocal due
