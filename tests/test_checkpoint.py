@@ -154,7 +154,7 @@ def test_a_hub_model_offline_without_weights_is_one_clear_error(
     arguments = ("predict", photos / "0.jpg", "--model", "timm/resnet18.a1_in1k")
     ran = run_tagger(*arguments, env=environment)
     assert ran.returncode == 1
-    assert ran.stderr.count("\n") == 1
+    assert ran.stderr.count("tagger: ") == 1
     assert "local-dir:" in ran.stderr
     assert "hub" in ran.stderr
 
@@ -187,9 +187,9 @@ def test_imagenet_names_are_unique_and_told_apart(classes: int) -> None:
     assert names is not None
     assert len(names) == classes == len({name.casefold() for name in names})
     if classes == 1000:
-        assert {"tench", "maillot", "maillot (tank suit)", "crane (n02012849)", "crane (n03126707)", "cardigan"} <= set(
-            names
-        )
+        clear = {"tench", "tabby cat", "polar bear", "maillot (tights)", "crane (bird)", "crane (machine)", "cardigan"}
+        assert clear <= set(names)
+        assert not [name for name in names if re.search(r"\(n\d+\)|, ", name)]
     assert backbone.imagenet_label_names(7) is None
 
 

@@ -69,7 +69,7 @@ def test_a_run_whose_output_is_deleted_ends_with_the_whole_table_or_says_so(tmp_
     if process.returncode == 0:
         assert json.loads(stdout)["tagged"] == len(tagger.read_results(out)) == 60
     else:
-        assert (process.returncode, stderr.count("\n")) == (1, 1), stderr
+        assert (process.returncode, stderr.count("tagger: ")) == (1, 1), stderr
         assert str(out) in stderr
     run(folder, out)
     assert len(tagger.read_results(out)) == 60

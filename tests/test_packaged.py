@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 from pictures import photo
@@ -75,6 +80,8 @@ def test_imagenet_gives_the_scores_of_timm_and_the_right_tags(photographs: list[
 
 def test_the_converted_checkpoint_is_one_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGGER_CACHE", str(tmp_path))
+    weights = Path(packaged.folder("imagenet")) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1_000_000])  # damaged: converted again
     folder = Path(packaged.folder("imagenet"))
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert timm.create_model(f"local-dir:{folder}", pretrained=True).num_classes == 1000
@@ -92,6 +99,30 @@ def test_a_missing_package_and_damaged_weights_are_one_line(tmp_path: Path, monk
     monkeypatch.setitem(packaged.PACKAGED, "other", wrong)
     with pytest.raises(ModelError, match="not those of tf_efficientnet_lite0"):
         checkpoint.describe("other")
+
+
+def test_a_wait_prints_a_line_and_models_lists_what_is_here(
+    tmp_path: Path, run_tagger: Callable[..., Any], photographs: list[Path]
+) -> None:
+    environment = os.environ | {"TAGGER_CACHE": str(tmp_path), "HF_HOME": str(tmp_path)}
+    cached = tmp_path / "hub" / "models--timm--test_resnet.r160_in1k" / "snapshots" / "0"
+    cached.mkdir(parents=True)
+    network = timm.create_model("test_resnet")
+    safetensors.torch.save_file(network.state_dict(), cached / "model.safetensors")
+    (cached.parent.parent / "refs").mkdir()
+    (cached.parent.parent / "refs" / "main").write_text("0")
+    ran = run_tagger("predict", photographs[0], "--engine", "eager", env=environment)  # converts the weights first
+    assert "tiger cat" in ran.stdout
+    assert set(ran.stderr.splitlines()) == {"loading imagenet"}
+    listed = run_tagger("models", tmp_path, "--speed", "--json", env=environment)
+    models = {model["name"]: model for model in json.loads(listed.stdout)["models"]}
+    assert list(models) == ["imagenet", "imagenet-lite2", "timm/test_resnet.r160_in1k"]
+    assert 18e6 < models["imagenet"]["bytes"] < 20e6
+    assert all(model["images_per_second"] > 1 for model in models.values())
+    absent = run_tagger(
+        "predict", photographs[0], "--model", "timm/resnet18.a1_in1k", env=environment | {"HF_HUB_OFFLINE": "1"}
+    )
+    assert "here: imagenet, imagenet-lite2, timm/test_resnet.r160_in1k" in absent.stderr
 
 
 def test_a_checkpoint_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
-import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from pictures import MODEL
@@ -97,14 +94,6 @@ def test_the_long_form_and_the_tags_view_agree(table: Path) -> None:
 
 def test_history_has_every_row(table: Path) -> None:
     assert tagger.query(str(table), "SELECT count(*) AS n FROM history").to_pylist() == [{"n": 720}]
-
-
-def test_pandas_arrow_duckdb_and_polars_read_the_parts_as_they_are(table: Path) -> None:
-    pattern = str(table / "*.parquet")
-    assert len(pd.read_parquet(table)) == 720
-    assert ds.dataset(str(table)).to_table().schema.equals(schema.RESULTS)
-    assert pl.read_parquet(pattern).height == 720
-    assert duckdb.sql(f"SELECT count(DISTINCT uri) FROM '{pattern}'").fetchall() == [(41,)]
 
 
 def test_sql_that_duckdb_refuses_is_one_clear_error(table: Path) -> None:

@@ -12,10 +12,10 @@ from tagger.checkpoint.load import (
     list_checkpoints,
     record_agreement,
 )
-from tagger.checkpoint.packaged import PACKAGED
+from tagger.checkpoint.packaged import PACKAGED, available
 from tagger.checkpoint.save import save
 
 __all__ = [
-    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "build", "build_resized", "default_backbone", "describe",
-    "list_checkpoints", "record_agreement", "save",
+    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "available", "build", "build_resized", "default_backbone",
+    "describe", "list_checkpoints", "record_agreement", "save",
 ]  # fmt: skip

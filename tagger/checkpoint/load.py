@@ -175,7 +175,7 @@ def _fetch(hub_id: str) -> str:
     except Exception as error:  # of whichever HTTP client the hub uses; the download would ask for half a minute
         raise ModelError(
             f"{hub_id}: the weights are not in the cache ({constants.HF_HUB_CACHE}) and the hub cannot be reached; "
-            "go online once, or use local-dir:FOLDER"
+            f"go online once, or use local-dir:FOLDER or a model that is here: {', '.join(packaged.available())}"
         ) from error
     try:
         return storage.local_uri(hf_hub_download(hub_id, WEIGHTS))
@@ -271,7 +271,7 @@ def _checked_names(names: list[str] | None, num_classes: int, model: str) -> tup
 
 def _imagenet_names(num_classes: int) -> tuple[str, ...]:
     """Return timm's ImageNet names, () when it has none; cached, since importing timm takes seconds."""
-    cached = storage.cache_folder() / f"imagenet-names-{num_classes}-timm-{metadata.version('timm')}.json"
+    cached = storage.cache_folder() / f"imagenet-{num_classes}-names-timm-{metadata.version('timm')}.json"
     try:
         return tuple(json.loads(cached.read_text()))
     except (OSError, ValueError):

@@ -21,7 +21,7 @@ from tagger.errors import MissingExtra, ModelError, first_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 """Version of the conversion: part of the name in the cache."""
 
 
@@ -61,8 +61,17 @@ not calibrated.
 """
 
 
+def available() -> list[str]:
+    """Return the models that are here without a checkpoint folder: those of installed packages, and the hub's cache."""
+    from huggingface_hub import constants
+
+    installed = [name for name, each in PACKAGED.items() if any(metadata.distributions(name=each.package))]
+    cached = Path(constants.HF_HUB_CACHE).glob("models--timm--*/snapshots/*/model.safetensors")
+    return installed + sorted({"timm/" + path.parts[-4].removeprefix("models--timm--") for path in cached})
+
+
 def folder(name: str) -> str:
-    """Return the cached checkpoint of a packaged model, converted on first use.
+    """Return the cached checkpoint of a packaged model, converted on first use, and again when it is damaged.
 
     Raises MissingExtra without its package, ModelError when the package's file is damaged.
     """
@@ -72,9 +81,20 @@ def folder(name: str) -> str:
     except metadata.PackageNotFoundError as error:
         raise MissingExtra(f"--model {name}", packaged.package) from error
     cached = storage.cache_folder() / "packaged" / f"{version}-{FORMAT}" / name
-    if not (cached / "model.safetensors").exists():
+    if not _intact(cached / "model.safetensors"):
         _convert(name, packaged, version, cached)
     return storage.local_uri(str(cached))
+
+
+def _intact(weights: Path) -> bool:
+    """Return whether a file of weights is there and complete."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _convert(name: str, packaged: Packaged, version: str, cached: Path) -> None:
@@ -96,7 +116,7 @@ def _convert(name: str, packaged: Packaged, version: str, cached: Path) -> None:
         shutil.rmtree(cached, ignore_errors=True)
         aside.rename(cached)
     except OSError:
-        if not (cached / "model.safetensors").exists():  # else another process was first
+        if not _intact(cached / "model.safetensors"):  # else another process was first
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,6 +106,10 @@ def _cell(value: object) -> str:
     return str(value)
 
 
+FIRST_LINE, NEXT_LINE = 1.0, 30.0
+"""Seconds after which a step is printed, and printed again, where stderr is no terminal."""
+
+
 class Show(Protocol):
     """A function that shows how far a step is."""
 
@@ -113,10 +119,47 @@ class Show(Protocol):
 
 @contextlib.contextmanager
 def progress(silent: bool) -> Iterator[Show]:
-    """Yield a function that shows progress on stderr, a bar per step, on a terminal only."""
-    if silent or not sys.stderr.isatty():
+    """Yield a function that shows progress on stderr: a bar per step on a terminal, elsewhere a line now and then."""
+    if silent:
         yield lambda step, done, total=None, remark="": None
-        return
+    else:
+        with _bars() if sys.stderr.isatty() else _lines() as show_step:
+            yield show_step
+
+
+@contextlib.contextmanager
+def _lines() -> Iterator[Show]:
+    """Yield a function whose steps are printed once they take longer than FIRST_LINE, then every NEXT_LINE seconds."""
+    text, due, step_now, ended = "", float("inf"), "", threading.Event()
+
+    def show_step(step: str, done: int, total: int | None = None, remark: str = "") -> None:
+        nonlocal text, due, step_now
+        of_total = f" of {total:,}" if total else ""
+        text = step + (f": {done:,}{of_total}" if done else "") + (f", {remark}" if remark and done else "")
+        if step != step_now:
+            step_now, due = step, time.monotonic() + FIRST_LINE
+        if total and done >= total:
+            due = float("inf")
+
+    def watch() -> None:
+        nonlocal due
+        while not ended.wait(0.2):
+            if time.monotonic() >= due:
+                due = time.monotonic() + NEXT_LINE
+                say(text)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield show_step
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Show]:
+    """Yield a function that shows a bar for the current step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 

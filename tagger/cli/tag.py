@@ -1,4 +1,4 @@
-"""`tag`, `predict`, `models`: checkpoints at work."""
+"""`tag`, `predict`: checkpoints at work."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import typer
 from tagger.cli.app import app
 from tagger.cli.logs import to_json
 from tagger.cli.options import Json, Model, Quiet
-from tagger.cli.printing import headline, print_json, print_prediction, print_table, progress, say, show
+from tagger.cli.printing import print_json, print_prediction, progress, show
 from tagger.errors import TooManyFailed, UsageError
 from tagger.inference.config import ModelConfig
 from tagger.options import Fields, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
-    from tagger.checkpoint.info import ModelInfo
     from tagger.tagging.plan import Plan
 
-IMAGENET, RESULTS, CHECKPOINTS = "imagenet", "results", "checkpoints"
-"""The model and the folders that are used when none is named."""
+IMAGENET, RESULTS = "imagenet", "results"
+"""The model and the folder that are used when none is named."""
 
 
 @app.command(epilog="Example: tagger tag ~/photos")
@@ -52,6 +51,8 @@ def tag(
                 lines.event("plan", run_id=plan.run_id, found=plan.found, files_to_tag=len(plan.entries))
             elif not silent:
                 show(plan.text())
+            if plan.shards:
+                show_step("loading the model", 0)
 
         def on_progress(now: run.Progress) -> None:
             show_step("tagging", now.done, now.total, f"{now.failed:,} failed")
@@ -63,6 +64,7 @@ def tag(
             if lines:
                 lines.now_and_then("listing", found=found)
 
+        show_step(f"reading {', '.join(model)}", 0)
         summary = run.tag(source, model, out, config, on_plan, on_progress, on_found)
     if lines:
         lines.event("finished", **summary.to_dict())
@@ -92,7 +94,9 @@ def predict(
 
     if folder := next(filter(os.path.isdir, images), None):
         raise UsageError(f"{folder}: is a folder; `tagger tag` tags all images of one")
-    rows = predict(images, model, config)
+    with progress(as_json) as show_step:
+        show_step(f"loading {model}", 0)
+        rows = predict(images, model, config)
     if as_json:
         print_json(
             {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
@@ -102,39 +106,3 @@ def predict(
             print_prediction(row)
     if all(row["candidates"] is None for row in rows):
         raise TooManyFailed(f"no tags for any of {len(rows)} images")
-
-
-@app.command(epilog="Example: tagger models checkpoints")
-def models(
-    folder: Annotated[str, typer.Argument(help="Folder of checkpoints.")] = "checkpoints", as_json: Json = False
-) -> None:
-    """List the packaged models, and the checkpoints of a folder with their metrics."""
-    from tagger import checkpoint
-
-    absent = folder == CHECKPOINTS and not os.path.isdir(folder)
-    found, broken = ([], []) if absent else checkpoint.list_checkpoints(folder)
-    for error in broken:
-        say(f"tagger: {error}")
-    if as_json:
-        keys = ("name", "model_id", "architecture", "task", "label_names", "metrics", "agreement")
-        print_json({"models": [{key: getattr(info, key) for key in keys} for info in found]})
-        return
-    packaged = [
-        [name, "multiclass", 1000, f"top-1 {each.accuracy} (published)", "", f"package {each.package}"]
-        for name, each in checkpoint.PACKAGED.items()
-    ]
-    rows = packaged + [
-        [info.name, info.task, len(info.label_names), headline(info.metrics), agreement_here(info), info.model_id]
-        for info in found
-    ]
-    print_table(["name", "task", "labels", "metric", "agreement here", "model_id"], rows)
-    if not found:
-        show(f"no checkpoints in {folder}")
-
-
-def agreement_here(info: ModelInfo) -> str:
-    """Return how far the settings measured on this processor agree with the reference."""
-    from tagger import hardware
-
-    records = info.agreement.get(hardware.processor(), {})
-    return "\n".join(f"{key}: {record['top1']:.2%}" for key, record in records.items()) or "not measured"

@@ -60,7 +60,9 @@ def evaluate(
     """Evaluate a checkpoint on labelled images."""
     from tagger.evaluation.evaluate import evaluate
 
-    found = evaluate(model, dataset, split, device)
+    with progress(as_json) as show_step:
+        show_step("evaluating", 0)
+        found = evaluate(model, dataset, split, device)
     if as_json:
         print_json({"model": found.model.name, "split": split, "notes": found.notes, **asdict(found.evaluation)})
         return
@@ -96,10 +98,11 @@ def tune(
 
 @contextlib.contextmanager
 def _callbacks(silent: bool) -> Iterator[Callbacks]:
-    """Report progress on stderr, with a bar on a terminal."""
+    """Report progress on stderr."""
     from tagger.training.data import Callbacks
 
     with progress(silent) as show_step:
+        show_step("reading the dataset", 0)
         yield Callbacks() if silent else Callbacks(say, show_step, lambda epoch: say(epoch.text()))
 
 

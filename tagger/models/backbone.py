@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from tagger.errors import ModelError
+from tagger.models.imagenet_names import NAMES
 
 
 class TimmNet(Protocol):
@@ -87,8 +88,8 @@ def published_config(name: str) -> dict[str, Any]:
 def imagenet_label_names(num_classes: int) -> tuple[str, ...] | None:
     """Return unique English names for ImageNet-1k, -12k, -21k or -22k heads; None for another number of classes.
 
-    The name is the first synonym of the class in timm. Classes that share it also get their second synonym, or their
-    WordNet id: `maillot` and `maillot (tank suit)`, `crane (n02012849)` and `crane (n03126707)`.
+    The name is the first synonym of the class in timm, completed by a later one: `tabby cat` for "tabby, tabby cat".
+    `NAMES` has the exceptions. Classes that share a name also get their second synonym, or their WordNet id.
     """
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
@@ -96,10 +97,17 @@ def imagenet_label_names(num_classes: int) -> tuple[str, ...] | None:
     if subset is None:
         return None
     info = ImageNetInfo(subset)
+    ids = info.label_names()
     words = [[word.strip() for word in text.split(",")] for text in info.label_descriptions()]
-    first = [options[0] for options in words]
-    names = _where_repeated(first, [f"{o[0]} ({o[1]})" if len(o) > 1 else o[0] for o in words])
-    return tuple(_where_repeated(names, [f"{f} ({i})" for f, i in zip(first, info.label_names(), strict=True)]))
+    first = [NAMES.get(wordnet_id) or _completed(options) for wordnet_id, options in zip(ids, words, strict=True)]
+    both = [f"{name} ({o[1]})" if len(o) > 1 and o[1] != name else name for name, o in zip(first, words, strict=True)]
+    names = _where_repeated(first, both)
+    return tuple(_where_repeated(names, [f"{name} ({each})" for name, each in zip(first, ids, strict=True)]))
+
+
+def _completed(synonyms: list[str]) -> str:
+    """Return the first synonym, or a later one that begins with it."""
+    return next((each for each in synonyms[1:] if each.startswith(f"{synonyms[0]} ")), synonyms[0])
 
 
 def _where_repeated(names: list[str], instead: list[str]) -> list[str]:

@@ -1,0 +1,198 @@
+"""Fine-tuning with `tagger train --method finetune` beside a plain timm loop: same split, backbone, epochs and size.
+
+    python -m benchmarks.finetune_peer DATASET [--backbone imagenet] [--epochs 6] [--image-size 128] [--seeds 0 1 2]
+        [--runs RUNS.jsonl]
+
+The plain loop: timm's network with a new head, AdamW, a cosine with one epoch of warm-up, RandAugment, label smoothing.
+Of either training the best epoch on validation is tested, once. Minutes are those of the processor, of all cores
+together: of tagger's, scan, probe and report included. Each run is added to RUNS when it ends, and is not repeated
+when it is there. Prints one Markdown table of all runs: means over the seeds, with the lowest and highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import tagger
+from benchmarks import machine
+from tagger import hardware, storage
+from tagger.checkpoint import packaged
+from tagger.data.dataset import DATASET, read_dataset
+from tagger.training import train
+
+LR, WEIGHT_DECAY, SMOOTHING, BATCH_SIZE, AUGMENT = 5e-4, 0.05, 0.1, 32, "rand-m9-mstd0.5-inc1"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Options that both trainings share."""
+
+    dataset: str
+    backbone: str
+    epochs: int
+    image_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Accuracies of one training."""
+
+    val: float
+    test: float
+    minutes: float
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Labelled images of one split, decoded whenever they are read."""
+
+    def __init__(self, checkpoint: Path, split: str, **transform: Any) -> None:
+        found = read_dataset(str(checkpoint / DATASET), multilabel=False)
+        rows = np.flatnonzero(found.split(split))
+        self.files = [storage.local_path(found.locations[row]) for row in rows]
+        self.labels = found.truth[rows].argmax(axis=1)
+        self.transform = create_transform(**transform)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        """Return an image, transformed, and its class."""
+        return self.transform(Image.open(self.files[row]).convert("RGB")), int(self.labels[row])
+
+
+def main() -> None:
+    """Parse, train what is missing, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--backbone", default="imagenet", choices=sorted(packaged.PACKAGED))
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("finetune-peer.jsonl"))
+    options = vars(parser.parse_args())
+    runs, seeds = options.pop("runs"), options.pop("seeds")
+    torch.set_num_threads(hardware.cores())
+    for seed in seeds:
+        task = Task(**options, seed=seed)
+        done = {run["method"] for run in read(runs) if run["task"] == asdict(task)}
+        if done < {"tagger", "timm loop"}:
+            measure(task, done, runs)
+    print(f"{machine.describe()}\n\n{table(read(runs))}")
+
+
+def measure(task: Task, done: set[str], runs: Path) -> None:
+    """Train both ways and add the results to RUNS; the plain loop takes the splits of tagger's checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        for method, fit in (("tagger", ours), ("timm loop", plain)):
+            started = time.process_time()
+            val, test = fit(task, Path(folder) / "checkpoint")
+            minutes = (time.process_time() - started) / 60
+            if method not in done:
+                run = {"method": method, "task": asdict(task), "result": asdict(Result(val, test, minutes))}
+                with runs.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(run) + "\n")
+
+
+def ours(task: Task, out: Path) -> tuple[float, float]:
+    """Return the accuracy on validation and test of `tagger train --method finetune`."""
+    config = tagger.TrainConfig(
+        backbone=task.backbone, method="finetune", epochs=task.epochs, image_size=task.image_size, seed=task.seed
+    )
+    metrics = train.train(task.dataset, out, config).metrics
+    val, test = (float(metrics[split]["accuracy"]["accuracy"]) for split in ("val", "test"))
+    return val, test
+
+
+def plain(task: Task, checkpoint: Path) -> tuple[float, float]:
+    """Return the accuracy on validation and test of the plain loop, at its best epoch on validation."""
+    torch.manual_seed(task.seed)
+    classes = len(read_dataset(str(checkpoint / DATASET), multilabel=False).label_names)
+    folder = storage.local_path(packaged.folder(task.backbone))
+    net = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=classes)
+    net.to(memory_format=torch.channels_last)
+    data = resolve_model_data_config(net) | {"input_size": (3, task.image_size, task.image_size)}
+    evaluated = {name: Images(checkpoint, name, **data) for name in ("val", "test")}
+    training = Images(checkpoint, "train", **data, is_training=True, auto_augment=AUGMENT)
+    best, weights = 0.0, net.state_dict()
+    for trained in epochs(net, training, task.epochs):
+        accuracy = accuracy_of(trained, evaluated["val"])
+        if accuracy > best:
+            best, weights = accuracy, copy.deepcopy(trained.state_dict())
+    net.load_state_dict(weights)
+    return best, accuracy_of(net, evaluated["test"])
+
+
+def epochs(net: nn.Module, images: Images, count: int) -> Iterator[nn.Module]:
+    """Train; yield the network after every epoch."""
+    loader = DataLoader(images, BATCH_SIZE, shuffle=True)
+    optimizer = torch.optim.AdamW(net.parameters(), LR, weight_decay=WEIGHT_DECAY)
+    steps = len(loader)
+    schedule = CosineLRScheduler(
+        optimizer, steps * count, warmup_t=steps, warmup_lr_init=LR / 100, warmup_prefix=False, t_in_epochs=False
+    )
+    criterion = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
+    for epoch in range(count):
+        net.train()
+        for step, (x, target) in enumerate(loader, epoch * steps):
+            schedule.step_update(step)
+            optimizer.zero_grad()
+            criterion(net(x.contiguous(memory_format=torch.channels_last)), target).backward()
+            optimizer.step()
+        yield net
+
+
+@torch.inference_mode()
+def accuracy_of(net: nn.Module, images: Images) -> float:
+    """Return the accuracy on a split."""
+    net.eval()
+    hits = [net(x).argmax(1) == target for x, target in DataLoader(images, 64)]
+    return torch.cat(hits).float().mean().item()
+
+
+def read(runs: Path) -> list[dict[str, Any]]:
+    """Return the runs of a file, none where there is no file."""
+    return [json.loads(line) for line in runs.read_text().splitlines()] if runs.exists() else []
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return the runs as a Markdown table, a row per dataset, backbone and method."""
+    groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for run in runs:
+        task = run["task"]
+        shared = (Path(task["dataset"]).name, task["backbone"], f"{task['image_size']} px", f"{task['epochs']} epochs")
+        groups.setdefault((", ".join(shared), run["method"]), []).append(run["result"])
+    lines = ["| | | seeds | validation | test | minutes of processor |", "|---|---|--:|--:|--:|--:|"]
+    for (name, method), found in sorted(groups.items()):
+        val, test = (spread([result[split] for result in found]) for split in ("val", "test"))
+        minutes = np.mean([result["minutes"] for result in found])
+        lines.append(f"| {name} | {method} | {len(found)} | {val} | {test} | {minutes:.1f} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Return a mean with the lowest and highest value."""
+    return f"{np.mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
+
+
+if __name__ == "__main__":
+    main()
