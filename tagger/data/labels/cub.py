@@ -36,9 +36,8 @@ def _pairs(folder: str, name: str) -> Mapping[str, str]:
     uri = storage.join(folder, name)
     if not storage.exists(uri):
         return {}
-    with text.open_text(uri, text.encoding_of(uri)) as lines:
-        cells = (line.strip(text.BLANK).split(maxsplit=1) for line in lines)
-        return {row[0]: row[1] for row in cells if len(row) > 1}
+    rows = (line.split(maxsplit=1) for line in text.lines(uri, text.encoding_of(uri)))
+    return {row[0]: row[1] for row in rows if len(row) > 1}
 
 
 FORMAT = Format("cub", "images.txt and image_class_labels.txt, joined by id", matches, read, "text")
