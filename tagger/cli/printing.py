@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
@@ -14,6 +14,8 @@ from tagger.redaction import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from tagger.checkpoint.info import Json
 
 
 def show(text: str) -> None:
@@ -31,7 +33,7 @@ def print_json(value: Mapping[str, object]) -> None:
     typer.echo(json.dumps(value, default=str, ensure_ascii=False))
 
 
-def print_prediction(row: Mapping[str, Any]) -> None:
+def print_prediction(row: Json) -> None:
     """Print an image's best tags with bars."""
     show(row["uri"])
     if row["error"]:
@@ -64,7 +66,7 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
         sys.stdout.flush()
 
 
-def headline(metrics: Mapping[str, Any]) -> str:
+def headline(metrics: Json) -> str:
     """Return a checkpoint's number with its interval, of the test images where it has some."""
     split = next((name for name in ("test", "val", "") if name in metrics), None)
     if split is None:
