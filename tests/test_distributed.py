@@ -239,7 +239,7 @@ def image_loader(files: list[str], workers: int, batch_size: int = 16) -> ImageL
     pixels = FilePixels(files, preprocessing)
     for row in rows[:60]:
         pixels.training_image(int(row))
-    images = AugmentedImages(Subset(pixels, rows), preprocessing, 3, "rand-m5-mstd0.5", 0.5, 0.5)
+    images = AugmentedImages(Subset(pixels, rows), preprocessing, TrainConfig(seed=3))
     return ImageLoader(images, torch.eye(len(files)), batch_size, Normaliser(preprocessing, "cpu"), workers)
 
 

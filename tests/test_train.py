@@ -513,8 +513,8 @@ def test_layer_decay_slows_the_layers_near_the_input(timm_folder: Path) -> None:
 
 def test_dropout_and_stochastic_depth_reach_the_network(config: Any) -> None:
     backbone = checkpoint.describe(config().backbone)
-    plain, _ = with_head(backbone, 3, config())
-    dropped, _ = with_head(backbone, 3, config("finetune", dropout=0.4, drop_path=0.3))
+    plain = with_head(backbone, 3, config()).net
+    dropped = with_head(backbone, 3, config("finetune", dropout=0.4, drop_path=0.3)).net
     assert dropped.drop_rate == 0.4  # type: ignore[comparison-overlap]
     paths = [
         sum("drop_path" in name for name, _ in net.named_modules() if "Identity" not in type(_).__name__)
@@ -547,7 +547,7 @@ def augmented(folder: Path, **options: Any) -> torch.Tensor:
     preprocessing = Preprocessing(size=(64, 64))
     images = Subset(FilePixels([str(folder / "left.png")], preprocessing), np.array([0]))
     chosen = {"augment": "none", "crop_scale": 1.0, "hflip": 0.0} | options
-    loader = AugmentedImages(images, preprocessing, 0, **chosen)
+    loader = AugmentedImages(images, preprocessing, TrainConfig(**chosen))
     return torch.stack([loader[epoch, 0] for epoch in range(20)]).float()
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tagger import hardware
 from tagger.data.pixels import Subset
 from tagger.images import Preprocessing, UInt8Array, normalise
+from tagger.training.config import TrainConfig
 from tagger.training.distributed import ALONE, START_METHOD, Group, end_with_parent, start_server
 from tagger.training.recipe import Recipe
 from tagger.training.shared import SHARED_MEMORY, share_pixels
@@ -164,24 +165,17 @@ class ImageLoader:
 class AugmentedImages(Dataset[Tensor]):
     """Images by (epoch, index), each changed by random numbers of its own: order and workers do not matter."""
 
-    def __init__(
-        self,
-        images: Subset,
-        preprocessing: Preprocessing,
-        seed: int,
-        augment: str,
-        crop_scale: float,
-        hflip: float,
-    ) -> None:
-        self.images, self.seed, self.size = images, seed, preprocessing.size
+    def __init__(self, images: Subset, preprocessing: Preprocessing, config: TrainConfig) -> None:
+        self.images, self.seed, self.size = images, config.seed, preprocessing.size
+        plain = config.augment == "none"
         self._transform: Callable[[Image.Image], Tensor] = create_transform(
             input_size=(3, *preprocessing.size),
             is_training=True,
             use_prefetcher=True,  # uint8 (3, H, W) comes out; normalised on the device
-            hflip=hflip,
-            scale=(crop_scale, 1.0),
-            color_jitter=0.0 if augment == "none" else 0.2,
-            auto_augment=None if augment == "none" else augment,
+            hflip=config.hflip,
+            scale=(config.crop_scale, 1.0),
+            color_jitter=0.0 if plain else 0.2,
+            auto_augment=None if plain else config.augment,
             interpolation=preprocessing.interpolation,
             mean=preprocessing.mean,
             std=preprocessing.std,

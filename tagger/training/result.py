@@ -84,12 +84,10 @@ def save(
 ) -> ModelInfo:
     """Write the checkpoint folder with its card and plots; `facts` are added to tagger.json, `files` to the folder."""
     fitted, dataset = trained.fitted, trained.data.dataset
+    fitted.network.net.cpu().eval()
     return checkpoint.save(
         out,
-        fitted.net.cpu().eval(),
-        architecture=fitted.architecture,
-        model_args=fitted.model_args,
-        preprocessing=fitted.preprocessing,
+        fitted.network,
         label_names=dataset.label_names,
         task=trained.config.task,
         thresholds={each.tag: each.threshold for each in trained.thresholds},
