@@ -4,7 +4,8 @@ TaggerError
 ├── UsageError (ValueError)            an argument that cannot be right
 ├── SourceError (OSError)              a source that cannot be listed or read
 │   ├── SourceNotFound (FileNotFoundError)
-│   └── AccessDenied (PermissionError)     credentials refused: one error, not a million rows
+│   ├── AccessDenied (PermissionError)     credentials refused: one error, not a million rows
+│   └── SourceTooLarge                     a body over the limit
 ├── MissingExtra (ImportError)         an optional package is not installed
 ├── ModelError (ValueError)            a model that cannot be loaded, or does not fit its labels
 ├── TableError (ValueError)            a Parquet file that is foreign, newer or damaged
@@ -52,6 +53,10 @@ class AccessDenied(SourceError, PermissionError):
     def __init__(self, message: str, credentials: bool = False) -> None:
         super().__init__(message)
         self.credentials = credentials
+
+
+class SourceTooLarge(SourceError):
+    """A server sent more than the limit."""
 
 
 class MissingExtra(TaggerError, ImportError):

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,13 @@ def test_a_large_photograph_is_shrunk_while_decoding_and_keeps_its_pixels(shared
         assert facts == same_facts
         assert whole.width == 4000
         assert abs(pixels[info.preprocessing] - expected).mean() < 1.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of the parent counts too")
+def test_peak_memory_is_that_of_this_process_alone() -> None:
+    code = "from tagger import hardware; print(hardware.peak_memory())"
+    parent = (
+        f"import subprocess, sys; x = b'x' * (1 << 29); subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+    )
+    ran = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, timeout=60, check=True)
+    assert 0 < int(ran.stdout) < 1 << 29

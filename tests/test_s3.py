@@ -19,6 +19,8 @@ import pytest
 import s3fs
 from pictures import MODEL, photo
 from processes import TIMEOUT, started, wait_until
+from test_archives import KINDS, by_image, pack
+from test_tagging import run
 
 import tagger
 from tagger import storage
@@ -97,6 +99,34 @@ def test_a_bucket_is_tagged_into_a_bucket_and_again_only_what_is_new(run_tagger:
     assert rows[0]["uri"] == f"{source}/0.jpg"
     assert f"{source}/odd name%41+ü.jpg" in [row["uri"] for row in rows]
     assert all(row["has_etag"] and row["has_time"] for row in rows)
+
+
+def test_every_key_gets_a_row_whatever_its_slashes_and_dots(bucket: str, client: Any, tmp_path: Path) -> None:
+    keys = [f"deep/{middle}/{name}.jpg" for middle in ("", "a//b", ".", "..", "../x") for name in "xy"]
+    for key in [*keys, "deep/.hidden/x.jpg"]:
+        client.put_object(Bucket=bucket, Key=key, Body=b"junk")
+    summary = run(f"s3://{bucket}/deep", tmp_path / "out", max_failed="100%")
+    assert (summary.failed, summary.skipped) == ({"unsupported": len(keys)}, {"hidden": 1})
+    assert set(tagger.read_results(tmp_path / "out")["uri"]) == {f"s3://{bucket}/{key}" for key in keys}
+
+
+def test_a_prefix_of_more_than_one_page_is_listed_whole(bucket: str, client: Any) -> None:
+    for number in range(1100):
+        client.put_object(Bucket=bucket, Key=f"many/{number}/x.jpg", Body=b"junk")
+    assert sum(1 for _ in storage.find_images(f"s3://{bucket}/many")) == 1100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_in_a_bucket_gives_the_rows_of_its_files(
+    bucket: str, client: Any, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for index in range(12):
+        photo(index).save(tmp_path / "photos" / f"{index:02d}.jpg")
+    client.upload_file(str(pack(tmp_path / "photos", tmp_path / kind)), bucket, f"archives/{kind}")
+    run(tmp_path / "photos", tmp_path / "local")
+    assert run(f"s3://{bucket}/archives", tmp_path / "out").tagged == 12
+    assert by_image(tmp_path / "out") == by_image(tmp_path / "local")
 
 
 def test_a_manifest_a_glob_and_a_list_name_the_same_objects(bucket: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pictures import photo, without_root_powers
 
 from tagger import redaction, storage
 from tagger.errors import AccessDenied, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.inference import batch
 
 
 @pytest.mark.parametrize(
@@ -412,6 +413,12 @@ def test_a_web_server_that_misbehaves_costs_one_error(odd_server: str, name: str
     with pytest.raises(SourceError, match=f"(?i){expected}"):
         storage.read_bytes(f"{odd_server}/{name}.jpg", timeout=1 if expected.startswith("no") else 30)
     assert time.monotonic() - started < 60
+
+
+def test_a_body_over_the_limit_is_a_too_large_row(odd_server: str) -> None:
+    pytest.importorskip("aiohttp")
+    failure = batch.read(f"{odd_server}/bomb.jpg", 30).content
+    assert failure == batch.Failure("too_large", "is larger than 256 MB")
 
 
 @pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="no /proc")

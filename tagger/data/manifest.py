@@ -204,6 +204,9 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
                 table = schema.conform(parquet.read(), "manifest")
             on_found(len(table))
             return Manifest(table)
+        if storage.has_images(arrow):
+            found: Counter[str] = Counter()
+            return Manifest(_collect(storage.find_images(source, found), on_found), found)
         column = arrow.field(_column_of_files(arrow.names, source))
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type  # pandas' categories
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):

@@ -10,8 +10,10 @@ from PIL import Image
 
 from tagger.errors import ImageError
 
-DECODE_MEMORY = 2_000_000_000
-"""Total bytes of the images that a process decodes at the same time."""
+DECODE_MEMORY = 1_700_000_000
+"""Total bytes of the images that a process decodes at the same time; with all else, a run stays below 2 GB."""
+_DECODER_BYTES = {"JPEG2000": 12, "WEBP": 5, "AVIF": 3, "HEIF": 1}
+"""Bytes per pixel that the decoder of a format holds beside Pillow's copies (measured)."""
 MAX_SCANNED = 2_000_000_000
 """Maximum pixels times scans of a progressive JPEG: about 20 s of decoding."""
 MAX_ICONS = 256
@@ -57,7 +59,8 @@ def memory(image: Image.Image, scale: int = 1) -> int:
     width, height = image.width // scale, image.height // scale
     copies = 2 if image.mode in ("RGB", "L", "1", "CMYK", "YCbCr") else 3
     coefficients = 6 * image.width * image.height if image.info.get("progressive") else 0
-    return copies * height * (_POINTER + 4 * width) + coefficients
+    decoder = _DECODER_BYTES.get(image.format or "", 0) * image.width * image.height
+    return copies * height * (_POINTER + 4 * width) + coefficients + decoder
 
 
 def check_time(image: Image.Image, data: bytes) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tagger import images, storage
-from tagger.errors import AccessDenied, ImageError, SourceError
+from tagger.errors import AccessDenied, ImageError, SourceError, SourceTooLarge
 from tagger.images import Preprocessing, UInt8Array
 
 FILES = 16
@@ -205,7 +205,8 @@ def read(source: Source, timeout: float = storage.READ_TIMEOUT) -> Content:
             raise
         return Content(None, _failure("unreadable", error, source))
     except SourceError as error:
-        return Content(None, _failure("unreadable", error, source))
+        status = "too_large" if isinstance(error, SourceTooLarge) else "unreadable"
+        return Content(None, _failure(status, error, source))
     return Content(hashlib.sha256(content).hexdigest(), content, time.perf_counter() - started)
 
 

@@ -1,6 +1,7 @@
 """List, read and atomically write files in folders, buckets and behind URLs; the only package that uses fsspec."""
 
 from tagger.redaction import public_uri, redact
+from tagger.storage.archives import has_images
 from tagger.storage.files import (
     LOCK,
     READ_TIMEOUT,
@@ -9,14 +10,15 @@ from tagger.storage.files import (
     exists,
     names_in,
     open_input,
-    read_bytes,
     read_tail,
     remove,
     remove_folder,
     rename,
     write_atomic,
 )
-from tagger.storage.listing import FoundFile, describe, find_images, is_image_name
+from tagger.storage.listing import describe, find_images
+from tagger.storage.names import FoundFile, is_image_name
+from tagger.storage.reading import read_bytes
 from tagger.storage.stores import is_credential_error
 from tagger.storage.uris import (
     StrPath,
@@ -32,7 +34,7 @@ from tagger.storage.uris import (
 
 __all__ = [
     "LOCK", "READ_TIMEOUT", "FoundFile", "StrPath", "absolute", "absolute_file", "cache_folder", "claimed",
-    "describe", "exists", "find_images", "is_credential_error", "is_image_name", "is_remote", "join", "local_path",
-    "local_uri", "names_in", "open_input", "parent", "public_uri", "read_bytes", "read_tail", "redact", "remove",
-    "remove_folder", "rename", "resolve", "write_atomic",
+    "describe", "exists", "find_images", "has_images", "is_credential_error", "is_image_name", "is_remote", "join",
+    "local_path", "local_uri", "names_in", "open_input", "parent", "public_uri", "read_bytes", "read_tail", "redact",
+    "remove", "remove_folder", "rename", "resolve", "write_atomic",
 ]  # fmt: skip

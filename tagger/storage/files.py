@@ -17,7 +17,15 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.exceptions import FSTimeoutError
 
-from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError, WriteError
+from tagger.errors import (
+    AccessDenied,
+    MissingExtra,
+    SourceError,
+    SourceNotFound,
+    SourceTooLarge,
+    UsageError,
+    WriteError,
+)
 from tagger.storage import objects, web
 from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of
 from tagger.storage.uris import is_remote, local_path
@@ -34,6 +42,33 @@ def read_bytes(uri: str, attempts: int = 3, timeout: float = READ_TIMEOUT) -> by
     if not is_remote(uri):
         return _read_local(uri)
     return _with_retries(uri, functools.partial(_whole, timeout=timeout), attempts)
+
+
+def read_range(
+    uri: str, start: int, size: int, timeout: float = READ_TIMEOUT, whole: bool = True, attempts: int = 3
+) -> bytes:
+    """Return `size` bytes of a file from `start` on, or fewer at its end if not `whole`; raises SourceError."""
+    if is_remote(uri):
+        content = _with_retries(uri, functools.partial(_range, start=start, size=size, timeout=timeout), attempts)
+    else:
+        with open_input(uri) as file:
+            file.seek(start)
+            content = file.read(size)
+    if whole and len(content) < size:
+        raise SourceError(f"{uri}: ends {size - len(content)} bytes too early")
+    return content
+
+
+def _range(fs: AbstractFileSystem, path: str, start: int, size: int, timeout: float) -> bytes:
+    end = start + size
+    if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout, (start, end))) is not None:
+        return quick
+    if not isinstance(fs, AsyncFileSystem):
+        return bytes(fs.cat_file(path, start=start, end=end))
+    try:
+        return bytes(sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=timeout))
+    except (FSTimeoutError, TimeoutError) as error:
+        raise Unanswered(f"no answer in {timeout:g} s") from error
 
 
 def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
@@ -70,7 +105,7 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
         try:
             with named_errors(uri):
                 return read(*filesystem(uri))
-        except (SourceNotFound, AccessDenied):
+        except (SourceNotFound, SourceTooLarge, AccessDenied):
             raise
         except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is an error of this file only
             raise SourceError(str(error)) from error

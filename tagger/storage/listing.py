@@ -9,40 +9,21 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from tagger.errors import AccessDenied, MissingExtra, SourceError, SourceNotFound, UsageError
 from tagger.redaction import public_uri
+from tagger.storage import archives
+from tagger.storage.names import FoundFile, is_image_name
 from tagger.storage.stores import filesystem, is_credential_error, named_errors
 from tagger.storage.uris import is_remote, local_path, local_uri
 
 Info = Mapping[str, object]
 """Facts about a file, with the names that fsspec and the store use."""
-IMAGE_SUFFIXES = frozenset(
-    [
-        "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs",
-        "heic", "heif", "jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "tga", "ico",
-    ]
-)  # fmt: skip
-
-
-class FoundFile(NamedTuple):
-    """A file as listed by its store; None for what the store does not report."""
-
-    uri: str
-    bytes: int | None
-    modified_at: datetime | None
-    etag: str | None
-    location: str | None = None
-    """The URL to read, with credentials or a signature, if it differs from the uri."""
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file name has an image suffix, in any case."""
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
+MAX_NUMBERED = 100_000
+"""Maximum number of files that a range of numbers may stand for."""
 
 
 def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[FoundFile]:
@@ -51,6 +32,23 @@ def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[Fo
     `skipped` counts skipped entries by reason. Raises SourceNotFound, AccessDenied, MissingExtra or UsageError.
     """
     skipped = Counter() if skipped is None else skipped
+    for each in _numbered(source):
+        yield from _find(each, skipped)
+
+
+def _numbered(source: str) -> list[str]:
+    """Return the sources that a range of numbers in braces stands for: shards-{000..099}.tar."""
+    match = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", source)
+    if not match or os.path.lexists(source):
+        return [source]
+    before, first, last, after = match.groups()
+    numbers = range(int(first), int(last) + 1)
+    if not 0 < len(numbers) <= MAX_NUMBERED:
+        raise UsageError(f"{source}: a range must have 1 to {MAX_NUMBERED:,} numbers, got {len(numbers):,}")
+    return [f"{before}{number:0{len(first)}d}{after}" for number in numbers]
+
+
+def _find(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
     if is_remote(source):
         with named_errors(source):
             yield from _find_remote(source, skipped)
@@ -60,6 +58,8 @@ def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[Fo
 
 def describe(url: str) -> FoundFile:
     """Return a file as described by its store; size and time are None if that fails."""
+    if inside := archives.split(url):
+        return _described_member(inside)
     if not is_remote(url):
         path = os.path.abspath(local_path(url))
         return _found_local(path, _stat(path))
@@ -73,6 +73,29 @@ def describe(url: str) -> FoundFile:
     return _found_remote(public_uri(url), url, {})
 
 
+def _described_member(inside: archives.Inside) -> FoundFile:
+    archive = describe(inside.archive)
+    file = archive._replace(uri=f"{archive.uri}::{inside.member}", bytes=None, location="::".join(inside))
+    try:
+        member = archives.find(inside)
+    except SourceError:  # it still gets a row, with the error from reading it
+        return file
+    return file._replace(bytes=member.size, location=f"{inside.archive}::@{member.place}")
+
+
+def _images_of(file: FoundFile, name: str, skipped: Counter[str]) -> Iterator[FoundFile]:
+    """Yield a file with the name of an image, or the images of an archive; count any other as skipped."""
+    if archives.is_archive(name):
+        try:
+            yield from archives.members(file, skipped)
+        except archives.NoImages:
+            skipped["not an image"] += 1
+    elif is_image_name(name):
+        yield file
+    else:
+        skipped["not an image"] += 1
+
+
 def _printable(uri: str) -> str:
     """Return a URL that is valid UTF-8: other bytes become %FF."""
     return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", uri)
@@ -82,7 +105,8 @@ def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
     if os.path.isfile(source):
         folder, name = os.path.split(os.path.abspath(source))
         path = os.path.join(os.path.realpath(folder), name)
-        yield _found_local(path, os.stat(path))
+        file = _found_local(path, os.stat(path))
+        yield from _images_of(file, name, skipped) if archives.is_archive(name) else [file]
     elif os.path.isdir(source):
         try:
             os.listdir(source)
@@ -96,7 +120,7 @@ def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
         if not os.path.isdir(root):
             raise SourceNotFound(f"{source}: not found; the folder {root} does not exist")
         found = _walk_local(os.path.realpath(root), skipped, set())
-        yield from (entry for entry in found if matches(local_path(entry.uri)))
+        yield from (entry for entry in found if matches(local_path(_file_of(entry.uri))))
     else:
         raise SourceNotFound(f"{source}: not found; expected a folder, a file, a glob, a URL or a list of URLs")
 
@@ -122,13 +146,19 @@ def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) 
                 skipped["hidden"] += 1
             elif _is_folder(entry):
                 folders.append(entry.path)
-            elif not is_image_name(entry.name):
+            elif not is_image_name(entry.name) and not archives.is_archive(entry.name):
                 skipped["not an image"] += 1
             elif (file := _stat(entry.path)) is not None and not stat.S_ISREG(file.st_mode):
                 skipped["not a regular file"] += 1
             else:
-                yield _found_local(entry.path, file)
+                yield from _images_of(_found_local(entry.path, file), entry.name, skipped)
         pending.extend(reversed(folders))
+
+
+def _file_of(uri: str) -> str:
+    """Return the file that holds a member of an archive, or the file itself."""
+    inside = archives.split(uri)
+    return inside.archive if inside else uri
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -164,7 +194,9 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
     fs, path = filesystem(source)
     is_glob = any(sign in path for sign in "*?[") and not fs.exists(path)
     if source.startswith(("http://", "https://")) or (not is_glob and fs.isfile(path)):
-        yield describe(source)  # web servers do not list folders
+        file = describe(source)  # web servers do not list folders
+        name = path.partition("?")[0]
+        yield from _images_of(file, name, skipped) if archives.is_archive(name) else [file]
         return
     root = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if is_glob else path.rstrip("/")
     base = source[: len(source) - (len(path) - len(root))].rstrip("/")
@@ -173,26 +205,45 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
     found_any = False
     for full, info in _walk_remote(fs, root, skipped):
         found_any = True
-        if not is_image_name(full):
-            skipped["not an image"] += 1
-        elif matches(full):
+        if matches(full):
             inside = full[len(root) :]
-            yield _found_remote(public_base + inside, base + inside, info)
+            yield from _images_of(_found_remote(public_base + inside, base + inside, info), full, skipped)
     if not found_any and not fs.exists(root):
         raise SourceNotFound(f"{source}: not found, or nothing under it")
 
 
 def _walk_remote(fs: AbstractFileSystem, root: str, skipped: Counter[str]) -> Iterator[tuple[str, Info]]:
-    """Yield (path, info) of every file that is not hidden, folder by folder."""
+    """Yield (path, info) of every file that is not hidden."""
+    found = _s3_objects(fs, root) if "s3" in fs.protocol else _walk_folders(fs, root, skipped)
+    for path, info in found:
+        names = path[len(root) :].split("/")
+        if any(name.startswith(".") and name not in (".", "..") for name in names):
+            skipped["hidden"] += 1
+        elif names[-1]:  # an object without a name stands for the folder itself
+            yield path, info
+
+
+def _s3_objects(fs: AbstractFileSystem, root: str) -> Iterator[tuple[str, Info]]:
+    """Yield every object under a prefix, page by page: folder by folder would lose keys with `//` in them."""
+    bucket, _, prefix = root.partition("/")
+    options = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", **fs.req_kw}
+    while True:
+        page = fs.call_s3("list_objects_v2", **options)
+        for item in page.get("Contents", ()):
+            yield f"{bucket}/{item['Key']}", {**item, "size": item["Size"]}
+        if not page.get("IsTruncated"):
+            return
+        options["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _walk_folders(fs: AbstractFileSystem, root: str, skipped: Counter[str]) -> Iterator[tuple[str, Info]]:
+    """Yield every file, folder by folder; hidden folders are not listed."""
     for folder, subfolders, files in fs.walk(root, detail=True, on_error="raise"):
         for name in [name for name in subfolders if name.startswith(".")]:
             del subfolders[name]
             skipped["hidden"] += 1
         for name in sorted(files):
-            if name.startswith("."):
-                skipped["hidden"] += 1
-            elif name:  # an object without a name stands for the folder itself
-                yield f"{folder.rstrip('/')}/{name}", files[name]
+            yield f"{folder.rstrip('/')}/{name}", files[name]
 
 
 def _found_remote(uri: str, url: str, info: Info) -> FoundFile:

@@ -29,14 +29,15 @@ class Bucket:
     hopeless: bool = False
 
 
-def read(fs: AbstractFileSystem, path: str, timeout: float) -> bytes | None:
-    """Return the content of `bucket/key`; None if s3fs has to read it, or raise the error."""
+def read(fs: AbstractFileSystem, path: str, timeout: float, part: tuple[int, int] | None = None) -> bytes | None:
+    """Return `bucket/key`, or its part from start to end; None if s3fs has to read it, or raise the error."""
     name, _, key = path.partition("/")
     bucket = _open(fs, name, timeout)
     if bucket is None or bucket.hopeless:
         return None
     try:
-        content = bytes(bucket.store.get(key).bytes())
+        store = bucket.store
+        content = bytes(store.get_range(key, start=part[0], end=part[1]) if part else store.get(key).bytes())
     except Exception:  # s3fs fails in the same way and its errors are translated
         bucket.hopeless = not bucket.proven
         return None

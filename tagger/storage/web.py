@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tagger.errors import SourceError
+from tagger.errors import SourceError, SourceTooLarge
 
 if TYPE_CHECKING:
     from fsspec.implementations.http import HTTPFileSystem
@@ -15,7 +15,7 @@ MAX_REDIRECTS = 5
 
 
 async def read(fs: HTTPFileSystem, url: str) -> bytes:
-    """Return the body of a URL; raises SourceError for one over the limit, or after too many redirects."""
+    """Return the body of a URL; raises SourceTooLarge, or SourceError after too many redirects."""
     from aiohttp import TooManyRedirects
 
     session = await fs.set_session()
@@ -26,7 +26,7 @@ async def read(fs: HTTPFileSystem, url: str) -> bytes:
             async for chunk in response.content.iter_chunked(1 << 18):
                 content += chunk
                 if len(content) > MAX_BYTES:
-                    raise SourceError(f"{url}: is larger than {MAX_BYTES >> 20} MB")
+                    raise SourceTooLarge(f"{url}: is larger than {MAX_BYTES >> 20} MB")
     except TooManyRedirects as error:
         raise SourceError(f"{url}: redirects more than {MAX_REDIRECTS} times") from error
     return bytes(content)

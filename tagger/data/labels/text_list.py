@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from tagger import storage
 from tagger.data.labels import text
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, split_of, unique
-from tagger.storage.listing import IMAGE_SUFFIXES
+from tagger.storage.names import IMAGE_SUFFIXES
 
 _SUFFIXES = "|".join(sorted(IMAGE_SUFFIXES))
 _LINE = re.compile(rf"(?P<file>\S.*?\.(?:{_SUFFIXES}))\"?(?:[ \t]+(?P<rest>\S.*))?", re.IGNORECASE)

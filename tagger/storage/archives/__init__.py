@@ -1,0 +1,144 @@
+"""Archives and tables of images as folders: their members are listed, and read as ranges of bytes or rows.
+
+A member's uri is `ARCHIVE::NAME`, or `TABLE::ROW`. Its location says where it lies, so that any process can read it
+alone: `ARCHIVE::@PLACE`, and `ARCHIVE::!REASON` for the rest of an archive that is damaged.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from tagger.errors import SourceError, SourceNotFound, first_line
+from tagger.storage import files
+from tagger.storage.archives import rows, tar, zipped
+from tagger.storage.archives.member import Member
+from tagger.storage.archives.rows import NoImages, has_images
+from tagger.storage.names import FoundFile, is_image_name
+
+__all__ = [
+    "Inside", "NoImages", "find", "has_images", "is_archive", "members", "read", "split",
+]  # fmt: skip
+
+TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2")
+TABLES = (".parquet", ".arrow", ".feather")
+ARCHIVES = (*TARS, ".zip")
+_SEPARATOR = "::"
+_NESTED = re.compile(r"\.(tar|tgz|tzst|zip|tar\.\w+)$", re.IGNORECASE)
+_LOCATION = re.compile(rf"(?s)(.+?(?:{'|'.join(map(re.escape, (*ARCHIVES, *TABLES)))}))::(.+)", re.IGNORECASE)
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, pa.ArrowException, EOFError, OSError, ValueError)
+_INDEXES = 4
+
+
+class Inside(NamedTuple):
+    """A uri or location inside an archive."""
+
+    archive: str
+    member: str
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file name has the suffix of an archive or of a table that may hold images."""
+    return name.lower().endswith((*ARCHIVES, *TABLES))
+
+
+def split(url: str) -> Inside | None:
+    """Return the parts of a uri or location inside an archive; None for any other, and for a file of that name."""
+    if _SEPARATOR not in url or not (match := _LOCATION.fullmatch(url)):
+        return None
+    return None if os.path.lexists(url) else Inside(match[1], match[2])
+
+
+def members(archive: FoundFile, skipped: Counter[str]) -> Iterator[FoundFile]:
+    """Yield the images of an archive or table in their order.
+
+    The rest of a damaged archive is one file, whose location has the reason. Raises NoImages for a table without any.
+    """
+    url, seen, found = archive.location or archive.uri, set[int](), 0
+    try:
+        for member in _listed(url):
+            if reason := _reason_to_skip(member, seen):
+                skipped[reason] += 1
+                continue
+            found += 1
+            yield archive._replace(
+                uri=f"{archive.uri}{_SEPARATOR}{member.name}",
+                bytes=member.size,
+                location=f"{url}{_SEPARATOR}@{member.place}",
+            )
+    except NoImages:
+        raise
+    except _DAMAGE as error:
+        reason = f"damaged or cut short after {found} images ({first_line(error)})"
+        yield archive._replace(location=f"{url}{_SEPARATOR}!{reason}")
+
+
+def _listed(url: str) -> Iterator[Member]:
+    name = url.lower()
+    if name.endswith(TABLES):
+        yield from rows.members(url)
+        return
+    with files.open_input(url) as file:
+        yield from zipped.members(file) if name.endswith(".zip") else tar.members(url, file)
+
+
+def _reason_to_skip(member: Member, seen: set[int]) -> str:
+    """Return why a member is not listed, or nothing; `seen` holds hashes of the names so far."""
+    parts = member.name.split("/")
+    if member.name.startswith("/") or ".." in parts or "\\" in member.name:
+        return f"name that leaves its archive ({member.name!r})"
+    if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
+        return "hidden"
+    if _NESTED.search(member.name):
+        return f"archive in an archive ({member.name!r})"
+    if not member.is_row and not is_image_name(member.name):
+        return "not an image"
+    if member.is_link:
+        return "link in an archive"
+    if hash(member.name) in seen:
+        return f"second member of one name ({member.name!r})"
+    seen.add(hash(member.name))
+    return ""
+
+
+def read(inside: Inside, timeout: float) -> bytes:
+    """Return the content of a member, by its place or its name; raises SourceError."""
+    url, place = inside
+    if place.startswith("!"):
+        raise SourceError(f"{url}: {place[1:]}")
+    if not place.startswith("@"):
+        place = "@" + find(inside).place
+    kind, where = place[1], place[2:]
+    try:
+        reader = {"t": tar.read, "s": tar.read_stream, "z": zipped.read, "r": rows.read}[kind]
+        return reader(url, where, timeout)
+    except SourceError:
+        raise
+    except (*_DAMAGE, KeyError) as error:
+        raise SourceError(f"{url}: cannot read a member ({first_line(error)})") from error
+
+
+def find(inside: Inside) -> Member:
+    """Return a member by its name; raises SourceNotFound."""
+    try:
+        return _index(inside.archive)[inside.member]
+    except KeyError as error:
+        raise SourceNotFound(f"{inside.archive}: has no member {inside.member}") from error
+    except _DAMAGE as error:
+        raise SourceError(f"{inside.archive}: damaged or cut short ({first_line(error)})") from error
+
+
+@functools.lru_cache(_INDEXES)
+def _index(url: str) -> dict[str, Member]:
+    index: dict[str, Any] = {}
+    for member in _listed(url):
+        index.setdefault(member.name, member)
+    return index
