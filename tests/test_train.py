@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tagger
 from tagger import checkpoint
-from tagger.data.pixels import FilePixels, Subset
+from tagger.data.pixels import FilePixels
 from tagger.errors import SourceError, UsageError
 from tagger.evaluation.evaluate import evaluate
 from tagger.images.transforms import Preprocessing
@@ -545,9 +545,9 @@ def augmented(folder: Path, **options: Any) -> torch.Tensor:
     pixels[:, :32] = 255
     Image.fromarray(pixels).save(folder / "left.png")
     preprocessing = Preprocessing(size=(64, 64))
-    images = Subset(FilePixels([str(folder / "left.png")], preprocessing), np.array([0]))
+    pixels = FilePixels([str(folder / "left.png")], preprocessing)
     chosen = {"augment": "none", "crop_scale": 1.0, "hflip": 0.0} | options
-    loader = AugmentedImages(images, preprocessing, TrainConfig(**chosen))
+    loader = AugmentedImages(pixels, np.array([0]), preprocessing, TrainConfig(**chosen))
     return torch.stack([loader[epoch, 0] for epoch in range(20)]).float()
 
 

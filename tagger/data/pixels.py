@@ -111,19 +111,3 @@ class ArrayPixels:
     def fitted(self, rows: Rows) -> UInt8Array:
         """Return images resized and cropped to the network's input."""
         return fitted_arrays(self.arrays[rows], self.preprocessing)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some rows, counted from 0, for a training loader."""
-
-    pixels: Pixels
-    rows: Rows
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.rows)
-
-    def training_image(self, index: int) -> UInt8Array:
-        """Return an image (H, W, 3) to be augmented."""
-        return self.pixels.training_image(int(self.rows[index]))

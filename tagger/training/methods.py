@@ -18,7 +18,7 @@ from torch import nn
 from tagger import models
 from tagger.checkpoint import Built
 from tagger.data import normalisation
-from tagger.data.pixels import ArrayPixels, Subset
+from tagger.data.pixels import ArrayPixels
 from tagger.errors import UsageError
 from tagger.inference.engines import Float32Array
 from tagger.training import backbone as backbones
@@ -169,7 +169,7 @@ def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig, proces
     """Return the trainer of a fine-tuning."""
     preprocessing, recipe = data.pretrained.preprocessing, recipe_of(config)
     targets = torch.from_numpy(data.truth("train"))
-    images = AugmentedImages(Subset(data.pixels, data.indices("train")), preprocessing, config)
+    images = AugmentedImages(data.pixels, data.indices("train"), preprocessing, config)
     normaliser = Normaliser(preprocessing, data.device)
     weights = label_weights(targets, config.multilabel).to(data.device) if config.class_weights else None
     workers = workers_for(data.device, processes.here)

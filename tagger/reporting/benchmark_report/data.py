@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from tagger.evaluation.metrics import Array
+from tagger.images import UInt8Array
 from tagger.reporting.formatting import Number, known, one_line
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
