@@ -47,10 +47,16 @@ $(VENV)/.browser: $(VENV)/.dev
 	>/dev/null 2>&1 || echo "no Chromium: the report is not opened in a browser"
 	@touch $@
 
-test: $(VENV)/.browser  ## install what tests need and run them all
+# an emulator of Azure Blob Storage; its tests skip where there is no npm
+$(VENV)/.azurite: $(VENV)/.dev
+	@command -v npm >/dev/null && npm install --silent --prefix $(VENV)/azurite azurite@3 >/dev/null 2>&1 \
+	|| echo "no npm: Azure Blob Storage is not tested"
+	@touch $@
+
+test: $(VENV)/.browser $(VENV)/.azurite  ## install what tests need and run them all
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-fast: $(VENV)/.browser  ## run the tests that take seconds
+test-fast: $(VENV)/.browser $(VENV)/.azurite  ## run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 check: $(VENV)/.dev  ## formatting, lint, types
