@@ -95,10 +95,10 @@ def found_table(uris: Sequence[str], originals: list[Fingerprint]) -> str:
             copies = list(pool.map(lambda uri, kind=kind: copy_of(uri, kind), uris))
         shares = []
         for threshold in THRESHOLDS:
-            groups = duplicates.near_duplicates([*originals, *copies], threshold).groups
+            groups = duplicates.near_duplicates([*originals, *copies], threshold)
             shares.append(f"{(groups[: len(uris)] == groups[len(uris) :]).mean():.1%}")
         lines.append(f"| {kind} | {' | '.join(shares)} |")
-    false = [_pairs_within(duplicates.near_duplicates(originals, threshold).groups) for threshold in THRESHOLDS]
+    false = [_pairs_within(duplicates.near_duplicates(originals, threshold)) for threshold in THRESHOLDS]
     total = len(uris) * (len(uris) - 1) // 2
     return "\n".join([*lines, f"| false pairs of {total:,} | {' | '.join(map(str, false))} |"])
 

@@ -4,8 +4,6 @@ One task per model and seed, one after the other: they train on the same cores. 
 folder, so a retried task, and the flow after a kill, train only what is missing.
 """
 
-from typing import Any
-
 import pandas as pd
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
@@ -18,6 +16,7 @@ from flows.retries import may_pass
 from tagger.benchmark import pages
 from tagger.benchmark.config import BenchmarkConfig
 from tagger.benchmark.run import Benchmark
+from tagger.checkpoint.info import Json
 from tagger.options import Cifar10, Images, ReportOut
 
 DEFAULTS = BenchmarkConfig()
@@ -43,7 +42,7 @@ def train_model(run: Benchmark, model: str, seed: int, later: list[tuple[str, in
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def report(run: Benchmark) -> list[dict[str, Any]]:
+def report(run: Benchmark) -> list[Json]:
     """Write the report and create an artifact with it."""
     rows = run.finish()
     create_markdown_artifact(pages.markdown(run.out), key="benchmark")
@@ -56,7 +55,7 @@ def benchmark(
     out: ReportOut,
     options: BenchmarkConfig = DEFAULTS,
     data: Cifar10 = None,
-) -> State[list[dict[str, Any]]]:
+) -> State[list[Json]]:
     """Train models of rising cost on the same images, CIFAR-10 or your own, and compare them."""
     run = Benchmark(dataset, out, options, data, print)
     missing = plan_models(run)

@@ -13,11 +13,15 @@ import operator
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from tagger import storage
 from tagger.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,11 @@ class Option:
             allowed = " and ".join(f"{words} {limit:g}" for words, limit in given.items())
             raise UsageError(f"--{flag(name)} must be {allowed}, got {value}")
 
-    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Describe the option in the form of a Prefect flow."""
         names = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
         limits = {names[name]: value for name in names if (value := getattr(self, name)) is not None}
-        schema: dict[str, Any] = handler(core_schema)
+        schema = handler(core_schema)
         numeric = next((part for part in schema.get("anyOf", ()) if part.get("type") in ("integer", "number")), schema)
         numeric.update(limits)
         return {**schema, "description": self.help}
@@ -113,7 +117,7 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def declared(config: type[Any]) -> Iterator[tuple[Field[Any], Any, Option]]:
+def declared(config: type[DataclassInstance]) -> Iterator[tuple[Field[object], object, Option]]:
     """Yield every field of a config class with its type and its Option."""
     hints = get_type_hints(config, include_extras=True)
     for field in fields(config):
@@ -121,13 +125,13 @@ def declared(config: type[Any]) -> Iterator[tuple[Field[Any], Any, Option]]:
         yield field, kind, option
 
 
-def used(config: Any, **instead: object) -> dict[str, Any]:
+def used(config: DataclassInstance, **instead: object) -> dict[str, Any]:
     """Return the options that have an effect, with their values; `instead` replaces values of the config."""
     values = {**vars(config), **instead}
     return {each.name: values[each.name] for each, _, option in declared(type(config)) if not _unused(option, values)}
 
 
-def given(config: Any) -> set[str]:
+def given(config: DataclassInstance) -> set[str]:
     """Return the names of the options that are not at their defaults."""
     return {each.name for each in fields(config) if getattr(config, each.name) != each.default}
 
@@ -137,18 +141,17 @@ def _unused(option: Option, values: Mapping[str, object]) -> str | None:
     return next((other for other, allowed in option.used_with.items() if values[other] not in allowed), None)
 
 
-def check(config: Any) -> None:
+def check(config: DataclassInstance) -> None:
     """Check a config against its declarations.
 
     Raises UsageError for the first value that is not allowed, or that is given but has no effect.
     """
     for field, kind, option in declared(type(config)):
         value = getattr(config, field.name)
-        if value is None and _optional(kind):
+        if value is None and type(None) in get_args(kind):
             continue
-        choices = _choices(kind)
-        if choices and value not in choices:
-            raise UsageError(f"--{flag(field.name)} {value}: expected one of {', '.join(choices)}")
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise UsageError(f"--{flag(field.name)} {value}: expected one of {', '.join(get_args(kind))}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             option.check(field.name, value)
         if value != field.default and (other := _unused(option, vars(config))):
@@ -161,16 +164,15 @@ def check(config: Any) -> None:
             )
 
 
-def expand(function: Callable[..., Any], call: Callable[..., Any] | None = None) -> Callable[..., None]:
+def expand(function: Callable[..., object], call: Callable[..., object] | None = None) -> Callable[..., None]:
     """Return a command with the parameters of `function`, each config replaced by its options.
 
     It calls `call`, by default `function` itself. Parameters annotated with an Option become options of the command,
     `source`, `dataset` and `results` its argument; those annotated with Typer's own stay as they are.
     """
     hints = get_type_hints(function, include_extras=True)
-    configs = {
-        name: kind for name, hint in hints.items() if is_dataclass(kind := _plain(hint)) and isinstance(kind, type)
-    }
+    plain = {name: get_args(hint)[0] if get_origin(hint) is Annotated else hint for name, hint in hints.items()}
+    configs = {name: kind for name, kind in plain.items() if is_dataclass(kind) and isinstance(kind, type)}
     shown = {
         name: [each for each in declared(kind) if _shown(hints[name], each[0].name)] for name, kind in configs.items()
     }
@@ -199,22 +201,17 @@ def expand(function: Callable[..., Any], call: Callable[..., Any] | None = None)
     return command
 
 
-def _shown(hint: Any, name: str) -> bool:
+def _shown(hint: object, name: str) -> bool:
     """Return whether a command has this option of a config."""
     chosen = [extra for extra in get_args(hint)[1:] if isinstance(extra, Fields)]
     return not chosen or name in chosen[0].names
 
 
-def _plain(hint: Any) -> Any:
-    """Return a type without its annotations."""
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
-
-
-def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Parameter:
+def _parameter(name: str, default: Any, kind: object, option: Option) -> inspect.Parameter:
     """Return an option as a parameter that Typer understands."""
     import typer
 
-    if _is_tuple(kind):
+    if get_origin(kind) is tuple:
         kind, default = list[str], [",".join(default)] if default else []
     low = option.ge if kind in (int, int | None) else None
     names = [f"--{flag(name)}"] if default is False else []
@@ -225,27 +222,14 @@ def _parameter(name: str, default: Any, kind: Any, option: Option) -> inspect.Pa
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
 
 
-def _value(field: Field[Any], value: Any) -> Any:
+def _value(field: Field[object], value: Any) -> object:
     """Return what was typed as the value of a field: tuples are typed with commas, or as an option several times."""
     if isinstance(field.default, tuple):
         return tuple(word.strip() for text in value for word in text.split(",") if word.strip())
     return value
 
 
-def _is_tuple(kind: Any) -> bool:
-    return get_origin(kind) is tuple
-
-
-def _optional(kind: Any) -> bool:
-    return get_origin(kind) in (Union, UnionType) and type(None) in get_args(kind)
-
-
-def _choices(kind: Any) -> tuple[str, ...]:
-    """Return the values of a Literal, () for any other type."""
-    return get_args(kind) if get_origin(kind) is Literal else ()
-
-
-def command(verb: str, subject: str, config: Any, **given: str | None) -> str:
+def command(verb: str, subject: str, config: DataclassInstance, **given: str | None) -> str:
     """Return `tagger VERB SUBJECT` with the given options and those of `config` that are not defaults.
 
     Passwords and queries of URLs are left out.
@@ -256,7 +240,7 @@ def command(verb: str, subject: str, config: Any, **given: str | None) -> str:
     return shlex.join(["tagger", verb, *map(storage.redact, (subject, *words))])
 
 
-def _words(name: str, value: Any) -> list[str]:
+def _words(name: str, value: object) -> list[str]:
     option = f"--{flag(name)}"
     if isinstance(value, bool):
         return [option if value else f"--no-{flag(name)}"]

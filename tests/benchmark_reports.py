@@ -30,7 +30,7 @@ def run(model: str, strength: int, seed: int, truth: np.ndarray, classes: int) -
         for e in (1, 2, 3)
     ]
     return Run(
-        model=model, title=TITLES.get(model, ""), seed=seed, accuracy=found.accuracy, interval=found.interval,
+        model=model, title=TITLES.get(model, model), seed=seed, accuracy=found.accuracy, interval=found.interval,
         accuracy_tta=min(1, found.accuracy + 0.01),
         log_loss=1.0, calibration_error=0.05, parameters=10.0 ** (strength + 3), flops=10.0 ** (strength + 5),
         train_seconds=10.0 * strength, train_images_per_second=900, epochs=3, infer_one_core=500, infer_all_cores=900,

@@ -223,7 +223,7 @@ for _ in range(200):
         ("config.json", {"pretrained_cfg": {"std": [0, 0, 0]}}, "pretrained_cfg.std"),
         ("config.json", {"model_args": "none"}, "config.json: model_args"),
         ("config.json", {"pretrained_cfg": DEEP}, "config.json: pretrained_cfg"),
-        ("tagger.json", {"label_names": ["\ud800"] * 10}, "not valid Unicode"),
+        ("tagger.json", {"label_names": ["\ud800"] * 10}, "as a unicode string"),
         ("tagger.json", {"thresholds": {"cat": "high"}}, "tagger.json: thresholds.cat"),
         ("tagger.json", {"thresholds": {"cat": float("nan")}}, "tagger.json: thresholds.cat"),
         ("tagger.json", {"calibration": {"temperature": 0}}, "tagger.json: calibration.temperature"),

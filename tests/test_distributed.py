@@ -22,7 +22,7 @@ import torch
 from pictures import write_stripes
 from processes import TIMEOUT, started, wait_until
 
-from tagger.data.pixels import FilePixels, Subset
+from tagger.data.pixels import FilePixels
 from tagger.errors import UsageError
 from tagger.images.transforms import Preprocessing
 from tagger.options import command
@@ -241,7 +241,7 @@ def image_loader(files: list[str], workers: int, batch_size: int = 16) -> ImageL
     pixels = FilePixels(files, preprocessing)
     for row in rows[:60]:
         pixels.training_image(int(row))
-    images = AugmentedImages(Subset(pixels, rows), preprocessing, 3, "rand-m5-mstd0.5", 0.5, 0.5)
+    images = AugmentedImages(pixels, rows, preprocessing, TrainConfig(seed=3))
     return ImageLoader(images, torch.eye(len(files)), batch_size, Normaliser(preprocessing, "cpu"), workers)
 
 

@@ -144,7 +144,7 @@ def test_the_lists_of_cub_are_joined_by_id(tmp_path: Path, labels: str | None) -
     [("images.txt", "1 002.Auk/2.jpg"), ("classes.txt", "1 Horse"), ("image_class_labels.txt", "1 2")],
 )
 def test_an_id_of_cub_with_two_values_is_an_error(tmp_path: Path, name: str, line: str) -> None:
-    source = pictures(tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg"])
+    source = write_images(tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg"])
     write(source, {**CUB, name: f"{CUB[name]}{line}\n"})
     with pytest.raises(TableError, match=rf"{name}: id 1 stands for .+ and for {line[2:]}; remove one"):
         ingest(source)
@@ -279,8 +279,8 @@ def test_projects_of_via_3_are_read(source: Path, tmp_path: Path, indent: int | 
     }  # fmt: skip
     found = ingest(source, tmp_path / "via.json", json.dumps(project, indent=indent))
     assert by_name(found) == {"1.jpg": ["cat", "dog"], "2.jpg": ["dog"]}
-    assert "answers about a region or a time, ignored: 1 (" in said(found)
-    assert "classes without an image: 2 (owl, ear)" in said(found)
+    assert "answers about a region or a time, ignored: 1 (" in notes_of(found)
+    assert "classes without an image: 2 (owl, ear)" in notes_of(found)
     assert format_of(found) == "via"
 
 

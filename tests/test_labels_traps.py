@@ -695,7 +695,7 @@ def test_a_list_of_objects_is_no_list_of_labels(source: Path, tmp_path: Path) ->
     cell = '"[{""class"": ""cat""}]"'
     found = ingest(source, tmp_path / "l.csv", f"path,label\n1.jpg,{cell}\n2.jpg,x\n")
     assert by_name(found) == {"2.jpg": ["x"]}
-    assert "lists of objects, left unlabelled: 1 ([{'class': 'cat'}])" in said(found)
+    assert "lists of objects, left unlabelled: 1 ([{'class': 'cat'}])" in notes_of(found)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -104,21 +104,21 @@ def test_calibration_error_by_hand() -> None:
     assert reliability.confidence == pytest.approx([0.6, 0.9])
     assert reliability.right == pytest.approx([0.6, 0.8])
     assert reliability.count.tolist() == [10, 10]
-    assert metrics.calibration_error(scores, truth, "multiclass", bins=2) == pytest.approx(0.05)
+    assert reliability.error == pytest.approx(0.05)
 
 
 def test_equal_scores_share_a_bin_whatever_their_order() -> None:
     scores = np.full((100, 1), 0.5)
     truth = (np.arange(100) < 50)[:, None]
-    assert metrics.calibration_error(scores, truth, "multilabel") == pytest.approx(0.0)
+    assert metrics.reliability_bins(scores, truth, "multilabel").error == pytest.approx(0.0)
 
 
 def test_calibrated_scores_have_little_calibration_error_and_bins_hold_equally_many() -> None:
     rng = np.random.default_rng(1)
     scores = rng.beta(0.3, 2, size=(5000, 4))  # nearly all close to 0
     truth = rng.random(scores.shape) < scores
-    assert (metrics.calibration_error(scores, truth, "multilabel") or 0) < 0.01
-    assert (metrics.calibration_error(scores**0.5, truth, "multilabel") or 0) > 0.1
+    assert (metrics.reliability_bins(scores, truth, "multilabel").error or 0) < 0.01
+    assert (metrics.reliability_bins(scores**0.5, truth, "multilabel").error or 0) > 0.1
     counts = metrics.reliability_bins(scores, truth, "multilabel").count
     assert len(counts) == 15
     assert counts.max() - counts.min() <= 1
@@ -167,10 +167,6 @@ def test_scores_that_cannot_be_evaluated_are_refused(scores: Array, truth: Array
         metrics.evaluate(scores, truth, "multiclass", ["t"] * scores.shape[1])
 
 
-def test_names_and_thresholds_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(UsageError, match="do not fit scores of 3 tags"):
-        metrics.per_tag(SCORES, TRUTH, None, ["a"])
-    with pytest.raises(UsageError, match="do not fit"):
-        metrics.per_tag(SCORES, TRUTH, [0.5], ["a", "b", "c"])
+def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(UsageError, match="'regression'"):
         metrics.log_loss(SCORES, TRUTH, "regression")

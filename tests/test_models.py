@@ -80,12 +80,10 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     architecture, arguments = NETS[name]
     folder = tmp_path_factory.mktemp("checkpoints") / "net"
     truth = np.eye(len(NAMES), dtype=np.float32)
+    preprocessing = Preprocessing(size=(SIZE, SIZE), crop_pct=1.0, **normalisation(name))
     info = checkpoint.save(
         str(folder),
-        net,
-        architecture=architecture,
-        model_args=arguments | {"input_size": SIZE},
-        preprocessing=Preprocessing(size=(SIZE, SIZE), crop_pct=1.0, **normalisation(name)),
+        checkpoint.Built(net, architecture, arguments | {"input_size": SIZE}, preprocessing),
         label_names=NAMES,
         task="multiclass",
         metrics={"test": asdict(metrics.evaluate(truth, truth, "multiclass", NAMES, None))},

@@ -63,11 +63,9 @@ def test_a_channel_that_never_varies_stays_a_number() -> None:
     assert np.abs(apply(compute("standardise", flat), flat)).max() < 1e-6
 
 
-def test_unknown_names_list_the_choices_and_no_images_are_refused(pixels: np.ndarray) -> None:
+def test_unknown_names_list_the_choices(pixels: np.ndarray) -> None:
     with pytest.raises(UsageError, match=r"whiten is unknown; choose one of none, scale, mean, .*mean-file:PATH"):
         compute("whiten", pixels)
-    with pytest.raises(UsageError, match="there are none"):
-        compute("mean", pixels[:0])
 
 
 def mean_file(values: np.ndarray, row: int, col: int, channel: int = 3, prologue: str = "") -> str:

@@ -11,6 +11,7 @@ import pytest
 from pictures import photo
 from PIL import Image
 
+from tagger.evaluation.metrics import Reliability
 from tagger.reporting import plots
 from tagger.reporting.plots import images, look
 
@@ -59,11 +60,6 @@ def test_a_label_without_images_is_an_empty_row() -> None:
     opened(plots.confusion_matrix(np.array([[0, 0], [3, 4]]), ["unseen", "seen"]))
 
 
-def test_counts_that_do_not_fit_the_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected an array \(3, 3\) for these names, got \(2, 2\)"):
-        plots.confusion_matrix(counts(2), ["a", "b", "c"])
-
-
 def epochs(count: int) -> list[dict[str, float | None]]:
     return [
         {"epoch": i, "train_loss": 2 / i, "val_loss": 1 / i, "val_score": 1 - 1 / i, "lr": 1e-3 / i}
@@ -92,17 +88,14 @@ def test_gaps_and_diverged_epochs_are_left_out() -> None:
     opened(plots.learning_curves(curve))
 
 
-def test_reliability_says_the_calibration_error_with_and_without_the_curve_before() -> None:
-    confidence, weight = np.linspace(0.05, 0.95, 10), np.arange(10)
-    alone = plots.reliability(confidence, confidence - 0.1, weight)
-    both = plots.reliability(confidence, confidence, weight, (confidence, confidence - 0.2, weight))
-    assert ink(both) > ink(alone)
-    assert 500 <= opened(alone).width <= 750
+def bins(gap: float) -> Reliability:
+    confidence = np.linspace(0.15, 0.95, 9)
+    return Reliability(confidence, confidence - gap, np.arange(1, 10))
 
 
-def test_empty_bins_of_a_reliability_diagram_are_left_out() -> None:
-    nan = float("nan")
-    opened(plots.reliability(np.array([0.1, nan, 0.9]), np.array([0.2, nan, 0.8]), np.array([5, 0, 7])))
+def test_reliability_shows_the_curve_after_calibration_and_the_one_before() -> None:
+    assert ink(plots.reliability(bins(0), bins(0.1))) > ink(plots.reliability(bins(0), bins(0)))
+    assert 500 <= opened(plots.reliability(bins(0.1), bins(0.2))).width <= 750
 
 
 def curve(falling: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -155,12 +148,11 @@ def test_trials_show_pruned_and_failed_ones_and_importances() -> None:
 
 
 def test_nothing_to_show_is_said_not_raised() -> None:
-    none = np.array([])
+    nothing = Reliability(np.empty(0), np.empty(0), np.empty(0, dtype=int))
     empty = [
         plots.learning_curves([]),
         plots.learning_curves([{"epoch": 1}]),
-        plots.reliability(none, none, none),
-        plots.reliability(np.array([0.5]), np.array([0.5]), np.array([0])),
+        plots.reliability(nothing, nothing),
         plots.precision_recall({}, {}, {}),
     ]
     assert all(opened(png).width < 700 and ink(png) > 300 for png in empty)

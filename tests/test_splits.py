@@ -147,12 +147,7 @@ def test_a_copy_across_given_splits_is_reported_and_not_moved() -> None:
     assert "across the given splits, a leak (largest 2 images), for example a = b" in found.text("abcd" + "x" * 24)
 
 
-def test_shares_may_leave_a_split_out_but_must_add_up() -> None:
-    found = splits.assign(ids(100), [("cat",)] * 100, alone(100), shares=(0.8, 0.0, 0.2))
-    assert set(found.split) == {"train", "test"}
-    for wrong in ((0.8, 0.1, 0.2), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1)):
-        with pytest.raises(UsageError, match="add up to 1"):
-            splits.assign(ids(1), [("cat",)], alone(1), shares=wrong)
+def test_an_unknown_split_is_refused_and_no_image_has_none() -> None:
     with pytest.raises(UsageError, match="valid"):
         splits.assign(ids(1), [("cat",)], alone(1), ["valid"])
     assert splits.assign([], [], alone(0)).split == ()
@@ -169,7 +164,7 @@ def test_copies_of_real_photographs_never_cross_a_split(real_photos: Path) -> No
             thumbnail = duplicates.thumbnail(images.decode(sink.getvalue())[0])
             fingerprints.append(duplicates.Fingerprint(image_id, thumbnail))
             labels.append((path.stem[1:3],))
-    groups = duplicates.near_duplicates(fingerprints).groups
+    groups = duplicates.near_duplicates(fingerprints)
     found = splits.assign([entry.image_id for entry in fingerprints], labels, groups)
     together = [len(set(found.split[row : row + 3])) == 1 for row in range(0, len(labels), 3)]
     assert np.mean(together) == 1

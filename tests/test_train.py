@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tagger
 from tagger import checkpoint
-from tagger.data.pixels import FilePixels, Subset
+from tagger.data.pixels import FilePixels
 from tagger.errors import SourceError, UsageError
 from tagger.evaluation.evaluate import evaluate
 from tagger.images.transforms import Preprocessing
@@ -519,8 +519,8 @@ def test_layer_decay_slows_the_layers_near_the_input(timm_folder: Path) -> None:
 
 def test_dropout_and_stochastic_depth_reach_the_network(config: Any) -> None:
     backbone = checkpoint.describe(config().backbone)
-    plain, _ = with_head(backbone, 3, config())
-    dropped, _ = with_head(backbone, 3, config("finetune", dropout=0.4, drop_path=0.3))
+    plain = with_head(backbone, 3, config()).net
+    dropped = with_head(backbone, 3, config("finetune", dropout=0.4, drop_path=0.3)).net
     assert dropped.drop_rate == 0.4  # type: ignore[comparison-overlap]
     paths = [
         sum("drop_path" in name for name, _ in net.named_modules() if "Identity" not in type(_).__name__)
@@ -551,9 +551,9 @@ def augmented(folder: Path, **options: Any) -> torch.Tensor:
     pixels[:, :32] = 255
     Image.fromarray(pixels).save(folder / "left.png")
     preprocessing = Preprocessing(size=(64, 64))
-    images = Subset(FilePixels([str(folder / "left.png")], preprocessing), np.array([0]))
+    pixels = FilePixels([str(folder / "left.png")], preprocessing)
     chosen = {"augment": "none", "crop_scale": 1.0, "hflip": 0.0} | options
-    loader = AugmentedImages(images, preprocessing, 0, **chosen)
+    loader = AugmentedImages(pixels, np.array([0]), preprocessing, TrainConfig(**chosen))
     return torch.stack([loader[epoch, 0] for epoch in range(20)]).float()
 
 

@@ -213,8 +213,9 @@ class Benchmark:
 
     def _facts_of(self, trained: Model, evaluation: Evaluation, model: str, seed: int) -> Json:
         """Return the report's entries of a model."""
-        inputs = torch.zeros(measure.BATCH, 3, trained.side, trained.side)
-        one_core, all_cores = measure.rates(trained.net, inputs)
+        net, size = trained.network.net, trained.network.preprocessing.size
+        inputs = torch.zeros(measure.BATCH, 3, *size)
+        one_core, all_cores = measure.rates(net, inputs)
         learning = sum(epoch.seconds for epoch in trained.curve)
         found = evaluation.accuracy
         return {
@@ -226,8 +227,8 @@ class Benchmark:
             "accuracy_tta": trained.accuracy_tta,
             "log_loss": evaluation.log_loss,
             "calibration_error": evaluation.calibration_error,
-            "parameters": sum(parameter.numel() for parameter in trained.net.parameters()),
-            "flops": measure.flops(trained.net, inputs[:1]),
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "flops": measure.flops(net, inputs[:1]),
             "train_seconds": trained.seconds,
             "train_images_per_second": trained.images * len(trained.curve) / learning if learning else None,
             "epochs": len(trained.curve) or None,
@@ -247,14 +248,9 @@ class Benchmark:
         if trained.trained is not None:
             result.save(folder, trained.trained, self.command, {"benchmark": facts}, files)
             return
-        assert trained.network is not None
-        network = trained.network
         checkpoint.save(
             folder,
-            trained.net,
-            architecture=network.architecture,
-            model_args=network.model_args,
-            preprocessing=network.normalisation.preprocessing(trained.side),
+            trained.network,
             label_names=self.data.train.label_names,
             task="multiclass",
             metrics={"test": asdict(evaluation), "test_accuracy_tta": trained.accuracy_tta},

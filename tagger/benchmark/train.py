@@ -18,6 +18,7 @@ from tagger.benchmark.baselines import BASELINES, TRANSFER, Baseline
 from tagger.benchmark.budget import Cut, fit_into
 from tagger.benchmark.config import BenchmarkConfig
 from tagger.benchmark.data import BenchmarkData
+from tagger.checkpoint import Built
 from tagger.data import normalisation
 from tagger.data.arrays import LabelledImages
 from tagger.data.normalisation import Normalisation
@@ -74,14 +75,12 @@ class Task:
 class Model:
     """A trained model of a benchmark."""
 
-    net: nn.Module
+    network: Built
     title: str
     scores: Float32Array
     """(N, K) of the test images."""
     seconds: float
     curve: list[Epoch]
-    side: int
-    """Input size in pixels."""
     images: int
     """Training images."""
     cut: str = ""
@@ -92,8 +91,6 @@ class Model:
     """Further entries of the report."""
     trained: Trained | None = None
     """Of a model on a backbone."""
-    network: Network | None = None
-    """Of a model on pixels."""
     hyperparameters: dict[str, object] = field(default_factory=dict)
 
 
@@ -138,17 +135,15 @@ def train_baseline(task: Task) -> Model:
     other = config.normalisation not in (None, computed.name)
     notes = [f"{computed.name}: it takes no mean image" if other else "", baseline.note]
     return Model(
-        net=net,
+        network=Built(net, network.architecture, model_args, computed.preprocessing(train.images.shape[1])),
         title=baseline.title,
         scores=_scores(net, data, computed),
         seconds=elapsed,
         curve=curve,
-        side=train.images.shape[1],
         images=len(train.labels),
         cut=cut.text,
         note=", ".join(filter(None, notes)),
         accuracy_tta=None if tta is None else float((tta.argmax(1) == data.test.labels).mean()),
-        network=network,
         hyperparameters=asdict(recipe) | {"normalisation": computed.name},
     )
 
@@ -202,21 +197,21 @@ def train_knn(task: Task) -> Model:
     side = data.images.shape[1]
     net = Knn(len(names), len(train.labels), k, metric, dtype="uint8", input_size=side)
     net.remember(torch.from_numpy(train.images).permute(0, 3, 1, 2), torch.from_numpy(train.labels))
-    model_args = {"examples": len(train.labels), "k": k, "metric": metric, "dtype": "uint8", "input_size": side}
-    network = Network("tagger_knn", model_args, len(names), Normalisation("none", std=(1 / 255,) * 3))
+    model_args: dict[str, object] = {"examples": len(train.labels), "k": k, "metric": metric}
+    computed = Normalisation("none", std=(1 / 255,) * 3)
     seconds = time.perf_counter() - started
     counts = f"{len(queries.labels):,} of {len(data.validation.labels):,}"
     return Model(
-        net=net,
+        network=Built(
+            net, "tagger_knn", model_args | {"dtype": "uint8", "input_size": side}, computed.preprocessing(side)
+        ),
         title="k nearest neighbours",
-        scores=_scores(net, data, network.normalisation),
+        scores=_scores(net, data, computed),
         seconds=seconds,
         curve=[],
-        side=side,
         images=len(train.labels),
         note=f"k and metric (without l1) chosen on {counts} held-out images" if quick else "",
         facts={"k_curve": curves},
-        network=network,
         hyperparameters={"k": k, "metric": metric},
     )
 
@@ -241,15 +236,14 @@ def train_on_backbone(task: Task) -> Model:
     fitted, architecture = trained.fitted, found.pretrained.architecture
     titles = {"knn": "k-NN, features of", "probe": "Linear probe", "finetune": "Fine-tuned"}
     no_better = task.name == "finetune" and fitted.method == "probe"
-    side = fitted.preprocessing.size[0]
+    side = fitted.network.preprocessing.size[0]
     notes = [f"at {side} pixels" if options.image_size else "", "" if found.decoded else "cached features"]
     return Model(
-        net=fitted.net,
+        network=fitted.network,
         title=f"{titles[fitted.method]} {architecture}{' (fine-tuning was no better)' if no_better else ''}",
         scores=trained.scores["test"],
         seconds=trained.seconds + (found.seconds if found.decoded else 0.0),
         curve=fitted.curve if fitted.method == "finetune" else [],
-        side=side,
         images=len(found.indices("train")),
         cut=cut,
         note=", ".join(filter(None, notes)),
@@ -260,7 +254,7 @@ def train_on_backbone(task: Task) -> Model:
 def _step_seconds(found: TrainingData, options: TrainConfig) -> float:
     """Return the seconds that fine-tuning takes per image: a step, and augmentation, optimizer and validation."""
     probed, _ = methods.fit_probe(found, options, Callbacks())
-    return 1.3 * methods.seconds_per_image(probed, options, found.device)
+    return 1.3 * methods.seconds_per_image(probed.network, options, found.device)
 
 
 def _some(found: TrainingData, images: int, seed: int) -> TrainingData:

@@ -13,9 +13,9 @@ from tagger.checkpoint.load import (
     record_agreement,
 )
 from tagger.checkpoint.packaged import PACKAGED, available
-from tagger.checkpoint.save import save
+from tagger.checkpoint.save import Built, save
 
 __all__ = [
-    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "available", "build", "build_resized", "default_backbone",
-    "describe", "list_checkpoints", "record_agreement", "save",
+    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "Built", "available", "build", "build_resized",
+    "default_backbone", "describe", "list_checkpoints", "record_agreement", "save",
 ]  # fmt: skip

@@ -13,9 +13,10 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from tagger import storage
 from tagger.checkpoint.info import Json, ModelInfo, fingerprint
@@ -24,7 +25,8 @@ from tagger.images import DECODE_VERSION, Preprocessing
 from tagger.images.transforms import CROP_MODES, INTERPOLATIONS
 
 if TYPE_CHECKING:
-    from torch import nn
+    from onnxruntime import InferenceSession
+    from torch import Tensor, nn
 
 SUFFIX = ".onnx"
 SCHEMA = 1
@@ -34,7 +36,7 @@ OPSET = 18
 """The oldest that torch's exporter writes: read by onnxruntime from version 1.14."""
 
 
-def convert(info: ModelInfo, scorer: nn.Module, example: Any) -> bytes:
+def convert(info: ModelInfo, scorer: nn.Module, example: Tensor) -> bytes:
     """Return a network between normalisation and probabilities as ONNX; `example` is a batch of two images or more.
 
     Raises ModelError for a network that torch cannot export, MissingExtra without a package.
@@ -83,7 +85,7 @@ def with_metadata(content: bytes, info: ModelInfo, agreement: Mapping[str, objec
     return described
 
 
-def session(content: bytes, name: str, optimise: bool = True) -> Any:
+def session(content: bytes, name: str, optimise: bool = True) -> InferenceSession:
     """Return an onnxruntime session on one core; several threads may call it. Raises ModelError, MissingExtra."""
     try:
         import onnxruntime
@@ -119,7 +121,7 @@ def describe(model: str) -> ModelInfo:
         raise ModelError(f"{model}: its metadata is damaged ({first_line(error)}); export it again") from error
 
 
-def _info(uri: str, content: bytes, facts: Json, loaded: Any) -> ModelInfo:
+def _info(uri: str, content: bytes, facts: Json, loaded: InferenceSession) -> ModelInfo:
     """Return the description in the metadata; raises ValueError and others for what does not fit the graph."""
     if facts["tagger.schema"] > SCHEMA:
         raise ValueError(f"schema {facts['tagger.schema']}, newer than {SCHEMA}; a newer tagger reads it")
@@ -169,7 +171,7 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _packages() -> Any:
+def _packages() -> ModuleType:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -180,7 +182,7 @@ def _packages() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Keep the exporter's advice off the terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
 from tagger import storage
@@ -23,13 +23,20 @@ _FROM_TIMM = ("pool_size", "first_conv", "classifier", "license", "fixed_input_s
 """Entries of timm's own pretrained_cfg that stay valid."""
 
 
+@dataclass(frozen=True)
+class Built:
+    """A network, and what builds it again."""
+
+    net: nn.Module
+    architecture: str
+    model_args: dict[str, object]
+    preprocessing: Preprocessing
+
+
 def save(
     folder: str,
-    net: nn.Module,
+    network: Built,
     *,
-    architecture: str,
-    model_args: Mapping[str, object],
-    preprocessing: Preprocessing,
     label_names: Sequence[str],
     task: str,
     metrics: Mapping[str, object],
@@ -45,10 +52,6 @@ def save(
     `plots` are file name -> (title, PNG); `files` more files by name; `facts` more entries of tagger.json, which is
     written last: a folder that has it is complete. Raises WriteError.
     """
-    import safetensors.torch
-
-    out, drawn = storage.absolute(folder), plots or {}
-    config = timm_config(net, architecture, model_args, preprocessing, label_names)
     bundle: Json = {
         "schema": SCHEMA,
         "task": task,
@@ -59,36 +62,39 @@ def save(
         "training": training,
         **(facts or {}),
     }
+    _write(storage.absolute(folder), network, bundle, plots or {}, files or {})
+    return describe(folder)
+
+
+def _write(
+    out: str, network: Built, bundle: Json, plots: Mapping[str, tuple[str, bytes]], files: Mapping[str, bytes]
+) -> None:
+    import safetensors.torch
+
+    net, config = network.net, timm_config(network, bundle["label_names"])
     name = out.rstrip("/").rpartition("/")[2]
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    titles = {title: f"plots/{file}.png" for file, (title, _) in drawn.items()}
+    titles = {title: f"plots/{file}.png" for file, (title, _) in plots.items()}
     content = {
         WEIGHTS: safetensors.torch.save({key: value.contiguous() for key, value in net.state_dict().items()}),
-        **{f"plots/{file}.png": png for file, (_, png) in drawn.items()},
-        **(files or {}),
+        **{f"plots/{file}.png": png for file, (_, png) in plots.items()},
+        **files,
         CONFIG: to_json(config),
         CARD: card.render(name, config, bundle, titles, parameters).encode(),
         BUNDLE: to_json(bundle),
     }
     for file, data in content.items():
         storage.write_atomic(storage.join(out, file), data)
-    return describe(folder)
 
 
-def timm_config(
-    net: nn.Module,
-    architecture: str,
-    model_args: Mapping[str, object],
-    preprocessing: Preprocessing,
-    label_names: Sequence[str],
-) -> Json:
+def timm_config(network: Built, label_names: Sequence[str]) -> Json:
     """Return config.json; `timm.create_model("local-dir:...")` builds network and transform of a timm architecture."""
-    published, grid = getattr(net, "pretrained_cfg", None) or {}, asdict(preprocessing)
+    published, grid = getattr(network.net, "pretrained_cfg", None) or {}, asdict(network.preprocessing)
     return {
-        "architecture": architecture,
+        "architecture": network.architecture,
         "num_classes": len(label_names),
-        "num_features": cast("TimmNet", net).num_features,
-        "model_args": dict(model_args),
+        "num_features": cast("TimmNet", network.net).num_features,
+        "model_args": network.model_args,
         "label_names": list(label_names),
         "pretrained_cfg": {key: value for key, value in published.items() if key in _FROM_TIMM} | {
             "input_size": [3, *grid.pop("size")], **grid, "num_classes": len(label_names),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from tagger.errors import ModelError
 
@@ -14,31 +14,16 @@ MAX_SIDE = 4096
 MAX_CLASSES = 1_000_000
 
 
-def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("is not valid Unicode") from error
-    return text
-
-
 def _rgb(size: tuple[int, int, int]) -> tuple[int, int, int]:
     if size[0] != 3:
         raise ValueError(f"{size[0]} channels; images are RGB, so it must be 3")
     return size
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("is not finite")
-    return value
-
-
-Text = Annotated[str, AfterValidator(_unicode), Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w+$", max_length=200)]
-Number = Annotated[float, AfterValidator(_finite)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-Probability = Annotated[Number, Field(ge=0, le=1)]
+Probability = Annotated[FiniteFloat, Field(ge=0, le=1)]
 
 
 class _Shape(BaseModel):
@@ -50,10 +35,10 @@ class PretrainedCfg(_Shape):
 
     input_size: Annotated[tuple[int, Side, Side], AfterValidator(_rgb)] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = None
-    crop_pct: Annotated[Number, Field(gt=0, le=10)] | None = None
+    crop_pct: Annotated[FiniteFloat, Field(gt=0, le=10)] | None = None
     crop_mode: Literal["center", "squash", "border"] | None = None
-    mean: tuple[Number, Number, Number] | None = None
-    std: tuple[Annotated[Number, Field(gt=0)], ...] | None = Field(default=None, min_length=3, max_length=3)
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...] | None = Field(default=None, min_length=3, max_length=3)
     num_classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)] | None = None
     label_names: list[Text] | None = None
 
@@ -63,7 +48,7 @@ class Config(_Shape):
 
     architecture: Name
     num_classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)] | None = None
-    model_args: dict[str, Any] | None = None
+    model_args: dict[str, object] | None = None
     label_names: list[Text] | None = None
     pretrained_cfg: PretrainedCfg | None = None
 
@@ -71,7 +56,7 @@ class Config(_Shape):
 class Calibration(_Shape):
     """The calibration of the scores."""
 
-    temperature: Annotated[Number, Field(gt=0)] = 1.0
+    temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
 
 
 class Bundle(_Shape):
@@ -82,11 +67,11 @@ class Bundle(_Shape):
     label_names: list[Text] | None = None
     thresholds: dict[str, Probability] | None = None
     calibration: Calibration | None = None
-    metrics: dict[str, Any] | None = None
-    agreement: dict[str, dict[str, dict[str, Any]]] | None = None
+    metrics: dict[str, object] | None = None
+    agreement: dict[str, dict[str, dict[str, object]]] | None = None
 
 
-def check(content: dict[str, Any], shape: type[BaseModel], uri: str) -> None:
+def check(content: Mapping[str, object], shape: type[BaseModel], uri: str) -> None:
     """Raise ModelError for the first invalid value in a checkpoint's JSON."""
     try:
         shape.model_validate(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from tagger.cli.printing import print_json, print_table, say, show
 from tagger.inference.config import ModelConfig
 from tagger.options import Cifar10, Fields, Images, ReportOut, expand
 from tagger.tagging.config import TagConfig
+
+if TYPE_CHECKING:
+    from tagger.checkpoint import info
 
 
 class Benchmarks(Commands):
@@ -57,7 +60,7 @@ def models(
 _COLUMNS = ["model", "seed", "test accuracy", "95%", "training, s", "images/s", "parameters", "cut", "note"]
 
 
-def _means(rows: list[dict[str, Any]]) -> list[list[object]]:
+def _means(rows: list[info.Json]) -> list[list[object]]:
     """Return a row for every model that was trained with several seeds."""
     import pandas as pd
 
@@ -69,7 +72,7 @@ def _means(rows: list[dict[str, Any]]) -> list[list[object]]:
     ]
 
 
-def _row(row: dict[str, Any]) -> list[object]:
+def _row(row: info.Json) -> list[object]:
     low, high = row["interval"]
     return [
         row["model"], row["seed"], f"{row['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{row['train_seconds']:.0f}",

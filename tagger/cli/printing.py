@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
@@ -16,6 +16,8 @@ from tagger.redaction import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from tagger.checkpoint.info import Json
 
 
 def show(text: str) -> None:
@@ -33,7 +35,7 @@ def print_json(value: Mapping[str, object]) -> None:
     typer.echo(json.dumps(value, default=str, ensure_ascii=False))
 
 
-def print_prediction(row: Mapping[str, Any]) -> None:
+def print_prediction(row: Json) -> None:
     """Print an image's best tags with bars."""
     show(row["uri"])
     if row["error"]:
@@ -66,7 +68,7 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
         sys.stdout.flush()
 
 
-def headline(metrics: Mapping[str, Any]) -> str:
+def headline(metrics: Json) -> str:
     """Return a checkpoint's number with its interval, of the test images where it has some."""
     split = next((name for name in ("test", "val", "") if name in metrics), None)
     if split is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from tagger.options import CheckpointOut, Dataset, Resume, expand
 from tagger.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from tagger.checkpoint import info
     from tagger.evaluation.metrics import Evaluation
     from tagger.training.data import Callbacks
 
@@ -118,7 +119,7 @@ def _print_evaluation(found: Evaluation) -> None:
     show(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
 
 
-def _trial_row(trial: Mapping[str, Any]) -> list[object]:
+def _trial_row(trial: info.Json) -> list[object]:
     from tagger.training.tune import words
 
     options = {name: value for name, value in trial.items() if name not in ("number", "state", "value")}

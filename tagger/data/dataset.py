@@ -143,7 +143,7 @@ def split(dataset: Dataset, found: Scan, seed: int) -> tuple[Dataset, list[str]]
 
     Given splits stay; the others are decided by content and seed.
     """
-    copies = duplicates.near_duplicates(found.fingerprints())
+    groups = duplicates.near_duplicates(found.fingerprints())
     given = dataset.table["split"].to_pylist()
-    assigned = splits.assign(dataset.image_ids, dataset.labels, copies.groups, given, seed=seed)
+    assigned = splits.assign(dataset.image_ids, dataset.labels, groups, given, seed=seed)
     return dataset.with_splits(assigned.split), assigned.text(dataset.uris).splitlines()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +32,6 @@ _CHUNK = 1 << 14  # pairs looked at in one go
 
 Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
-Kind = Literal["exact", "near", "mirrored"]
 
 
 @dataclass(frozen=True)
@@ -46,54 +44,34 @@ class Fingerprint:
     """(16, 16, 3)"""
 
 
-class Pair(NamedTuple):
-    """Two rows with copies of one image, first < second."""
-
-    first: int
-    second: int
-    kind: Kind
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """Groups of rows that are copies of one another."""
-
-    groups: Int64Array
-    """(N,) the lowest row of the group that each row belongs to; its own number when it has no copies"""
-    pairs: tuple[Pair, ...]
-    """Pairs that connect the groups: n - 1 for a group of n, not all that there are"""
-
-
 def thumbnail(image: Image.Image) -> images.UInt8Array:
     """Return the (16, 16, 3) thumbnail that copies of an RGB image are found by."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=4.0))
 
 
-def near_duplicates(fingerprints: Sequence[Fingerprint], similarity: float = SIMILARITY) -> Duplicates:
-    """Group the images that are copies of one another.
+def near_duplicates(fingerprints: Sequence[Fingerprint], similarity: float = SIMILARITY) -> Int64Array:
+    """Return the group (N,) of each image, its lowest row: images in a group are copies of one another.
 
     All pairs of up to 7 different bits are compared, and most of those up to 12. If A is a copy of B and B of C, all
     three form one group, even where A and C are not alike: a split through the chain would leak. Where images are taken
     alike (documents, X-rays), look at the largest groups and raise `similarity` when they are not copies.
     """
     rows = np.arange(len(fingerprints))
-    groups, pairs = rows.copy(), list[Pair]()
+    groups = rows.copy()
     thumbnails = np.array([entry.thumbnail for entry in fingerprints], np.uint8).reshape(-1, SIDE, SIDE, 3)
-    same_file = _first_equal(entry.image_id for entry in fingerprints)
     same_thumbnail = _first_equal(entry.thumbnail.tobytes() for entry in fingerprints)
-    pairs += _join(groups, same_file, rows, "exact")
-    pairs += _join(groups, same_thumbnail, rows, "near")
+    _join(groups, _first_equal(entry.image_id for entry in fingerprints), rows)
+    _join(groups, same_thumbnail, rows)
     distinct = np.flatnonzero(same_thumbnail == rows)
     straight, mirrored = _hashes(thumbnails[distinct])
-    kinds: tuple[tuple[Kind, UInt64Array, int], ...] = (("near", straight, 1), ("mirrored", mirrored, -1))
-    for kind, queries, step in kinds:
+    for queries, step in ((straight, 1), (mirrored, -1)):
         for first, second in _candidates(queries, straight):
             a, b = distinct[first], distinct[second]
             apart = groups[a] != groups[b]
             a, b = a[apart], b[apart]
             agree = _alike(thumbnails[a][:, :, ::step], thumbnails[b], similarity)
-            pairs += _join(groups, a[agree], b[agree], kind)
-    return Duplicates(groups, tuple(pairs))
+            _join(groups, a[agree], b[agree])
+    return groups
 
 
 def _first_equal(keys: Iterable[Hashable]) -> Int64Array:
@@ -102,17 +80,13 @@ def _first_equal(keys: Iterable[Hashable]) -> Int64Array:
     return np.array([seen.setdefault(key, row) for row, key in enumerate(keys)], np.int64)
 
 
-def _join(groups: Int64Array, first: Int64Array, second: Int64Array, kind: Kind) -> list[Pair]:
-    """Unite the groups of each pair of rows; return the pairs that united two."""
-    uniting = []
+def _join(groups: Int64Array, first: Int64Array, second: Int64Array) -> None:
+    """Unite the groups of each pair of rows."""
     for a, b in zip(first.tolist(), second.tolist(), strict=True):
         low, high = sorted((_root(groups, a), _root(groups, b)))
-        if low != high:
-            groups[high] = low
-            uniting.append(Pair(a, b, kind))
-    while uniting and not np.array_equal(flat := groups[groups], groups):
+        groups[high] = low
+    while len(first) and not np.array_equal(flat := groups[groups], groups):
         groups[:] = flat
-    return uniting
 
 
 def _root(groups: Int64Array, row: int) -> int:

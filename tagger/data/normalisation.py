@@ -52,8 +52,6 @@ def compute(name: str, train: UInt8Array) -> Normalisation:
         return Normalisation(name, offset=read_mean_file(uri, (train.shape[1], train.shape[2])))
     if name not in _COMPUTED:
         raise UsageError(f"--normalisation {name} is unknown; choose one of {', '.join(NAMES)}")
-    if not len(train):
-        raise UsageError(f"--normalisation {name} needs training images, and there are none")
     return _COMPUTED[name](train)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tagger import hardware, images, storage
 from tagger.data.cache import ImageCache
-from tagger.data.scan import THUMBNAIL, at_most
+from tagger.data.scan import THUMBNAIL, at_most, fitted_arrays
 from tagger.images import Preprocessing, UInt8Array
 
 IN_MEMORY = 3_000_000_000
@@ -86,11 +86,6 @@ class FilePixels:
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         return np.asarray(image)
 
-    def keep(self, training: Rows, evaluation: Rows) -> None:
-        """Drop the decoded images of other rows."""
-        self.training = {row: self.training[row] for row in training.tolist() if row in self.training}
-        self.evaluation = {row: self.evaluation[row] for row in evaluation.tolist() if row in self.evaluation}
-
     def _fitted(self, row: int) -> UInt8Array:
         if (known := self.evaluation.get(row)) is not None:
             return known
@@ -116,27 +111,3 @@ class ArrayPixels:
     def fitted(self, rows: Rows) -> UInt8Array:
         """Return images resized and cropped to the network's input."""
         return fitted_arrays(self.arrays[rows], self.preprocessing)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some rows, counted from 0, for a training loader."""
-
-    pixels: Pixels
-    rows: Rows
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.rows)
-
-    def training_image(self, index: int) -> UInt8Array:
-        """Return an image (H, W, 3) to be augmented."""
-        return self.pixels.training_image(int(self.rows[index]))
-
-
-def fitted_arrays(arrays: UInt8Array, preprocessing: Preprocessing) -> UInt8Array:
-    """Return images (N, H, W, 3), resized and cropped."""
-    if not len(arrays):
-        return np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(hardware.cores()) as pool:
-        return np.stack(list(pool.map(lambda array: images.fit(Image.fromarray(array), preprocessing), arrays)))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from tagger import checkpoint, images, schema, storage
+from tagger import checkpoint, hardware, images, schema, storage
 from tagger.checkpoint.info import ModelInfo
 from tagger.data import cache as cache_file
 from tagger.data import duplicates
@@ -70,6 +70,11 @@ class Scan:
     def have(self) -> npt.NDArray[np.bool_]:
         """Return which files decode."""
         return np.array([image_id != "" for image_id in self.image_ids], dtype=bool)
+
+    def decoded_arrays(self, name: str) -> dict[int, UInt8Array]:
+        """Return pixels, training or square arrays by their place among the files that decode."""
+        rows, arrays = np.flatnonzero(self.have).tolist(), self.arrays[name]
+        return {place: arrays[row] for place, row in enumerate(rows) if row in arrays}
 
     def fingerprints(self) -> list[Fingerprint]:
         """Return the fingerprints of the files that decode."""
@@ -215,12 +220,19 @@ def _stacked(vectors: Mapping[int, Float32Array], count: int) -> Float32Array:
     return features
 
 
+def fitted_arrays(arrays: UInt8Array, preprocessing: Preprocessing) -> UInt8Array:
+    """Return images (N, H, W, 3), resized and cropped."""
+    if not len(arrays):
+        return np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
+    with ThreadPoolExecutor(hardware.cores()) as pool:
+        return np.stack(list(pool.map(lambda array: images.fit(Image.fromarray(array), preprocessing), arrays)))
+
+
 def embed(
     arrays: UInt8Array,
     backbone: ModelInfo,
-    fitted: Callable[[UInt8Array, Preprocessing], UInt8Array],
-    device: str = "auto",
-    on_progress: OnProgress = lambda done, total: None,
+    device: str,
+    on_progress: OnProgress,
 ) -> tuple[Float32Array, int]:
     """Return embeddings (N, D) of images (N, H, W, 3) in memory, and how many had to be computed."""
     cache, engine = ImageCache(), None
@@ -230,7 +242,7 @@ def embed(
     for start in range(0, len(missing), _STORED):
         engine = engine or _models(backbone, device)[0].engine
         rows = missing[start : start + _STORED]
-        pixels = fitted(arrays[rows], backbone.preprocessing)
+        pixels = fitted_arrays(arrays[rows], backbone.preprocessing)
         batches = [pixels[i : i + engine.batch_size] for i in range(0, len(rows), engine.batch_size)]
         with ThreadPoolExecutor(engine.concurrency) as pool:
             found = np.concatenate([embedding for _, embedding in pool.map(engine, batches)])

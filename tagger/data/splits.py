@@ -64,7 +64,6 @@ def assign(
     labels: Sequence[Sequence[str] | None],
     groups: npt.NDArray[np.int64],
     given: Sequence[str | None] | None = None,
-    shares: tuple[float, float, float] = SHARES,
     seed: int = 0,
 ) -> Splits:
     """Give each labelled row a split; groups (N,) of near-duplicates stay together.
@@ -74,19 +73,20 @@ def assign(
     smallest share of its label.
 
     Given splits: val and test, where given, are complete and stay as they are; what is missing is carved out of train,
-    that is of the rows given as train and those without a split, in the proportion of `shares`. So train + val gets a
+    that is of the rows given as train and those without a split, in the proportion of SHARES. So train + val gets a
     test split, train + test a val split, train alone both, and with all three given the rows without a split are
     for training. A row without a split follows near-duplicates in a given val or test; a group that spans given splits
-    is a leak, reported and not moved. Raises UsageError for other names and shares.
+    is a leak, reported and not moved. Raises UsageError for other names.
     """
-    _check(given, shares)
+    if unknown := sorted({name for name in given or () if name} - set(NAMES)):
+        raise UsageError(f"splits {unknown} are unknown; expected {', '.join(NAMES)}")
     labelled = [row for row, names in enumerate(labels) if names is not None]
     fixed: dict[int, str] = {row: given[row] or "" for row in labelled} if given else {}
     members: defaultdict[int, list[int]] = defaultdict(list)
     for row in labelled:
         members[int(groups[row])].append(row)
     complete = set(fixed.values()) & {"val", "test"}
-    open_shares = {name: share for name, share in zip(NAMES, shares, strict=True) if share and name not in complete}
+    open_shares = {name: share for name, share in zip(NAMES, SHARES, strict=True) if name not in complete}
     split: list[str | None] = [None] * len(image_ids)
     units = []
     for rows in members.values():
@@ -100,13 +100,6 @@ def assign(
         for row in unit.rows:
             split[row] = list(open_shares)[place]
     return _report(split, labels, list(members.values()))
-
-
-def _check(given: Sequence[str | None] | None, shares: tuple[float, float, float]) -> None:
-    if unknown := sorted({name for name in given or () if name} - set(NAMES)):
-        raise UsageError(f"splits {unknown} are unknown; expected {', '.join(NAMES)}")
-    if len(shares) != 3 or min(shares) < 0 or shares[0] == 0 or abs(sum(shares) - 1) > 1e-6:
-        raise UsageError(f"shares {shares}: expected three of train, val and test that add up to 1, train above 0")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import ClassVar
 
@@ -246,12 +247,8 @@ def _upright_rgb(content: bytes) -> Image.Image:
 
 def fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
     """Return the photographs as the model takes them: (N, H, W, 3)."""
-
-    def prepared(content: bytes) -> UInt8Array:
-        return images.prepare_for(content, info.preprocessing)
-
     with ThreadPoolExecutor(hardware.cores()) as pool:
-        return np.stack(list(pool.map(prepared, contents)))
+        return np.stack(list(pool.map(partial(images.prepare_for, preparation=info.preprocessing), contents)))
 
 
 def _compare(engine: Engine, pixels: UInt8Array, expected: Float32Array, photographs: int) -> Json:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
-from tagger.errors import UsageError
 from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Array
 
@@ -82,16 +81,9 @@ def learn_thresholds(
 
     A tag gets the status "too few" when even a perfect ranking of its images could prove nothing; its threshold is then
     the one learnt over the cells of all tags together. "not reached" means that no threshold could be proven; it gets
-    the one with the best lower bound. Both are a best guess and carry no promise. Raises UsageError for scores that are
-    no probabilities.
+    the one with the best lower bound. Both are a best guess and carry no promise.
     """
     scores, truth = metrics.checked(scores, truth)
-    if len(names) != scores.shape[1]:
-        raise UsageError(f"{len(names)} names do not fit scores of {scores.shape[1]} tags")
-    if not (0 < precision_target < 1 and 0 < confidence < 1):
-        raise UsageError(f"precision target {precision_target} and confidence {confidence} must lie between 0 and 1")
-    if scores.min() < 0 or scores.max() > 1:
-        raise UsageError("thresholds are learnt from scores, which lie from 0 to 1; these look like logits")
     scores = scores.astype(np.float32)
     proof = _Proof(precision_target, (1 - confidence) / len(STARTS))
     pooled = _Ranking.of(scores.ravel(), truth.ravel())
@@ -102,23 +94,18 @@ def learn_thresholds(
 
 def _learn(name: str, scores: Array, truth: Array, proof: _Proof, common: float) -> Threshold:
     ranking, images = _Ranking.of(scores, truth), int(truth.sum())
-    if images < proof.fewest:
-        return _threshold(name, scores, truth, proof, common, "too few", proof.fewest - images)
-    if (place := proof.lowest(ranking)) is not None:
-        return _threshold(name, scores, truth, proof, ranking.threshold(place), "ok", 0)
-    place = proof.best(ranking)
-    needed = proof.needed(ranking, place, images)
-    return _threshold(name, scores, truth, proof, ranking.threshold(place), "not reached", needed)
-
-
-def _threshold(
-    name: str, scores: Array, truth: Array, proof: _Proof, threshold: float, status: str, needed: int | None
-) -> Threshold:
+    threshold, status = common, "too few"
+    needed: int | None = proof.fewest - images
+    if images >= proof.fewest and (place := proof.lowest(ranking)) is not None:
+        threshold, status, needed = ranking.threshold(place), "ok", 0
+    elif images >= proof.fewest:
+        place = proof.best(ranking)
+        threshold, status, needed = ranking.threshold(place), "not reached", proof.needed(ranking, place, images)
     chosen = scores >= np.float32(threshold)
     predicted, right = int(chosen.sum()), int((chosen & truth).sum())
     precision = right / predicted if predicted else None
     lower = float(metrics.clopper_pearson_lower(np.array(right), np.array(predicted), proof.level))
-    return Threshold(name, threshold, precision, lower, int(truth.sum()), predicted, status, needed)
+    return Threshold(name, threshold, precision, lower, images, predicted, status, needed)
 
 
 @dataclass(frozen=True)

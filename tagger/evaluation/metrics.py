@@ -89,6 +89,13 @@ class Reliability:
     """Share that was right"""
     count: npt.NDArray[np.int64]
 
+    @property
+    def error(self) -> float | None:
+        """Return the expected calibration error, the mean of |score - share right| (Naeini et al. 2015)."""
+        if not len(self.count):
+            return None
+        return float(np.average(np.abs(self.confidence - self.right), weights=self.count))
+
 
 def evaluate(
     scores: Array, truth: Array, task: str, names: Sequence[str], thresholds: Sequence[float] | None = None
@@ -113,7 +120,7 @@ def evaluate(
         macro_precision=_mean([tag.precision for tag in tags]),
         macro_recall=_mean([tag.recall for tag in tags]),
         log_loss=log_loss(scores, truth, task),
-        calibration_error=calibration_error(scores, truth, task),
+        calibration_error=reliability_bins(scores, truth, task).error,
         tags=tuple(tags),
     )
 
@@ -141,9 +148,6 @@ def given(scores: Array, thresholds: Sequence[float] | None) -> npt.NDArray[np.b
 def per_tag(scores: Array, truth: Array, thresholds: Sequence[float] | None, names: Sequence[str]) -> list[TagMetrics]:
     """Return the metrics of every tag, in the order of names; thresholds as in `given`."""
     scores, truth = checked(scores, truth)
-    sizes = {len(names), scores.shape[1], len(names) if thresholds is None else len(thresholds)}
-    if len(sizes) > 1:
-        raise UsageError(f"{len(names)} names and their thresholds do not fit scores of {scores.shape[1]} tags")
     chosen = given(scores, thresholds)
     limits = [None] * len(names) if thresholds is None else [float(value) for value in thresholds]
     return [_tag(name, scores[:, k], truth[:, k], chosen[:, k], limits[k]) for k, name in enumerate(names)]
@@ -209,15 +213,6 @@ def log_loss(scores: Array, truth: Array, task: str) -> float | None:
     scores = np.clip(scores.astype(np.float64), SMALLEST, 1 - SMALLEST)
     likelihood = scores[truth] if task == "multiclass" else np.where(truth, scores, 1 - scores)
     return float(-np.log(likelihood).mean()) if likelihood.size else None
-
-
-def calibration_error(scores: Array, truth: Array, task: str, bins: int = 15) -> float | None:
-    """Return the expected calibration error: mean distance between score and share right, over `reliability_bins`."""
-    reliability = reliability_bins(scores, truth, task, bins)
-    if not len(reliability.count):
-        return None
-    distance = np.abs(reliability.confidence - reliability.right)
-    return float(np.average(distance, weights=reliability.count))
 
 
 LEAST_IN_BIN = 10

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
 from tagger import checkpoint, storage
 from tagger.checkpoint import onnx as onnx_files
@@ -13,7 +14,6 @@ from tagger.checkpoint.info import ModelInfo
 from tagger.data import manifest
 from tagger.errors import ModelError, UsageError
 from tagger.evaluation import agreement
-from tagger.images import UInt8Array
 from tagger.inference.engines import Float32Array, probe_images
 from tagger.inference.engines.choice import MIN_AGREEMENT
 from tagger.inference.engines.onnx import OnnxEngine
@@ -70,7 +70,7 @@ def export_onnx(model: StrPath, out: StrPath, check: StrPath | None = None, forc
     scorer = Scorer(
         checkpoint.build(info), info.preprocessing.mean, info.preprocessing.std, info.task, info.temperature
     ).eval()
-    content = _converted(info, scorer)
+    content = onnx_files.convert(info, scorer, torch.from_numpy(probe_images(info.preprocessing.size, count=2)))
     found = _compared(info, scorer, OnnxEngine(content, info.name), check)
     if not found.top1 >= MIN_AGREEMENT and not force:
         raise ModelError(
@@ -88,16 +88,12 @@ _WHY_NOT = {
 }
 
 
-def _converted(info: ModelInfo, scorer: Scorer) -> bytes:
-    import torch
-
-    return onnx_files.convert(info, scorer, torch.from_numpy(probe_images(info.preprocessing.size, count=2)))
-
-
 def _compared(info: ModelInfo, scorer: Scorer, engine: OnnxEngine, check: StrPath | None) -> Agreement:
     if check is None:
         kind, pixels = "probe images", probe_images(info.preprocessing.size, PROBES)
-        expected = _eager(scorer, pixels)
+        with torch.inference_mode():
+            scored = [scorer(batch)[0] for batch in torch.from_numpy(pixels).split(8)]
+        expected: Float32Array = torch.cat(scored).numpy()
     else:
         source = os.fspath(check)
         uris = manifest.locations(manifest.read_source(source).table)
@@ -112,11 +108,3 @@ def _compared(info: ModelInfo, scorer: Scorer, engine: OnnxEngine, check: StrPat
         kind=kind,
         engine=engine.name,
     )
-
-
-def _eager(scorer: Scorer, pixels: UInt8Array) -> Float32Array:
-    import torch
-
-    with torch.inference_mode():
-        scores: Float32Array = torch.cat([scorer(batch)[0] for batch in torch.from_numpy(pixels).split(8)]).numpy()
-    return scores

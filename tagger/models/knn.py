@@ -42,7 +42,10 @@ class Knn(SmallNet):
         input_size: int = 32,
         offset: bool = False,
     ) -> None:
-        _check(k, examples, metric)
+        if metric not in METRICS:
+            raise UsageError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+        if not 1 <= k <= examples:
+            raise UsageError(f"k must be between 1 and the {examples:,} training images, got {k}")
         if dtype not in ("uint8", "float32") or (offset and dtype == "uint8"):
             raise UsageError(f"dtype must be float32, or uint8 for raw pixels without an offset, got {dtype!r}")
         super().__init__(num_classes, features or 3 * input_size**2, input_size, offset)
@@ -83,10 +86,8 @@ def nearest(
     """Return the distances (M, k) float32 and indices (M, k) of the k examples nearest to each query, nearest first.
 
     Queries are (M, D), examples (N, D), both uint8 or float32, on one device. Cosine distance is 1 - similarity.
-    `on_block` gets the number of finished queries and of all. Raises UsageError for a k outside 1 to N or an unknown
-    metric.
+    `on_block` gets the number of finished queries and of all.
     """
-    _check(k, len(examples), metric)
     found = []
     done = 0
     with torch.autocast(queries.device.type, enabled=False):
@@ -101,20 +102,11 @@ def votes(labels: Tensor, k: int, num_classes: int, smoothing: float = 0.0) -> T
     """Return the share of each class (M, num_classes) float32 among the first k neighbours of each query.
 
     `labels` (M, K) are the neighbours' classes, nearest first, so that one search serves every k up to K. `smoothing`
-    votes are added to each class. Raises UsageError for a k outside 1 to K.
+    votes are added to each class.
     """
-    if not 1 <= k <= labels.shape[1]:
-        raise UsageError(f"k must be between 1 and the {labels.shape[1]} neighbours found, got {k}")
     counts = torch.zeros(len(labels), num_classes, device=labels.device)
     counts.scatter_add_(1, labels[:, :k], torch.ones_like(labels[:, :k], dtype=counts.dtype))
     return (counts + smoothing) / (k + smoothing * num_classes)
-
-
-def _check(k: int, examples: int, metric: str) -> None:
-    if metric not in METRICS:
-        raise UsageError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    if not 1 <= k <= examples:
-        raise UsageError(f"k must be between 1 and the {examples:,} training images, got {k}")
 
 
 def _distances(queries: Tensor, examples: Tensor, metric: str) -> Tensor:

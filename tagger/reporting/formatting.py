@@ -32,10 +32,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
-def interval(ends: Iterable[Number] | None) -> str:
+def interval(ends: tuple[float, float]) -> str:
     """Return a pair of shares as 88.9–90.1%."""
-    shares = known(ends or ())
-    return f"{100 * shares[0]:.1f}–{100 * shares[1]:.1f}%" if len(shares) == 2 else UNKNOWN
+    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}%"
 
 
 @_or_dash

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from markupsafe import Markup
 
 from tagger.checkpoint import markdown
 from tagger.redaction import public_uri
-from tagger.reporting import histogram
+from tagger.reporting import histogram, render, thumbnails
 from tagger.reporting.formatting import one_line
 from tagger.reporting.thumbnails import Thumbnails
+from tagger.tagging.aggregates import Row
 
 NAME = 60
 """Characters of a file name below a thumbnail."""
@@ -31,7 +32,7 @@ class Images:
             return Markup()
         return self._image(f"{len(self.files)}.svg", histogram.svg(series, *([ends] if ends else [])), title)  # type: ignore[arg-type]
 
-    def strip(self, rows: Sequence[Mapping[str, Any]], caption: Callable[[Any], str]) -> Markup:
+    def strip(self, rows: Sequence[Row], caption: Callable[[Row], str]) -> Markup:
         """Return a row of thumbnails, each between its caption and the name of its file; nothing without rows."""
         if not rows:
             return Markup()
@@ -48,6 +49,17 @@ class Images:
     def _image(self, file: str, content: bytes, title: str) -> Markup:
         self.files[file] = content
         return Markup(f"![{markdown.escape(title)}]({file})")
+
+
+def html(markdown: Callable[[Images], str], uris: Sequence[str], most: int) -> str:
+    """Return a self-contained page: thumbnails of the first `most` uris inline, no script, no request."""
+    images = Images(thumbnails.read(uris, most))
+    return render.html(markdown(images), images.files.__getitem__)
+
+
+def text(markdown: Callable[[Images], str]) -> str:
+    """Return a page as Markdown without its images."""
+    return re.sub(r"!\[.*?(?<!\\)\]\([^)]*\)", "", markdown(Images(Thumbnails())))
 
 
 def counted(count: int, noun: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -68,10 +67,7 @@ def _size(name: str, content: bytes) -> tuple[int, int]:
     if name.endswith(".svg"):
         width, height = re.findall(rb'(?:width|height)="(\d+)"', content)[:2]
         return int(width), int(height)
-    if name.endswith(".jpg"):
-        return Image.open(io.BytesIO(content)).size
-    width, height = struct.unpack(">II", content[16:24])
-    return width, height
+    return Image.open(io.BytesIO(content)).size
 
 
 @lru_cache

@@ -44,10 +44,16 @@ def run_plan(plan_url: str, shards: int, runner: Runner, address: str | None, wo
     cluster = {"ray": _ray, "dask": _dask}[runner]
     total = ShardCounts()
     with cluster(address, workers) as (count, work):
-        ranges = plan.ranges(shards, max(1, count) * RANGES_PER_WORKER)
+        ranges = _ranges(shards, max(1, count) * RANGES_PER_WORKER)
         for counts in work(plan_url, ranges):
             total += counts
     return replace(total, seconds=time.perf_counter() - started, steady_seconds=0.0)
+
+
+def _ranges(shards: int, most: int) -> list[Range]:
+    """Cut shards into at most `most` ranges of nearly equal length."""
+    count = min(shards, most)
+    return [(shards * i // count, shards * (i + 1) // count) for i in range(count)]
 
 
 def tag_range(plan_url: str, first: int, stop: int) -> ShardCounts:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tagger import checkpoint, models
+from tagger.checkpoint import Built
 from tagger.checkpoint.info import ModelInfo
 from tagger.errors import ModelError, UsageError
 from tagger.models.backbone import TimmNet
@@ -18,8 +19,8 @@ from tagger.training.knn import Neighbours
 from tagger.training.probe import Probe
 
 
-def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tuple[nn.Module, dict[str, object]]:
-    """Return the backbone's network with a new linear head, and the model_args that build it again.
+def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> Built:
+    """Return the backbone's network with a new linear head.
 
     Raises UsageError for a network without timm's head, ModelError when timm cannot build it.
     """
@@ -41,7 +42,7 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> tup
         raise ModelError(f"{backbone.name}: its weights do not fit {backbone.architecture} with another head")
     if arguments != backbone.model_args and not _same_features(net, pretrained, backbone.preprocessing.size):
         raise _other_at(backbone, config)
-    return net, arguments
+    return Built(net, backbone.architecture, arguments, backbone.preprocessing)
 
 
 def build(architecture: str, num_classes: int, model_args: Mapping[str, object], config: TrainConfig) -> nn.Module:
@@ -78,18 +79,19 @@ def set_head(net: nn.Module, probe: Probe) -> bool:
 
 def with_neighbours(
     backbone: ModelInfo, found: Neighbours, num_classes: int, config: TrainConfig
-) -> tuple[FeatureKnn, dict[str, object]]:
-    """Return the backbone's network with its labelled images for a head, and the model_args that build it again."""
-    body, backbone_args = with_head(backbone, 0, config)
+) -> tuple[Built, FeatureKnn]:
+    """Return the backbone's network with its labelled images for a head."""
+    body = with_head(backbone, 0, config)
     count, width = found.examples.shape
-    net = FeatureKnn(num_classes, backbone.architecture, count, width, found.k, found.metric, backbone_args)
-    net.backbone.load_state_dict(body.state_dict())
+    net = FeatureKnn(num_classes, backbone.architecture, count, width, found.k, found.metric, body.model_args)
+    net.backbone.load_state_dict(body.net.state_dict())
     net.neighbours.examples.copy_(found.examples)
     net.neighbours.labels.copy_(found.labels)
-    return net, {
-        "backbone": backbone.architecture, "backbone_args": backbone_args, "examples": count, "features": width,
+    model_args: dict[str, object] = {
+        "backbone": backbone.architecture, "backbone_args": body.model_args, "examples": count, "features": width,
         "k": found.k, "metric": found.metric,
     }  # fmt: skip
+    return Built(net, "tagger_feature_knn", model_args, backbone.preprocessing), net
 
 
 def _head_names(net: nn.Module) -> list[str]:

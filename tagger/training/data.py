@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.data import dataset as datasets
 from tagger.data import scan
 from tagger.data.dataset import BoolArray, Dataset
-from tagger.data.pixels import IN_MEMORY, ArrayPixels, FilePixels, Pixels, Rows, fitted_arrays, training_side
+from tagger.data.pixels import IN_MEMORY, ArrayPixels, FilePixels, Pixels, Rows, training_side
 from tagger.data.scan import Arrays
 from tagger.data.splits import NAMES
 from tagger.errors import SourceError
@@ -113,8 +114,8 @@ def read(
     `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label.
     Raises SourceError or UsageError when there is nothing to learn from.
     """
-    workers = loaders.workers_for(hardware.device(config.device)) if config.method in ("auto", "finetune") else 0
-    if workers or config.gpus > 1:
+    device = hardware.device(config.device)
+    if config.gpus > 1 or (config.method in ("auto", "finetune") and loaders.workers_for(device)):
         start_server()  # it imports while the images are scanned
     found = datasets.read_dataset(dataset, config.multilabel)
     started, backbone = time.perf_counter(), describe_backbone(config)
@@ -124,39 +125,21 @@ def read(
     if config.method == "scratch":
         side = config.image_size or SCRATCH_SIDE
         square = Preprocessing(size=(side, side), crop_pct=1.0)
-    scanned = scan.scan(
-        found.table,
-        backbone,
-        config.device,
-        _arrays(found, backbone, config, square),
-        lambda done, total: callbacks.on_progress("images", done, total),
-    )
+    arrays, on_image = _arrays(found, backbone, config, square), partial(callbacks.on_progress, "images")
+    scanned = scan.scan(found.table, backbone, config.device, arrays, on_image)
     callbacks.say(f"{scanned.decoded:,} images read and decoded, {len(found) - scanned.decoded:,} cached")
-    have = scanned.have
-    if not have.any():
+    if not scanned.have.any():
         raise SourceError(f"{dataset}: none of {len(found):,} labelled images can be read and decoded")
-    small = _stack(scanned, have) if square else None
-    scanned.arrays["square"].clear()
-    images = datasets.scanned(found, scanned)
-    images, report = datasets.split(images, scanned, config.seed)
-    data = TrainingData(
+    images, report = datasets.split(datasets.scanned(found, scanned), scanned, config.seed)
+    data = replace(
+        _data(images, scanned, backbone, square, device),
         name=storage.public_uri(storage.absolute(dataset)).rstrip("/").rpartition("/")[2],
-        dataset=images,
-        pixels=_pixels(images, backbone, scanned, have, hardware.device(config.device))
-        if backbone
-        else ArrayPixels(small, square),  # type: ignore[arg-type]
-        features=scanned.features[have] if scanned.features is not None else None,
-        backbone=backbone,
-        device=hardware.device(config.device),
-        decoded=scanned.decoded,
         notes=(*images.notes, *report[1:]),
-        square=small,
         seconds=time.perf_counter() - started,
     )
     _check_splits(dataset, data, config.multilabel)
-    callbacks.say(report[0])
-    for note in data.notes:
-        callbacks.say(f"note: {note}")
+    for line in (report[0], *(f"note: {note}" for note in data.notes)):
+        callbacks.say(line)
     return data
 
 
@@ -169,37 +152,38 @@ def _arrays(found: Dataset, backbone: ModelInfo | None, config: TrainConfig, squ
     return Arrays(pixels=fits, training_side=side if fits else None, square=square)
 
 
-def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, have: BoolArray, device: str) -> FilePixels:
-    place = {row: index for index, row in enumerate(np.flatnonzero(have).tolist())}
-    training, evaluation = (
-        {place[row]: array for row, array in scanned.arrays[name].items() if row in place}
-        for name in ("training", "pixels")
-    )
-    limit = IN_MEMORY // (1 + loaders.workers_for(device))  # each process caches what it decodes itself
-    pixels = FilePixels(images.locations, backbone.preprocessing, training, evaluation, limit, images.image_ids)
+def _data(
+    images: Dataset, scanned: scan.Scan, backbone: ModelInfo | None, square: Preprocessing | None, device: str
+) -> TrainingData:
+    """Return the images that decode with what the scan computed of them."""
+    small = np.stack(list(scanned.decoded_arrays("square").values())) if square else None
+    if backbone:
+        pixels: Pixels = _pixels(images, backbone, scanned, device)
+    else:
+        assert small is not None
+        assert square is not None
+        pixels = ArrayPixels(small, square)
+    features = None if scanned.features is None else scanned.features[scanned.have]
+    return TrainingData("", images, pixels, features, backbone, device, scanned.decoded, square=small)
+
+
+def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, device: str) -> FilePixels:
+    """Return the images with those that are decoded already, each as its split needs it."""
     train = images.split("train")
-    pixels.keep(np.flatnonzero(train), np.flatnonzero(~train))
-    return pixels
-
-
-def _stack(scanned: scan.Scan, have: BoolArray) -> UInt8Array:
-    return np.stack([scanned.arrays["square"][row] for row in np.flatnonzero(have).tolist()])
+    training = {row: array for row, array in scanned.decoded_arrays("training").items() if train[row]}
+    evaluation = {row: array for row, array in scanned.decoded_arrays("pixels").items() if not train[row]}
+    limit = IN_MEMORY // (1 + loaders.workers_for(device))  # each process caches what it decodes itself
+    return FilePixels(images.locations, backbone.preprocessing, training, evaluation, limit, images.image_ids)
 
 
 def from_arrays(
-    name: str,
-    dataset: Dataset,
-    arrays: UInt8Array,
-    config: TrainConfig,
-    callbacks: Callbacks,
+    name: str, dataset: Dataset, arrays: UInt8Array, config: TrainConfig, callbacks: Callbacks
 ) -> TrainingData:
     """Return the data of a training on images (N, H, W, 3) in memory, in the splits of `dataset`."""
     backbone = describe_backbone(config)
     assert backbone is not None
-    started = time.perf_counter()
-    features, computed = scan.embed(
-        arrays, backbone, fitted_arrays, config.device, lambda done, total: callbacks.on_progress("images", done, total)
-    )
+    started, on_image = time.perf_counter(), partial(callbacks.on_progress, "images")
+    features, computed = scan.embed(arrays, backbone, config.device, on_image)
     return TrainingData(
         name=name,
         dataset=dataset,

@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing
+from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import start_processes
 
@@ -135,9 +137,7 @@ def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
     with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
         start_server()
         events: _Events = multiprocessing.get_context(START_METHOD).SimpleQueue()
-        started: Any = start_processes(
-            _train_one, (job, folder, events), job.gpus, join=False, start_method=START_METHOD
-        )
+        started = start_processes(_train_one, (job, folder, events), job.gpus, join=False, start_method=START_METHOD)
         processes = started.processes
         try:
             alive = True
@@ -184,14 +184,18 @@ def _train_under_torchrun(job: Job | None, on_epoch: OnEpoch) -> Fitted:
 
 
 @contextlib.contextmanager
-def _joined(processes: Group, device: str, place: int, **meeting: Any) -> Iterator[None]:
+def _joined(
+    processes: Group, device: str, place: int, store: Store | None = None, init_method: str | None = None
+) -> Iterator[None]:
     """Join the process group, with the GPU and the cores that are this process's."""
     torch.set_num_threads(max(1, hardware.cores() // processes.here))
     if device == "cuda":
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, rank=processes.rank, world_size=processes.size, timeout=TIMEOUT, **meeting)
+        dist.init_process_group(
+            backend, init_method, TIMEOUT, world_size=processes.size, rank=processes.rank, store=store
+        )
         yield
     except (dist.DistError, RuntimeError) as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
@@ -213,7 +217,7 @@ def _deliver(events: _Events, on_epoch: OnEpoch) -> list[TaggerError]:
     return errors
 
 
-def _failure(processes: list[Any], errors: list[TaggerError], files: list[str]) -> TaggerError:
+def _failure(processes: list[BaseProcess], errors: list[TaggerError], files: list[str]) -> TaggerError:
     """Return why the processes failed: by a signal, or an error that is not the loss of another process."""
     for number, process in enumerate(processes, 1):
         if process.exitcode and process.exitcode < 0:
@@ -229,7 +233,7 @@ def _stopped(reason: str) -> TaggerError:
     return TaggerError(f"training in several processes stopped: {reason}; run the command again with --resume")
 
 
-def _end(processes: list[Any]) -> None:
+def _end(processes: list[BaseProcess]) -> None:
     """End the processes that are left."""
     for process in processes:
         if process.is_alive():

@@ -6,7 +6,6 @@ import functools
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tagger import hardware
-from tagger.data.pixels import Subset
+from tagger.data.pixels import Pixels, Rows
 from tagger.images import Preprocessing, UInt8Array, normalise
+from tagger.training.config import TrainConfig
 from tagger.training.distributed import ALONE, START_METHOD, Group, end_with_parent, start_server
 from tagger.training.recipe import Recipe
 from tagger.training.shared import SHARED_MEMORY, share_pixels
@@ -164,24 +164,17 @@ class ImageLoader:
 class AugmentedImages(Dataset[Tensor]):
     """Images by (epoch, index), each changed by random numbers of its own: order and workers do not matter."""
 
-    def __init__(
-        self,
-        images: Subset,
-        preprocessing: Preprocessing,
-        seed: int,
-        augment: str,
-        crop_scale: float,
-        hflip: float,
-    ) -> None:
-        self.images, self.seed, self.size = images, seed, preprocessing.size
+    def __init__(self, pixels: Pixels, rows: Rows, preprocessing: Preprocessing, config: TrainConfig) -> None:
+        self.pixels, self.rows, self.seed, self.size = pixels, rows, config.seed, preprocessing.size
+        plain = config.augment == "none"
         self._transform: Callable[[Image.Image], Tensor] = create_transform(
             input_size=(3, *preprocessing.size),
             is_training=True,
             use_prefetcher=True,  # uint8 (3, H, W) comes out; normalised on the device
-            hflip=hflip,
-            scale=(crop_scale, 1.0),
-            color_jitter=0.0 if augment == "none" else 0.2,
-            auto_augment=None if augment == "none" else augment,
+            hflip=config.hflip,
+            scale=(config.crop_scale, 1.0),
+            color_jitter=0.0 if plain else 0.2,
+            auto_augment=None if plain else config.augment,
             interpolation=preprocessing.interpolation,
             mean=preprocessing.mean,
             std=preprocessing.std,
@@ -189,7 +182,7 @@ class AugmentedImages(Dataset[Tensor]):
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.images)
+        return len(self.rows)
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor:
         """Return uint8 pixels (H, W, 3)."""
@@ -198,7 +191,7 @@ class AugmentedImages(Dataset[Tensor]):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        changed = self._transform(Image.fromarray(self.images.training_image(index)))
+        changed = self._transform(Image.fromarray(self.pixels.training_image(int(self.rows[index]))))
         return torch.from_numpy(np.ascontiguousarray(np.asarray(changed).transpose(1, 2, 0)))
 
 
@@ -230,11 +223,11 @@ def _in_workers(dataset: AugmentedImages, sampler: EpochSampler, workers: int, d
     """Return a loader with workers; None, with a warning, where shared memory has no room for images and batches."""
     height, width = dataset.size
     batches = (PREFETCH * workers + 1) * sampler.batch_size * height * width * 3
-    pixels = share_pixels(dataset.images.pixels, batches)
+    pixels = share_pixels(dataset.pixels, batches)
     if pixels is None:
         log.warning("%s has no room for the images: they are prepared in one process, which is slower", SHARED_MEMORY)
         return None
-    dataset.images = replace(dataset.images, pixels=pixels)
+    dataset.pixels = pixels
     start_server()
     return DataLoader(
         dataset,

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from tagger import models
+from tagger.checkpoint import Built
 from tagger.data import normalisation
-from tagger.data.pixels import ArrayPixels, Subset
+from tagger.data.pixels import ArrayPixels
 from tagger.errors import UsageError
-from tagger.images import Preprocessing
 from tagger.inference.engines import Float32Array
 from tagger.training import backbone as backbones
 from tagger.training import knn, launch, probe, schedules, scratch
@@ -43,10 +43,7 @@ EPOCHS, BATCH_SIZE = 18, 32
 class TrainedNetwork:
     """A trained network with its logits."""
 
-    net: nn.Module
-    architecture: str
-    model_args: dict[str, object]
-    preprocessing: Preprocessing
+    network: Built
     method: str
     logits: dict[str, Float32Array]
     """val, and test where there is one: (N, K), not calibrated."""
@@ -69,7 +66,7 @@ def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callba
         return fit_scratch(data, config, state, callbacks)
     probed, head_fits = fit_probe(data, config, callbacks)
     if config.method == "probe" or (
-        config.method == "auto" and not _worthwhile(probed, data, config, state, callbacks)
+        config.method == "auto" and not _worthwhile(probed.network, data, config, state, callbacks)
     ):
         return probed
     tuned = fine_tune(data, config, probed if head_fits else None, state, callbacks)
@@ -88,16 +85,13 @@ def fit_probe(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> 
     features, truth = data.part("val")
     found = score_of(head(features), truth, config.multilabel)
     callbacks.say(f"probe: validation {_score_name(config)} {found:.1%} ({len(truth):,} images)")
-    net, model_args = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
-    head_fits = backbones.set_head(net, head)
+    network = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
+    head_fits = backbones.set_head(network.net, head)
     if not head_fits and config.method != "finetune":
         raise UsageError(f"--backbone {config.backbone}: its head is not one linear layer; use --method finetune")
     fitted = TrainedNetwork(
-        net=net,
-        architecture=data.pretrained.architecture,
-        model_args=model_args,
-        preprocessing=data.pretrained.preprocessing,
-        method="probe",
+        network,
+        "probe",
         logits={name: head(data.part(name)[0]) for name in data.evaluated},
         candidates={"probe": found},
         chosen={"strength": head.strength},
@@ -117,12 +111,13 @@ def fine_tune(
 
     A random head would destroy the features before it had learnt anything (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
     """
-    net, model_args = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
+    network = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
+    net = network.net
     if probed:
-        net.load_state_dict(probed.net.state_dict())
+        net.load_state_dict(probed.network.net.state_dict())
     weights = {name: value.numpy() for name, value in net.state_dict().items()}
     start = probed.candidates["probe"] if probed else None
-    make = partial(_fine_tuning, weights, model_args, _for_processes(data, config.gpus), config, start)
+    make = partial(_fine_tuning, weights, network.model_args, _for_processes(data, config.gpus), config, start)
     fitted = launch.fit(Job(make, data.device, config.gpus, config.gradients, state), callbacks.on_epoch)
     if fitted.diverged:
         callbacks.say(f"{fitted.diverged}; the best weights so far are used")
@@ -130,16 +125,13 @@ def fine_tune(
     net.to(data.device).to(memory_format=torch.channels_last)
     normaliser = Normaliser(data.pretrained.preprocessing, data.device)
     pixels = {name: data.pixels.fitted(data.indices(name)) for name in (data.evaluated if splits is None else splits)}
+    batches_of = {name: map(normaliser, torch.from_numpy(part).split(64)) for name, part in pixels.items()}
+    logits = {name: logits_of(net, inputs).numpy() for name, inputs in batches_of.items()}
+    net.cpu()
     return TrainedNetwork(
-        logits={
-            name: logits_of(net, map(normaliser, torch.from_numpy(part).split(64))).numpy()
-            for name, part in pixels.items()
-        },
-        net=net.cpu(),
-        architecture=data.pretrained.architecture,
-        model_args=model_args,
-        preprocessing=data.pretrained.preprocessing,
-        method="finetune" if fitted.best_epoch or not probed else "probe",
+        network,
+        "finetune" if fitted.best_epoch or not probed else "probe",
+        logits,
         candidates={"finetune": max((epoch.val_score or 0.0 for epoch in fitted.curve), default=0.0)},
         curve=fitted.curve,
         chosen={"best_epoch": fitted.best_epoch},
@@ -177,10 +169,7 @@ def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig, proces
     """Return the trainer of a fine-tuning."""
     preprocessing, recipe = data.pretrained.preprocessing, recipe_of(config)
     targets = torch.from_numpy(data.truth("train"))
-    images = AugmentedImages(
-        Subset(data.pixels, data.indices("train")), preprocessing, config.seed, config.augment, config.crop_scale,
-        config.hflip,
-    )  # fmt: skip
+    images = AugmentedImages(data.pixels, data.indices("train"), preprocessing, config)
     normaliser = Normaliser(preprocessing, data.device)
     weights = label_weights(targets, config.multilabel).to(data.device) if config.class_weights else None
     workers = workers_for(data.device, processes.here)
@@ -226,14 +215,11 @@ def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> Tr
 
     found = knn.fit(*data.part("train"), *data.part("val"), compared)
     callbacks.say(f"knn: k = {found.k}, {found.metric}; validation accuracy {found.accuracy:.1%}")
-    net, model_args = backbones.with_neighbours(data.pretrained, found, len(data.dataset.label_names), config)
+    network, net = backbones.with_neighbours(data.pretrained, found, len(data.dataset.label_names), config)
     head = net.neighbours.forward_head
     return TrainedNetwork(
-        net=net,
-        architecture="tagger_feature_knn",
-        model_args=model_args,
-        preprocessing=data.pretrained.preprocessing,
-        method="knn",
+        network,
+        "knn",
         logits={name: head(torch.from_numpy(data.part(name)[0])).numpy() for name in data.evaluated},
         candidates={"knn": found.accuracy},
         chosen={"k": found.k, "metric": found.metric, "examples": len(found.labels)},
@@ -261,11 +247,8 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     net = models.build(network.architecture, network.num_classes, network.model_args).eval()
     net.load_state_dict(fitted.weights)
     return TrainedNetwork(
-        net=net,
-        architecture=network.architecture,
-        model_args=network.model_args,
-        preprocessing=computed.preprocessing(data.pixels.arrays.shape[1]),
-        method="scratch",
+        Built(net, network.architecture, network.model_args, computed.preprocessing(data.pixels.arrays.shape[1])),
+        "scratch",
         logits={name: scratch.score(net, part[name].images, computed) for name in data.evaluated},
         candidates={"scratch": fitted.curve[-1].val_score or 0.0},
         curve=fitted.curve,
@@ -274,16 +257,12 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     )
 
 
-def _worthwhile(
-    fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks
-) -> bool:
+def _worthwhile(network: Built, data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> bool:
     """Return whether fine-tuning is expected to end within the budget; on GPUs it is always tried."""
-    if (
-        data.device == "cuda" or config.gpus > 1 or state.exists()
-    ):  # one that was begun is finished, whatever the load of the machine is
-        return True
+    if data.device == "cuda" or config.gpus > 1 or state.exists():
+        return True  # one that was begun is finished, whatever the load of the machine is
     images = recipe_of(config).epochs * len(data.indices("train"))
-    minutes = seconds_per_image(fitted, config) * images / 60
+    minutes = seconds_per_image(network, config) * images / 60
     if minutes > config.budget_minutes:
         callbacks.say(
             f"fine-tuning would take about {minutes:.0f} minutes, over --budget-minutes {config.budget_minutes:g}; "
@@ -292,11 +271,11 @@ def _worthwhile(
     return minutes <= config.budget_minutes
 
 
-def seconds_per_image(fitted: TrainedNetwork, config: TrainConfig, device: str = "cpu") -> float:
+def seconds_per_image(network: Built, config: TrainConfig, device: str = "cpu") -> float:
     """Time one training step, after one to warm up."""
-    net, normaliser = copy.deepcopy(fitted.net).to(device).train(), Normaliser(fitted.preprocessing, device)
+    net, normaliser = copy.deepcopy(network.net).to(device).train(), Normaliser(network.preprocessing, device)
     size = min(16, max(2, config.batch_size or BATCH_SIZE))
-    batch = torch.zeros(size, *fitted.preprocessing.size, 3, dtype=torch.uint8)
+    batch = torch.zeros(size, *network.preprocessing.size, 3, dtype=torch.uint8)
     for _ in range(2):
         started = time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):

@@ -41,15 +41,11 @@ def fit(
     val_truth: Float32Array,
     config: TrainConfig,
 ) -> Probe:
-    """Fit a classifier for every strength; return the one with the lowest log-loss on validation.
-
-    Without validation images the strength is 0.01.
-    """
+    """Fit a classifier for every strength; return the one with the lowest log-loss on validation."""
     mean, deviation = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
     scaled: Float32Array = ((features - mean) / deviation).astype(np.float32)
-    strengths = STRENGTHS if len(val_truth) else (0.01,)
     probes = []
-    for strength in strengths:
+    for strength in STRENGTHS:
         weight, bias = _logistic(scaled, truth, strength, config)
         unscaled = weight / deviation
         probes.append(Probe(unscaled.astype(np.float32), (bias - unscaled @ mean).astype(np.float32), strength))
@@ -57,7 +53,7 @@ def fit(
     def loss(probe: Probe) -> float:
         return metrics.log_loss(scores_of(probe(val_features), config.task), val_truth, config.task) or 0.0
 
-    return min(probes, key=loss) if len(probes) > 1 else probes[0]
+    return min(probes, key=loss)
 
 
 def scores_of(logits: Float32Array, task: str) -> Float32Array:

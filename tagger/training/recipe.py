@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from tagger.errors import UsageError
 from tagger.training import schedules
-
-LOSSES = ("softmax", "sigmoid", "squared")
-FLIPS = ("none", "random", "alternate")
-FILLS = ("zeros", "mean", "reflect")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of one training; raises UsageError for values that are not known."""
+    """Hyperparameters of one training."""
 
     epochs: int
     batch_size: int = 128
-    optimizer: str = "sgd"
+    optimizer: Literal["adamw", "sgd"] = "sgd"
     lr: float = 0.1
     """Peak learning rate; not used where `schedule` is a list of learning rates."""
     schedule: str = "cosine"
@@ -36,7 +32,7 @@ class Recipe:
     """Decay biases and norms too."""
     l1: float = 0.0
     """L1 penalty on weights."""
-    loss: str = "softmax"
+    loss: Literal["softmax", "sigmoid", "squared"] = "softmax"
     """softmax (cross-entropy), sigmoid (binary cross-entropy per class) or squared (error to one-hot targets)."""
     label_smoothing: float = 0.0
     clip: float = 0.0
@@ -59,23 +55,14 @@ class Recipe:
     cutmix: float = 0.0
     patience: int | None = None
     """Epochs without improvement before training stops; the best weights are returned. None: train all epochs."""
-    monitor: str = "val_loss"
-    """val_loss or val_score: what improves."""
-    flip: str = "none"
+    monitor: Literal["val_loss", "val_score"] = "val_loss"
+    """What improves."""
+    flip: Literal["none", "random", "alternate"] = "none"
     """none, random, or alternate: every image is mirrored every other epoch (Jordan 2024, arXiv 2404.00498)."""
     translate: int = 0
     """Random translation in pixels, both ways."""
-    fill: str = "zeros"
+    fill: Literal["zeros", "mean", "reflect"] = "zeros"
     """Pixels that a translation brings in: zeros, mean (of the image that the network subtracts) or reflect."""
-
-    def __post_init__(self) -> None:
-        for name, known in (("loss", LOSSES), ("flip", FLIPS), ("fill", FILLS)):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} {getattr(self, name)}: expected one of {', '.join(known)}")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise UsageError(f"epochs and batch size must be at least 1, got {self.epochs} and {self.batch_size}")
-        self.lr_at(0.0)
-        self.momentum_at(0.0)
 
     @property
     def augmented(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import metadata
 
 import numpy as np
@@ -15,7 +16,7 @@ from tagger.data.dataset import DATASET
 from tagger.data.splits import NAMES
 from tagger.evaluation import calibration, metrics
 from tagger.evaluation.calibration import Threshold
-from tagger.evaluation.metrics import Evaluation
+from tagger.evaluation.metrics import Evaluation, Reliability
 from tagger.inference.engines import Float32Array
 from tagger.reporting import plots
 from tagger.training.config import DEFAULT_BACKBONE, TrainConfig
@@ -44,13 +45,17 @@ class Trained:
     """val, and test where there is one: (N, K), calibrated."""
     truth: dict[str, Float32Array]
     evaluations: dict[str, Evaluation]
-    error_before: float | None
-    """Calibration error of the reported split before calibration."""
 
     @property
     def reported(self) -> str:
         """Return the split that the card reports: test, or validation, whose numbers are optimistic."""
         return "test" if "test" in self.scores else "val"
+
+    @cached_property
+    def before_calibration(self) -> Reliability:
+        """Return the reliability of the reported split before calibration."""
+        raw = scores_of(self.fitted.logits[self.reported], self.config.task)
+        return metrics.reliability_bins(raw, self.truth[self.reported], self.config.task)
 
     @property
     def warnings(self) -> list[str]:
@@ -67,9 +72,7 @@ def evaluate(fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, se
     thresholds = calibration.learn_thresholds(scores["val"], truth["val"], names, config.precision_target)
     limits = [each.threshold for each in thresholds]
     evaluations = {name: metrics.evaluate(scores[name], truth[name], task, names, limits) for name in scores}
-    reported = "test" if "test" in scores else "val"
-    before = metrics.calibration_error(scores_of(fitted.logits[reported], task), truth[reported], task)
-    return Trained(fitted, data, config, seconds, temperature, thresholds, scores, truth, evaluations, before)
+    return Trained(fitted, data, config, seconds, temperature, thresholds, scores, truth, evaluations)
 
 
 def save(
@@ -81,12 +84,10 @@ def save(
 ) -> ModelInfo:
     """Write the checkpoint folder with its card and plots; `facts` are added to tagger.json, `files` to the folder."""
     fitted, dataset = trained.fitted, trained.data.dataset
+    fitted.network.net.cpu().eval()
     return checkpoint.save(
         out,
-        fitted.net.cpu().eval(),
-        architecture=fitted.architecture,
-        model_args=fitted.model_args,
-        preprocessing=fitted.preprocessing,
+        fitted.network,
         label_names=dataset.label_names,
         task=trained.config.task,
         thresholds={each.tag: each.threshold for each in trained.thresholds},
@@ -104,7 +105,7 @@ def _calibration(trained: Trained) -> dict[str, object]:
         "temperature": trained.temperature,
         "fitted_on": "val",
         "measured_on": trained.reported,
-        "error_before": trained.error_before,
+        "error_before": trained.before_calibration.error,
         "error_after": trained.evaluations[trained.reported].calibration_error,
         "precision_target": trained.config.precision_target,
         "tags": [asdict(each) for each in trained.thresholds],
@@ -159,10 +160,8 @@ def _plots(trained: Trained) -> dict[str, tuple[str, bytes]]:
     split, names, task = trained.reported, trained.data.dataset.label_names, trained.config.task
     scores, truth = trained.scores[split], trained.truth[split]
     bins = metrics.reliability_bins(scores, truth, task)
-    raw = metrics.reliability_bins(scores_of(trained.fitted.logits[split], task), truth, task)
-    before = (raw.confidence, raw.right, raw.count)
     drawn = {
-        "reliability": ("Reliability", plots.reliability(bins.confidence, bins.right, bins.count, before)),
+        "reliability": ("Reliability", plots.reliability(bins, trained.before_calibration)),
         "precision-recall": ("Precision and recall", _precision_recall(trained)),
     }
     if task == "multiclass":

@@ -5,17 +5,24 @@ from __future__ import annotations
 import io
 import pickle
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
 import torch
 
 from tagger import storage
+from tagger.checkpoint.info import Json
 from tagger.errors import TableError
-from tagger.training.trainer import Epoch, OnEpoch, Trainer
+from tagger.training.trainer import Epoch, OnEpoch, Trainer, TrainerState
 
 VERSION = 1
+
+
+class Saved(TypedDict):
+    """Content of a state file."""
+
+    identity: Json
+    trainer: TrainerState
 
 
 @dataclass
@@ -23,7 +30,7 @@ class State:
     """State file of one training."""
 
     uri: str
-    identity: Mapping[str, Any]
+    identity: Json
     """Plain data that decides how the training goes."""
     every: float = 0.0
     """Seconds between two writes, at least."""
@@ -37,10 +44,10 @@ class State:
         """Return whether there is something to resume."""
         return storage.exists(self.uri)
 
-    def load(self) -> dict[str, Any]:
+    def load(self) -> Saved:
         """Return `identity` and `trainer` of the saved run; raises TableError for a damaged or foreign file."""
         try:
-            state: dict[str, Any] = torch.load(io.BytesIO(storage.read_bytes(self.uri)), "cpu", weights_only=True)
+            state: Json = torch.load(io.BytesIO(storage.read_bytes(self.uri)), "cpu", weights_only=True)
             if state["version"] != VERSION:
                 raise ValueError(f"version {state['version']}")
             return {"identity": state["identity"], "trainer": state["trainer"]}

@@ -60,11 +60,10 @@ def train(
 
 
 def fit_and_evaluate(
-    found: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks, started: float | None = None
+    found: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks, started: float
 ) -> Trained:
-    """Train by the configured method and evaluate the result."""
+    """Train by the configured method and evaluate the result; its time counts from `started`."""
     torch.set_num_threads(hardware.cores())
-    started = time.perf_counter() if started is None else started
     fitted = methods.fit(found, config, state, callbacks)
     return result.evaluate(fitted, found, config, time.perf_counter() - started + fitted.seconds_before)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tagger.checkpoint.info import Json
 from tagger.errors import TaggerError, UsageError
 from tagger.evaluation import metrics
 from tagger.inference.engines import Float32Array
@@ -89,6 +90,20 @@ class Diverged(TaggerError):
     """A training whose loss is not a number."""
 
 
+class TrainerState(TypedDict):
+    """All that the next epoch depends on."""
+
+    net: dict[str, Tensor]
+    optimizer: dict[str, object]
+    ema: dict[str, Tensor]
+    slow: dict[str, Tensor]
+    piece: int
+    best: dict[str, Tensor]
+    best_epoch: int
+    best_value: float
+    curve: list[Json]
+
+
 class Trainer:
     """Trains a network in place."""
 
@@ -106,8 +121,6 @@ class Trainer:
         compiled: bool = False,
         processes: Group = ALONE,
     ) -> None:
-        if recipe.patience is not None and validation is None:
-            raise UsageError("patience needs validation images")
         self.net, self.loader, self.recipe, self.seed, self.device = net, loader, recipe, seed, device
         self.validation, self.multilabel, self.autocast = validation, multilabel, autocast
         self.label_weights, self.processes = label_weights, processes
@@ -170,7 +183,7 @@ class Trainer:
         self._keep_best(found, network)
         return found
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> TrainerState:
         """Return everything that the next epoch depends on."""
         return {
             "net": self.net.state_dict(),
@@ -184,7 +197,7 @@ class Trainer:
             "curve": [asdict(epoch) for epoch in self.curve],
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: TrainerState) -> None:
         """Continue after the epoch whose state this is."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -7,13 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tagger import checkpoint, options, storage
-from tagger.checkpoint.info import ModelInfo
+from tagger.checkpoint.info import Json, ModelInfo
 from tagger.errors import MissingExtra, UsageError
 from tagger.options import Range, flag
 from tagger.reporting import plots
@@ -37,17 +37,15 @@ _SAME_TRIALS = ("device", "precision_target")
 _FOR_IMPORTANCE = 8
 """Complete trials from which the importance of options is estimated."""
 
-Row = dict[str, Any]
-"""number, state and value of a trial, and the options tried"""
-
 
 @dataclass(frozen=True)
 class Tuned:
     """Result of a search."""
 
     info: ModelInfo
-    trials: list[Row]
-    best: dict[str, Any]
+    trials: list[Json]
+    """Number, state and value of each, and the options tried."""
+    best: Json
 
 
 def tune(
@@ -173,7 +171,7 @@ def _pruning(trial: Trial, callbacks: Callbacks) -> Callable[[Epoch], None]:
     return on_epoch
 
 
-def suggest(trial: Trial, base: TrainConfig) -> dict[str, Any]:
+def suggest(trial: Trial, base: TrainConfig) -> Json:
     """Return the options of one trial: the first is the probe, all others fine-tune."""
     if trial.number == 0:
         return {"method": "probe"}
@@ -192,7 +190,7 @@ def _of_trial(base: TrainConfig, chosen: Mapping[str, object]) -> TrainConfig:
     return TrainConfig(**options.used(base, **chosen))
 
 
-def options_of(trial: FrozenTrial) -> dict[str, Any]:
+def options_of(trial: FrozenTrial) -> Json:
     """Return the options of a trial."""
     return {"method": "finetune" if trial.number else "probe", **trial.params}
 
@@ -208,7 +206,7 @@ def _complete(study: Study) -> list[FrozenTrial]:
     return [trial for trial in study.trials if trial.state.name == "COMPLETE" and trial.value is not None]
 
 
-def _rows(study: Study) -> list[Row]:
+def _rows(study: Study) -> list[Json]:
     return [
         {"number": trial.number, "state": trial.state.name.lower(), "value": trial.value, **options_of(trial)}
         for trial in study.trials

@@ -22,12 +22,11 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; a row without a 1 is known to have none."""
     names = _names(file.lines)
     notes.classes.update(dict.fromkeys(names))
-    with text.open_text(file.uri, file.encoding) as lines:
-        for line in filter(None, (line.strip(text.BLANK) for line in lines)):
-            if row := _row(line, names):
-                yield Record(row[0], tuple(name for name, answer in zip(names, row[1:], strict=True) if answer == "1"))
-            elif line.split() != names and not line.isdecimal():
-                notes.add("lines that are not an image and an answer for each class", line[:80])
+    for line in text.lines(file.uri, file.encoding):
+        if row := _row(line, names):
+            yield Record(row[0], tuple(name for name, answer in zip(names, row[1:], strict=True) if answer == "1"))
+        elif line.split() != names and not line.isdecimal():
+            notes.add("lines that are not an image and an answer for each class", line[:80])
 
 
 def _names(lines: Sequence[str]) -> list[str]:

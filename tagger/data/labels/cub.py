@@ -37,12 +37,12 @@ def _pairs(folder: str, name: str) -> Mapping[str, str]:
     uri = storage.join(folder, name)
     if not storage.exists(uri):
         return {}
-    with text.open_text(uri, text.encoding_of(uri)) as lines:
-        pairs: dict[str, str] = {}
-        for row in (line.strip(text.BLANK).split(maxsplit=1) for line in lines):
-            if len(row) > 1 and pairs.setdefault(row[0], row[1]) != row[1]:
-                raise TableError(f"{uri}: id {row[0]} stands for {pairs[row[0]]} and for {row[1]}; remove one")
-        return pairs
+    pairs: dict[str, str] = {}
+    for line in text.lines(uri, text.encoding_of(uri)):
+        row = line.split(maxsplit=1)
+        if len(row) > 1 and pairs.setdefault(row[0], row[1]) != row[1]:
+            raise TableError(f"{uri}: id {row[0]} stands for {pairs[row[0]]} and for {row[1]}; remove one")
+    return pairs
 
 
 FORMAT = Format("cub", "images.txt and image_class_labels.txt, joined by id", matches, read, "text")

@@ -151,47 +151,29 @@ def _unclear(file: LabelFile, signs: list[str], cells: list[str]) -> UsageError:
     )
 
 
-def _is_table(file: LabelFile) -> bool:
-    return column_of_files(file) is not None
+def _if_named(file: LabelFile) -> list[int]:
+    """Return the columns of `_hugging_face` where the column of files has Hugging Face's name."""
+    return _hugging_face(file) if "file_name" in file.columns else []
+
+
+def _if_parquet(file: LabelFile) -> list[int]:
+    return _lists(file) if file.kind == "parquet" else []
+
+
+def _format(name: str, shape: str, detect: Choose, choose: Choose, kind: str = "table", merges: bool = False) -> Format:
+    """Return the format of tables with a column of files in which `detect` finds columns of labels."""
+
+    def matches(file: LabelFile) -> bool:
+        return column_of_files(file) is not None and bool(detect(file))
+
+    return Format(name, shape, matches, partial(_read, choose), kind, merges)
 
 
 FORMATS = (
-    Format(
-        "named-columns",
-        "--label-column",
-        lambda file: bool(_named(file)) and _is_table(file),
-        partial(_read, _named),
-    ),
-    Format(
-        "open-images",
-        "ImageID,LabelName,Confidence, a row per label",
-        lambda file: bool(_open_images(file)),
-        partial(_read, _open_images),
-        merges=True,
-    ),
-    Format(
-        "huggingface",
-        "file_name and label columns",
-        lambda file: "file_name" in file.columns and bool(_hugging_face(file)),
-        partial(_read, _hugging_face),
-    ),
-    Format(
-        "parquet-list",
-        "Parquet with a list of labels per row",
-        lambda file: file.kind == "parquet" and _is_table(file) and bool(_lists(file)),
-        partial(_read, _lists),
-        "parquet",
-    ),
-    Format(
-        "delimited",
-        "a path and a labels or tags column, several in a cell",
-        lambda file: _is_table(file) and bool(_several(file)),
-        partial(_read, _delimited),
-    ),
-    Format(
-        "single-label",
-        "a path and a label column",
-        lambda file: _is_table(file) and bool(_single(file)),
-        partial(_read, _single),
-    ),
+    _format("named-columns", "--label-column", _named, _named),
+    _format("open-images", "ImageID,LabelName,Confidence, a row per label", _open_images, _open_images, merges=True),
+    _format("huggingface", "file_name and label columns", _if_named, _hugging_face),
+    _format("parquet-list", "Parquet with a list of labels per row", _if_parquet, _lists, "parquet"),
+    _format("delimited", "a path and a labels or tags column, several in a cell", _several, _delimited),
+    _format("single-label", "a path and a label column", _single, _single),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from tagger.data.labels import json_stream, tables
 from tagger.data.labels.cells import labels_in, plain_text, united
@@ -122,23 +123,8 @@ def _holds_choices(value: object) -> bool:
     return isinstance(value, dict | list) or (isinstance(value, str) and value.lstrip().startswith(("[", '{"choices"')))
 
 
+_format = partial(Format, kind="json", merges=True, has_fields=True)
 FORMATS = (
-    Format(
-        "label-studio",
-        "a JSON list of tasks with data and annotations",
-        _are_tasks,
-        _read_tasks,
-        "json",
-        merges=True,
-        has_fields=True,
-    ),
-    Format(
-        "label-studio-rows",
-        "Label Studio's JSON_MIN or CSV",
-        _are_rows,
-        _read_rows,
-        "json",
-        merges=True,
-        has_fields=True,
-    ),
+    _format("label-studio", "a JSON list of tasks with data and annotations", _are_tasks, _read_tasks),
+    _format("label-studio-rows", "Label Studio's JSON_MIN or CSV", _are_rows, _read_rows),
 )

@@ -20,10 +20,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; raises UsageError when several jobs classify and --label-field chooses none."""
     fields = Fields(file.uri, options.fields, notes)
-    for row in tables.json_lines(file.uri, file.encoding):
-        if not isinstance(name := row.get(SOURCE), str):
-            notes.add(f"lines without {SOURCE}", str(row)[:80])
-            continue
+    for name, row in tables.json_images(file, SOURCE, notes):
         found = [labels for job in _jobs(row) if (labels := _answers(row, job, notes)) is not None and fields.take(job)]
         yield Record(name, unique(label for labels in found for label in labels) if found else None)
 

@@ -100,6 +100,15 @@ def json_lines(uri: str, encoding: str) -> Iterator[dict[str, object]]:
             yield row
 
 
+def json_images(file: LabelFile, key: str, notes: Notes) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield (file name, object) of JSON lines that hold the name under `key`; others are noted."""
+    for row in json_lines(file.uri, file.encoding):
+        if isinstance(name := row.get(key), str):
+            yield name, row
+        else:
+            notes.add(f"lines without {key}", str(row)[:80])
+
+
 def padded(row: Sequence[str], width: int) -> tuple[str | None, ...]:
     """Return a row cut or filled with None to the width of its header."""
     return (*row[:width], *[None] * (width - len(row)))

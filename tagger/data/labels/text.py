@@ -44,6 +44,12 @@ def open_text(uri: str, encoding: str) -> Iterator[TextIO]:
         yield io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
 
 
+def lines(uri: str, encoding: str) -> Iterator[str]:
+    """Yield the lines of a text that are not blank, without blanks around them."""
+    with open_text(uri, encoding) as file:
+        yield from filter(None, (line.strip(BLANK) for line in file))
+
+
 def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True) -> Iterator[list[str]]:
     """Yield the rows of a CSV that hold anything; raises TableError naming the line when the quoting is broken.
 

@@ -42,15 +42,14 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     kind, split = _kind(_rests(file)), split_of(file.uri.rpartition("/")[2].removesuffix(".txt"))
     if kind != "words" and not options.names:
         notes.add("files of class ids without names (add --label-names FILE)", file.uri)
-    with text.open_text(file.uri, file.encoding) as lines:
-        for line in filter(None, (line.strip(text.BLANK) for line in lines)):
-            match = _LINE.fullmatch(line)
-            rest = match["rest"] or "" if match else ""
-            if match and (kind == "words" or not rest or _IDS.fullmatch(rest)):
-                name = match["file"].lstrip('"')
-                yield Record(name, _labels(name, rest, kind, options.delimiter, notes), split)
-            else:
-                notes.add("lines that are not an image and its labels", line[:80])
+    for line in text.lines(file.uri, file.encoding):
+        match = _LINE.fullmatch(line)
+        rest = match["rest"] or "" if match else ""
+        if match and (kind == "words" or not rest or _IDS.fullmatch(rest)):
+            name = match["file"].lstrip('"')
+            yield Record(name, _labels(name, rest, kind, options.delimiter, notes), split)
+        else:
+            notes.add("lines that are not an image and its labels", line[:80])
 
 
 def _rests(file: LabelFile) -> list[str]:

@@ -18,10 +18,7 @@ def matches(file: LabelFile) -> bool:
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; one without annotation is unlabelled, one with an empty list is known to have none."""
-    for row in tables.json_lines(file.uri, file.encoding):
-        if not isinstance(name := row.get(SOURCE), str):
-            notes.add(f"lines without {SOURCE}", str(row)[:80])
-            continue
+    for name, row in tables.json_images(file, SOURCE, notes):
         if "boundingBoxAnnotations" in row:
             notes.add("lines with boxes, which were ignored", name)
         several = row.get("classificationAnnotations")

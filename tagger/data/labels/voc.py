@@ -33,17 +33,14 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         return  # the list of a split repeats what those of the classes say
     label, split = name["label"], split_of(name["split"])
     notes.classes[label] = None
-    with text.open_text(file.uri, file.encoding) as lines:
-        for line in filter(None, (line.strip(text.BLANK) for line in lines)):
-            if not (match := _LINE.fullmatch(line)):
-                notes.add("lines that are not a name and -1, 0 or 1", line[:80])
-            elif match["answer"] == "0":
-                notes.add("difficult objects, neither a label nor its absence", f"{match['stem']}: {label}")
-                yield Record(match["stem"], None, split)
-            elif match["answer"] == "1":
-                yield Record(match["stem"], (label,), split)
-            else:
-                yield Record(match["stem"], None, split, (label,))
+    for line in text.lines(file.uri, file.encoding):
+        if not (match := _LINE.fullmatch(line)):
+            notes.add("lines that are not a name and -1, 0 or 1", line[:80])
+            continue
+        if match["answer"] == "0":
+            notes.add("difficult objects, neither a label nor its absence", f"{match['stem']}: {label}")
+        positive, negative = match["answer"] == "1", match["answer"] == "-1"
+        yield Record(match["stem"], (label,) if positive else None, split, (label,) if negative else ())
 
 
 def _has_classes(folder: str, split: str) -> bool:

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from tagger.evaluation.metrics import Array
+from tagger.images import UInt8Array
 from tagger.reporting.formatting import Number, known, one_line
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,21 +19,23 @@ class Run:
 
     model: str
     """Name, as in --models."""
-    seed: int = 0
-    title: str = ""
-    """Name in the literature, e.g. CNTK ConvNet_CIFAR10; empty: `model`."""
-    accuracy: Number = None
+    title: str
+    """Name in the literature, e.g. CNTK ConvNet_CIFAR10."""
+    accuracy: float
     """Share of test images that are right, 0 to 1, like every share here."""
-    interval: tuple[Number, Number] = (None, None)
+    interval: tuple[float, float]
     """95% interval of the accuracy."""
+    scores: Array
+    """Of the test images, (N, K) float32."""
+    train_seconds: float
+    flops: float
+    """Of the forward pass of one image."""
+    seed: int = 0
     accuracy_tta: Number = None
     """With test-time augmentation; all other numbers are without it."""
     log_loss: Number = None
     calibration_error: Number = None
     parameters: Number = None
-    flops: Number = None
-    """Of the forward pass of one image."""
-    train_seconds: Number = None
     train_images_per_second: Number = None
     epochs: Number = None
     infer_one_core: Number = None
@@ -51,8 +51,6 @@ class Run:
     """Other remarks on the numbers."""
     curve: Sequence[Mapping[str, Number]] = ()
     """Per epoch: epoch, train_loss, val_loss, val_score, seconds (of that epoch); any may be missing."""
-    scores: Array | None = None
-    """Of the test images, (N, K) float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ class ModelRuns:
     @property
     def title(self) -> str:
         """Return the model's name in the literature, on one line."""
-        return one_line(next((run.title for run in self.runs if run.title), self.name))
+        return one_line(self.runs[0].title)
 
     @property
     def label(self) -> str:
@@ -86,35 +84,36 @@ class ModelRuns:
         """Return whether the learning curve has scores of validation images."""
         return bool(known(row.get("val_score") for row in self.shown.curve))
 
-    def values(self, name: str) -> list[float]:
-        """Return the known values of a number field, one per run."""
-        return known(getattr(run, name) for run in self.runs)
-
     def mean(self, name: str) -> Number:
         """Return the mean of the known values of a number field."""
-        values = self.values(name)
+        values = known(getattr(run, name) for run in self.runs)
         return sum(values) / len(values) if values else None
+
+    @property
+    def accuracy(self) -> float:
+        """Return the mean accuracy."""
+        return sum(run.accuracy for run in self.runs) / len(self.runs)
+
+    @property
+    def train_seconds(self) -> float:
+        """Return the mean training time."""
+        return sum(run.train_seconds for run in self.runs) / len(self.runs)
 
     @property
     def spread(self) -> Number:
         """Return the sample standard deviation of the accuracy over seeds."""
-        values = self.values("accuracy")
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return float(np.std([run.accuracy for run in self.runs], ddof=1)) if len(self.runs) > 1 else None
 
     @property
-    def interval(self) -> tuple[float, float] | None:
+    def interval(self) -> tuple[float, float]:
         """Return the mean interval of the accuracy: more seeds are not more test images."""
-        pairs = [ends for run in self.runs if len(ends := known(run.interval)) == 2]
-        if not pairs:
-            return None
-        low, high = np.mean(pairs, axis=0)
+        low, high = np.mean([run.interval for run in self.runs], axis=0)
         return float(low), float(high)
 
     @property
     def shown(self) -> Run:
-        """Return the run that figures show: of those with scores the one of median accuracy."""
-        runs = [run for run in self.runs if run.scores is not None] or list(self.runs)
-        ranked = sorted(runs, key=lambda run: (known([run.accuracy]) or [-1.0], run.seed))
+        """Return the run that figures show: the one of median accuracy."""
+        ranked = sorted(self.runs, key=lambda run: (run.accuracy, run.seed))
         return ranked[(len(ranked) - 1) // 2]
 
 
@@ -184,7 +183,7 @@ class BenchmarkReport:
     runs: Sequence[Run]
     """From the simplest model up."""
     label_names: Sequence[str]
-    truth: Array | None = None
+    truth: Array
     """(N,) index of each test image's label."""
     note: str = ""
     """Remark on all numbers, e.g. that the images are a lossy copy."""

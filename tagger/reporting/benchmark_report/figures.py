@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from tagger.evaluation.metrics import LEAST_IN_BIN, Array
+from tagger.evaluation.metrics import LEAST_IN_BIN
 from tagger.reporting import plots
 from tagger.reporting.benchmark_report import statistics
 from tagger.reporting.benchmark_report.data import BenchmarkReport, ModelRuns, Neighbours
-from tagger.reporting.formatting import known, one_line
+from tagger.reporting.formatting import one_line
 
 Draw = Callable[[], bytes]
 COSTS = {"training time in seconds": "train_seconds", "FLOPs per image": "flops"}
@@ -19,59 +19,47 @@ COSTS = {"training time in seconds": "train_seconds", "FLOPs per image": "flops"
 
 
 def figures(report: BenchmarkReport) -> dict[str, Draw]:
-    """Return name -> drawing of all figures that the report has data for.
-
-    Raises ValueError when scores, truth and label names do not fit.
-    """
-    scored = statistics.with_scores(report)
-    found = dict(_comparing(report, scored))
+    """Return name -> drawing of all figures that the report has data for."""
+    found = dict(_comparing(report)) if report.models else {}
     for number, model in enumerate(report.models, 1):
-        found |= {f"model-{number}-{name}": draw for name, draw in _of_model(report, model, model in scored)}
+        found |= {f"model-{number}-{name}": draw for name, draw in _of_model(report, model)}
     return found
 
 
-def _comparing(report: BenchmarkReport, scored: Sequence[ModelRuns]) -> Iterator[tuple[str, Draw]]:
-    evaluated = [model for model in report.models if model.values("accuracy")]
-    costs = {axis: cost for axis, field in COSTS.items() if ((cost := _means(evaluated, field)) > 0).any()}
-    if len(evaluated) > 1 and costs:
-        yield "accuracy-against-cost", partial(_draw_costs, evaluated, costs, len(report.label_names))
-    if curves := {model.label: model.shown.curve for model in report.models if model.validated}:
+def _comparing(report: BenchmarkReport) -> Iterator[tuple[str, Draw]]:
+    models, labels = report.models, [model.label for model in report.models]
+    if len(models) > 1:
+        yield "accuracy-against-cost", partial(_draw_costs, models, labels, len(report.label_names))
+    if curves := {model.label: model.shown.curve for model in models if model.validated}:
         yield "learning", partial(plots.curves, curves)
-    labels = [model.label for model in scored]
-    if scored:
-        shares = np.array([statistics.per_class(report, model) for model in scored])
-        yield "classes", partial(plots.per_class, shares, labels, list(report.label_names))
-    if scored and report.truth is not None and len(report.truth) >= 2 * LEAST_IN_BIN:
-        bins = [statistics.reliability(report, model) for model in scored]
-        points = {label: (each.confidence, each.right) for label, each in zip(labels, bins, strict=True)}
-        yield "reliability", partial(plots.reliabilities, points)
+    shares = np.array([statistics.per_class(report, model) for model in models])
+    yield "classes", partial(plots.per_class, shares, labels, report.label_names)
+    if len(report.truth) >= 2 * LEAST_IN_BIN:
+        bins = {model.label: statistics.reliability(report, model) for model in models}
+        yield "reliability", partial(plots.reliabilities, bins)
 
 
-def _means(models: Sequence[ModelRuns], field: str) -> Array:
-    return np.array([model.mean(field) for model in models], dtype=float)
+def _draw_costs(models: Sequence[ModelRuns], labels: Sequence[str], classes: int) -> bytes:
+    costs = {axis: np.array([model.mean(field) for model in models]) for axis, field in COSTS.items()}
+    accuracy, intervals = (np.array([getattr(model, name) for model in models]) for name in ("accuracy", "interval"))
+    return plots.accuracy_against_cost(
+        labels, accuracy, intervals, costs, 1 / classes, [bool(model.cut) for model in models]
+    )
 
 
-def _draw_costs(models: Sequence[ModelRuns], costs: dict[str, Array], classes: int) -> bytes:
-    intervals = np.array([model.interval or (np.nan, np.nan) for model in models])
-    chance, cut = 1 / classes if classes else None, [bool(model.cut) for model in models]
-    labels = [model.label for model in models]
-    return plots.accuracy_against_cost(labels, _means(models, "accuracy"), intervals, costs, chance, cut)
-
-
-def _of_model(report: BenchmarkReport, model: ModelRuns, scored: bool) -> Iterator[tuple[str, Draw]]:
-    name, curves = model.name, report.k_curves.get(model.name, {})
-    if known(value for curve in curves.values() for value in curve.values()):
+def _of_model(report: BenchmarkReport, model: ModelRuns) -> Iterator[tuple[str, Draw]]:
+    name = model.name
+    if curves := report.k_curves.get(name):
         yield "k", partial(plots.k_curve, curves)
-    if name in report.neighbours and len(report.neighbours[name].queries):
+    if name in report.neighbours:
         yield "neighbours", partial(_draw_neighbours, report.neighbours[name], report.label_names)
     if name in report.templates:
         yield "templates", partial(plots.weights, report.templates[name], report.label_names)
     if name in report.filters:
         yield "filters", partial(plots.weights, report.filters[name])
-    if len(model.shown.curve) > 2 and known(row.get("train_loss") for row in model.shown.curve):
+    if len(model.shown.curve) > 2:
         yield "curve", partial(plots.learning_curves, model.shown.curve)
-    if scored:
-        yield "confusion", lambda: plots.confusion_matrix(statistics.confusion(report, model), report.label_names)
+    yield "confusion", lambda: plots.confusion_matrix(statistics.confusion(report, model), report.label_names)
     if name in report.mistakes and len(report.mistakes[name].images):
         yield "mistakes", partial(plots.mistakes, report.mistakes[name].images, report.mistakes[name].captions)
 

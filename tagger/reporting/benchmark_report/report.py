@@ -8,15 +8,14 @@ from tagger.reporting import plots, render
 from tagger.reporting.benchmark_report import statistics, tables
 from tagger.reporting.benchmark_report.data import BenchmarkReport, ModelRuns
 from tagger.reporting.benchmark_report.figures import figures
-from tagger.reporting.benchmark_report.summary import best, score, summary
+from tagger.reporting.benchmark_report.summary import best, summary
 from tagger.reporting.formatting import count, duration, interval, joined, listed, percent, quantity, sentence
 
 
 def html(report: BenchmarkReport, drawn: Mapping[str, bytes] | None = None) -> str:
     """Return a self-contained page: images inline, no script, no request. Text is escaped.
 
-    `drawn` has the PNGs of `plot_files`; without it the figures are drawn. Raises ValueError when scores, truth
-    and label names do not fit.
+    `drawn` has the PNGs of `plot_files`; without it the figures are drawn.
     """
     drawings, made = figures(report), drawn or {}
     return render.html(markdown(report, "plots"), lambda file: made.get(file) or drawings[file.removesuffix(".png")]())
@@ -29,11 +28,10 @@ def markdown(report: BenchmarkReport, folder: str | None = None) -> str:
         report=report,
         summary=summary(report),
         tables=tables,
-        top=best(report) or max(report.models, key=score, default=None),
+        top=best(report) or max(report.models, key=lambda model: model.accuracy, default=None),
         results=_results,
         commonest=statistics.commonest(report),
         facts=_facts(report),
-        scored=[model.label for model in statistics.with_scores(report)],
         drawn=figures(report) if folder else {},
         plots=folder,
         named_classes=plots.NAMED_CLASSES,
@@ -48,12 +46,11 @@ def plot_files(report: BenchmarkReport) -> Iterator[tuple[str, bytes]]:
 
 def _results(model: ModelRuns) -> str:
     """Return the results of a model as a sentence."""
-    accuracy, parameters, seconds, epochs = map(model.mean, ("accuracy", "parameters", "train_seconds", "epochs"))
-    interval_95 = f" (95% interval {interval(model.interval)})" if model.interval else ""
+    parameters, epochs = model.mean("parameters"), model.mean("epochs")
     results = joined(
-        f"{percent(accuracy)} of the test images right{interval_95}" if accuracy is not None else "",
+        f"{percent(model.accuracy)} of the test images right (95% interval {interval(model.interval)})",
         f"{quantity(parameters)} parameters" if parameters else "",
-        f"trained in {duration(seconds)}" if seconds else "",
+        f"trained in {duration(model.train_seconds)}",
         f"{count(epochs)} epoch{'s' * (epochs != 1)}" if epochs else "",
         by=", ",
     )

@@ -1,8 +1,7 @@
-"""Title and first sentences: the best of the models trained in full, and what its accuracy cost."""
+"""The first sentences: the best of the models trained in full, and what its accuracy cost."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from tagger.reporting.benchmark_report import statistics
@@ -13,7 +12,6 @@ from tagger.reporting.formatting import (
     interval,
     joined,
     listed,
-    one_line,
     percent,
     rate,
     sentence,
@@ -21,16 +19,11 @@ from tagger.reporting.formatting import (
 )
 
 
-def title(report: BenchmarkReport) -> str:
-    """Return the question that the report answers."""
-    return f"Does a bigger model pay on {one_line(report.dataset)}?"
-
-
 def summary(report: BenchmarkReport) -> str:
     """Return the answer. Like is compared with like: models that the budget cut are named, and not compared."""
-    models = [model for model in report.models if model.values("accuracy")]
-    whole, cut = [model for model in models if not model.cut], [model for model in models if model.cut]
-    if not models:
+    whole = [model for model in report.models if not model.cut]
+    cut = [model for model in report.models if model.cut]
+    if not report.models:
         return "No model has been evaluated yet."
     if (top := best(report)) is None:
         return joined(_all_cut(report, cut), sentence(report.note))
@@ -40,30 +33,15 @@ def summary(report: BenchmarkReport) -> str:
 
 def best(report: BenchmarkReport) -> ModelRuns | None:
     """Return the most accurate of the models trained in full; of equals the one that trains fastest."""
-    whole = [model for model in report.models if model.values("accuracy") and not model.cut]
-    return max(whole, key=lambda model: (score(model), -_seconds(model)), default=None)
-
-
-def score(model: ModelRuns) -> float:
-    """Return the mean accuracy, -1 where it is unknown."""
-    accuracy = model.mean("accuracy")
-    return -1.0 if accuracy is None else accuracy
-
-
-def _seconds(model: ModelRuns) -> float:
-    seconds = model.mean("train_seconds")
-    return math.inf if seconds is None else seconds
+    whole = [model for model in report.models if not model.cut]
+    return max(whole, key=lambda model: (model.accuracy, -model.train_seconds), default=None)
 
 
 def _verdict(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns], cut: Sequence[ModelRuns]) -> str:
-    seeds = len(best.values("accuracy"))
-    aside = joined(
-        f"95% interval {interval(best.interval)}" if best.interval else "",
-        f"mean of {seeds} seeds, {spread(best.spread)} points" if seeds > 1 else "",
-        by="; ",
-    )
-    result = f"{_right(best)} of {_images(report)}" + (f" ({aside})" if aside else "")
-    equals = [model.title for model in whole if model is not best and score(model) == score(best)]
+    seeds = len(best.runs)
+    mean = f"; mean of {seeds} seeds, {spread(best.spread)} points" if seeds > 1 else ""
+    result = f"{_right(best)} of {_images(report)} (95% interval {interval(best.interval)}{mean})"
+    equals = [model.title for model in whole if model is not best and model.accuracy == best.accuracy]
     rank = f"the best{f' (with {listed(equals)})' if equals else ''} of the {len(whole)} models"
     if not cut:
         return f"{result}, {rank}." if len(whole) > 1 else f"{result}."
@@ -76,8 +54,8 @@ def _verdict(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns
 
 def _ahead(best: ModelRuns, cut: Sequence[ModelRuns]) -> str:
     """Name the cut model, if any, that the table shows ahead of the best whole one."""
-    ahead = max(cut, key=score, default=best)
-    return f"Even cut ({ahead.cut}), {_right(ahead)}." if score(ahead) > score(best) else ""
+    ahead = max(cut, key=lambda model: model.accuracy, default=best)
+    return f"Even cut ({ahead.cut}), {_right(ahead)}." if ahead.accuracy > best.accuracy else ""
 
 
 def _all_cut(report: BenchmarkReport, cut: Sequence[ModelRuns]) -> str:
@@ -85,39 +63,38 @@ def _all_cut(report: BenchmarkReport, cut: Sequence[ModelRuns]) -> str:
     if len(cut) == 1:
         opening = "The only model was cut by the budget"
     first, *others = cut
-    results = [f"{first.title} ({first.cut}) is right on {percent(first.mean('accuracy'))} of {_images(report)}"]
-    results += [f"{model.title} ({model.cut}) on {percent(model.mean('accuracy'))}" for model in others]
+    results = [f"{first.title} ({first.cut}) is right on {percent(first.accuracy)} of {_images(report)}"]
+    results += [f"{model.title} ({model.cut}) on {percent(model.accuracy)}" for model in others]
     return f"{opening}: {listed(results)}."
 
 
 def _right(model: ModelRuns) -> str:
-    return f"{model.title} is right on {percent(model.mean('accuracy'))}"
+    return f"{model.title} is right on {percent(model.accuracy)}"
 
 
 def _images(report: BenchmarkReport) -> str:
-    return "the test images" if report.truth is None else f"{count(len(report.truth))} test images"
+    return f"{count(len(report.truth))} test images"
 
 
 def _price(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns]) -> str:
     """Compare the best model with the best of those that train faster."""
-    if math.isinf(_seconds(best)) or len(whole) < 2:
+    if len(whole) < 2:
         return ""
-    faster = [model for model in whole if _seconds(model) < _seconds(best)]
+    faster = [model for model in whole if model.train_seconds < best.train_seconds]
     if not faster:
         return "It is also the fastest of them to train: no bigger one pays."
-    other = max(faster, key=score)
-    points, more = 100 * (score(best) - score(other)), _seconds(best) - _seconds(other)
+    other = max(faster, key=lambda model: model.accuracy)
+    points, more = 100 * (best.accuracy - other.accuracy), best.train_seconds - other.train_seconds
     gain = f"It gains {points:.1f} points over {other.title}, the best of those that train faster,"
     price = f"for {duration(more)} more training ({duration(more / points)} per point{_flops_ratio(other, best)})"
     return f"{gain} {price}{_doubt(report, other, best)}."
 
 
 def _flops_ratio(small: ModelRuns, large: ModelRuns) -> str:
-    few, many = small.mean("flops"), large.mean("flops")
-    ratio = rate(many / few) if few and many else "1"
+    ratio = rate(large.shown.flops / small.shown.flops)
     return f", {ratio} times the FLOPs per image" if ratio != "1" else ""
 
 
 def _doubt(report: BenchmarkReport, one: ModelRuns, other: ModelRuns) -> str:
     p = statistics.mcnemar(report, one, other)
-    return f"; the difference may be chance (McNemar's test, p = {p:.2f})" if p is not None and p > 0.05 else ""
+    return f"; the difference may be chance (McNemar's test, p = {p:.2f})" if p > 0.05 else ""

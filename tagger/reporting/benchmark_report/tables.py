@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tagger.checkpoint import markdown
 from tagger.reporting.benchmark_report import statistics
 from tagger.reporting.benchmark_report.data import BenchmarkReport, Comparison, ModelRuns
-from tagger.reporting.benchmark_report.summary import best, score
+from tagger.reporting.benchmark_report.summary import best
 from tagger.reporting.formatting import (
     UNKNOWN,
     Number,
@@ -84,10 +84,8 @@ def accuracy(report: BenchmarkReport) -> Markup:
 
 
 def costs(report: BenchmarkReport) -> Markup:
-    """Return what each model costs; nothing where no cost of training is known."""
+    """Return what each model costs."""
     models = report.models
-    if not any(model.values(field) for model in models for field in ("parameters", "flops", "train_seconds")):
-        return Markup()
     devices = [listed(model.texts("device")) for model in models] if len(report.texts("device")) > 1 else []
     labels: Column = ("model", "l", [model.label for model in models])
     return table(labels, *(_means(models, *cost) for cost in _COSTS), ("device", "l", devices))
@@ -95,9 +93,9 @@ def costs(report: BenchmarkReport) -> Markup:
 
 def hardest(report: BenchmarkReport) -> tuple[Markup, str]:
     """Return the classes that the most accurate model, whole rather than cut, gets wrong most often, and its name."""
-    models = statistics.with_scores(report)
+    models = report.models
     shares = [statistics.per_class(report, model) for model in models]
-    row = max(range(len(models)), key=lambda k: (not models[k].cut, score(models[k])))
+    row = max(range(len(models)), key=lambda k: (not models[k].cut, models[k].accuracy))
     ranked = np.argsort(shares[row], kind="stable")[:HARDEST]  # a class without images is NaN: last
     columns: list[Column] = [
         (model.label, "r", [percent(share) for share in each[ranked]])

@@ -10,7 +10,6 @@ from matplotlib.artist import Artist
 
 from tagger.evaluation.metrics import Array
 from tagger.reporting.plots import look
-from tagger.reporting.plots.look import Floats
 
 _MARKERS = {"-": "o", "--": "s", ":": "^"}
 
@@ -20,30 +19,26 @@ def accuracy_against_cost(
     accuracy: Array,
     intervals: Array,
     costs: Mapping[str, Array],
-    baseline: float | None = None,
-    cut: Sequence[bool] = (),
+    baseline: float,
+    cut: Sequence[bool],
 ) -> bytes:
     """Draw accuracy (M,) with intervals (M, 2) against costs, axis title -> (M,), one panel each on a log axis.
 
-    Steps join the models that no cheaper one beats. A cost of 0 stands at the left edge; models whose cost or accuracy
-    is unknown are left out. `baseline` is the accuracy of guessing. Models with `cut` were not trained in full: they
-    are hollow, and the steps pass them by.
+    Steps join the models that no cheaper one beats. `baseline` is the accuracy of guessing. Models with `cut` were not
+    trained in full: they are hollow, and the steps pass them by.
     """
-    whole = ~np.array(cut or np.zeros(len(names)), dtype=bool)
-    accuracy, (low, high) = look.numbers(accuracy), look.numbers(intervals).T
+    whole, (low, high) = ~np.array(cut), intervals.T
     figure = look.figure(4.2 * len(costs) + 2.4, 4.6)
     panels = figure.subplots(1, len(costs), squeeze=False, sharey=True)[0]
-    for axes, (title, each) in zip(panels, costs.items(), strict=True):
-        cost = look.numbers(each)
-        x, best = _on_log_axis(cost), _frontier(cost, accuracy, whole)
+    for axes, (title, x) in zip(panels, costs.items(), strict=True):
+        best = _frontier(x, accuracy, whole)
         look.dress(axes, "", title, "test accuracy" if axes is panels[0] else "")
         look.grid(axes)
         look.percent(axes)
         axes.set_xscale("log")
         axes.step(x[best], accuracy[best], where="post", color=look.GREY, linewidth=1, zorder=1)
         axes.vlines(x, low, high, colors=look.GREY, linewidth=1.2, zorder=2)
-        if baseline is not None:
-            axes.axhline(baseline, color=look.GREY, linestyle=":", linewidth=1)
+        axes.axhline(baseline, color=look.GREY, linestyle=":", linewidth=1)
         handles: list[Artist] = []
         for k, face in enumerate(whole):
             colour, dashes = look.line_style(k)
@@ -54,17 +49,10 @@ def accuracy_against_cost(
     return look.png(figure)
 
 
-def _on_log_axis(cost: Floats) -> Floats:
-    """Return the costs with zeros moved a little left of the smallest."""
-    smallest = np.nanmin(np.where(cost > 0, cost, np.nan))
-    return np.where(cost == 0, smallest / 3, cost)
-
-
-def _frontier(cost: Floats, accuracy: Floats, whole: npt.NDArray[np.bool_]) -> list[int]:
+def _frontier(cost: Array, accuracy: Array, whole: npt.NDArray[np.bool_]) -> list[int]:
     """Return the whole models that no other beats at their cost or less, cheapest first."""
     found: list[int] = []
-    candidates = whole & np.isfinite(cost + accuracy)
     for index in np.lexsort((-accuracy, cost)):
-        if candidates[index] and (not found or accuracy[index] > accuracy[found[-1]]):
+        if whole[index] and (not found or accuracy[index] > accuracy[found[-1]]):
             found.append(int(index))
     return found

@@ -51,12 +51,7 @@ def _heat_map(
     titles: tuple[str, str, str] = ("", "", ""),
     gamma: float = 1.0,
 ) -> bytes:
-    """Draw shares (R, C): up to 20 columns with texts in the cells, beyond with shades by the power `gamma`.
-
-    Raises ValueError when shares and names do not fit.
-    """
-    if shares.shape != (len(rows), len(columns)):
-        raise ValueError(f"expected an array ({len(rows)}, {len(columns)}) for these names, got {shares.shape}")
+    """Draw shares (R, C): up to 20 columns with texts in the cells, beyond with shades by the power `gamma`."""
     figure = look.figure(*size)
     axes = figure.subplots()
     few = len(columns) <= NAMED_CLASSES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +80,15 @@ def line_style(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
 
 
-_PLACES: dict[str, dict[str, Any]] = {
+class Placement(TypedDict, total=False):
+    """Place of a legend."""
+
+    bbox_to_anchor: tuple[float, float]
+    ncols: int
+    borderaxespad: float
+
+
+_PLACES: dict[str, Placement] = {
     "inside": {},
     "beside": {"bbox_to_anchor": (1.01, 1)},
     "below": {"bbox_to_anchor": (0, -0.15), "ncols": 4, "borderaxespad": 0},

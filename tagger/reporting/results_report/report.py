@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 
 from markupsafe import Markup
 
 from tagger import storage
 from tagger.redaction import public_uri
-from tagger.reporting import pages, render, thumbnails
+from tagger.reporting import pages, render
 from tagger.reporting.formatting import UNKNOWN, count, decimal, listed, percent, size
 from tagger.reporting.pages import Images
 from tagger.reporting.results_report.data import SHOWN, ResultsReport, gather
-from tagger.reporting.thumbnails import Thumbnails
 from tagger.storage import StrPath
 
 THUMBNAILS = 200
@@ -30,13 +29,12 @@ def write(
 
 def html(report: ResultsReport, most: int = THUMBNAILS) -> str:
     """Return a self-contained page: images inline, no script, no request. Text is escaped."""
-    images = Images(thumbnails.read(report.uris(), most))
-    return render.html(markdown(report, images), images.files.__getitem__)
+    return pages.html(partial(markdown, report), report.uris(), most)
 
 
 def text(report: ResultsReport) -> str:
     """Return the page as Markdown without its images."""
-    return re.sub(r"!\[.*?(?<!\\)\]\([^)]*\)", "", markdown(report, Images(Thumbnails())))
+    return pages.text(partial(markdown, report))
 
 
 def markdown(report: ResultsReport, images: Images) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
+from functools import partial
 
 from markupsafe import Markup
 
 from tagger import schema, storage
 from tagger.errors import UsageError
-from tagger.reporting import pages, render, thumbnails
+from tagger.reporting import pages, render
 from tagger.reporting.formatting import count, decimal, listed, percent
 from tagger.reporting.pages import Images
-from tagger.reporting.thumbnails import Thumbnails
 from tagger.storage import StrPath
 from tagger.tagging import drift
 from tagger.tagging.aggregates import Row
@@ -43,13 +42,12 @@ def write(
 def html(found: Drift) -> str:
     """Return a self-contained page: images inline, no script, no request. Text is escaped."""
     uris = [row["uri"] for rows in found.telling.values() for row in rows]
-    images = Images(thumbnails.read(uris, len(uris)))
-    return render.html(markdown(found, images), images.files.__getitem__)
+    return pages.html(partial(markdown, found), uris, len(uris))
 
 
 def text(found: Drift) -> str:
     """Return the page as Markdown without its images."""
-    return re.sub(r"!\[.*?(?<!\\)\]\([^)]*\)", "", markdown(found, Images(Thumbnails())))
+    return pages.text(partial(markdown, found))
 
 
 def markdown(found: Drift, images: Images) -> str:
