@@ -18,7 +18,8 @@ from pydantic import Field
 from flows import command
 from flows.retries import may_pass
 from tagger.options import Models, ResultsOut, Source
-from tagger.tagging import run
+from tagger.tagging import cluster, run
+from tagger.tagging.cluster import Address, Runner
 from tagger.tagging.config import TagConfig
 from tagger.tagging.summary import ShardCounts, Summary
 
@@ -45,6 +46,19 @@ def tag_shards(work: run.Work, number: int, tasks: int) -> ShardCounts:
     return work.run(at_most=-(-len(work.shards) // tasks))
 
 
+@task(
+    retries=2,
+    retry_delay_seconds=30,
+    retry_condition_fn=may_pass,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+    task_run_name="tag-on-{runner}",
+)
+def tag_on_cluster(work: run.Work, runner: Runner, address: str | None) -> ShardCounts:
+    """Tag all shards in a cluster; a retry does only those without a part file."""
+    return cluster.tag_plan(work.plan, work.shards, runner, address)
+
+
 @task(persist_result=False, cache_policy=NO_CACHE)
 def report(work: run.Work, counts: list[ShardCounts], failed: bool) -> Summary:
     """Sum up the tasks, create an artifact."""
@@ -59,11 +73,17 @@ def tag(
     model: Annotated[Models, Field(min_length=1)],
     out: ResultsOut,
     options: TagConfig = DEFAULTS,
+    runner: Runner = "local",
+    address: Address = None,
 ) -> State[dict[str, object]]:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file and model."""
     work = plan_shards(source, model, out, options)
-    tasks = min(len(work.shards), MAX_TASKS)
-    futures = [tag_shards.submit(work, number, tasks) for number in range(1, tasks + 1)]
+    if runner == "local":
+        tasks = min(len(work.shards), MAX_TASKS)
+        futures = [tag_shards.submit(work, number, tasks) for number in range(1, tasks + 1)]
+    else:
+        tasks = min(len(work.shards), 1)
+        futures = [tag_on_cluster.submit(work, runner, address) for _ in range(tasks)]
     wait(futures)
     finished = [future.result() for future in futures if future.state.is_completed()]
     summary = report(work, finished, len(finished) < tasks)

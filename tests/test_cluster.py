@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +14,12 @@ from typing import Any
 
 import pytest
 from pictures import MODEL, photo
+from processes import TIMEOUT
 from test_tagging import assert_same_table, plant_bad_files
 from test_tagging import run as run_locally
 
 from tagger.errors import UsageError
-from tagger.tagging import cluster, plan, run
+from tagger.tagging import cluster, run
 from tagger.tagging.config import TagConfig
 
 pytestmark = pytest.mark.slow
@@ -61,7 +64,7 @@ def address_of(request: pytest.FixtureRequest, runner: str) -> str:
 
 def on_cluster(source: Path, out: Path, runner: Any, address: str) -> Any:
     planned = run.prepare(str(source), MODEL, str(out), TagConfig(shard_size=SHARD))
-    counts = cluster.run_plan(plan.save_plan(planned), planned.shards, runner, address, None)
+    counts = cluster.tag_plan(planned, range(planned.shards), runner, address)
     return run.finish(planned, counts)
 
 
@@ -113,6 +116,14 @@ def test_the_shards_of_a_killed_worker_are_done_by_another(
 
 
 @pytest.mark.parametrize(("runner", "address"), [("ray", "127.0.0.1:1"), ("dask", "tcp://127.0.0.1:1")])
-def test_a_cluster_that_does_not_answer_is_one_error(tmp_path: Path, runner: Any, address: str) -> None:
+def test_a_cluster_that_does_not_answer_is_one_error(many: Path, tmp_path: Path, runner: Any, address: str) -> None:
     with pytest.raises(UsageError, match=f"--address {address}: no (Ray|Dask)"):
-        cluster.run_plan("nowhere", 1, runner, address, None)
+        on_cluster(many, tmp_path / "out", runner, address)
+
+
+def test_a_flow_runs_on_a_cluster_of_this_machine(many: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "flows.tag", many, "--model", MODEL, "--out", tmp_path / "out"]
+    options = ["--shard-size", "4", "--runner", "dask", "--workers", "2"]
+    ran = subprocess.run([*map(str, command), *options], capture_output=True, text=True, timeout=TIMEOUT)
+    assert ran.returncode == 0, ran.stderr
+    assert_same_table(tmp_path / "out", many.parent / "local")

@@ -14,16 +14,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from tagger.errors import MissingExtra, TaggerError, UsageError, first_line
-from tagger.tagging import plan, run
+from tagger.options import Option
+from tagger.tagging import run
+from tagger.tagging.plan import Plan, load_plan, remove_plan, save_plan
 from tagger.tagging.summary import ShardCounts
 
-Runner: TypeAlias = Literal["local", "ray", "dask"]
-Range: TypeAlias = tuple[int, int]
+Runner: TypeAlias = Annotated[
+    Literal["local", "ray", "dask"], Option("Where to work: this machine, or a cluster; --workers limits its tasks.")
+]
+Address: TypeAlias = Annotated[
+    str | None, Option("HOST:PORT of the Ray cluster or Dask scheduler [default: start one on this machine].")
+]
+Shards: TypeAlias = tuple[int, ...]
 
-RANGES_PER_WORKER = 8
+PIECES_PER_WORKER = 8
 """Tasks per worker: enough for the last ones to end at nearly the same time."""
 CONNECT_SECONDS = 20
 _ATTEMPTS = 3
@@ -34,36 +41,39 @@ class Lost(TaggerError):
     """A task whose workers were lost each time."""
 
 
-def run_plan(plan_url: str, shards: int, runner: Runner, address: str | None, workers: int | None) -> ShardCounts:
-    """Tag all shards of a saved plan in a cluster; return their counts, with the wall time.
+def tag_plan(plan: Plan, shards: Sequence[int], runner: Runner, address: str | None = None) -> ShardCounts:
+    """Tag shards of a plan in a cluster; return their counts, with the wall time.
 
-    Without an address, a cluster of this machine is started. `workers` limits the number of tasks at the same time.
-    Raises UsageError if the cluster does not answer, MissingExtra without its package.
+    Without an address, a cluster of this machine is started. The plan's `workers` limits the number of tasks at the
+    same time. Raises UsageError if the cluster does not answer, MissingExtra without its package.
     """
     started = time.perf_counter()
     cluster = {"ray": _ray, "dask": _dask}[runner]
     total = ShardCounts()
-    with cluster(address, workers) as (count, work):
-        ranges = _ranges(shards, max(1, count) * RANGES_PER_WORKER)
-        for counts in work(plan_url, ranges):
-            total += counts
+    with cluster(address, plan.config.workers) as (count, work):
+        url = save_plan(replace(plan, config=replace(plan.config, workers=None)))
+        try:
+            for counts in work(url, _cut(shards, max(1, count) * PIECES_PER_WORKER)):
+                total += counts
+        finally:
+            remove_plan(url)
     return replace(total, seconds=time.perf_counter() - started, steady_seconds=0.0)
 
 
-def _ranges(shards: int, most: int) -> list[Range]:
-    """Cut shards into at most `most` ranges of nearly equal length."""
-    count = min(shards, most)
-    return [(shards * i // count, shards * (i + 1) // count) for i in range(count)]
+def _cut(shards: Sequence[int], most: int) -> list[Shards]:
+    """Cut shards into at most `most` runs of nearly equal length."""
+    count = min(len(shards), most)
+    return [tuple(shards[len(shards) * i // count : len(shards) * (i + 1) // count]) for i in range(count)]
 
 
-def tag_range(plan_url: str, first: int, stop: int) -> ShardCounts:
+def tag_some(plan_url: str, shards: Shards) -> ShardCounts:
     """Tag some shards in a worker, which loads plan and models once."""
-    return run.run_shards(_plan(plan_url), range(first, stop), _models())
+    return run.run_shards(_plan(plan_url), shards, _models())
 
 
 @functools.lru_cache(1)
-def _plan(url: str) -> plan.Plan:
-    return plan.load_plan(url)
+def _plan(url: str) -> Plan:
+    return load_plan(url)
 
 
 @functools.cache
@@ -89,7 +99,7 @@ def _package(name: str, runner: str) -> Any:
         raise MissingExtra(f"--runner {runner}", name, runner) from error
 
 
-Work: TypeAlias = Callable[[str, Sequence[Range]], Iterator[ShardCounts]]
+Work: TypeAlias = Callable[[str, Sequence[Shards]], Iterator[ShardCounts]]
 
 
 @contextlib.contextmanager
@@ -105,15 +115,15 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         processors = min(node["CPU"] for node in nodes)
         gpus = min(node.get("GPU", 0) for node in nodes)
-        task = ray.remote(num_cpus=processors, num_gpus=gpus, max_retries=_ATTEMPTS)(tag_range)
+        task = ray.remote(num_cpus=processors, num_gpus=gpus, max_retries=_ATTEMPTS)(tag_some)
         count = min(workers or len(nodes), sum(int(node["CPU"] // processors) for node in nodes))
 
-        def work(plan_url: str, ranges: Sequence[Range]) -> Iterator[ShardCounts]:
-            waiting = list(reversed(ranges))
+        def work(plan_url: str, pieces: Sequence[Shards]) -> Iterator[ShardCounts]:
+            waiting = list(reversed(pieces))
             pending: list[Any] = []
             while waiting or pending:
                 while waiting and len(pending) < count:
-                    pending.append(task.remote(plan_url, *waiting.pop()))
+                    pending.append(task.remote(plan_url, waiting.pop()))
                 [done], pending = ray.wait(pending, num_returns=1)
                 try:
                     yield ray.get(done)
@@ -145,11 +155,11 @@ def _dask(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]
             raise UsageError(f"--address {address}: the scheduler has no workers; start some with `dask worker`")
         count = min(workers or present, present)
 
-        def work(plan_url: str, ranges: Sequence[Range]) -> Iterator[ShardCounts]:
-            waiting, pending = list(reversed(ranges)), set[Any]()
+        def work(plan_url: str, pieces: Sequence[Shards]) -> Iterator[ShardCounts]:
+            waiting, pending = list(reversed(pieces)), set[Any]()
             while waiting or pending:
                 while waiting and len(pending) < count:
-                    pending.add(client.submit(tag_range, plan_url, *waiting.pop(), pure=False))
+                    pending.add(client.submit(tag_some, plan_url, waiting.pop(), pure=False))
                 finished, pending = distributed.wait(pending, return_when="FIRST_COMPLETED")
                 for future in finished:
                     try:
