@@ -28,6 +28,12 @@ def _rgb(size: tuple[int, int, int]) -> tuple[int, int, int]:
     return size
 
 
+def _takes_rgb(arguments: dict[str, Any]) -> dict[str, Any]:
+    if (channels := arguments.get("in_chans", 3)) != 3:
+        raise ValueError(f"{channels} channels (in_chans); images are RGB, so it must be 3")
+    return arguments
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("is not finite")
@@ -63,7 +69,7 @@ class Config(_Shape):
 
     architecture: Name
     num_classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)] | None = None
-    model_args: dict[str, Any] | None = None
+    model_args: Annotated[dict[str, Any], AfterValidator(_takes_rgb)] | None = None
     label_names: list[Text] | None = None
     pretrained_cfg: PretrainedCfg | None = None
 
