@@ -221,6 +221,7 @@ for _ in range(200):
         ("config.json", {"pretrained_cfg": {"interpolation": "magic"}}, "pretrained_cfg.interpolation"),
         ("config.json", {"pretrained_cfg": {"mean": [float("nan")] * 3}}, "pretrained_cfg.mean"),
         ("config.json", {"pretrained_cfg": {"std": [0, 0, 0]}}, "pretrained_cfg.std"),
+        ("config.json", {"model_args": {"in_chans": 1}}, "model_args: 1 channels (in_chans); images are RGB"),
         ("config.json", {"model_args": "none"}, "config.json: model_args"),
         ("config.json", {"pretrained_cfg": DEEP}, "config.json: pretrained_cfg"),
         ("tagger.json", {"label_names": ["\ud800"] * 10}, "as a unicode string"),

@@ -20,6 +20,12 @@ def _rgb(size: tuple[int, int, int]) -> tuple[int, int, int]:
     return size
 
 
+def _takes_rgb(arguments: dict[str, object]) -> dict[str, object]:
+    if (channels := arguments.get("in_chans", 3)) != 3:
+        raise ValueError(f"{channels} channels (in_chans); images are RGB, so it must be 3")
+    return arguments
+
+
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w+$", max_length=200)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
@@ -48,7 +54,7 @@ class Config(_Shape):
 
     architecture: Name
     num_classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)] | None = None
-    model_args: dict[str, object] | None = None
+    model_args: Annotated[dict[str, object], AfterValidator(_takes_rgb)] | None = None
     label_names: list[Text] | None = None
     pretrained_cfg: PretrainedCfg | None = None
 
