@@ -5,8 +5,9 @@
 
 The plain loop: timm's network with a new head, AdamW, a cosine with one epoch of warm-up, RandAugment, label smoothing.
 Of either training the best epoch on validation is tested, once. Minutes are those of the processor, of all cores
-together: of tagger's, scan, probe and report included. Each run is added to RUNS when it ends, and is not repeated
-when it is there. Prints one Markdown table of all runs: means over the seeds, with the lowest and highest.
+together: of tagger's, scan and report included, where the scan is not cached. Each run is added to RUNS when it ends,
+and is not repeated when it is there. Prints one Markdown table of all runs, with the probe's: means over the seeds,
+with the lowest and highest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from tagger.checkpoint import packaged
 from tagger.data.dataset import DATASET, read_dataset
 from tagger.training import train
 
-LR, WEIGHT_DECAY, SMOOTHING, BATCH_SIZE, AUGMENT = 5e-4, 0.05, 0.1, 32, "rand-m9-mstd0.5-inc1"
+LR, WEIGHT_DECAY, SMOOTHING, BATCH_SIZE, AUGMENT = 5e-4, 0.05, 0.1, 32, "rand-m9-mstd0.5"
 
 
 @dataclass(frozen=True)
@@ -93,31 +94,35 @@ def main() -> None:
     runs, seeds = options.pop("runs"), options.pop("seeds")
     torch.set_num_threads(hardware.cores())
     for seed in seeds:
-        task = Task(**options, seed=seed)
-        done = {run["method"] for run in read(runs) if run["task"] == asdict(task)}
-        if done < {"tagger", "timm loop"}:
-            measure(task, done, runs)
+        measure(Task(**options, seed=seed), runs)
     print(f"{machine.describe()}\n\n{table(read(runs))}")
 
 
-def measure(task: Task, done: set[str], runs: Path) -> None:
-    """Train both ways and add the results to RUNS; the plain loop takes the splits of tagger's checkpoint."""
+def measure(task: Task, runs: Path) -> None:
+    """Train in every way that RUNS does not have; the plain loop takes the splits of the probe's checkpoint."""
+    done = {run["method"] for run in read(runs) if run["task"] == asdict(task)}
     with tempfile.TemporaryDirectory() as folder:
-        for method, fit in (("tagger", ours), ("timm loop", plain)):
+        probed, tuned = Path(folder) / "probe", Path(folder) / "finetune"
+        methods: dict[str, Callable[[], tuple[float, float]]] = {
+            "probe": lambda: ours(task, probed, method="probe"),
+            "fine-tuning": lambda: ours(task, tuned, method="finetune", epochs=task.epochs),
+            "timm loop": lambda: plain(task, probed),
+        }
+        for method, fit in methods.items():
+            if method in done and method != "probe":
+                continue
             started = time.process_time()
-            val, test = fit(task, Path(folder) / "checkpoint")
-            minutes = (time.process_time() - started) / 60
+            val, test = fit()
+            result = Result(val, test, minutes=(time.process_time() - started) / 60)
             if method not in done:
-                run = {"method": method, "task": asdict(task), "result": asdict(Result(val, test, minutes))}
+                run = {"method": method, "task": asdict(task), "result": asdict(result)}
                 with runs.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(run) + "\n")
 
 
-def ours(task: Task, out: Path) -> tuple[float, float]:
-    """Return the accuracy on validation and test of `tagger train --method finetune`."""
-    config = tagger.TrainConfig(
-        backbone=task.backbone, method="finetune", epochs=task.epochs, image_size=task.image_size, seed=task.seed
-    )
+def ours(task: Task, out: Path, **options: Any) -> tuple[float, float]:
+    """Return the accuracy on validation and test of `tagger train`."""
+    config = tagger.TrainConfig(backbone=task.backbone, image_size=task.image_size, seed=task.seed, **options)
     metrics = train.train(task.dataset, out, config).metrics
     val, test = (float(metrics[split]["accuracy"]["accuracy"]) for split in ("val", "test"))
     return val, test
