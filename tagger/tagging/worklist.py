@@ -16,22 +16,23 @@ from tagger import storage
 from tagger.tagging.plan import Plan, read_committed, still_wanted
 from tagger.tagging.results import MERGED
 
-_SHARE = 0.05
-"""Share of the time that may be spent on looking for parts of other runs."""
+_SHARE, _SECONDS = 0.05, 2.0
+"""Share of the time that may be spent on looking for parts of other runs, and the longest time between two looks."""
 
 
 class Worklist:
     """The shards that are left, without what overlapping runs have committed.
 
     Overlapping runs keep apart without talking to each other: each starts at a random shard and goes on upwards until
-    it meets the trail of another, then starts again in the middle of the longest stretch that is left. Only near the
-    end do they take the same shards, about two each.
+    it meets the trail of another, or finds that another has done the shards that it took; then it starts again near the
+    middle of the longest stretch that is left. Near the end they take the same shards.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._left: set[int] = set()
         self._next = 0
+        self._taken: set[int] = set()
         self._wanted = np.array(plan.entries["wanted"].to_numpy())
         self._seen = set(plan.known)
         self._look_again = 0.0
@@ -50,6 +51,7 @@ class Worklist:
                 return None
             index = self._next if self._next in self._left else _middle(sorted(self._left))
             self._left.remove(index)
+            self._taken.add(index)
             self._next = index + 1
             return index, self._entries(index)
 
@@ -79,7 +81,7 @@ class Worklist:
             self._drop([storage.join(self.plan.out, name) for name in new])
             self._seen.update(new)
         now = time.monotonic()
-        self._look_again = now + (now - started) / _SHARE
+        self._look_again = now + min((now - started) / _SHARE, _SECONDS)
 
     def _is_of_another_run(self, name: str) -> bool:
         """Return whether a part is one that another run wrote: a merged one has no new rows."""
@@ -94,13 +96,16 @@ class Worklist:
             return
         self._wanted[places] &= still_wanted(self.plan, entries.take(pa.array(places)), rows)
         size = self.plan.config.shard_size
-        for index in np.unique(places // size):
+        touched = np.unique(places // size)
+        if self._taken.intersection(touched.tolist()):
+            self._next = -1  # both are at the same place: side by side they would do every shard twice
+        for index in touched:
             if not self._wanted[index * size : (index + 1) * size].any():
                 self._left.discard(int(index))
 
 
 def _middle(left: list[int]) -> int:
-    """Return the middle of the longest stretch of consecutive numbers."""
+    """Return a number near the middle of the longest stretch of consecutive ones, by chance."""
     stretches = [list(group) for _, group in itertools.groupby(enumerate(left), lambda each: each[1] - each[0])]
     longest = max(stretches, key=len)
-    return longest[len(longest) // 2][1]
+    return random.choice(longest[len(longest) // 3 : len(longest) * 2 // 3 + 1])[1]
