@@ -187,13 +187,12 @@ def _add_queries(app: FastAPI, session: Session) -> None:
 
     @app.get("/api/start")
     def start() -> JSONResponse:
-        table = images.table
         return _json(
             {
-                "table": visible(public_uri(table.url)),
+                "table": visible(public_uri(images.table)),
                 "labels": visible(config.labels),
-                "model": table.model,
-                "models": [row["model"] for row in table.models],
+                "model": images.model,
+                "others": images.others,
                 "multilabel": images.multilabel,
                 "palette": images.palette(),
                 "statuses": images.statuses(),

@@ -15,7 +15,7 @@ from tagger import schema
 from tagger.data import decisions
 from tagger.errors import UsageError
 from tagger.storage import StrPath
-from tagger.tagging.aggregates import TAGGED, Row, Table, open_table
+from tagger.tagging.aggregates import MEMORY, TAGGED, Row, Table, open_table
 
 if TYPE_CHECKING:
     import duckdb
@@ -91,8 +91,10 @@ class Query:
 class Images:
     """The images of a review. Reads may run at the same time; writes wait for each other."""
 
-    def __init__(self, table: Table, connection: duckdb.DuckDBPyConnection, multilabel: bool) -> None:
-        self.table, self.multilabel = table, multilabel
+    def __init__(
+        self, table: str, model: str, others: Sequence[str], multilabel: bool, connection: duckdb.DuckDBPyConnection
+    ) -> None:
+        self.table, self.model, self.others, self.multilabel = table, model, others, multilabel
         self._connection, self._writing = connection, threading.Lock()
 
     def rows(self, sql: str, **values: object) -> list[Row]:
@@ -203,25 +205,31 @@ def _beyond(order: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def open_images(url: StrPath, model: str | None = None, against: str | None = None) -> Iterator[Images]:
-    """Read a results table for a review; afterwards SQL can reach no file.
+    """Read a results table for a review, into a temporary database whose SQL can reach no other file.
 
     Raises SourceNotFound, UsageError for a model that is not in the table, or TableError for a damaged part.
     """
-    with open_table(url, model) as table, tempfile.TemporaryDirectory() as folder:
-        names = [row["model"] for row in table.models if row["model"] != table.model]
-        if against is not None and against not in names:
-            raise UsageError(f"--against {against}: expected one of {', '.join(names) or 'no other model'}")
-        connection = table.connection
-        connection.execute(f"ATTACH '{folder}/review.duckdb' AS review")  # on disk, where columns are compressed
-        table.create_latest(_COLUMNS)
-        multilabel = _is_multilabel(table)
-        _create(table, against, multilabel)
-        connection.execute("USE review")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        yield Images(table, connection, multilabel)
-        connection.execute("USE memory")
-        connection.execute("DETACH review")
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/review.duckdb"  # on disk, where columns are compressed
+        with open_table(url, model) as table:
+            names = [row["model"] for row in table.models if row["model"] != table.model]
+            if against is not None and against not in names:
+                raise UsageError(f"--against {against}: expected one of {', '.join(names) or 'no other model'}")
+            table.rows(f"ATTACH '{file}' AS review")
+            table.create_latest(_COLUMNS)
+            multilabel = _is_multilabel(table)
+            _create(table, against, multilabel)
+            table.rows("DETACH review")
+        with contextlib.closing(_connect(file)) as connection:
+            yield Images(str(url), table.model, tuple(names), multilabel, connection)
+
+
+def _connect(file: str) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    connection = duckdb.connect(file, config={"memory_limit": MEMORY})
+    connection.execute("SET TimeZone = 'UTC'; SET enable_external_access = false; SET lock_configuration = true")
+    return connection
 
 
 def _is_multilabel(table: Table) -> bool:

@@ -489,8 +489,8 @@ async function start() {
   filter.elements.sort.value = facts.sort;
   filter.elements.tag.value = facts.tag;
   at("multilabel").checked = facts.multilabel;
-  at("disagree").hidden = facts.models.length < 2;
-  if (facts.models.length < 2) filter.elements.sort.querySelector("[value=disagree]").remove();
+  at("disagree").hidden = !facts.others.length;
+  if (!facts.others.length) filter.elements.sort.querySelector("[value=disagree]").remove();
   if (matchMedia("(max-width: 44rem)").matches) at("filters").open = false;
   await firstPage(true);
 }
