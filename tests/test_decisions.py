@@ -112,7 +112,7 @@ def test_files_that_are_no_labels_are_refused_and_stay(tmp_path: Path) -> None:
         LabelsFile("s3://b/l.parquet")
     with pytest.raises(UsageError, match=r"the name must end in \.parquet"):
         LabelsFile(str(tmp_path / "labels.csv"))
-    with pytest.raises(WriteError, match="the folder .*nowhere does not exist"):
+    with pytest.raises(WriteError, match=r"the folder .*nowhere does not exist"):
         LabelsFile(str(tmp_path / "nowhere" / "l.parquet"))
 
 
@@ -151,7 +151,14 @@ def test_a_manifest_keeps_the_labels_that_were_not_reviewed(photos: Path, tmp_pa
     ingested(photos, tmp_path / "l.csv", tmp_path / "m.parquet")
     file = reviewed(photos, {"0.jpg": ["dog"], "sub/1.jpg": ["cow"]}, tmp_path / "l.parquet")
     found = ingested(tmp_path / "m.parquet", file, tmp_path / "n.parquet")
-    assert found == {"0.jpg": ["dog"], "2.jpg": ["cat"], "4.jpg": ["cat"], "1.jpg": ["cow"], "3.jpg": None, "5.jpg": None}
+    assert found == {
+        "0.jpg": ["dog"],
+        "2.jpg": ["cat"],
+        "4.jpg": ["cat"],
+        "1.jpg": ["cow"],
+        "3.jpg": None,
+        "5.jpg": None,
+    }
 
 
 def test_a_copy_that_pandas_wrote_is_read(photos: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def review(tagged: Path) -> Iterator[Review]:
         yield found
 
 
-# --- the page's queries ------------------------------------------------------------------------------------------------
+# --- the page's queries -----------------------------------------------------------------------------------------------
 
 
 def test_the_grid_shows_the_least_certain_first_and_names_are_text(review: Review) -> None:
@@ -309,18 +309,21 @@ def test_wrong_options_are_one_line(tagged: Path, run_tagger: Any, arguments: tu
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 CONTRAST = """() => {
-  const light = ([r, g, b]) => [r, g, b].map(c => c / 255).map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+  const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+    .map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
     .reduce((sum, c, at) => sum + c * [.2126, .7152, .0722][at], 0);
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
   const paper = element => { const c = rgb(getComputedStyle(element).backgroundColor);
     return c.length < 4 || c[3] > .9 ? c : element.parentElement ? paper(element.parentElement) : [255, 255, 255]; };
-  return [...document.querySelectorAll("body *")].filter(each => each.checkVisibility() && !each.matches(":disabled, :disabled *, .pick")
+  return [...document.querySelectorAll("body *")].filter(each => each.checkVisibility()
+    && !each.matches(":disabled, :disabled *, .pick")
     && [...each.childNodes].some(node => node.nodeType === 3 && node.data.trim())).map(each => {
       const [one, two] = [light(rgb(getComputedStyle(each).color)), light(paper(each))].sort((a, b) => b - a);
       return [(one + .05) / (two + .05), each.outerHTML.slice(0, 80)]; }).filter(([ratio]) => ratio < 4.5);
 }"""
-NAMELESS = """() => [...document.querySelectorAll("button, input, select, [role=option]")].filter(each => each.checkVisibility()
-  && !(each.ariaLabel || each.labels?.length || each.textContent.trim())).map(each => each.outerHTML)"""
+NAMELESS = """() => [...document.querySelectorAll("button, input, select, [role=option]")]
+  .filter(each => each.checkVisibility() && !(each.ariaLabel || each.labels?.length || each.textContent.trim()))
+  .map(each => each.outerHTML)"""
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from tagger import options
 from tagger.cli.app import app
 from tagger.cli.options import Quiet
-from tagger.cli.printing import show
+from tagger.cli.printing import progress, show
 from tagger.errors import MissingExtra
 from tagger.options import expand
 from tagger.review.config import ReviewConfig
@@ -23,9 +25,14 @@ def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False)
     except ModuleNotFoundError as error:
         raise MissingExtra("tagger review", str(error.name), "serve") from error
 
+    waiting = contextlib.ExitStack()
+
     def announce(url: str) -> None:
+        waiting.close()
         port = int(url.partition("127.0.0.1:")[2].partition("/")[0])
         moved = f"port {config.port} is in use; this is {port}\n" if config.port not in (0, port) else ""
-        show(f"{moved}review: {url}\nlabels: {config.labels}\nstop: Ctrl-C")
+        show(url if quiet else f"{moved}review: {url}\nlabels: {config.labels}\nstop: Ctrl-C")
 
-    server.review(results, config, on_start=announce if not quiet else lambda url: show(url))
+    with waiting:
+        waiting.enter_context(progress(quiet))("reading the results table", 0)
+        server.review(results, config, announce)

@@ -96,7 +96,8 @@ class Dataset:
 def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None) -> Dataset:
     """Read a manifest with labels, or a folder whose labels are found as `tagger ingest` finds them.
 
-    Labels in the file of `corrections` replace those of their images. Raises SourceError without two labels to tell apart, SeveralLabels when images have several but should have one.
+    Labels in the file of `corrections` replace those of their images. Raises SourceError without two labels to tell
+    apart, SeveralLabels when images have several but should have one.
     """
     found = ingest.read_labelled(dataset)
     if corrections:

@@ -81,7 +81,9 @@ class LabelsFile:
 
     def __init__(self, labels: str) -> None:
         if storage.is_remote(labels):
-            raise UsageError(f"--labels {storage.redact(labels)}: must be a local file; copy it when the review is over")
+            raise UsageError(
+                f"--labels {storage.redact(labels)}: must be a local file; copy it when the review is over"
+            )
         if not labels.endswith(".parquet"):
             raise UsageError(f"--labels {labels}: the name must end in .parquet")
         self.uri = storage.absolute(labels)

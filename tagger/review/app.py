@@ -232,10 +232,10 @@ def _add_queries(app: FastAPI, session: Session) -> None:
 
 def _add_images(app: FastAPI, session: Session) -> None:
     async def answer(image: int, read: Callable[[str, str | None], bytes]) -> Response:
-        row = await asyncio.to_thread(_one, session.images, image)
-        loop = asyncio.get_running_loop()
+        if (source := await asyncio.to_thread(session.images.source, image)) is None:
+            raise Refused(404, "NotFound", "no such image in this review")
         try:
-            content = await loop.run_in_executor(session.readers, read, row["uri"], row["image_id"])
+            content = await asyncio.get_running_loop().run_in_executor(session.readers, read, *source)
         except (SourceError, ImageError, MissingExtra) as error:
             raise Refused(404, "NoImage", visible(redact(first_line(error)))) from error
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
@@ -317,5 +317,3 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _failed(_: Request, error: Exception) -> Response:
     return Refused(500, "Failed", visible(str(error))).response()
-
-

@@ -23,7 +23,7 @@ class ReviewConfig:
         Literal["uncertain", "disagree", "newest", "tag"],
         Option("Order of the images: least certain first, models disagree, last tagged first, or by tag."),
     ] = "uncertain"
-    tag: Annotated[str | None, Option("Show images with this tag first.")] = None
+    tag: Annotated[str | None, Option("Show only images with this tag, until another filter is chosen.")] = None
     model: Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")] = None
     against: Annotated[str | None, Option("Name of the model to compare with [default: every other one].")] = None
     by: Annotated[str | None, Option("Name of the reviewer, stored with every decision.")] = None

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -68,24 +68,22 @@ class Query:
     disagree: bool = False
 
     def conditions(self) -> tuple[list[str], dict[str, object]]:
-        """Return SQL conditions, and the values that stand in them."""
-        found = {
-            "list_contains(names, $tag) OR list_contains(labels, $tag)": self.tag,
-            "starts_with(uri, $folder)": self.folder and self.folder.rstrip("/") + "/",
-        }
-        values = {sql.rpartition("$")[2].rstrip(")"): value for sql, value in found.items() if value}
-        return [*(f"({sql})" for sql, value in found.items() if value), *self._fixed(values)], values
-
-    def _fixed(self, values: dict[str, object]) -> Iterator[str]:
+        """Return SQL conditions, and the values of the names in them."""
+        found, values = list[str](), dict[str, object]()
+        if self.tag:
+            found.append("(list_contains(names, $tag) OR list_contains(labels, $tag))")
+            values["tag"] = self.tag
+        if self.folder:
+            found.append("starts_with(uri, $folder)")
+            values["folder"] = self.folder.rstrip("/") + "/"
         if self.status in ("tagged", "failed"):
-            yield TAGGED if self.status == "tagged" else f"NOT {TAGGED}"
+            found.append(TAGGED if self.status == "tagged" else f"NOT {TAGGED}")
         elif self.status != "all":
+            found.append("status = $status")
             values["status"] = self.status
-            yield "status = $status"
         if self.reviewed != "all":
-            yield f"decided.key IS {'NOT' * (self.reviewed == 'yes')} NULL"
-        if self.disagree:
-            yield "NOT agrees"
+            found.append(f"decided.key IS {'NOT' * (self.reviewed == 'yes')} NULL")
+        return [*found, *["NOT agrees"] * self.disagree], values
 
 
 class Images:
@@ -130,11 +128,17 @@ class Images:
         by_id = {row["id"]: row for row in rows}
         return [by_id[each] for each in ids if each in by_id]
 
+    def source(self, image: int) -> tuple[str, str | None] | None:
+        """Return uri and image_id of an image; None for an unknown id."""
+        found = self.rows("SELECT uri, image_id FROM images WHERE id = $id", id=image)
+        return (found[0]["uri"], found[0]["image_id"]) if found else None
+
     def counts(self, query: Query) -> Row:
         """Return how many images the filters leave, and how many of them are reviewed."""
-        conditions, values = Query(**{**vars(query), "reviewed": "all"}).conditions()
+        conditions, values = replace(query, reviewed="all").conditions()
         return self.rows(
-            "SELECT count(*) AS images, count(decided.key) AS reviewed FROM images LEFT JOIN decided ON images.key = decided.key "
+            "SELECT count(*) AS images, count(decided.key) AS reviewed "
+            "FROM images LEFT JOIN decided ON images.key = decided.key "
             f"WHERE {_all(conditions)}",
             **values,
         )[0]
@@ -179,12 +183,12 @@ class Images:
         """Show the decisions of a labels table."""
         self._insert(decisions.latest(table), "true")
 
-    def _insert(self, table: pa.Table, replaced: str = "key IN (SELECT hash(image) FROM made)") -> None:
+    def _insert(self, table: pa.Table, old: str = "key IN (SELECT hash(image) FROM made)") -> None:
         keyed = table.append_column("image", decisions.image_of(table))
         with self._writing, self._connection.cursor() as cursor:
             cursor.register("made", keyed)
             cursor.execute("BEGIN")
-            cursor.execute(f"DELETE FROM decided WHERE {replaced}")
+            cursor.execute(f"DELETE FROM decided WHERE {old}")
             cursor.execute(
                 'INSERT INTO decided SELECT hash(image), labels, "by", decided_at FROM made WHERE labels IS NOT NULL'
             )

@@ -3,7 +3,8 @@
 
 const at = id => document.getElementById(id);
 const grid = at("grid"), single = at("single"), filter = at("filter"), other = at("other").elements.tag;
-const DIGITS = 9;
+const DIGITS = 9, AT_ONCE = 4;
+const loading = new Set();
 
 let facts, images = [], current = 0, more = false;
 let pages = [null], selected = new Set(), drafts = new Map(), undone = [], counts = {done: 0, total: 0};
@@ -222,9 +223,22 @@ function remarks(image) {
 }
 
 function photo(image, path, alt) {
-  const picture = make("img", {alt, decoding: "async", src: `${path}/${image.id}?v=${image.version}`});
+  const picture = make("img", {alt, decoding: "async"});
+  picture.dataset.src = `${path}/${image.id}?v=${image.version}`;
   picture.addEventListener("error", () => picture.replaceWith(make("span", {textContent: "no image"})));
+  for (const end of ["load", "error"]) picture.addEventListener(end, () => { loading.delete(picture); fetchImages(); });
   return picture;
+}
+
+/** Fetch the images of the page a few at a time: a browser has six connections, and decisions need one at once. */
+function fetchImages() {
+  for (const picture of loading) if (!picture.isConnected) loading.delete(picture);
+  for (const picture of document.querySelectorAll("img[data-src]")) {
+    if (loading.size >= AT_ONCE) return;
+    loading.add(picture);
+    picture.src = picture.dataset.src;
+    delete picture.dataset.src;
+  }
 }
 
 function describe(image) {
@@ -264,6 +278,7 @@ function card(image, place) {
 
 function draw() {
   grid.replaceChildren(...images.map(card));
+  fetchImages();
   at("empty").hidden = images.length > 0;
   const narrowed = [...query().entries()].some(([name, value]) => !["sort"].includes(name) && !(name === "reviewed" && value === "no") && !(name === "status" && value === "tagged"));
   const left = counts.total - counts.done;
@@ -387,6 +402,7 @@ async function drawSingle() {
     single.replaceChildren(make("div", {className: "photo"}, photo(image, "full", image.name)),
       make("div", {className: "side"}, make("div", {className: "row"}, back, previous, next), make("div", {className: "labels"}), make("div", {className: "more side"})));
     if (focused) back.focus();
+    fetchImages();
     describeFully(image);
   }
   const state = make("div", {className: image.labels && !drafts.has(image.id) ? "done" : drafts.has(image.id) ? "draft" : ""}, chips(image), ...remarks(image));

@@ -56,7 +56,9 @@ def _search(
     found = _places(moved, locations, lost.keys())
     if len(found) == len(lost):
         return found
-    beside = (uri for uri in locations if storage.parent(uri) in folders and uri not in known and _name(uri) not in names)
+    beside = (
+        uri for uri in locations if storage.parent(uri) in folders and uri not in known and _name(uri) not in names
+    )
     rest = iter(list(islice(beside, _RENAMED)))
     while len(found) < len(lost) and (chunk := list(islice(rest, _CHUNK))):
         found.update(_places(chunk, locations, lost.keys()))
