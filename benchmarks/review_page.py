@@ -46,7 +46,7 @@ def main() -> None:
             "-m",
             "tagger.cli",
             "review",
-            out,
+            str(out),
             "--labels",
             f"{folder}/labels.parquet",
             "--port",

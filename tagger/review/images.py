@@ -251,7 +251,7 @@ def _create(table: Table, against: str | None, multilabel: bool) -> None:
     table.rows(
         f"""
         CREATE TABLE review.images AS
-        SELECT row_number() OVER (ORDER BY margin, uri) AS id, * FROM (
+        SELECT row_number() OVER () AS id, * FROM (
             SELECT latest.*, others, hash(coalesce(image_id, uri)) AS key,
                 list_distinct([pair.tag for pair in list_concat(tags, candidates[1:1])]) AS names,
                 CASE WHEN {TAGGED} AND len(candidates) > 0
@@ -259,8 +259,8 @@ def _create(table: Table, against: str | None, multilabel: bool) -> None:
                 coalesce(len([other.tag for other in others if other.tag <> top_tag]) = 0, true) AS agrees,
                 coalesce(-epoch_us(tagged_at), 0) AS age,
                 coalesce(tags[1].tag, top_tag, '') AS sort_tag
-            FROM latest LEFT JOIN other USING (uri)
-        ) ORDER BY id
+            FROM latest LEFT JOIN other USING (uri) ORDER BY margin, uri
+        )
         """
     )
     table.rows(
