@@ -352,6 +352,26 @@ def test_the_page_is_quiet_whole_and_readable(browser: Any, review: Review, widt
     tab.close()
 
 
+def test_a_late_answer_does_not_undo_a_later_filter(browser: Any, review: Review) -> None:
+    tab = browser.new_page()
+    tab.set_default_timeout(20_000)
+    held: list[Any] = []
+    tab.route("**/api/images?*tag=nothing*", lambda route: held.append(route))
+    tab.goto(review.url)
+    tab.locator("#grid li").first.wait_for()
+    tag = tab.get_by_label("Tag", exact=True)
+    tag.fill("nothing")
+    tag.press("Enter")
+    tag.fill("")
+    with tab.expect_response("**/api/images?*"):
+        tag.press("Enter")
+    with tab.expect_response("**/api/images?*tag=nothing*"):
+        held[0].continue_()
+    tab.wait_for_timeout(200)
+    assert tab.locator("#grid li").count() > 0
+    tab.close()
+
+
 def test_several_tags_are_chosen_and_then_accepted_and_undone(browser: Any, tmp_path: Path) -> None:
     rows = [
         {"uri": f"/p/{at}.jpg", "image_id": f"{at:064}", "candidates": scored({"cat": 0.9, "dog": 0.8, "owl": 0.1})}
@@ -420,7 +440,7 @@ def test_ten_images_reviewed_by_keyboard_survive_a_kill_and_train_a_model(
         rest = all_pages(review)
         assert not review.decide({each["id"]: [each["name"].partition("-")[0]] for each in rest}).is_error
     out = tmp_path / "model"
-    ran = run_tagger("train", source, "--out", out, "--labels", labels, "--method", "scratch", "--device", "cpu")
+    ran = run_tagger("train", source, "--out", out, "--labels", labels, "--method", "scratch", "--epochs", 8)
     assert ran.returncode == 0, ran.stderr
     tagger.tag(source, out, tmp_path / "again", TagConfig(device="cpu"))
     rows = tagger.read_results(tmp_path / "again")

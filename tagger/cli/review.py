@@ -18,7 +18,7 @@ from tagger.review.config import ReviewConfig
 def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False) -> None:
     """Confirm and correct the tags of a results table on a web page; every decision is a label to train on.
 
-    The page is for this machine only, and its URL has a token. `tagger train --labels` reads the decisions.
+    The page is for this machine only, and its URL has a token. Train on the decisions with `tagger train --labels`.
     """
     try:
         from tagger.review import server

@@ -25,7 +25,7 @@ from tagger.errors import ImageError, MissingExtra, SourceError, TaggerError, fi
 from tagger.redaction import public_uri, redact, visible
 from tagger.review import thumbnails
 from tagger.review.config import MAX_LABEL, ReviewConfig
-from tagger.review.images import Images, Query
+from tagger.review.images import PAGE, Images, Query
 from tagger.serve.body import Bodies
 from tagger.serve.errors import Refused
 from tagger.tagging.aggregates import Row
@@ -214,7 +214,10 @@ def _add_queries(app: FastAPI, session: Session) -> None:
         session.refresh()
         query = Query(sort, tag, folder, status, reviewed, disagree)
         found = images.page(query, after)
-        return _json({"images": [_card(row) for row in found], **_counts(images, query)})
+        counts = images.counts(query)
+        more = len(found) == PAGE
+        cards = [_card(row) for row in found]
+        return _json({"images": cards, "more": more, "total": counts["images"], "done": counts["reviewed"]})
 
     @app.get("/api/images/{image}")
     def details(image: Annotated[int, Field(ge=0, le=_MAX_ID)]) -> JSONResponse:
@@ -267,11 +270,6 @@ def _one(images: Images, image: int) -> Row:
     if not (found := images.find([image])):
         raise Refused(404, "NotFound", "no such image in this review")
     return found[0]
-
-
-def _counts(images: Images, query: Query) -> Row:
-    found = images.counts(query)
-    return {"total": found["images"], "done": found["reviewed"]}
 
 
 def _card(row: Row, most: int = _SHOWN) -> Row:

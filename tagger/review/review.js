@@ -8,7 +8,7 @@ const loading = new Set();
 
 let facts, images = [], current = 0, more = false;
 let pages = [null], selected = new Set(), drafts = new Map(), undone = [], counts = {done: 0, total: 0};
-let writing = Promise.resolve(), anchor = null;
+let writing = Promise.resolve(), anchor = null, asked = 0;
 
 // --- talking to the server -------------------------------------------------------------------------------------------
 
@@ -32,25 +32,30 @@ function query() {
 }
 
 async function load(after = null, focus = true) {
-  const asked = query();
-  if (after !== null) asked.set("after", after);
+  const wanted = query(), mine = ++asked;
+  if (after !== null) wanted.set("after", after);
   grid.setAttribute("aria-busy", "true");
   try {
-    const found = await call(`api/images?${asked}`);
+    const found = await call(`api/images?${wanted}`);
+    if (mine !== asked) return;  // the filters have changed since
     images = found.images;
     counts = {done: found.done, total: found.total};
-    more = images.length > 0;
+    more = found.more;
     current = 0;
     anchor = null;
     selected.clear();
     drafts.clear();
     draw();
     if (focus) show(0);
-  } catch (error) { say(error.message, true); }
-  grid.removeAttribute("aria-busy");
+  } catch (error) { if (mine === asked) say(error.message, true); }
+  if (mine === asked) grid.removeAttribute("aria-busy");
 }
 
-function firstPage(focus) { pages = [null]; return load(null, focus); }
+function firstPage(focus) {
+  pages = [null];
+  say("");
+  return load(null, focus);
+}
 
 async function nextPage() {
   if (!images.length) return;
@@ -280,16 +285,21 @@ function draw() {
   grid.replaceChildren(...images.map(card));
   fetchImages();
   at("empty").hidden = images.length > 0;
-  const narrowed = [...query().entries()].some(([name, value]) => !["sort"].includes(name) && !(name === "reviewed" && value === "no") && !(name === "status" && value === "tagged"));
-  const left = counts.total - counts.done;
-  at("empty").textContent = left && pages.length > 1 ? `This was the last page. ${left.toLocaleString()} images were passed over: change a filter, or go back.`
-    : narrowed ? "No image has all of this." : counts.total ? "Everything is reviewed. `tagger train --labels` learns from it." : "The table has no such image.";
+  at("empty").textContent = emptiness();
   at("previous").disabled = pages.length < 2;
   at("next").disabled = !more;
   if (!images.length) close();
   drawCounts();
   drawActions();
   if (!single.hidden) drawSingle();
+}
+
+/** Say why there is no image on the page. */
+function emptiness() {
+  const left = counts.total - counts.done, wanted = query();
+  if (left && pages.length > 1) return `This was the last page. ${left.toLocaleString()} images were passed over: go back, or change a filter.`;
+  if (counts.total && !left) return "All of these images are reviewed. Train on their labels with `tagger train --labels`.";
+  return wanted.get("tag") || wanted.get("folder") || wanted.has("disagree") ? "No image matches these filters." : "There is no such image.";
 }
 
 function redraw(image) {
@@ -435,7 +445,7 @@ async function describeFully(image) {
 // --- keys and buttons ------------------------------------------------------------------------------------------------
 
 const KEYS = {
-  " ": () => toggle(current), a: accept, u: undo, 0: none, n: nextPage, p: previousPage,
+  " ": () => toggle(current), a: accept, u: undo, 0: none, n: () => more && nextPage(), p: previousPage,
   Enter: () => single.hidden ? open() : close(), t: () => other.focus(), "/": () => other.focus(), "?": () => at("keys").showModal(),
   Escape: () => { if (!single.hidden) return close(); selected.clear(); anchor = null; afterSelecting(); },
   Home: () => show(0), End: () => show(images.length - 1),
