@@ -161,6 +161,14 @@ def test_a_manifest_keeps_the_labels_that_were_not_reviewed(photos: Path, tmp_pa
     }
 
 
+def test_a_labels_table_in_the_source_does_not_hide_class_folders(tmp_path: Path) -> None:
+    write_stripes(tmp_path / "stripes", 2)
+    reviewed(tmp_path / "stripes", {"plain/0.png": ["down"]}, tmp_path / "stripes" / "labels.parquet")
+    found = tagger.ingest(tmp_path / "stripes", tmp_path / "m.parquet")
+    assert found.table["labels"].null_count == 0
+    assert "labels of `tagger review` in the source, not read; use --labels: 1" in found.text()
+
+
 def test_a_copy_that_pandas_wrote_is_read(photos: Path, tmp_path: Path) -> None:
     file = LabelsFile(str(reviewed(photos, {"0.jpg": ["dog"]}, tmp_path / "l.parquet")))
     file.merge()

@@ -231,6 +231,17 @@ def test_two_reviews_at_once_see_each_other_and_the_later_decision_counts(review
     review.decide({image: None})
 
 
+def test_a_decision_that_cannot_be_written_is_not_shown(tagged: Path, tmp_path: Path) -> None:
+    with reviewing(tagged / "out", tmp_path / "l.parquet") as review:
+        (tmp_path / "l.parquet.lock").mkdir()
+        answer = review.decide({1: ["cat"]})
+        assert answer.status_code == 500
+        assert "l.parquet: cannot write (" in answer.json()["message"]
+        assert review.get("/api/images")["done"] == 0
+        (tmp_path / "l.parquet.lock").rmdir()
+        assert review.decide({1: ["cat"]}).status_code == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -100,6 +100,7 @@ def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None)
     apart, SeveralLabels when images have several but should have one.
     """
     found = ingest.read_labelled(dataset)
+    earlier = found.notes.lines() if corrections else []
     if corrections:
         found = ingest.corrected(dataset, found, corrections)
     labels = found.table["labels"]
@@ -120,8 +121,8 @@ def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None)
             f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel"
         )
     names = tuple(sorted(counts))
-    alike = [] if found.label_source else twins(names)  # else they are among the notes
-    notes = [*found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
+    alike = twins(names) if corrections or not found.label_source else []  # else they are among the notes
+    notes = [*earlier, *found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
     if corrections:
         notes.append(f"{found.matched_rows:,} of {len(labelled):,} labels are from {storage.redact(corrections)}")
     if unlabelled := len(found) - len(labelled):

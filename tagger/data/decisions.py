@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from filelock import FileLock
 
 from tagger import schema, storage
-from tagger.errors import SourceNotFound, TableError, UsageError, WriteError, first_line
+from tagger.errors import SourceNotFound, TableError, TaggerError, UsageError, WriteError, first_line
 from tagger.storage import StrPath
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ class LabelsFile:
 
     def merge(self) -> None:
         """Move the decisions of the journal into the Parquet file."""
+        if not os.path.exists(self._journal):
+            return
         with self._mutex, self._locked():
-            if not os.path.exists(self._journal):
+            if not os.path.exists(self._journal):  # another process has merged it
                 return
             unchanged = self._signature() == self._seen
             storage.write_atomic(self.uri, schema.serialise(read(self.uri), "labels"))
@@ -132,6 +134,8 @@ class LabelsFile:
         try:
             with FileLock(self.path + LOCK, timeout=10):
                 yield
+        except TaggerError:
+            raise
         except OSError as error:
             raise WriteError(f"{self.uri}: cannot write ({(error.strerror or first_line(error)).lower()})") from error
 

@@ -167,7 +167,7 @@ def _labelled(source: str, found: Manifest, options: LabelOptions) -> Ingested:
         return Ingested(table, found.skipped, notes=notes, why_none=label_source)
     records = label_files.read(label_source, reading, notes, root)
     merges = label_source.format.merges or options.merge_rows
-    followed = label_files.follow(records, dict(zip(uris, manifest.locations(table), strict=True)), notes)
+    followed = label_files.follow(records, lambda: dict(zip(uris, manifest.locations(found.table), strict=True)), notes)
     joined = label_files.join(uris, followed, _folders(source, root), merges, notes)
     for name, column in (("labels", joined.labels), ("split", joined.split)):
         chunked = pa.chunked_array([column])

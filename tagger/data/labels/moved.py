@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -22,11 +22,11 @@ CHANGED = "reviewed images whose file is another now, left unlabelled"
 Pairs = Iterable[tuple[str, Record]]
 
 
-def follow(pairs: Pairs, locations: Mapping[str, str], notes: Notes) -> Iterator[tuple[str, Record]]:
+def follow(pairs: Pairs, list_files: Callable[[], Mapping[str, str]], notes: Notes) -> Iterator[tuple[str, Record]]:
     """Yield (folder, record), each record with an image_id under every uri that its image has now.
 
-    `locations` is uri -> where to read. An image that is no longer at its uri is looked for among the files of the same
-    name and in the same folder.
+    `list_files` returns uri -> where to read, and is called when it is needed. An image that is no longer at its uri is
+    looked for among the files of the same name and in the same folder.
     """
     reviewed: dict[str, list[tuple[str, Record]]] = defaultdict(list)
     for folder, record in pairs:
@@ -34,6 +34,9 @@ def follow(pairs: Pairs, locations: Mapping[str, str], notes: Notes) -> Iterator
             yield folder, record
         else:
             reviewed[record.image_id].append((folder, record))
+    if not reviewed:
+        return
+    locations = list_files()
     named = {record.file for group in reviewed.values() for _, record in group if record.file in locations}
     places = _places(sorted(named), locations, reviewed.keys())
     lost = {image_id: group for image_id, group in reviewed.items() if image_id not in places}
