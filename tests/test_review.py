@@ -205,6 +205,7 @@ def test_a_decision_is_on_disk_when_it_is_answered(review: Review, tagged: Path)
     saved = review.decide({one: ["cat"], two: [], three: ["cat", "dog", "cat"]}).json()["images"]
     assert [each["labels"] for each in saved] == [["cat"], [], ["cat", "dog"]]
     assert [each["by"] for each in saved] == ["ada"] * 3
+    assert review.get("/api/start")["multilabel"]
     table = decisions.read(str(tagged / "labels.parquet")).to_pylist()
     assert [row["labels"] for row in table] == [["cat"], [], ["cat", "dog"]]
     assert all(row["previous"] and row["model_id"] and len(row["image_id"]) == 64 for row in table)
@@ -299,6 +300,7 @@ def test_a_port_in_use_is_passed_over(tagged: Path, tmp_path: Path) -> None:
         with reviewing(tagged / "out", tmp_path / "l.parquet", port=port) as review:
             assert f"port {port} is in use; this is " in review.printed
             assert review.get("/api/images")["total"] == 10
+    assert list(tmp_path.iterdir()) == []  # looking writes nothing
 
 
 @pytest.mark.parametrize(

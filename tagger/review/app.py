@@ -193,7 +193,7 @@ def _add_queries(app: FastAPI, session: Session) -> None:
                 "labels": visible(config.labels),
                 "model": images.model,
                 "others": images.others,
-                "multilabel": images.multilabel,
+                "multilabel": images.has_several(),
                 "palette": images.palette(),
                 "statuses": images.statuses(),
                 "sort": config.sort,

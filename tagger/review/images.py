@@ -170,6 +170,12 @@ class Images:
         )
         return [row["folder"] for row in found]
 
+    def has_several(self) -> bool:
+        """Return whether an image may have several tags, by its scores or by decisions."""
+        return self.multilabel or bool(
+            self.rows("SELECT id FROM images JOIN decided USING (key) WHERE len(labels) > 1 LIMIT 1")
+        )
+
     def palette(self) -> list[str]:
         """Return the tags of the digits 1 to 9, in alphabetical order; none where there are more tags."""
         tags = self.tags(limit=FIXED + 1)

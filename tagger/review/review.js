@@ -320,7 +320,10 @@ function drawActions() {
   at("palette").replaceChildren(...palette().map((tag, place) => {
     const button = make("button", {type: "button", title: tag}, tag, " ", make("kbd", {textContent: place + 1}));
     button.setAttribute("aria-pressed", chosen.length > 0 && chosen.every(image => shown(image).includes(tag)));
-    button.addEventListener("click", () => { give(tag); });
+    button.addEventListener("click", () => {
+      give(tag);
+      if (several()) at("palette").children[place]?.focus();  // drawn anew
+    });
     return button;
   }));
   at("undo").disabled = !undone.length;
@@ -477,6 +480,7 @@ at("none").addEventListener("click", none);
 at("undo").addEventListener("click", undo);
 at("next").addEventListener("click", nextPage);
 at("previous").addEventListener("click", previousPage);
+document.querySelector(".skip").addEventListener("click", event => { event.preventDefault(); show(current); });
 at("help").addEventListener("click", () => at("keys").showModal());
 at("multilabel").addEventListener("change", () => { drafts.clear(); draw(); });
 filter.addEventListener("submit", event => event.preventDefault());
