@@ -196,6 +196,23 @@ def test_odd_tables_are_shown(tmp_path: Path) -> None:
     assert tagger.read_labels(tmp_path / "l.parquet")["labels"].map(list).tolist() == [[TAG]]
 
 
+def test_sql_of_the_page_reaches_no_file(tmp_path: Path) -> None:
+    import duckdb
+
+    from tagger.review.images import open_images
+
+    write_table(tmp_path / "out", [{"uri": "/p/x.jpg", "candidates": scored({"a": 0.9})}])
+    with open_images(tmp_path / "out") as images:
+        part = next((tmp_path / "out").iterdir())
+        for sql in (
+            f"SELECT * FROM '{part}'",
+            f"COPY images TO '{tmp_path}/x.csv'",
+            "SET enable_external_access = true",
+        ):
+            with pytest.raises(duckdb.Error, match=r"disabled|Cannot"):
+                images.rows(sql)
+
+
 # --- decisions --------------------------------------------------------------------------------------------------------
 
 
