@@ -149,8 +149,8 @@ def corrected(source: str, found: Ingested, labels: str) -> Ingested:
     over = _labelled(source, found, LabelOptions(labels=labels))
     _refuse_without_labels(over, source, labels)
     place = found.table.schema.get_field_index("labels")
-    kept = pc.coalesce(over.table["labels"], found.table["labels"])
-    return replace(over, table=over.table.set_column(place, "labels", kept))
+    merged = pc.coalesce(over.table["labels"], found.table["labels"])
+    return replace(over, table=over.table.set_column(place, "labels", merged))
 
 
 def _labelled(source: str, found: Manifest, options: LabelOptions) -> Ingested:

@@ -85,15 +85,15 @@ class Session:
 
     def decide(self, decided: Sequence[Decided]) -> list[Row]:
         """Write decisions to disk, then return the images as they are now. Raises Refused for an unknown image."""
-        wanted = {each.id: each.labels for each in decided}
-        found = self.images.find(list(wanted))
-        if len(found) < len(wanted):
+        given = {each.id: each.labels for each in decided}
+        found = self.images.find(list(given))
+        if len(found) < len(given):
             raise Refused(404, "NotFound", "some of the images are not in this review; reload the page")
         with self._mutex:
-            rows = [self._row(image, wanted[image["id"]]) for image in found]
+            rows = [self._row(image, given[image["id"]]) for image in found]
             self.labels.append(rows)
             self.images.decide(rows)
-        return self.images.find(list(wanted))
+        return self.images.find(list(given))
 
     def _row(self, image: Row, labels: list[str] | None) -> Row:
         return {

@@ -32,11 +32,11 @@ function query() {
 }
 
 async function load(after = null, focus = true) {
-  const wanted = query(), mine = ++asked;
-  if (after !== null) wanted.set("after", after);
+  const parameters = query(), mine = ++asked;
+  if (after !== null) parameters.set("after", after);
   grid.setAttribute("aria-busy", "true");
   try {
-    const found = await call(`api/images?${wanted}`);
+    const found = await call(`api/images?${parameters}`);
     if (mine !== asked) return;  // the filters have changed since
     images = found.images;
     counts = {done: found.done, total: found.total};
@@ -228,21 +228,21 @@ function remarks(image) {
 }
 
 function photo(image, path, alt) {
-  const picture = make("img", {alt, decoding: "async"});
-  picture.dataset.src = `${path}/${image.id}?v=${image.version}`;
-  picture.addEventListener("error", () => picture.replaceWith(make("span", {textContent: "no image"})));
-  for (const end of ["load", "error"]) picture.addEventListener(end, () => { loading.delete(picture); fetchImages(); });
-  return picture;
+  const img = make("img", {alt, decoding: "async"});
+  img.dataset.src = `${path}/${image.id}?v=${image.version}`;
+  img.addEventListener("error", () => img.replaceWith(make("span", {textContent: "no image"})));
+  for (const end of ["load", "error"]) img.addEventListener(end, () => { loading.delete(img); fetchImages(); });
+  return img;
 }
 
 /** Fetch the images of the page a few at a time: a browser has six connections, and decisions need one at once. */
 function fetchImages() {
-  for (const picture of loading) if (!picture.isConnected) loading.delete(picture);
-  for (const picture of document.querySelectorAll("img[data-src]")) {
+  for (const img of loading) if (!img.isConnected) loading.delete(img);
+  for (const img of document.querySelectorAll("img[data-src]")) {
     if (loading.size >= AT_ONCE) return;
-    loading.add(picture);
-    picture.src = picture.dataset.src;
-    delete picture.dataset.src;
+    loading.add(img);
+    img.src = img.dataset.src;
+    delete img.dataset.src;
   }
 }
 
@@ -296,10 +296,10 @@ function draw() {
 
 /** Say why there is no image on the page. */
 function emptiness() {
-  const left = counts.total - counts.done, wanted = query();
+  const left = counts.total - counts.done, parameters = query();
   if (left && pages.length > 1) return `This was the last page. ${left.toLocaleString()} images were passed over: go back, or change a filter.`;
   if (counts.total && !left) return "All of these images are reviewed. Train on their labels with `tagger train --labels`.";
-  return wanted.get("tag") || wanted.get("folder") || wanted.has("disagree") ? "No image matches these filters." : "There is no such image.";
+  return parameters.get("tag") || parameters.get("folder") || parameters.has("disagree") ? "No image matches these filters." : "There is no such image.";
 }
 
 function redraw(image) {

@@ -72,10 +72,10 @@ def _name(uri: str) -> str:
     return uri.rpartition("/")[2]
 
 
-def _places(uris: Sequence[str], locations: Mapping[str, str], wanted: Iterable[str]) -> dict[str, list[str]]:
+def _places(uris: Sequence[str], locations: Mapping[str, str], sought: Iterable[str]) -> dict[str, list[str]]:
     """Return image_id -> uris of those files that are looked for."""
     places: dict[str, list[str]] = defaultdict(list)
-    ids = set(wanted)
+    ids = set(sought)
     with ThreadPoolExecutor(_READERS) as pool:
         for uri, image_id in zip(uris, pool.map(_image_id, [locations[uri] for uri in uris]), strict=True):
             if image_id in ids:
