@@ -73,6 +73,16 @@ def test_processes_give_the_table_of_threads(many: Path, tmp_path: Path, workers
     assert run(many, tmp_path / "processes", workers=0).reasons == {"unreadable before": 2}, "workers are no setting"
 
 
+def test_two_runs_with_different_workers_share_a_table(many: Path, tmp_path: Path) -> None:
+    options = ["--model", MODEL, "--out", tmp_path / "out", "--shard-size", 8]
+    both = [start(many, *options, "--workers", workers) for workers in (0, 2)]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    run(many, tmp_path / "alone", workers=0)
+    assert_same_table(tmp_path / "out", tmp_path / "alone")
+
+
 def test_more_workers_than_files(photos: Path, tmp_path: Path) -> None:
     assert run(photos, tmp_path / "out", workers=9).tagged == 6
 
