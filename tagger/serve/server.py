@@ -13,10 +13,12 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tagger import storage
 from tagger.errors import UsageError
 from tagger.inference.config import ModelConfig
 from tagger.serve.app import Service, create
 from tagger.serve.config import ServeConfig
+from tagger.training.config import TrainConfig
 
 HEAD_SECONDS = 20
 """Limit on the time that the head of a request takes to arrive."""
@@ -30,12 +32,14 @@ def serve(
     models: Sequence[str],
     config: ServeConfig,
     model_config: ModelConfig,
+    train_config: TrainConfig | None = None,
     on_start: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Load the models and serve until SIGTERM or SIGINT; `on_start` gets the URL. Raises TaggerError."""
     _raise_file_limit()
-    with _listening(config.host, config.port) as listener:
-        app = create(Service(models, config, model_config))
+    held = storage.claimed(storage.absolute(config.projects)) if config.projects else contextlib.nullcontext()
+    with _listening(config.host, config.port) as listener, held:
+        app = create(Service(models, config, model_config, train_config or TrainConfig()))
         server = uvicorn.Server(uvicorn.Config(app, **_SETTINGS))
 
         def end(number: int, frame: object) -> None:
