@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import MODEL, bomb
+from pictures import bomb
 from processes import TIMEOUT, wait_until
 from test_serve import Server, encoded, jpeg, multipart, serving, site  # noqa: F401  site is a fixture
 from test_train import COLOURS, image_of
@@ -192,7 +192,10 @@ def test_each_image_of_a_batch_has_its_own_status(empty: Server, site: str) -> N
         made = [
             models.ImageFileCreateEntry(contents=content, tag_ids=[tag.id for tag in tags]) for content, tags in entries
         ]
-        return [image.status for image in client.create_images_from_files(project.id, models.ImageFileCreateBatch(images=made)).images]
+        return [
+            image.status
+            for image in client.create_images_from_files(project.id, models.ImageFileCreateBatch(images=made)).images
+        ]
 
     unknown = models.Tag(name="x", description="", type="Regular")
     unknown.id = project.id
@@ -322,6 +325,7 @@ def assert_whole(client: Any, answered: dict[str, str]) -> Any:
     return project
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_with_the_server_goes_on(timm_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "projects"
     arguments = ["--projects", folder, *options(timm_folder, "finetune"), "--epochs", 300]
@@ -351,7 +355,7 @@ def test_a_training_that_was_killed_with_the_server_goes_on(timm_folder: Path, t
     log = (folder / project.id / "trainings" / f"{iteration.id}.log").read_text()
     assert log.count("labelled images") == 2
     curve = json.loads((state.parent / "tagger.json").read_text())["training"]["curve"]
-    assert [epoch["number"] for epoch in curve] == list(range(1, len(curve) + 1))
+    assert [epoch["epoch"] for epoch in curve] == list(range(1, len(curve) + 1))
 
 
 def children(pid: int) -> list[int]:

@@ -129,7 +129,7 @@ class _Copy:
                         self._note(image, found)
                         if isinstance(found, dict) and image["id"] not in self._have:
                             log.write(json.dumps({"id": image["id"], **self.records[image["id"]]}) + "\n")
-                    log.flush()
+                            log.flush()
                     on_progress(len(self.records) + len(self.failed), total)
         _write_lines(self._log, [{"id": id, **record} for id, record in self.records.items()])
         if len(self.records) + len(self.failed) < total:

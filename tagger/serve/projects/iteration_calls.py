@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 
 from tagger import checkpoint
 from tagger.checkpoint.info import Json
@@ -206,11 +205,11 @@ def _loaded(call: Call, project: Project, iteration: Json) -> Batcher:
         raise Refused(500, "ErrorPredictionModelNotFound", f"the iteration cannot be loaded: {error}") from error
 
 
-def _figures(tag: Mapping[str, object]) -> Json:
+def _figures(tag: Json) -> Json:
     """Return a tag's figures; half of a 95% interval is 1.96 standard deviations."""
     found: Json = {"averagePrecision": tag["average_precision"] or 0.0}
     for name in ("precision", "recall"):
-        low, high = tag[f"{name}_interval"]  # type: ignore[misc]
+        low, high = tag[f"{name}_interval"]
         found |= {name: tag[name], f"{name}StdDeviation": (high - low) / (2 * 1.96)}
     return found
 

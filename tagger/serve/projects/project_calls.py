@@ -7,7 +7,7 @@ from collections.abc import Collection
 from tagger.checkpoint.info import Json
 from tagger.serve.errors import Refused
 from tagger.serve.projects.calls import MAX_TEXT, Answer, Call, checked_text, handles
-from tagger.serve.projects.project import IMAGES, ITERATIONS, NEGATIVE, PROJECT, TAGS, Project, canonical, new_id
+from tagger.serve.projects.project import IMAGES, ITERATIONS, NEGATIVE, PROJECT, TAGS, Project, canonical, new_id, now
 
 DOMAINS = {
     "ee85a74c-405e-4adc-bb47-ffa8ca0c9f31": "General",
@@ -70,23 +70,13 @@ def get_project(call: Call) -> Answer:
 def update_project(call: Call) -> Answer:
     """Change name, description, domain or kind of a project."""
     project, given = call.project, call.json()
-    settings = given.get("settings") if isinstance(given.get("settings"), dict) else {}
     with call.state.projects.lock, project.lock:
-        facts = dict(project.facts)
-        if given.get("name"):
-            facts["name"] = checked_text(given["name"], "name")
-            call.state.projects.check_name(facts["name"], project)
-        if "description" in given:
-            facts["description"] = _description(given["description"])
-        if settings.get("domainid"):
-            facts["domainId"] = _known_domain(settings["domainid"])
-        if settings.get("classificationtype"):
-            facts["classificationType"] = _one_of(settings["classificationtype"], KINDS, "ProjectUnknownClassification")
-        if facts["classificationType"] == KINDS[0] and any(
-            len(image["tags"]) > 1 for image in project.journal.of(IMAGES).values()
-        ):
+        facts = project.facts | _changes(given)
+        call.state.projects.check_name(facts["name"], project)
+        several = any(len(image["tags"]) > 1 for image in project.journal.of(IMAGES).values())
+        if several and facts["classificationType"] == KINDS[0]:
             raise Refused(400, "BadRequestImageTags", "images have several tags; the project must stay Multilabel")
-        project.write((PROJECT, project.id, facts))
+        project.write((PROJECT, project.id, facts | {"lastModified": now()}))
     return _view(project)
 
 
@@ -113,7 +103,7 @@ def get_tags(call: Call) -> Answer:
 def create_tag(call: Call) -> Answer:
     """Create a tag."""
     project = call.project
-    tag = {
+    tag: Json = {
         "id": new_id(),
         "name": call.text("name"),
         "description": _description(call.query.get("description")),
@@ -161,6 +151,23 @@ def delete_tag(call: Call) -> Answer:
         without = [image | {"tags": {tag: at for tag, at in image["tags"].items() if tag != id}} for image in having]
         project.write(*((IMAGES, image["id"], image) for image in without), (TAGS, id, None))
     return None
+
+
+def _changes(given: Json) -> Json:
+    """Return what a Project in the body of a call changes."""
+    settings = given.get("settings") or {}
+    if not isinstance(settings, dict):
+        raise Refused(400, "BadRequest", "settings must be an object")
+    changes: Json = {}
+    if given.get("name"):
+        changes["name"] = checked_text(given["name"], "name")
+    if "description" in given:
+        changes["description"] = _description(given["description"])
+    if settings.get("domainid"):
+        changes["domainId"] = _known_domain(settings["domainid"])
+    if settings.get("classificationtype"):
+        changes["classificationType"] = _one_of(settings["classificationtype"], KINDS, "ProjectUnknownClassification")
+    return changes
 
 
 def _check_tag(project: Project, tag: Json) -> None:
