@@ -159,6 +159,31 @@ def test_suggestions_and_quick_tests_use_any_trained_iteration(trained: Trained)
         assert answer.predictions[0].tag_name == "red"
 
 
+def test_stored_predictions_are_queried_and_become_training_images(trained: Trained) -> None:
+    client, project, classify = trained.client, trained.project, predictor(trained.server)
+    for number in range(3):
+        content = coloured(500 + number, "blue")
+        classify.classify_image(project.id, "classify colours", content, application="stored")
+        classify.classify_image_with_no_store(project.id, "classify colours", coloured(600, "red"))
+    token = models.PredictionQueryToken(order_by="Oldest", max_count=2, application="stored")
+    first = client.query_predictions(project.id, token)
+    second = client.query_predictions(project.id, first.token)
+    found = [*first.results, *second.results]
+    assert ([len(page.results) for page in (first, second)], second.token.continuation) == ([2, 1], None)
+    link = found[2].original_image_uri.removeprefix(trained.server.url)
+    assert trained.server.get(link).content == coloured(502, "blue")
+    ids = {tag.tag_name: tag.tag_id for tag in found[0].predictions}
+    rare = models.PredictionQueryTag(id=ids["red"], min_threshold=0.99, max_threshold=1)
+    assert client.query_predictions(project.id, models.PredictionQueryToken(tags=[rare])).results == []
+    entries = [models.ImageIdCreateEntry(id=each.id, tag_ids=[ids["blue"]]) for each in found[:2]]
+    batch = models.ImageIdCreateBatch(images=[*entries, models.ImageIdCreateEntry(id=project.id)])
+    made = client.create_images_from_predictions(project.id, batch)
+    assert [image.status for image in made.images] == ["OK", "OK", "ErrorImageNotFound"]
+    client.delete_images(project.id, [image.image.id for image in made.images[:2]])
+    client.delete_prediction(project.id, [found[2].id])
+    assert client.query_predictions(project.id, models.PredictionQueryToken(application="stored")).results == []
+
+
 def test_a_training_without_changes_is_refused_and_a_published_iteration_is_not_deleted(trained: Trained) -> None:
     client, project = trained.client, trained.project
     with pytest.raises(models.CustomVisionErrorException, match="Nothing changed since last training"):
@@ -411,6 +436,17 @@ def test_a_change_that_cannot_be_written_is_not_made(journal: Path) -> None:
     with pytest.raises(WriteError, match="nothing was changed"):
         found.write(("tags", "4", {"name": "d"}))
     assert found.of("tags") == {"2": {"name": "b"}}
+
+
+def test_a_journal_of_mostly_replaced_records_is_written_anew(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tagger.serve.projects.journal.COMPACTED", 100)
+    found = Journal(journal)
+    for number in range(50):
+        found.write(("tags", "2", {"name": str(number)}))
+    long = journal.stat().st_size
+    assert Journal(journal).of("tags") == {"2": {"name": "49"}}
+    assert journal.stat().st_size < long / 10
+    assert Journal(journal).of("tags") == {"2": {"name": "49"}}
 
 
 def test_one_server_holds_a_folder_of_projects(empty: Server, run_tagger: Any, tmp_path: Path) -> None:

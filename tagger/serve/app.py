@@ -27,7 +27,7 @@ from tagger.serve.errors import Refused, of_row
 from tagger.serve.fetch import Fetcher, anywhere, is_public
 from tagger.serve.metrics import Measured, Metrics
 from tagger.serve.models import Models
-from tagger.serve.projects import calls, training
+from tagger.serve.projects import calls, predictions, training
 from tagger.serve.projects.calls import State
 from tagger.serve.projects.iteration_calls import published, target_of
 from tagger.serve.projects.links import PATH, Links
@@ -68,6 +68,7 @@ class Service:
         self.bodies = Bodies(config.max_bytes)
         self.fetcher = Fetcher(config.max_bytes, anywhere if config.allow_private_urls else is_public)
         self.training: State | None = None
+        self.stored_predictions = config.stored_predictions
         if config.projects:
             projects = Projects(config.projects)
             self.training = State(
@@ -218,9 +219,13 @@ async def _predicted(service: Service, call: customvision.Call, request: Request
         if row["status"] not in TAGGED:
             raise of_row(row)
         stored = await service.record(row, content) if call.store else False
-    if call.container:
-        return customvision.container_answer(row, target.batcher.model.info)
-    found = customvision.answer(call.project, row, target)
+        if call.container:
+            return customvision.container_answer(row, target.batcher.model.info)
+        found = customvision.answer(call.project, row, target)
+        project = service.training and service.training.projects.find(call.project)
+        if project and call.store and service.stored_predictions:
+            name = request.query_params.get("application", "")
+            await asyncio.to_thread(predictions.store, project, found, row, content, name, service.stored_predictions)
     if service.store:
         found["tagger"]["stored"] = stored
     return found

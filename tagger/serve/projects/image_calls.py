@@ -25,27 +25,27 @@ def create_images_from_data(call: Call) -> Answer:
     """Add images: the body, or every part of a multipart body."""
     tags = tuple(call.listed_ids("tagIds", MAX_BATCH_TAGS))
     contents = images_in(call.body, call.content_type)
-    return _added(call, [Entry("", content, tags) for content in contents])
+    return added(call, [Entry("", content, tags) for content in contents])[1]
 
 
 @handles("POST", "projects/{project}/images/files")
 def create_images_from_files(call: Call) -> Answer:
     """Add images in base64."""
-    return _added(call, [_from_file(*each) for each in _batch(call)])
+    return added(call, [_from_file(*each) for each in batch(call)])[1]
 
 
 @handles("POST", "projects/{project}/images/urls")
 def create_images_from_urls(call: Call) -> Answer:
     """Add images behind URLs."""
-    batch = _batch(call)
-    urls = [checked_text(given.get("url"), "url", 1 << 16) for given, _ in batch]
+    given = batch(call)
+    urls = [checked_text(entry.get("url"), "url", 1 << 16) for entry, _ in given]
     with ThreadPoolExecutor(FETCHED_TOGETHER) as pool:
         contents = list(pool.map(lambda url: _fetched(call, url), urls))
     entries = [
         Entry(url, None, tags, content) if isinstance(content, str) else Entry(url, content, tags)
-        for url, content, (_, tags) in zip(urls, contents, batch, strict=True)
+        for url, content, (_, tags) in zip(urls, contents, given, strict=True)
     ]
-    return _added(call, entries)
+    return added(call, entries)[1]
 
 
 @handles("GET", "projects/{project}/images")
@@ -142,7 +142,7 @@ def delete_image_tags(call: Call) -> Answer:
     return None
 
 
-def _batch(call: Call) -> list[tuple[Json, tuple[str, ...]]]:
+def batch(call: Call) -> list[tuple[Json, tuple[str, ...]]]:
     """Return the entries of a batch, each with its tags: its own, else those of the batch."""
     given = call.json()
     shared = checked_ids(given.get("tagids"), "tagIds", MAX_BATCH_TAGS)
@@ -167,16 +167,17 @@ def _fetched(call: Call, url: str) -> bytes | str:
         return "ErrorImageSize" if error.code == "BadRequestImageSizeBytes" else "ErrorSource"
 
 
-def _added(call: Call, entries: list[Entry]) -> JSONResponse:
+def added(call: Call, entries: list[Entry]) -> tuple[list[Added], JSONResponse]:
+    """Add images; return the outcomes and the answer."""
     found = add(call.project, entries, call.state.max_bytes, call.state.max_pixels)
     whole = all(each.status == OK for each in found)
     summary = {"isBatchSuccessful": whole, "images": [_outcome(call, each) for each in found]}
-    return JSONResponse(summary, 207 if any(each.image is None for each in found) else 200)
+    return found, JSONResponse(summary, 207 if any(each.image is None for each in found) else 200)
 
 
-def _outcome(call: Call, added: Added) -> Json:
-    image = None if added.image is None else view_of(call)(added.image)
-    return {"sourceUrl": added.source, "status": added.status, "image": image}
+def _outcome(call: Call, found: Added) -> Json:
+    image = None if found.image is None else view_of(call)(found.image)
+    return {"sourceUrl": found.source, "status": found.status, "image": image}
 
 
 def _listed(call: Call, status: str) -> list[Json]:

@@ -8,9 +8,12 @@ import threading
 from pathlib import Path
 from typing import TypeAlias
 
+from tagger import storage
 from tagger.checkpoint.info import Json
 from tagger.errors import TableError, WriteError, first_line
 
+COMPACTED = 1 << 20
+"""Bytes below which a file is left as it is."""
 Change: TypeAlias = tuple[str, str, Json | None]
 """Kind and id of a record, and its new value; None deletes it."""
 
@@ -23,6 +26,7 @@ class Journal:
         self._path, self._lock = path, threading.Lock()
         self._records: dict[str, dict[str, Json]] = {}
         self._size = self._replay()
+        self._compact()
 
     def of(self, kind: str) -> dict[str, Json]:
         """Return the records of a kind by id, in the order of their creation."""
@@ -54,6 +58,14 @@ class Journal:
                 self._records.get(kind, {}).pop(id, None)
             else:
                 self._records.setdefault(kind, {})[id] = record
+
+    def _compact(self) -> None:
+        """Write the file anew where most of it is about records that were replaced or deleted."""
+        changes = [(kind, id, record) for kind, found in self._records.items() for id, record in found.items()]
+        content = b"".join(map(encoded, changes))
+        if self._size > max(2 * len(content), COMPACTED):
+            storage.write_atomic(storage.local_uri(str(self._path)), content)
+            self._size = len(content)
 
     def _replay(self) -> int:
         """Apply every line; return the length of the whole ones. The last may be torn: its call was never answered."""

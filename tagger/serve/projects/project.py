@@ -1,8 +1,9 @@
 """Projects as folders: a journal of tags, images and iterations, images named by their content, and checkpoints.
 
     PROJECTS/<project id>/
-      journal.jsonl               tags, images, iterations
+      journal.jsonl               tags, images, iterations, predictions
       images/<SHA-256>.<suffix>
+      predictions/<prediction id>.<suffix>
       trainings/<iteration id>.parquet, .log
       checkpoints/<iteration id>/
 
@@ -28,7 +29,7 @@ from tagger.images.suffixes import suffix_of
 from tagger.serve.errors import Refused
 from tagger.serve.projects.journal import Change, Journal, encoded
 
-PROJECT, TAGS, IMAGES, ITERATIONS = "project", "tags", "images", "iterations"
+PROJECT, TAGS, IMAGES, ITERATIONS, PREDICTIONS = "project", "tags", "images", "iterations", "predictions"
 """Kinds of records."""
 JOURNAL = "journal.jsonl"
 NEGATIVE = "Negative"
@@ -63,7 +64,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.id, self.folder, self.lock = folder.name, folder, threading.RLock()
         self.journal = Journal(folder / JOURNAL)
-        for left in (folder / "images").glob("_tmp-*"):  # of an upload that was killed
+        for left in folder.glob("*/_tmp-*"):  # of an upload that was killed
             left.unlink(missing_ok=True)
 
     @property
@@ -92,6 +93,10 @@ class Project:
     def image_path(self, image: Json) -> Path:
         """Return the file of an image."""
         return self.folder / "images" / str(image["file"])
+
+    def prediction_path(self, prediction: Json) -> Path:
+        """Return the file of a stored prediction's image."""
+        return self.folder / "predictions" / str(prediction["file"])
 
     def checkpoint(self, iteration: str) -> Path:
         """Return the checkpoint folder of an iteration."""

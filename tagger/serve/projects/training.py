@@ -16,10 +16,11 @@ from tagger.serve.projects import (  # noqa: F401  the modules register their ca
     calls,
     image_calls,
     iteration_calls,
+    predictions,
     project_calls,
 )
 from tagger.serve.projects.calls import Call, State
-from tagger.serve.projects.project import IMAGES
+from tagger.serve.projects.project import IMAGES, PREDICTIONS
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def linked_image(state: State | None, project: str, image: str, expires: str, si
         raise Refused(404, "NotFound", "no such call; see /docs")
     state.links.check(project, image, expires, signature)
     found = state.projects.get(project)
-    path = found.image_path(found.record(IMAGES, image))
+    stored = found.journal.get(PREDICTIONS, image)
+    path = found.prediction_path(stored) if stored else found.image_path(found.record(IMAGES, image))
     if not path.exists():
         raise Refused(404, "NotFoundImage", "Invalid image")
     return FileResponse(path, headers={"X-Content-Type-Options": "nosniff"})
