@@ -174,7 +174,10 @@ def test_stored_predictions_are_queried_and_become_training_images(trained: Trai
     assert trained.server.get(link).content == coloured(502, "blue")
     ids = {tag.tag_name: tag.tag_id for tag in found[0].predictions}
     rare = models.PredictionQueryTag(id=ids["red"], min_threshold=0.99, max_threshold=1)
-    assert client.query_predictions(project.id, models.PredictionQueryToken(tags=[rare], application="stored")).results == []
+    assert (
+        client.query_predictions(project.id, models.PredictionQueryToken(tags=[rare], application="stored")).results
+        == []
+    )
     entries = [models.ImageIdCreateEntry(id=each.id, tag_ids=[ids["blue"]]) for each in found[:2]]
     batch = models.ImageIdCreateBatch(images=[*entries, models.ImageIdCreateEntry(id=project.id)])
     made = client.create_images_from_predictions(project.id, batch)
