@@ -143,7 +143,7 @@ def multipart(content: bytes, name: str = "imageData", extra: str = "") -> dict[
 def test_a_prediction_is_the_row_of_a_tagging_run(server: Server, photos: Path, tmp_path: Path) -> None:
     paths = plant(photos)
     tagger.tag(photos, Path(MODEL), tmp_path / "out", tagger.TagConfig(device="cpu"))
-    table = tagger.query(tmp_path / "out", "SELECT * EXCLUDE (run_id, tagged_at) FROM images").to_pylist()
+    table = tagger.query(tmp_path / "out", "SELECT * EXCLUDE (run_id, tagged_at, present) FROM images").to_pylist()
     expected = {row["uri"]: row for row in table}
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda path: server.post("/predict", path.read_bytes()), paths))
@@ -157,7 +157,7 @@ def test_a_prediction_is_the_row_of_a_tagging_run(server: Server, photos: Path, 
 
 def test_photographs_get_the_rows_of_a_tagging_run(server: Server, some_photos: Path, tmp_path: Path) -> None:
     tagger.tag(some_photos, Path(MODEL), tmp_path / "out", tagger.TagConfig(device="cpu"))
-    table = tagger.query(tmp_path / "out", "SELECT * EXCLUDE (run_id, tagged_at) FROM images").to_pylist()
+    table = tagger.query(tmp_path / "out", "SELECT * EXCLUDE (run_id, tagged_at, present) FROM images").to_pylist()
     assert len(table) == 63
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda row: server.post("/predict", Path(row["uri"]).read_bytes()), table))
