@@ -7,7 +7,7 @@ UV     := $(BIN)/uv pip install --quiet --python $(BIN)/python
 # every test that starts a process would compile PyTorch, timm and Prefect again: 10 s each
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check format docs gpu-check clean
+.PHONY: help demo test test-slow check format docs gpu-check clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -53,11 +53,11 @@ $(VENV)/.azurite: $(VENV)/.dev
 	|| echo "no npm: Azure Blob Storage is not tested"
 	@touch $@
 
-test: $(VENV)/.browser $(VENV)/.azurite  ## install what tests need and run them all
-	$(BIN)/python -m pytest -n 2 --dist worksteal
-
-test-fast: $(VENV)/.browser $(VENV)/.azurite  ## run the tests that take seconds
+test: $(VENV)/.browser $(VENV)/.azurite  ## install what tests need and run them, but for the long ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+
+test-slow: $(VENV)/.browser $(VENV)/.azurite  ## run the long tests: kills, clusters, trainings, the wheel
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 check: $(VENV)/.dev  ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -136,6 +136,7 @@ def test_a_budget_cuts_epochs_first_and_images_last(seconds: float | None, epoch
     assert (cut.epochs, cut.images, cut.text) == (epochs, images, text)
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_trains_only_what_is_missing(stripes: Path, tmp_path: Path) -> None:
     options = ("--out", tmp_path / "report", "--models", "linear,mlp", "--budget", "3s")
     with forked("benchmark", stripes, *options) as process:
@@ -221,6 +222,7 @@ def test_the_command_of_a_report_holds_no_password() -> None:
     assert todo.command == "tagger benchmark https://host/m.parquet --out s3://bucket/r --models knn --seeds 2"
 
 
+@pytest.mark.slow
 def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_path: Path) -> None:
     todo = Benchmark(str(stripes), str(tmp_path / "report"), BenchmarkConfig(("knn", "linear"), "full"))
     first = again(todo).run()
@@ -246,6 +248,7 @@ def test_a_damaged_model_is_trained_again_and_old_plots_go(stripes: Path, tmp_pa
     assert f"tagger benchmark {stripes} --out {todo.out} --models linear --budget full --normalisation scale" in card
 
 
+@pytest.mark.slow
 def test_models_on_a_backbone_learn_from_the_same_images_and_decode_them_once(
     few: Path, timm_folder: Path, tmp_path: Path
 ) -> None:
@@ -282,6 +285,7 @@ def write_cifar(folder: Path, test_brightness: int) -> None:
                 Image.fromarray(pixels).save(folder / split / name / f"{index}.png")
 
 
+@pytest.mark.slow
 def test_cifar10_is_learnt_from_in_memory_and_evaluated_on_its_own_test_images(
     timm_folder: Path, tmp_path: Path
 ) -> None:

@@ -258,6 +258,7 @@ def hold_workers(files: list[str], sender: Connection) -> None:
     time.sleep(TIMEOUT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_workers_end_with_a_process_that_is_killed(stripes: Path) -> None:
     context = multiprocessing.get_context("spawn")

@@ -34,6 +34,7 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_agreement_is_recorded_in_the_checkpoint_and_does_not_change_the_model(photos: Path, model: str) -> None:
     (photos / "broken.jpg").write_bytes(b"junk")
     before = checkpoint.describe(model)

@@ -101,6 +101,7 @@ def test_a_missing_package_and_damaged_weights_are_one_line(tmp_path: Path, monk
         checkpoint.describe("other")
 
 
+@pytest.mark.slow
 def test_a_wait_prints_a_line_and_models_lists_what_is_here(
     tmp_path: Path, run_tagger: Callable[..., Any], photographs: list[Path]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import http.server
 import io
 import json
 import os
@@ -9,6 +11,8 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +118,58 @@ def test_a_prefix_of_more_than_one_page_is_listed_whole(bucket: str, client: Any
     for number in range(1100):
         client.put_object(Bucket=bucket, Key=f"many/{number}/x.jpg", Body=b"junk")
     assert sum(1 for _ in storage.find_images(f"s3://{bucket}/many")) == 1100
+
+
+@pytest.fixture
+def stuck_server(server: str) -> Iterator[str]:
+    """The server, but it never answers a request for the content of an object named stuck."""
+    target, ended = server.removeprefix("http://"), threading.Event()
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            if "stuck" in self.path and "list-type" not in self.path and self.command == "GET":
+                ended.wait(60)
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            upstream = http.client.HTTPConnection(target, timeout=30)
+            upstream.request(self.command, self.path, body, dict(self.headers))
+            answer = upstream.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", answer.getheader("Content-Length") or str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    proxy.daemon_threads = True
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{proxy.server_port}"
+    ended.set()
+    proxy.shutdown()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reads_that_are_never_answered_cost_two_rows_and_not_the_run(
+    bucket: str, client: Any, stuck_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    for key in ("photos/0-stuck.jpg", "photos/sub/5-stuck.jpg"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"never seen")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", stuck_server)
+    s3fs.S3FileSystem.clear_instance_cache()
+    started = time.monotonic()
+    summary = run(f"s3://{bucket}/photos", tmp_path / "out", read_timeout=2, workers=workers)
+    assert time.monotonic() - started < 50
+    assert (summary.tagged, summary.failed["unreadable"]) == (12, 2)
+    errors = [row["error"] for _, row in tagger.read_results(tmp_path / "out").iterrows() if "stuck" in row["uri"]]
+    assert errors == ["no answer in 2 s"] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -41,6 +41,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_gives_a_checkpoint_that_knows_its_classes_and_tags(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "checkpoints" / "stripes"
     epochs: list[int] = []
@@ -73,6 +74,7 @@ def test_test_time_augmentation_is_the_mean_over_shifted_and_mirrored_views() ->
     torch.testing.assert_close(scratch.Views(Corner())(image), expected)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_net_and_another_seed_another(shapes: Path, tmp_path: Path) -> None:
     ids = []
     for number, seed in enumerate((1, 1, 2)):

@@ -539,6 +539,7 @@ def test_sigterm_answers_what_is_at_work_and_then_ends(tmp_path: Path) -> None:
             server.get("/healthz")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_changes_is_loaded_again_and_no_request_fails(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(MODEL, folder)

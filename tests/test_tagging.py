@@ -327,8 +327,9 @@ def test_parts_are_sorted_have_the_schema_and_nothing_temporary_stays(photos: Pa
     out = tmp_path / "out"
     summary = run(photos, out, shard_size=4)
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["_runs", f"part-{summary.run_id}-00000.parquet", f"part-{summary.run_id}-00001.parquet"]
-    for name in names[1:]:
+    parts = [f"part-{summary.run_id}-00000.parquet", f"part-{summary.run_id}-00001.parquet"]
+    assert names == ["_manifests", "_runs", *parts]
+    for name in parts:
         table = pq.read_table(out / name)
         assert table.schema.equals(schema.RESULTS)
         assert table["uri"].to_pylist() == sorted(table["uri"].to_pylist())

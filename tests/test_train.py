@@ -156,6 +156,7 @@ def test_neighbours_by_features_are_those_a_brute_force_search_finds(
     assert (votes[np.arange(len(votes)), given] == votes.max(axis=1)).all()
 
 
+@pytest.mark.slow
 def test_any_backbone_learns_at_another_image_size(
     coloured: Path, config: Any, other_backbone: Path, tmp_path: Path
 ) -> None:
@@ -822,6 +823,7 @@ def test_train_and_evaluate_from_the_command_line(
     assert len(ran.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_without_a_hub_the_backbone_is_imagenet_and_one_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -89,6 +89,7 @@ def test_a_file_that_kills_its_decoder_fails_alone(many: Path, tmp_path: Path, m
     assert sum(row["status"] in schema.TAGGED for row in table.values()) == summary.tagged >= 120
 
 
+@pytest.mark.slow
 def test_files_of_a_killed_process_are_read_again(many: Path, tmp_path: Path) -> None:
     photo(0, (3000, 2000)).save(tmp_path / "big.png")
     for index in range(50):

@@ -61,24 +61,28 @@ def read_range(
 
 def _range(fs: AbstractFileSystem, path: str, start: int, size: int, timeout: float) -> bytes:
     end = start + size
-    if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout, (start, end))) is not None:
-        return quick
-    if not isinstance(fs, AsyncFileSystem):
+    with _unanswered(timeout):
+        if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout, (start, end))) is not None:
+            return quick
+        if isinstance(fs, AsyncFileSystem):
+            return bytes(sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=timeout))
         return bytes(fs.cat_file(path, start=start, end=end))
-    try:
-        return bytes(sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=timeout))
-    except (FSTimeoutError, TimeoutError) as error:
-        raise Unanswered(f"no answer in {timeout:g} s") from error
 
 
 def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
-    if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout)) is not None:
-        return quick
-    if not isinstance(fs, AsyncFileSystem):
+    with _unanswered(timeout):
+        if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout)) is not None:
+            return quick
+        if isinstance(fs, AsyncFileSystem):
+            read = functools.partial(web.read, fs) if "http" in fs.protocol else fs._cat_file
+            return bytes(sync(fs.loop, read, path, timeout=timeout))
         return bytes(fs.cat_file(path))
-    read = functools.partial(web.read, fs) if "http" in fs.protocol else fs._cat_file
+
+
+@contextlib.contextmanager
+def _unanswered(timeout: float) -> Iterator[None]:
     try:
-        return bytes(sync(fs.loop, read, path, timeout=timeout))
+        yield
     except (FSTimeoutError, TimeoutError) as error:
         raise Unanswered(f"no answer in {timeout:g} s") from error
 

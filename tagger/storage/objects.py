@@ -6,6 +6,7 @@ s3fs supplies the endpoint and the credentials, reads every object that obstore 
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -30,15 +31,21 @@ class Bucket:
 
 
 def read(fs: AbstractFileSystem, path: str, timeout: float, part: tuple[int, int] | None = None) -> bytes | None:
-    """Return `bucket/key`, or its part from start to end; None if s3fs has to read it, or raise the error."""
+    """Return `bucket/key`, or its part from start to end; None if s3fs has to read it, or raise the error.
+
+    Raises TimeoutError if the store does not answer in `timeout` seconds.
+    """
     name, _, key = path.partition("/")
     bucket = _open(fs, name, timeout)
     if bucket is None or bucket.hopeless:
         return None
+    started = time.monotonic()
     try:
         store = bucket.store
         content = bytes(store.get_range(key, start=part[0], end=part[1]) if part else store.get(key).bytes())
-    except Exception:  # s3fs fails in the same way and its errors are translated
+    except Exception as error:  # s3fs fails in the same way and its errors are translated
+        if time.monotonic() - started >= timeout:
+            raise TimeoutError from error
         bucket.hopeless = not bucket.proven
         return None
     bucket.proven = True
@@ -61,7 +68,7 @@ def _open(fs: AbstractFileSystem, name: str, timeout: float) -> Bucket | None:
         region=where.region_name or "us-east-1",
         virtual_hosted_style_request=False,
         client_options={"allow_http": where.endpoint_url.startswith("http://"), "timeout": timedelta(seconds=timeout)},
-        retry_config={"max_retries": 1},
+        retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=timeout)},
         skip_signature=fs.anon,
         credential_provider=None if fs.anon else _credentials(fs),
     )

@@ -360,7 +360,28 @@ def connect(url: StrPath, present: bool = False) -> duckdb.DuckDBPyConnection:
         import duckdb
     except ImportError as error:
         raise MissingExtra("query", "duckdb") from error
-    return consistently(lambda: _connect(url, duckdb.connect(), present))
+
+    def open_views() -> duckdb.DuckDBPyConnection:
+        with _named_errors(url):
+            return _connect(url, duckdb.connect(), present)
+
+    return consistently(open_views)
+
+
+@contextlib.contextmanager
+def _named_errors(url: StrPath) -> Iterator[None]:
+    """Raise QueryError for an error of DuckDB, or SourceNotFound where a compaction has deleted parts meanwhile."""
+    import duckdb
+
+    out = storage.absolute(os.fspath(url))
+    before = storage.names_in(out) or []
+    try:
+        yield
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException) and {*before} - {*(storage.names_in(out) or [])}:
+            raise SourceNotFound(f"{url}: parts were deleted during the query; run it again") from error
+        reason = " ".join(str(error).split())
+        raise QueryError(f"{reason} (views: images, tags, history)") from error
 
 
 def _connect(url: StrPath, connection: duckdb.DuckDBPyConnection, present: bool) -> duckdb.DuckDBPyConnection:
@@ -433,20 +454,9 @@ def query(url: StrPath, sql: str, present: bool = False) -> pa.Table:
 
 
 def _query(url: StrPath, sql: str, present: bool) -> pa.Table:
-    import duckdb
-
-    out = storage.absolute(os.fspath(url))
-    before = storage.names_in(out) or []
-    with contextlib.closing(connect(url, present)) as connection:
-        try:
-            relation = connection.sql(sql)
-            result: Any = pa.table({}) if relation is None else _unique_names(relation.to_arrow_table())
-        except duckdb.Error as error:
-            if isinstance(error, duckdb.IOException) and {*before} - {*(storage.names_in(out) or [])}:
-                raise SourceNotFound(f"{url}: parts were deleted during the query; run it again") from error
-            reason = " ".join(str(error).split())
-            raise QueryError(f"{reason} (views: images, tags, history)") from error
-    return result
+    with _named_errors(url), contextlib.closing(connect(url, present)) as connection:
+        relation = connection.sql(sql)
+        return pa.table({}) if relation is None else _unique_names(relation.to_arrow_table())
 
 
 def _unique_names(result: pa.Table) -> pa.Table:

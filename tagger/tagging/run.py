@@ -315,7 +315,7 @@ def _check_access(plan: Plan, todo: Sequence[int]) -> None:
     stored = [uri for uri in sample if storage.is_remote(uri) and not uri.startswith(("http://", "https://"))]
     for uri in stored:
         try:
-            storage.read_bytes(uri)
+            storage.read_bytes(uri, timeout=plan.config.read_timeout)
         except AccessDenied as error:
             refused = error
         except SourceError:

@@ -103,7 +103,7 @@ def test_the_form_of_the_flow_describes_its_options() -> None:
     from flows.tag import tag
 
     schema = tag.parameters.model_dump()
-    assert set(schema["properties"]) == {"source", "model", "out", "options"}
+    assert set(schema["properties"]) == {"source", "model", "out", "options", "runner", "address"}
     definition = next(iter(schema["definitions"].values()))
     assert definition["properties"]["top_k"]["default"] == 5
     with pytest.raises(Exception, match="top-k must be at least 1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import threading
 from collections import OrderedDict
@@ -153,3 +154,6 @@ def _images(url: str, file: IO[bytes], group: int) -> Iterator[pa.Array]:
 @functools.lru_cache(_TABLES)
 def _opened(url: str) -> _Table:
     return _Table(url)
+
+
+atexit.register(_opened.cache_clear)  # Arrow cannot close a file when the interpreter has ended

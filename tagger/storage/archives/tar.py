@@ -6,6 +6,7 @@ read last serves readers that are a little out of order.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import tarfile
 import threading
@@ -121,3 +122,6 @@ class _Reader:
 @functools.lru_cache(_STREAMS)
 def _opened(url: str) -> _Reader:
     return _Reader(url)
+
+
+atexit.register(_opened.cache_clear)  # Arrow cannot close a file when the interpreter has ended
