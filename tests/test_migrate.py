@@ -274,6 +274,15 @@ def test_what_cannot_be_migrated_is_one_line(
     assert (ran.returncode, message in ran.stderr, "Traceback" in ran.stderr) == (1, True, False), ran.stderr
 
 
+def test_an_iteration_without_figures_is_no_reason_to_stop(azure: Azure, migrate: Any, tmp_path: Path) -> None:
+    other = {**ITERATION, "id": str(uuid.UUID(int=21))}
+    answer = azure.answer
+    azure.answer = lambda path, query: (200, [other]) if path.endswith("/iterations") else answer(path, query)  # type: ignore[method-assign]
+    assert migrate(azure.url).returncode == 0
+    (iteration,) = json.loads((tmp_path / "out" / "iterations.json").read_text())
+    assert ("performance" in iteration, "not found" in iteration["error"]) == (False, True)
+
+
 def test_a_key_that_is_refused_is_one_line(azure: Azure, migrate: Any, tmp_path: Path) -> None:
     azure.key = "another"
     ran = migrate(azure.url)

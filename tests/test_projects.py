@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -318,6 +320,25 @@ def test_links_to_images_cannot_be_made_up(trained: Trained) -> None:
     assert [trained.server.get(each).status_code for each in (path, *forged)] == [200, 403, 403, 403]
 
 
+def test_images_that_are_added_and_deleted_at_the_same_time_are_whole(empty: Server) -> None:
+    client = trainer(empty)
+    project = client.create_project("hurried")
+
+    def add(_: int) -> None:
+        client.create_images_from_data(project.id, jpeg())
+
+    def delete(_: int) -> None:
+        for image in client.get_images(project.id):
+            with contextlib.suppress(models.CustomVisionErrorException):  # deleted by another thread
+                client.delete_images(project.id, [image.id])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: (add, delete)[number % 2](number), range(60)))
+    add(0)
+    (image,) = client.get_images(project.id)
+    assert empty.get(image.original_image_uri.removeprefix(empty.url)).content == jpeg()
+
+
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +372,12 @@ def assert_whole(client: Any, answered: dict[str, str]) -> Any:
     images = {image.id: image for image in client.get_images(project.id, take=256)}
     assert {id: images[id].tags[0].tag_name for id in answered} == answered
     return project
+
+
+def test_a_folder_that_was_renamed_is_one_clear_error(trained: Trained, run_tagger: Any, tmp_path: Path) -> None:
+    shutil.copytree(trained.folder / trained.project.id, tmp_path / "projects" / "renamed")
+    ran = run_tagger("serve", "--projects", tmp_path / "projects", "--port", 0)
+    assert (ran.returncode, "journal.jsonl: belongs to another project" in ran.stderr) == (1, True)
 
 
 @pytest.mark.slow

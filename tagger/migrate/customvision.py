@@ -191,13 +191,16 @@ def _listed(projects: list[Json], key: str) -> str:
 
 
 def _iterations(client: Client, project: str) -> list[Json]:
-    """Return the iterations, those that are trained with their performance."""
+    """Return the iterations, those that are trained with their performance, or with the reason why there is none."""
     path, found = f"projects/{project}/iterations", []
-    for iteration in client.get(f"projects/{project}/iterations"):
-        id = _checked_id(iteration)
-        trained = iteration.get("status") == "Completed"
-        performance = client.get(f"{path}/{id}/performance", threshold=0.5, overlapThreshold=0.3) if trained else None
-        found.append({**iteration, "performance": performance})
+    for iteration in client.get(path):
+        figures: Json = {}
+        if iteration.get("status") == "Completed":
+            try:
+                figures["performance"] = client.get(f"{path}/{_checked_id(iteration)}/performance", threshold=0.5)
+            except SourceError as error:
+                figures["error"] = str(error)
+        found.append({**iteration, **figures})
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from itertools import chain
 from tagger import images
 from tagger.checkpoint.info import Json
 from tagger.errors import ImageError, WriteError
+from tagger.images.suffixes import suffix_of
 from tagger.serve.projects.project import IMAGES, NEGATIVE, TAGS, Project, image_id, now
 
 log = logging.getLogger(__name__)
@@ -41,25 +43,28 @@ class Added:
 
 
 def add(project: Project, entries: Sequence[Entry], max_bytes: int, max_pixels: int) -> list[Added]:
-    """Add images; return an outcome per entry. Raises WriteError when the journal cannot be written."""
+    """Add images; return an outcome per entry. Raises WriteError when they cannot be noted in the journal."""
     stored = [_stored(project, entry, max_bytes, max_pixels) for entry in entries]
+    changed: dict[str, Json] = {}
     with project.lock:
-        known, changed, found = project.journal.of(IMAGES), dict[str, Json](), list[Added]()
-        for entry, image in zip(entries, stored, strict=True):
-            if isinstance(image, str):
-                found.append(Added(entry.source, image))
-                continue
-            before = changed.get(image["id"]) or known.get(image["id"])
-            after, problem = with_tags(project, before or image, entry.tags)
-            if problem:
-                found.append(Added(entry.source, problem))
-                continue
-            if after != before:
-                changed[image["id"]] = after
-            found.append(Added(entry.source, DUPLICATE if before else OK, after))
+        found = [_noted(project, *each, changed) for each in zip(entries, stored, strict=True)]
         if changed:
             project.write(*((IMAGES, id, image) for id, image in changed.items()))
     return found
+
+
+def _noted(project: Project, entry: Entry, image: Json | str, changed: dict[str, Json]) -> Added:
+    """Add the tags of an entry to its image, or its image to `changed`; an image of this content may be known."""
+    if isinstance(image, str):
+        return Added(entry.source, image)
+    before = changed.get(image["id"]) or project.journal.get(IMAGES, image["id"])
+    after, problem = with_tags(project, before or image, entry.tags)
+    if problem:
+        return Added(entry.source, problem)
+    if after != before:
+        changed[image["id"]] = after
+    project.write_image(after["file"], entry.content or b"")  # it may have been deleted meanwhile
+    return Added(entry.source, DUPLICATE if before else OK, after)
 
 
 def with_tags(project: Project, image: Json, tags: Sequence[str]) -> tuple[Json, str]:
@@ -82,9 +87,11 @@ def _stored(project: Project, entry: Entry, max_bytes: int, max_pixels: int) -> 
         return entry.error or "ErrorSource"
     if len(entry.content) > max_bytes:
         return "ErrorImageSize"
+    digest = hashlib.sha256(entry.content).hexdigest()
     try:
         _, info = images.decode(entry.content, max_pixels)
-        digest, file = project.store_image(entry.content, info.format)
+        file = f"{digest}.{suffix_of(info.format)}"
+        project.write_image(file, entry.content)
     except ImageError as error:
         return _OF_STATUS.get(error.status, "ErrorImageFormat")
     except WriteError as error:

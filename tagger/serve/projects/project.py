@@ -12,7 +12,6 @@ Names of files are made here, from ids and hashes that were made here; nothing i
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 import uuid
@@ -25,7 +24,7 @@ import pyarrow as pa
 
 from tagger import schema, storage
 from tagger.checkpoint.info import Json, fingerprint
-from tagger.images.suffixes import suffix_of
+from tagger.errors import TableError
 from tagger.serve.errors import Refused
 from tagger.serve.projects.journal import Change, Journal, encoded
 
@@ -64,6 +63,8 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.id, self.folder, self.lock = folder.name, folder, threading.RLock()
         self.journal = Journal(folder / JOURNAL)
+        if self.journal.get(PROJECT, self.id) is None:
+            raise TableError(f"{folder / JOURNAL}: belongs to another project; give its folder the name it had")
         for left in folder.glob("*/_tmp-*"):  # of an upload that was killed
             left.unlink(missing_ok=True)
 
@@ -116,13 +117,11 @@ class Project:
         """Return tag id -> images."""
         return Counter(tag for image in self.journal.of(IMAGES).values() for tag in image["tags"])
 
-    def store_image(self, content: bytes, format: str) -> tuple[str, str]:
-        """Write the file of an image; return its SHA-256 and the name of its file."""
-        digest = hashlib.sha256(content).hexdigest()
-        path = self.folder / "images" / f"{digest}.{suffix_of(format)}"
+    def write_image(self, file: str, content: bytes) -> None:
+        """Write the file of an image, unless it is there; its name is the hash of its content."""
+        path = self.folder / "images" / file
         if not path.exists():
             storage.write_atomic(storage.local_uri(str(path)), content)
-        return digest, path.name
 
     def labels_of(self, image: Json, selected: Collection[str] | None = None) -> list[str] | None:
         """Return the names of an image's tags, [] for the negative one alone, None without tags."""
