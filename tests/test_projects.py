@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import threading
@@ -403,12 +404,16 @@ def test_a_training_that_was_killed_with_the_server_goes_on(timm_folder: Path, t
     while Path(f"/proc/{child}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    with serving(*arguments, start_new_session=True) as server:
+        wait_until(lambda: children(server.process.pid), server.process)
+        os.killpg(server.process.pid, signal.SIGINT)  # Ctrl-C
+        assert server.process.wait(TIMEOUT) == 0
     with serving(*arguments) as server:
         client = trainer(server)
         found = wait_for(client, project, client.get_iteration(project.id, iteration.id))
         assert found.status == "Completed", found.training_error_details
     log = (folder / project.id / "trainings" / f"{iteration.id}.log").read_text()
-    assert log.count("labelled images") == 2
+    assert log.count("labelled images") >= 2
     curve = json.loads((state.parent / "tagger.json").read_text())["training"]["curve"]
     assert [epoch["epoch"] for epoch in curve] == list(range(1, len(curve) + 1))
 

@@ -210,7 +210,8 @@ def _figures(tag: Json) -> Json:
     found: Json = {"averagePrecision": tag["average_precision"] or 0.0}
     for name in ("precision", "recall"):
         low, high = tag[f"{name}_interval"]
-        found |= {name: tag[name], f"{name}StdDeviation": (high - low) / (2 * 1.96)}
+        known = tag[name] is not None
+        found |= {name: tag[name], f"{name}StdDeviation": (high - low) / (2 * 1.96) if known else None}
     return found
 
 

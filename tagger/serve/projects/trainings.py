@@ -132,7 +132,13 @@ class Trainings:
         options = json.dumps(asdict(_config_of(iteration, self._config)))
         command = [sys.executable, "-m", "tagger.serve.projects.process", str(dataset), str(out), options]
         with open(project.training_file(id, "log"), "ab") as errors:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for the server, which ends it so that it can go on
+            )
         self._process = process
         if self._closing.is_set():
             process.kill()
