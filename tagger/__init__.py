@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tagger.data.decisions import read_labels
     from tagger.data.ingest import Ingested, ingest
     from tagger.data.manifest import Manifest
     from tagger.errors import TaggerError
@@ -36,6 +37,7 @@ _HOMES = {
     "load": "tagger.inference.model",
     "predict": "tagger.inference.model",
     "query": "tagger.tagging.results",
+    "read_labels": "tagger.data.decisions",
     "read_results": "tagger.tagging.results",
     "tag": "tagger.tagging.run",
     "train": "tagger.training.train",
@@ -44,7 +46,7 @@ _HOMES = {
 
 __all__ = [
     "Ingested", "Manifest", "Model", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact", "evaluate",
-    "export", "ingest", "load", "predict", "query", "read_results", "tag", "train", "tune",
+    "export", "ingest", "load", "predict", "query", "read_labels", "read_results", "tag", "train", "tune",
 ]  # fmt: skip
 
 

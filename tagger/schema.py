@@ -50,6 +50,22 @@ RESULTS = pa.schema(
     ]
 )
 
+LABELS = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("image_id", pa.string()),
+        ("labels", pa.list_(pa.string())),
+        ("previous", pa.list_(pa.string())),
+        ("model_id", pa.string()),
+        ("decided_at", _TIME),
+        ("by", pa.string()),
+    ]
+)
+"""One row per decision of a reviewer; the latest per image counts.
+
+`labels`: [] = known to have none, null = an earlier decision was withdrawn. `previous`: the tags that the model gave.
+"""
+
 PLAN = pa.schema([*FOUND, ("wanted", pa.int64())])
 """`wanted` has bit i set when model i of the run is to tag the file."""
 
@@ -105,6 +121,7 @@ DRIFT = pa.schema(
 SCHEMAS: dict[str, pa.Schema] = {
     "manifest": MANIFEST,
     "results": RESULTS,
+    "labels": LABELS,
     "plan": PLAN,
     "benchmark": BENCHMARK,
     "drift": DRIFT,

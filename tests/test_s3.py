@@ -294,3 +294,14 @@ def test_objects_are_read_alike_with_and_without_obstore(
     assert reads == [f"{bucket}/{key}" for key in by_s3fs]
     with pytest.raises(SourceNotFound, match=r"none\.jpg: not found"):  # s3fs finds what is wrong
         storage.read_bytes(url + "none.jpg")
+
+
+def test_a_review_shows_images_of_a_bucket_from_results_in_a_bucket(bucket: str) -> None:
+    from tagger.review.images import Query, open_images
+    from tagger.review.thumbnails import thumbnail
+
+    tagger.tag(f"s3://{bucket}/photos", MODEL, f"s3://{bucket}/out")
+    with open_images(f"s3://{bucket}/out") as images:
+        shown = images.page(Query())
+        assert len(shown) == 12
+        assert thumbnail(shown[0]["uri"], shown[0]["image_id"]).startswith(b"\xff\xd8")

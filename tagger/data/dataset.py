@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tagger import storage
 from tagger.checkpoint.info import fingerprint
 from tagger.data import duplicates, ingest, manifest, splits
 from tagger.data.labels.joining import TWINS, class_counts, twins
@@ -92,12 +93,16 @@ class Dataset:
         return fingerprint(self.table.select(["uri", "bytes", "etag", "labels", "split"]).to_pylist())
 
 
-def read_dataset(dataset: str, multilabel: bool) -> Dataset:
+def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None) -> Dataset:
     """Read a manifest with labels, or a folder whose labels are found as `tagger ingest` finds them.
 
-    Raises SourceError without two labels to tell apart, SeveralLabels when images have several but should have one.
+    Labels in the file of `corrections` replace those of their images. Raises SourceError without two labels to tell
+    apart, SeveralLabels when images have several but should have one.
     """
     found = ingest.read_labelled(dataset)
+    earlier = found.notes.lines() if corrections else []
+    if corrections:
+        found = ingest.corrected(dataset, found, corrections)
     labels = found.table["labels"]
     labelled = found.table.filter(pc.is_valid(labels))
     if not len(labelled):
@@ -116,8 +121,10 @@ def read_dataset(dataset: str, multilabel: bool) -> Dataset:
             f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel"
         )
     names = tuple(sorted(counts))
-    alike = [] if found.label_source else twins(names)  # else they are among the notes
-    notes = [*found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
+    alike = twins(names) if corrections or not found.label_source else []  # else they are among the notes
+    notes = [*earlier, *found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
+    if corrections:
+        notes.append(f"{found.matched_rows:,} of {len(labelled):,} labels are from {storage.redact(corrections)}")
     if unlabelled := len(found) - len(labelled):
         notes.append(f"not used: {unlabelled:,} of {len(found):,} images, without a label")
     return Dataset(labelled, names, truth_of(labelled, names), tuple(notes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -121,7 +121,8 @@ def write_manifest(
 def _refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None:
     """Raise an error when the label file that the user named gives no image a label or a split."""
     label_source, table = ingested.label_source, ingested.table
-    if not label_source or min(table["labels"].null_count, table["split"].null_count) < len(table):
+    given = min(table["labels"].null_count, table["split"].null_count) < len(table)
+    if not label_source or (ingested.matched_rows and given):
         return
     why = "; ".join(ingested.notes.lines()) or "it has no rows"
     if not ingested.matched_rows:
@@ -139,8 +140,22 @@ def read_labelled(
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
     """List a source and find its labels, as ingest() does, without writing a manifest."""
+    label_files.read_options(options)  # before a long listing
+    return _labelled(source, manifest.read_source(source, on_found), options)
+
+
+def corrected(source: str, found: Ingested, labels: str) -> Ingested:
+    """Return a source whose images have the labels of a file; those that it does not name keep theirs."""
+    over = _labelled(source, found, LabelOptions(labels=labels))
+    _refuse_without_labels(over, source, labels)
+    place = found.table.schema.get_field_index("labels")
+    merged = pc.coalesce(over.table["labels"], found.table["labels"])
+    return replace(over, table=over.table.set_column(place, "labels", merged))
+
+
+def _labelled(source: str, found: Manifest, options: LabelOptions) -> Ingested:
+    """Find the labels of a listed source."""
     reading = label_files.read_options(options)
-    found = manifest.read_source(source, on_found)
     notes, root, table = Notes(), _root_of(source), found.table
     uris: list[str] = table["uri"].to_pylist()
     columns = ColumnNames(options.file_column, options.label_column, options.split_column)
@@ -152,9 +167,13 @@ def read_labelled(
         return Ingested(table, found.skipped, notes=notes, why_none=label_source)
     records = label_files.read(label_source, reading, notes, root)
     merges = label_source.format.merges or options.merge_rows
-    joined = label_files.join(uris, records, _folders(source, root), merges, notes)
+    followed = label_files.follow(records, lambda: dict(zip(uris, manifest.locations(found.table), strict=True)), notes)
+    joined = label_files.join(uris, followed, _folders(source, root), merges, notes)
     for name, column in (("labels", joined.labels), ("split", joined.split)):
-        table = table.set_column(table.schema.get_field_index(name), name, pa.chunked_array([column]))
+        chunked = pa.chunked_array([column])
+        if label_source.format.corrects:
+            chunked = pc.coalesce(chunked, table[name])
+        table = table.set_column(table.schema.get_field_index(name), name, chunked)
     return Ingested(table, found.skipped, label_source, joined.matched_rows, notes)
 
 

@@ -1,31 +1,16 @@
-"""The server process: a socket, uvicorn, and an end that waits for the requests at work."""
+"""The server process: models behind a socket, and an end that waits for the requests at work."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
-import socket
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import h11
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tagger import storage
-from tagger.errors import UsageError
 from tagger.inference.config import ModelConfig
+from tagger.serve import listening
 from tagger.serve.app import Service, create
 from tagger.serve.config import ServeConfig
 from tagger.training.config import TrainConfig
-
-HEAD_SECONDS = 20
-"""Limit on the time that the head of a request takes to arrive."""
-KEEP_ALIVE_SECONDS = 75
-DRAIN_SECONDS = 60
-"""Limit on the time that requests at work have when the server ends."""
-BACKLOG = 2048
 
 
 def serve(
@@ -38,81 +23,9 @@ def serve(
     """Load the models and serve until SIGTERM or SIGINT; `on_start` gets the URL. Raises TaggerError."""
     _raise_file_limit()
     held = storage.claimed(storage.absolute(config.projects)) if config.projects else contextlib.nullcontext()
-    with _listening(config.host, config.port) as listener, held:
+    with listening.listen(config.host, config.port) as listener, held:
         app = create(Service(models, config, model_config, train_config or TrainConfig()))
-        server = uvicorn.Server(uvicorn.Config(app, **_SETTINGS))
-
-        def end(number: int, frame: object) -> None:
-            server.should_exit = True
-
-        for each in (signal.SIGTERM, signal.SIGINT):  # uvicorn handles them while it runs, and raises them again then
-            signal.signal(each, end)
-        on_start(_url(listener))
-        server.run(sockets=[listener])
-
-
-class _Protocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time that the head of a request takes."""
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time of the first request."""
-        super().connection_made(transport)
-        self._expect_head()
-
-    def data_received(self, data: bytes) -> None:
-        """Receive a piece of a request."""
-        super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
-            self._expect_head()
-        elif self._deadline:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time limit."""
-        super().connection_lost(exc)
-        if self._deadline:
-            self._deadline.cancel()
-
-    def _expect_head(self) -> None:
-        if not self._deadline:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-
-_SETTINGS: dict[str, Any] = {
-    "http": _Protocol,
-    "ws": "none",
-    "lifespan": "on",
-    "log_config": None,
-    "access_log": False,
-    "server_header": False,
-    "timeout_keep_alive": KEEP_ALIVE_SECONDS,
-    "timeout_graceful_shutdown": DRAIN_SECONDS,
-    "backlog": BACKLOG,
-}
-"""Of uvicorn."""
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises UsageError."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise UsageError(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from error
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        listening.run(app, listener, lambda: on_start(listening.url_of(listener)))
 
 
 def _raise_file_limit() -> None:

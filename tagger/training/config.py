@@ -52,6 +52,10 @@ class TrainConfig:
         bool,
         Option("An image may have several labels, or none.", {"method": ("auto", "probe", "finetune", "scratch")}),
     ] = False
+    labels: Annotated[
+        str | None,
+        Option("Label file, such as labels.parquet of `tagger review`; its labels replace those of DATASET."),
+    ] = None
     image_size: Annotated[int | None, Option("Input size in pixels [default: the backbone's; scratch: 32].", ge=16)] = (
         None
     )

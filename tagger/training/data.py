@@ -117,7 +117,7 @@ def read(
     device = hardware.device(config.device)
     if config.gpus > 1 or (config.method in ("auto", "finetune") and loaders.workers_for(device)):
         start_server()  # it imports while the images are scanned
-    found = datasets.read_dataset(dataset, config.multilabel)
+    found = datasets.read_dataset(dataset, config.multilabel, config.labels)
     started, backbone = time.perf_counter(), describe_backbone(config)
     if labelled_only:
         found = found.filter(np.asarray(found.truth.any(axis=1)), "they have none of the labels")

@@ -117,6 +117,7 @@ def _training(trained: Trained, command: str) -> dict[str, object]:
     backbone = checkpoint.default_backbone() if config.backbone == DEFAULT_BACKBONE else config.backbone
     backbone = storage.public_uri(backbone) if storage.is_remote(backbone) else backbone
     hyperparameters = options.used(config, method=fitted.method) | {"method": config.method}
+    del hyperparameters["labels"]  # data, which the command names
     if "backbone" in hyperparameters:
         hyperparameters["backbone"] = backbone
     return {

@@ -14,6 +14,7 @@ from tagger.data.labels import azure, text
 from tagger.data.labels.finding import LabelSource, find, split_of_folder
 from tagger.data.labels.formats import FORMATS
 from tagger.data.labels.joining import Joined, class_counts, join
+from tagger.data.labels.moved import follow
 from tagger.data.labels.names import read_names
 from tagger.data.labels.record import EXAMPLES, ColumnNames, Format, Notes, Options, Record, names_of
 
@@ -29,6 +30,7 @@ __all__ = [
     "Record",
     "class_counts",
     "find",
+    "follow",
     "join",
     "read",
     "read_options",

@@ -117,8 +117,10 @@ def _root_source(root: str, listing: Sequence[str], notes: Notes, heads: Heads) 
     for uri in _known_files(root, _root_names(root)):
         try:
             file = heads(uri)
-            _format_of(file)
-            files.append(file)
+            if _format_of(file).corrects:  # it names some images only, and must not hide the labels of the others
+                notes.add("labels of `tagger review` in the source, not read; use --labels", uri)
+            else:
+                files.append(file)
         except TableError as error:
             notes.add("files that are called like label files and are not", str(error))
     if files:

@@ -17,6 +17,7 @@ from tagger.data.labels import (
     label_studio,
     labelme,
     one_hot,
+    reviewed,
     sagemaker,
     sidecar_text,
     text_list,
@@ -29,6 +30,7 @@ from tagger.data.labels.record import Format
 FORMATS: dict[str, Format] = {
     known.name: known
     for known in (
+        reviewed.FORMAT,
         azure.FORMAT,
         coco.FORMAT,
         fiftyone.FORMAT,

@@ -32,6 +32,8 @@ class Record(NamedTuple):
     """train, val, test or None"""
     negatives: tuple[str, ...] = ()
     """Labels that are known not to apply."""
+    image_id: str | None = None
+    """SHA-256 of the file that was labelled; the labels go with it, wherever it is now."""
 
 
 @dataclass
@@ -151,6 +153,8 @@ class Format:
     """Several records of one file are one set of labels; otherwise they are a conflict."""
     has_fields: bool = False
     """Its files may answer several questions, of which --label-field chooses."""
+    corrects: bool = False
+    """Its files name some images; the others keep the labels of a manifest."""
 
 
 class Fields:

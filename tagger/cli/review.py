@@ -1,0 +1,38 @@
+"""`review`: a page on this machine to confirm and correct tags."""
+
+from __future__ import annotations
+
+import contextlib
+
+from tagger import options
+from tagger.cli.app import app
+from tagger.cli.options import Quiet
+from tagger.cli.printing import progress, show
+from tagger.errors import MissingExtra
+from tagger.options import expand
+from tagger.review.config import ReviewConfig
+
+
+@app.command(epilog="Example: tagger review results --labels labels.parquet --by ada")
+@expand
+def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False) -> None:
+    """Confirm and correct the tags of a results table on a web page; every decision is a label to train on.
+
+    The page is for this machine only, and its URL has a token. Train on the decisions with `tagger train --labels`.
+    """
+    try:
+        from tagger.review import server
+    except ModuleNotFoundError as error:
+        raise MissingExtra("tagger review", str(error.name), "serve") from error
+
+    waiting = contextlib.ExitStack()
+
+    def announce(url: str) -> None:
+        waiting.close()
+        port = int(url.partition("127.0.0.1:")[2].partition("/")[0])
+        moved = f"port {config.port} is in use; this is {port}\n" if config.port not in (0, port) else ""
+        show(url if quiet else f"{moved}review: {url}\nlabels: {config.labels}\nstop: Ctrl-C")
+
+    with waiting:
+        waiting.enter_context(progress(quiet))("reading the results table", 0)
+        server.review(results, config, announce)

@@ -1,0 +1,35 @@
+"""Options of the review page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tagger import options
+from tagger.errors import UsageError
+from tagger.options import Option
+from tagger.redaction import visible
+
+MAX_LABEL = 1000
+"""Characters of a label, or of a name."""
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """Options of one review; raises UsageError for invalid values."""
+
+    labels: Annotated[str, Option("Labels file (.parquet); decisions are added to it.")] = "labels.parquet"
+    sort: Annotated[
+        Literal["uncertain", "disagree", "newest", "tag"],
+        Option("Order of the images: least certain first, models disagree, last tagged first, or by tag."),
+    ] = "uncertain"
+    tag: Annotated[str | None, Option("Show only images with this tag, until another filter is chosen.")] = None
+    model: Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")] = None
+    against: Annotated[str | None, Option("Name of the model to compare with [default: every other one].")] = None
+    by: Annotated[str | None, Option("Name of the reviewer, stored with every decision.")] = None
+    port: Annotated[int, Option("Port; the next free one if it is in use. 0: any.", ge=0, le=65_535)] = 8010
+
+    def __post_init__(self) -> None:
+        options.check(self)
+        if self.by is not None and (not self.by.strip() or len(self.by) > MAX_LABEL or visible(self.by) != self.by):
+            raise UsageError(f"--by {self.by[:40]!r}: expected a name")

@@ -1,0 +1,285 @@
+"""The images of a review in DuckDB: the latest rows of one model, and the decisions about them."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from tagger import schema
+from tagger.data import decisions
+from tagger.errors import UsageError
+from tagger.storage import StrPath
+from tagger.tagging.aggregates import MEMORY, TAGGED, Row, Table, open_table
+
+if TYPE_CHECKING:
+    import duckdb
+
+PAGE = 60
+"""Images of a page."""
+SUGGESTED = 20
+"""Tags or folders that are suggested for what was typed."""
+FIXED = 9
+"""Tags up to which digits always mean the same tag."""
+_SAMPLE = 10_000
+"""Rows that show whether images have several tags."""
+
+_COLUMNS = (
+    "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "candidates", "top_tag",
+    "top_score", "model_id", "tagged_at",
+)  # fmt: skip
+_OTHERS = """
+    CREATE TEMP TABLE other AS
+    SELECT uri, list({{'model': model, 'tag': top_tag, 'score': top_score}} ORDER BY model) AS others
+    FROM (
+        SELECT uri, model, top_tag, top_score, status FROM history WHERE model <> $mine {chosen}
+        QUALIFY row_number() OVER (
+            PARTITION BY uri, model ORDER BY left(run_id, 8) DESC, status <> 'ok', tagged_at DESC, run_id DESC
+        ) = 1
+    ) WHERE top_tag IS NOT NULL GROUP BY uri
+"""
+_SINGLE = "candidates[1].score - coalesce(candidates[2].score, 1 - candidates[1].score)"
+"""SQL: the margin between the best two tags."""
+_MULTI = "2 * list_min([abs(pair.score - 0.5) for pair in candidates])"
+"""SQL: the distance of the least certain tag from 0.5."""
+ORDERS = {
+    "uncertain": ("margin",),
+    "disagree": ("agrees", "margin"),
+    "newest": ("age",),
+    "tag": ("sort_tag", "margin"),
+}
+"""Names of orders -> columns to sort by, none of them null; then the id."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Filters and order of the images that are shown."""
+
+    sort: str = "uncertain"
+    tag: str = ""
+    folder: str = ""
+    status: str = "tagged"
+    reviewed: str = "no"
+    disagree: bool = False
+
+    def conditions(self) -> tuple[list[str], dict[str, object]]:
+        """Return SQL conditions, and the values of the names in them."""
+        found, values = list[str](), dict[str, object]()
+        if self.tag:
+            found.append("(list_contains(names, $tag) OR list_contains(labels, $tag))")
+            values["tag"] = self.tag
+        if self.folder:
+            found.append("starts_with(uri, $folder)")
+            values["folder"] = self.folder.rstrip("/") + "/"
+        if self.status in ("tagged", "failed"):
+            found.append(TAGGED if self.status == "tagged" else f"NOT {TAGGED}")
+        elif self.status != "all":
+            found.append("status = $status")
+            values["status"] = self.status
+        if self.reviewed != "all":
+            found.append(f"decided.key IS {'NOT' * (self.reviewed == 'yes')} NULL")
+        return [*found, *["NOT agrees"] * self.disagree], values
+
+
+class Images:
+    """The images of a review. Reads may run at the same time; writes wait for each other."""
+
+    def __init__(
+        self, table: str, model: str, others: Sequence[str], multilabel: bool, connection: duckdb.DuckDBPyConnection
+    ) -> None:
+        self.table, self.model, self.others, self.multilabel = table, model, others, multilabel
+        self._connection, self._writing = connection, threading.Lock()
+
+    def rows(self, sql: str, **values: object) -> list[Row]:
+        """Return the rows of a query."""
+        with self._connection.cursor() as cursor:
+            found = cursor.execute(sql, values)
+            names = [name for name, *_ in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+    def page(self, query: Query, after: int | None = None, limit: int = PAGE) -> list[Row]:
+        """Return the images that come after one, in the order of the query."""
+        conditions, values = query.conditions()
+        order = [*ORDERS[query.sort], "id"]
+        if after is not None and (last := self.rows(f"SELECT {', '.join(order)} FROM images WHERE id = $id", id=after)):
+            conditions.append(_beyond(order))
+            values |= {f"last_{name}": value for name, value in last[0].items()}
+        ids = self.rows(
+            f"SELECT id FROM images LEFT JOIN decided ON images.key = decided.key WHERE {_all(conditions)} "
+            f"ORDER BY {', '.join(order)} LIMIT {limit}",
+            **values,
+        )
+        return self.find([row["id"] for row in ids])
+
+    def find(self, ids: Sequence[int]) -> list[Row]:
+        """Return images by their ids, in the same order; unknown ids are left out."""
+        if not ids:
+            return []
+        listed = ", ".join(map(str, ids))
+        rows = self.rows(
+            f"SELECT images.*, labels, decider, decided_at FROM images LEFT JOIN decided ON images.key = decided.key "
+            f"WHERE id IN ({listed})"
+        )
+        by_id = {row["id"]: row for row in rows}
+        return [by_id[each] for each in ids if each in by_id]
+
+    def source(self, image: int) -> tuple[str, str | None] | None:
+        """Return uri and image_id of an image; None for an unknown id."""
+        found = self.rows("SELECT uri, image_id FROM images WHERE id = $id", id=image)
+        return (found[0]["uri"], found[0]["image_id"]) if found else None
+
+    def counts(self, query: Query) -> Row:
+        """Return how many images the filters leave, and how many of them are reviewed."""
+        conditions, values = replace(query, reviewed="all").conditions()
+        return self.rows(
+            "SELECT count(*) AS images, count(decided.key) AS reviewed "
+            "FROM images LEFT JOIN decided ON images.key = decided.key "
+            f"WHERE {_all(conditions)}",
+            **values,
+        )[0]
+
+    def statuses(self) -> list[Row]:
+        """Return every status with its number of images."""
+        return self.rows("SELECT status, count(*) AS images FROM images GROUP BY ALL ORDER BY images DESC, status")
+
+    def tags(self, typed: str = "", limit: int = SUGGESTED) -> list[str]:
+        """Return tags that have the typed text in them: those that begin with it first, then the most frequent."""
+        found = self.rows(
+            f"""
+            SELECT tag FROM (
+                SELECT tag, images FROM vocabulary
+                UNION ALL SELECT unnest(labels), 1 FROM decided
+            ) WHERE contains(lower(tag), lower($typed)) GROUP BY tag
+            ORDER BY NOT starts_with(lower(tag), lower($typed)), sum(images) DESC, tag LIMIT {limit}
+            """,
+            typed=typed,
+        )
+        return [row["tag"] for row in found]
+
+    def folders(self, typed: str = "") -> list[str]:
+        """Return folders that have the typed text in them, those with the most images first."""
+        found = self.rows(
+            f"SELECT folder FROM folders WHERE contains(lower(folder), lower($typed)) "
+            f"ORDER BY images DESC, folder LIMIT {SUGGESTED}",
+            typed=typed,
+        )
+        return [row["folder"] for row in found]
+
+    def has_several(self) -> bool:
+        """Return whether an image may have several tags, by its scores or by decisions."""
+        return self.multilabel or bool(
+            self.rows("SELECT id FROM images JOIN decided USING (key) WHERE len(labels) > 1 LIMIT 1")
+        )
+
+    def palette(self) -> list[str]:
+        """Return the tags of the digits 1 to 9, in alphabetical order; none where there are more tags."""
+        tags = self.tags(limit=FIXED + 1)
+        return sorted(tags) if len(tags) <= FIXED else []
+
+    def decide(self, rows: Sequence[decisions.Decision]) -> None:
+        """Show decisions that are on disk."""
+        self._insert(schema.from_rows(rows, "labels"))
+
+    def replace_decisions(self, table: pa.Table) -> None:
+        """Show the decisions of a labels table."""
+        self._insert(decisions.latest(table), "true")
+
+    def _insert(self, table: pa.Table, old: str = "key IN (SELECT hash(image) FROM made)") -> None:
+        keyed = table.append_column("image", decisions.image_of(table))
+        with self._writing, self._connection.cursor() as cursor:
+            cursor.register("made", keyed)
+            cursor.execute("BEGIN")
+            cursor.execute(f"DELETE FROM decided WHERE {old}")
+            cursor.execute(
+                'INSERT INTO decided SELECT hash(image), labels, "by", decided_at FROM made WHERE labels IS NOT NULL'
+            )
+            cursor.execute("COMMIT")
+
+
+def _all(conditions: Sequence[str]) -> str:
+    return " AND ".join(conditions) or "true"
+
+
+def _beyond(order: Sequence[str]) -> str:
+    """Return the SQL condition that a row comes after the one whose values are $last_…."""
+    condition = "false"
+    for name in reversed(order):
+        condition = f"({name} > $last_{name} OR ({name} = $last_{name} AND {condition}))"
+    return condition
+
+
+@contextlib.contextmanager
+def open_images(url: StrPath, model: str | None = None, against: str | None = None) -> Iterator[Images]:
+    """Read a results table for a review, into a temporary database whose SQL can reach no other file.
+
+    Raises SourceNotFound, UsageError for a model that is not in the table, or TableError for a damaged part.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/review.duckdb"  # on disk, where columns are compressed
+        with open_table(url, model) as table:
+            names = [row["model"] for row in table.models if row["model"] != table.model]
+            if against is not None and against not in names:
+                raise UsageError(f"--against {against}: expected one of {', '.join(names) or 'no other model'}")
+            table.rows(f"ATTACH '{file}' AS review")
+            table.create_latest(_COLUMNS)
+            multilabel = _is_multilabel(table)
+            _create(table, against, multilabel)
+            table.rows("DETACH review")
+        with contextlib.closing(_connect(file)) as connection:
+            yield Images(str(url), table.model, tuple(names), multilabel, connection)
+
+
+def _connect(file: str) -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    connection = duckdb.connect(file, config={"memory_limit": MEMORY})
+    connection.execute("SET TimeZone = 'UTC'; SET enable_external_access = false; SET lock_configuration = true")
+    return connection
+
+
+def _is_multilabel(table: Table) -> bool:
+    """Return whether an image may have several tags: the scores of some image add up to more than 1."""
+    total = "list_sum([pair.score for pair in candidates])"
+    found = table.row(f"SELECT max(total) AS total FROM (SELECT {total} AS total FROM latest LIMIT {_SAMPLE})")
+    return (found["total"] or 0) > 1.01
+
+
+def _create(table: Table, against: str | None, multilabel: bool) -> None:
+    """Create the tables of a review; ids follow the order by uncertainty."""
+    table.rows("SET preserve_insertion_order = true")
+    chosen = {"chosen": against} if against else {}
+    table.rows(_OTHERS.format(chosen="AND model = $chosen" * len(chosen)), mine=table.model, **chosen)
+    table.rows(
+        f"""
+        CREATE TABLE review.images AS
+        SELECT row_number() OVER () AS id, * FROM (
+            SELECT latest.*, others, hash(coalesce(image_id, uri)) AS key,
+                list_distinct([pair.tag for pair in list_concat(tags, candidates[1:1])]) AS names,
+                CASE WHEN {TAGGED} AND len(candidates) > 0
+                    THEN coalesce(nullif({_MULTI if multilabel else _SINGLE}, 'nan'::FLOAT), 2) ELSE 3 END AS margin,
+                coalesce(len([other.tag for other in others if other.tag <> top_tag]) = 0, true) AS agrees,
+                coalesce(-epoch_us(tagged_at), 0) AS age,
+                coalesce(tags[1].tag, top_tag, '') AS sort_tag
+            FROM latest LEFT JOIN other USING (uri) ORDER BY margin, uri
+        )
+        """
+    )
+    table.rows(
+        """
+        CREATE TABLE review.vocabulary AS SELECT tag, count(*) AS images FROM (
+            SELECT unnest([pair.tag for pair in list_concat(tags, candidates)]) AS tag FROM review.images
+        ) GROUP BY tag
+        """
+    )
+    table.rows(
+        """
+        CREATE TABLE review.folders AS SELECT regexp_replace(uri, '/[^/]*$', '') AS folder, count(*) AS images
+        FROM review.images GROUP BY folder
+        """
+    )
+    table.rows("CREATE TABLE review.decided (key UBIGINT, labels VARCHAR[], decider VARCHAR, decided_at TIMESTAMPTZ)")

@@ -1,0 +1,78 @@
+"""Images for the page: JPEGs made from the sources; thumbnails are cached on disk by the hash of the file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import secrets
+from pathlib import Path
+
+from PIL import Image
+
+from tagger import images, storage
+from tagger.errors import ImageError, SourceError
+
+THUMBNAIL, FULL = 320, 1600
+"""Longest side in pixels of a thumbnail, and of an image that is shown alone."""
+_READ_SECONDS = 20.0
+_QUALITY = 85
+_IMAGE_ID = re.compile("[0-9a-f]{64}")
+_END = b"\xff\xd9"
+"""The last bytes of a JPEG that was written whole."""
+
+
+def thumbnail(uri: str, image_id: str | None) -> bytes:
+    """Return a thumbnail, from the cache where it is there. Raises as `full()` does."""
+    if image_id is None or not _IMAGE_ID.fullmatch(image_id):
+        return _rendered(storage.read_bytes(uri, 1, _READ_SECONDS), THUMBNAIL)
+    path = storage.cache_folder() / "thumbnails" / image_id[:2] / f"{image_id}-{THUMBNAIL}.jpg"
+    with contextlib.suppress(OSError):  # not there yet
+        if (content := path.read_bytes()).endswith(_END):
+            return content
+    content = _rendered(_read(uri, image_id), THUMBNAIL)
+    with contextlib.suppress(OSError):  # a cache that cannot be written makes it slower, nothing else
+        _write(path, content)
+    return content
+
+
+def full(uri: str, image_id: str | None) -> bytes:
+    """Return an image as a JPEG no larger than FULL.
+
+    Raises SourceError when the source cannot be read or its file is another now, ImageError when it does not decode.
+    """
+    return _rendered(_read(uri, image_id), FULL)
+
+
+def _read(uri: str, image_id: str | None) -> bytes:
+    content = storage.read_bytes(uri, 1, _READ_SECONDS)
+    if image_id is not None and hashlib.sha256(content).hexdigest() != image_id:
+        raise SourceError(f"{uri}: the file has changed since it was tagged; run `tagger tag` again")
+    return content
+
+
+def _rendered(content: bytes, side: int) -> bytes:
+    """Return an image, upright and no larger than `side`, as a JPEG; of a truncated file the part that decodes."""
+    opened: list[Image.Image] = []
+    grid = images.Preprocessing(size=(side // images.SPARE, side // images.SPARE), crop_pct=1.0)
+    images.prepare(content, [grid], inspect=opened.append, truncated=True)
+    if not opened:
+        raise ImageError("failed", "the image has no pixels")
+    shown = opened[0].copy()
+    shown.thumbnail((side, side))
+    sink = io.BytesIO()
+    shown.save(sink, "JPEG", quality=_QUALITY)
+    return sink.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file of the cache; readers never see half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"_tmp-{secrets.token_hex(6)}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
