@@ -13,7 +13,7 @@ import tagger
 
 ORDER = [
     "redaction", "errors", "schema", "hardware", "storage", "options", "images", "models", "checkpoint", "inference",
-    "data", "evaluation", "tagging", "reporting", "training", "benchmark", "serve", "review", "cli",
+    "data", "evaluation", "tagging", "reporting", "training", "benchmark", "serve", "review", "migrate", "cli",
 ]  # fmt: skip
 """A module imports only from packages before its own in this list."""
 

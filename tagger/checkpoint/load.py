@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tagger import storage
-from tagger.checkpoint import onnx, packaged
+from tagger.checkpoint import foreign, packaged
 from tagger.checkpoint.info import Json, ModelInfo, fingerprint
 from tagger.errors import ModelError, SourceError, SourceNotFound, WriteError
 from tagger.images import DECODE_VERSION
@@ -51,8 +51,8 @@ def describe(model: str) -> ModelInfo:
         if not storage.exists(folder):
             raise ModelError(f"{model}: no such folder; local-dir: takes one with config.json and model.safetensors")
         return _describe_folder(folder, {})
-    if model.lower().endswith(onnx.SUFFIX):
-        return onnx.describe(model)
+    if model.lower().endswith(foreign.SUFFIXES):
+        return foreign.describe(model)
     folder = storage.absolute(model)
     if model in packaged.PACKAGED and not storage.exists(storage.join(folder, BUNDLE)):
         return _describe_folder(packaged.folder(model), {})

@@ -9,10 +9,11 @@ import typer
 from tagger.cli.app import app
 from tagger.cli.options import Quiet
 from tagger.cli.printing import say, show
-from tagger.errors import MissingExtra
+from tagger.errors import MissingExtra, UsageError
 from tagger.inference.config import ModelConfig
 from tagger.options import Fields, expand
 from tagger.serve.config import ServeConfig
+from tagger.training.config import TrainConfig
 
 _LOOPBACK = ("127.", "localhost", "::1")
 
@@ -20,16 +21,20 @@ _LOOPBACK = ("127.", "localhost", "::1")
 @app.command(epilog="Example: tagger serve checkpoints/cifar10-speedrun --port 8000")
 @expand
 def serve(
-    models: Annotated[list[str], typer.Argument(help="Checkpoint folders or URLs, timm/NAME, or .onnx files.")],
     config: ServeConfig,
     model_config: Annotated[
         ModelConfig, Fields(("top_k", "threshold", "device", "engine", "precision", "batch_size", "max_pixels"))
     ],
+    train_config: Annotated[TrainConfig, Fields(("backbone", "method", "image_size", "epochs"))],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Checkpoint folders or URLs, timm/NAME, or .onnx files.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serve models over HTTP: the prediction calls of Azure Custom Vision's clients, POST /predict, and a page.
+    """Serve models over HTTP: the calls of Azure Custom Vision's clients, POST /predict, and a page.
 
-    SIGTERM ends the server once the requests at work are answered. A checkpoint that changes on disk is loaded again.
+    With --projects also its training calls: images and tags are stored in the folder, and trained there. SIGTERM ends
+    the server once the requests at work are answered. A checkpoint that changes on disk is loaded again.
     """
     try:
         from tagger.serve import server
@@ -37,6 +42,9 @@ def serve(
         raise MissingExtra("tagger serve", str(error.name), "serve") from error
     if not config.host.startswith(_LOOPBACK) and config.key_file is None:
         say(f"tagger: everyone who reaches {config.host} can use this server; --key-file limits it to those with a key")
+    if not models and not config.projects:
+        raise UsageError("name a model to serve, or a folder of projects with --projects")
     server.serve(
-        models, config, model_config, on_start=lambda url: None if quiet else show(f"serving on {url}\nstop: Ctrl-C")
-    )
+        models or [], config, model_config, train_config,
+        on_start=lambda url: None if quiet else show(f"serving on {url}\nstop: Ctrl-C"),
+    )  # fmt: skip

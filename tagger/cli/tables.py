@@ -119,9 +119,9 @@ def compact(results: ResultsTable, grace: Grace = 60.0, as_json: Json = False, q
 
 @app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")
 def export(
-    table: Annotated[str, typer.Argument(help="Manifest (.parquet), results folder or URL; with onnx: checkpoint.")],
+    table: Annotated[str, typer.Argument(help="Manifest (.parquet), results folder or URL; a checkpoint for onnx.")],
     out: Annotated[str, typer.Option(help="File to write.")],
-    format: Annotated[str, typer.Option(help="csv, parquet, huggingface, label-studio or onnx.")],
+    format: Annotated[str, typer.Option(help="csv, parquet, huggingface, label-studio, onnx or customvision.")],
     model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
     check: Annotated[str | None, typer.Option(help="onnx: photographs to compare on [default: probe images].")] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx: write it also under 99.5% agreement.")] = False,
@@ -130,15 +130,17 @@ def export(
 ) -> None:
     """Write a manifest's labels, or the latest tags of results, for other tools; or a checkpoint as an ONNX file.
 
-    `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file.
+    `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file. customvision: a zip
+    of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx.
     """
     written: Exported | ExportedModel
-    if format == "onnx":
+    if format in ("onnx", "customvision"):
+        from tagger.evaluation.customvision import export_customvision
         from tagger.evaluation.onnx import export_onnx
 
         if model is not None:
-            raise UsageError(f"--model {model}: has no effect with --format onnx; the checkpoint is the argument")
-        written = export_onnx(table, out, check, force)
+            raise UsageError(f"--model {model}: has no effect with --format {format}; the checkpoint is the argument")
+        written = (export_onnx if format == "onnx" else export_customvision)(table, out, check, force)
     else:
         from tagger.tagging import export
 

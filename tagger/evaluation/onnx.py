@@ -65,6 +65,17 @@ def export_onnx(model: StrPath, out: StrPath, check: StrPath | None = None, forc
     if not out.lower().endswith(onnx_files.SUFFIX):
         raise UsageError(f"--out {out}: the name of an ONNX file ends in {onnx_files.SUFFIX}")
     info = checkpoint.describe(model)
+    content, found = converted(model, info, check, force)
+    whole = onnx_files.with_metadata(content, info, asdict(found))
+    storage.write_atomic(storage.absolute(out), whole)
+    return ExportedModel(out, len(whole), found)
+
+
+def converted(model: str, info: ModelInfo, check: StrPath | None, force: bool) -> tuple[bytes, Agreement]:
+    """Return a checkpoint as ONNX without metadata, and its agreement with the reference.
+
+    Raises ModelError when they do not agree, unless `force`.
+    """
     if info.only_engine:
         raise ModelError(f"{model}: {_WHY_NOT[info.only_engine]}")
     scorer = Scorer(
@@ -77,9 +88,7 @@ def export_onnx(model: StrPath, out: StrPath, check: StrPath | None = None, forc
             f"{model}: as ONNX it gives the reference's top tag for {found.top1:.1%} of {found.images:,} {found.kind}, "
             f"under {MIN_AGREEMENT:.1%}; --force writes it all the same"
         )
-    whole = onnx_files.with_metadata(content, info, asdict(found))
-    storage.write_atomic(storage.absolute(out), whole)
-    return ExportedModel(out, len(whole), found)
+    return content, found
 
 
 _WHY_NOT = {

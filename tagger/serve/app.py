@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -21,11 +22,20 @@ from tagger.serve import batching, customvision
 from tagger.serve.batching import Batcher
 from tagger.serve.body import Bodies, image_in, is_multipart, url_in
 from tagger.serve.config import ServeConfig
+from tagger.serve.customvision import Target
 from tagger.serve.errors import Refused, of_row
 from tagger.serve.fetch import Fetcher, anywhere, is_public
 from tagger.serve.metrics import Measured, Metrics
 from tagger.serve.models import Models
+from tagger.serve.projects import calls, predictions, training
+from tagger.serve.projects.calls import State
+from tagger.serve.projects.iteration_calls import published, target_of
+from tagger.serve.projects.links import PATH, Links
+from tagger.serve.projects.loaded import Loaded
+from tagger.serve.projects.project import Projects
+from tagger.serve.projects.trainings import Trainings
 from tagger.serve.stored import Store
+from tagger.training.config import TrainConfig
 
 _KEY_HEADERS = ("prediction-key", "ocp-apim-subscription-key", "training-key")
 _DENIED = "Access denied due to invalid subscription key or wrong API endpoint."
@@ -47,13 +57,25 @@ _BODY: dict[str, Any] = {
 class Service:
     """The state of a server: models, limits, metrics, stored predictions."""
 
-    def __init__(self, sources: Sequence[str], config: ServeConfig, model_config: ModelConfig) -> None:
+    def __init__(
+        self, sources: Sequence[str], config: ServeConfig, model_config: ModelConfig, train_config: TrainConfig
+    ) -> None:
         self.metrics = Metrics()
         self.keys = config.keys()
         self.store = Store(config.results) if config.results else None
-        self.models = Models(sources, model_config, batching.decoders(), self._on_batch)
+        decoders = batching.decoders()
+        self.models = Models(sources, model_config, decoders, self._on_batch)
         self.bodies = Bodies(config.max_bytes)
         self.fetcher = Fetcher(config.max_bytes, anywhere if config.allow_private_urls else is_public)
+        self.training: State | None = None
+        self.stored_predictions = config.stored_predictions
+        if config.projects:
+            projects = Projects(config.projects)
+            self.training = State(
+                projects, Trainings(projects, replace(train_config, device=model_config.device)),
+                Loaded(model_config, decoders, self._on_batch), Links(), self.fetcher, config.max_bytes,
+                model_config.max_pixels,
+            )  # fmt: skip
 
     def _on_batch(self, model: str, images: int) -> None:
         self.metrics.batches.labels(model).observe(images)
@@ -65,6 +87,15 @@ class Service:
         same = [hmac.compare_digest(each.encode("latin-1"), key) for each in given for key in self.keys]
         if self.keys and not any(same):
             raise Refused(401, "401", _DENIED)
+
+    async def target(self, call: customvision.Call) -> Target:
+        """Return the model of a call: an iteration that a project published, else a checkpoint by its name."""
+        project = self.training and self.training.projects.find(call.project)
+        if self.training and project and call.name and not call.container:
+            iteration = published(project, call.name)
+            return target_of(iteration, await asyncio.wrap_future(self.training.loaded.get(project, iteration)))
+        only = call.container and len(self.models.names()) == 1
+        return customvision.target_of(self.models.find(None if only else call.name))
 
     async def predict(self, batcher: Batcher, content: bytes) -> Row:
         """Return the row of an image, with the scores of every label if it has any."""
@@ -92,6 +123,8 @@ def create(service: Service) -> FastAPI:
         yield
         for task in tasks:
             task.cancel()
+        if service.training:
+            await asyncio.to_thread(service.training.trainings.close)
         if service.store:
             await asyncio.to_thread(service.store.flush)
 
@@ -114,6 +147,10 @@ def _open_routes(service: Service) -> APIRouter:
     @routes.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page)
+
+    @routes.get(f"{PATH}/{{project}}/{{image}}", include_in_schema=False)
+    async def linked_image(project: str, image: str, se: str = "", sig: str = "") -> Response:
+        return training.linked_image(service.training, project, image, se, sig)
 
     @routes.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
@@ -155,9 +192,14 @@ def _plain_routes(service: Service) -> APIRouter:
 def _customvision_routes(service: Service) -> APIRouter:
     routes = APIRouter(dependencies=[Depends(service.check_key)])
 
-    @routes.post("/{path:path}", include_in_schema=False)
-    async def prediction(request: Request) -> Response:
-        call = customvision.parse(request.scope["raw_path"].decode("latin-1"))
+    @routes.api_route("/{path:path}", methods=["GET", "POST", "PATCH", "DELETE"], include_in_schema=False)
+    async def customvision_call(request: Request) -> Response:
+        path = request.scope["raw_path"].decode("latin-1")
+        if calls.is_training(path):
+            return await training.answer(service.training, service.bodies, request, path)
+        if request.method != "POST":
+            raise Refused(404, "NotFound", "no such call; see /docs")
+        call = customvision.parse(path)
         try:
             return JSONResponse(await _predicted(service, call, request))
         except Refused:
@@ -170,16 +212,21 @@ def _customvision_routes(service: Service) -> APIRouter:
 
 async def _predicted(service: Service, call: customvision.Call, request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "")
-    only = call.container and len(service.models.names()) == 1
-    batcher = service.models.find(None if only else call.name)
+    target = await service.target(call)
     async with service.bodies.read(request) as body:
         content = await service.fetcher.fetch(url_in(body, kind)) if call.takes_url else image_in(body, kind)
-        row = await service.predict(batcher, content)
+        row = await service.predict(target.batcher, content)
         if row["status"] not in TAGGED:
             raise of_row(row)
         stored = await service.record(row, content) if call.store else False
-    found = customvision.answer(call, row, batcher.model)
-    if service.store and not call.container:
+        if call.container:
+            return customvision.container_answer(row, target.batcher.model.info)
+        found = customvision.answer(call.project, row, target)
+        project = service.training and service.training.projects.find(call.project)
+        if project and call.store and service.stored_predictions:
+            name = request.query_params.get("application", "")
+            await asyncio.to_thread(predictions.store, project, found, row, content, name, service.stored_predictions)
+    if service.store:
         found["tagger"]["stored"] = stored
     return found
 

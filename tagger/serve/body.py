@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from email.message import Message
 
@@ -36,26 +36,27 @@ class Bodies:
         self._max_bytes, self._held = max_bytes, 0
 
     @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Read a body, which counts until the block is left; raises Refused."""
+    async def read(self, request: Request, most: int | None = None) -> AsyncIterator[bytes]:
+        """Read a body of at most `most` bytes, which counts until the block is left; raises Refused."""
+        most = most or self._max_bytes
         declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            raise self._too_large()
+        if declared.isdigit() and int(declared) > most:
+            raise _too_large(most)
         body = bytearray()
         try:
-            await self._receive(request, body)
+            await self._receive(request, body, most)
             yield bytes(body)
         finally:
             self._held -= len(body)
 
-    async def _receive(self, request: Request, body: bytearray) -> None:
+    async def _receive(self, request: Request, body: bytearray, most: int) -> None:
         try:
             async with asyncio.timeout(SECONDS):
                 async for piece in request.stream():
                     body += piece
                     self._held += len(piece)
-                    if len(body) > self._max_bytes:
-                        raise self._too_large()
+                    if len(body) > most:
+                        raise _too_large(most)
                     if self._held > MEMORY:
                         raise Refused(503, "ErrorPredictionServiceUnavailable", "the server is busy; try again later")
         except TimeoutError as error:
@@ -63,16 +64,25 @@ class Bodies:
         except ClientDisconnect as error:
             raise Refused(400, "BadRequest", "the body ended early") from error
 
-    def _too_large(self) -> Refused:
-        return Refused(400, "BadRequestImageSizeBytes", f"the body is larger than the limit of {self._max_bytes} bytes")
+
+def _too_large(most: int) -> Refused:
+    return Refused(400, "BadRequestImageSizeBytes", f"the body is larger than the limit of {most} bytes")
 
 
 def image_in(body: bytes, content_type: str, names: Collection[str] = ("imagedata",)) -> bytes:
     """Return the bytes of the image: the body itself, or the first multipart part with one of these names."""
-    image = _part(body, content_type, names) if is_multipart(content_type) else body
-    if not image:
+    if not (image := images_in(body, content_type, names)[0]):
         raise Refused(400, "BadRequestImageFormat", "the image is empty")
     return image
+
+
+def images_in(body: bytes, content_type: str, names: Collection[str] = ("imagedata",)) -> list[bytes]:
+    """Return the bytes of all images, one or more: the body itself, or the multipart parts with one of these names."""
+    if not is_multipart(content_type):
+        return [body]
+    if not (found := list(_parts(body, content_type, names))):
+        raise Refused(400, "BadRequestImageFormat", f"the multipart body has no part named {' or '.join(names)}")
+    return found
 
 
 def is_multipart(content_type: str) -> bool:
@@ -80,7 +90,7 @@ def is_multipart(content_type: str) -> bool:
     return content_type.lower().startswith("multipart/")
 
 
-def _part(body: bytes, content_type: str, names: Collection[str]) -> bytes:
+def _parts(body: bytes, content_type: str, names: Collection[str]) -> Iterator[bytes]:
     header = Message()
     header["Content-Type"] = content_type
     boundary = header.get_boundary()
@@ -90,8 +100,7 @@ def _part(body: bytes, content_type: str, names: Collection[str]) -> bytes:
         head, _, content = part.partition(b"\r\n\r\n")
         found = _NAME.search(head)
         if found and found[1].decode("latin-1").lower() in names:
-            return content
-    raise Refused(400, "BadRequestImageFormat", f"the multipart body has no part named {' or '.join(names)}")
+            yield content
 
 
 def url_in(body: bytes, content_type: str) -> str:

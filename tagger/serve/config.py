@@ -22,6 +22,12 @@ class ServeConfig:
     results: Annotated[
         str | None, Option("Results folder for images and predictions [default: nothing is stored].")
     ] = None
+    projects: Annotated[
+        str | None, Option("Folder of projects: serves Custom Vision's training calls [default: they are not served].")
+    ] = None
+    stored_predictions: Annotated[
+        int, Option("Predictions, with their images, that each project stores at most; the oldest go.", ge=0)
+    ] = 1000
     max_body: Annotated[int, Option("Limit on a request's body, and on an image behind a URL, in MB.", ge=1)] = 20
     allow_private_urls: Annotated[bool, Option("Also fetch URLs of private, loopback and link-local addresses.")] = (
         False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 from tagger.checkpoint.info import ModelInfo
 from tagger.inference.model import Model
 from tagger.inference.pipeline import Row
-from tagger.serve.batching import SCORES
+from tagger.serve.batching import SCORES, Batcher
 from tagger.serve.errors import Refused
 
 _ENDING = r"(?P<body>image|url)(?P<nostore>/nostore)?/?"
@@ -38,6 +39,22 @@ class Call:
     """True for a call of an exported container, whose answers differ."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """A model that answers, with the ids that its answers have."""
+
+    batcher: Batcher
+    iteration: str
+    tag_ids: Mapping[str, str]
+    """Label -> id."""
+
+
+def target_of(batcher: Batcher) -> Target:
+    """Return a model that belongs to no project: its ids are made of its names."""
+    info = batcher.model.info
+    return Target(batcher, _id(info.model_id), {label: _id(info.name, label) for label in info.label_names})
+
+
 def parse(raw_path: str) -> Call:
     """Return the call of a path, still percent-encoded; raises Refused."""
     service = _SERVICE.fullmatch(raw_path)
@@ -56,14 +73,13 @@ def parse(raw_path: str) -> Call:
     )
 
 
-def answer(call: Call, row: Row, model: Model) -> dict[str, Any]:
+def answer(project: str, row: Row, target: Target) -> dict[str, Any]:
     """Return the body of a prediction; `tagger` and `threshold` are ours, and its clients ignore them."""
-    if call.container:
-        return _container_answer(row, model.info)
+    model = target.batcher.model
     predictions = [
         {
             "probability": score,
-            "tagId": _id(model.info.name, label),
+            "tagId": target.tag_ids.get(label, _id(model.info.name, label)),
             "tagName": label,
             "tagType": "Regular",
             "threshold": threshold,
@@ -72,8 +88,8 @@ def answer(call: Call, row: Row, model: Model) -> dict[str, Any]:
     ]
     return {
         "id": str(uuid.uuid4()),
-        "project": call.project,
-        "iteration": _id(model.info.model_id),
+        "project": project,
+        "iteration": target.iteration,
         "created": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "predictions": predictions,
         "tagger": {name: row[name] for name in ("image_id", "status", "error", "tags", "model", "model_id")},
@@ -87,7 +103,7 @@ def _by_score(row: Row, model: Model) -> list[tuple[str, float, float | None]]:
     return sorted(zip(names, row[SCORES].tolist(), thresholds, strict=True), key=lambda each: -each[1])
 
 
-def _container_answer(row: Row, info: ModelInfo) -> dict[str, Any]:
+def container_answer(row: Row, info: ModelInfo) -> dict[str, Any]:
     """Return what an exported container answers: the labels in their own order, no ids."""
     scores = zip(info.label_names, row[SCORES].tolist(), strict=True)
     predictions = [

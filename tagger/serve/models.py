@@ -77,7 +77,7 @@ class Models:
 
     def find(self, name: str | None) -> Batcher:
         """Return a model by its name, the first for None; raises Refused."""
-        served = next(iter(self._served.values())) if name is None else self._served.get(name)
+        served = next(iter(self._served.values()), None) if name is None else self._served.get(name)
         if served is None:
             raise Refused(404, "NotFoundIteration", "Invalid iteration")
         return served.batcher

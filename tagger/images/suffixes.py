@@ -1,0 +1,10 @@
+"""File suffixes of image formats."""
+
+from __future__ import annotations
+
+_SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif", "heif": "heic", "dib": "bmp"}
+
+
+def suffix_of(format: str) -> str:
+    """Return the usual suffix of a format, by Pillow's name, without a dot."""
+    return _SUFFIXES.get(format.lower(), format.lower())

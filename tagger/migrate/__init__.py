@@ -1,0 +1,1 @@
+"""Datasets out of other services: images, labels and figures."""

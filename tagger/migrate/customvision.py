@@ -1,0 +1,256 @@
+"""A project of Azure Custom Vision -> a folder that `tagger train` reads.
+
+OUT/
+  images/<image id>.<suffix>
+  metadata.jsonl        file_name, labels: [] for the negative tag, null for no tag
+  manifest.parquet      the same as a manifest
+  images.jsonl          SHA-256, size and tags of every image, written as it is downloaded
+  project.json          project and tags, as the service describes them
+  iterations.json       iterations with their performance
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from tagger import storage
+from tagger.checkpoint.info import Json
+from tagger.data import ingest
+from tagger.data.config import LabelOptions
+from tagger.errors import SourceError, SourceNotFound, TaggerError, UsageError
+from tagger.images import FORMATS
+from tagger.images.suffixes import suffix_of
+from tagger.migrate.client import Client, LinkExpired
+
+TAKE = 256
+"""Images per page, the most that the service gives."""
+OnProgress = Callable[[int, int], None]
+RECORDS = "images.jsonl"
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """A project that was copied."""
+
+    project: str
+    multilabel: bool
+    images: int
+    downloaded: int
+    """Images that were not there already."""
+    tagged: int
+    negative: int
+    """Images known to have none of the tags."""
+    untagged: int
+    with_regions: int
+    """Images with boxes, which are in images.jsonl alone."""
+    iterations: int
+    failed: tuple[str, ...]
+    """What went wrong with images that are not there."""
+
+    def text(self) -> str:
+        """Return the figures in lines."""
+        lines = [
+            f"{self.project}: {self.images:,} images ({self.downloaded:,} downloaded now), {self.tagged:,} tagged, "
+            f"{self.negative:,} negative, {self.untagged:,} untagged; {self.iterations:,} iterations"
+        ]
+        if self.with_regions:
+            lines.append(f"note: {self.with_regions:,} images have boxes; they are in {RECORDS}, not in the labels")
+        return "\n".join(lines)
+
+
+def migrate(
+    endpoint: str,
+    key: str,
+    project: str,
+    out: str,
+    downloads: int = 4,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Migrated:
+    """Copy a project, named by its name or id; a copy that was interrupted goes on. Raises TaggerError."""
+    folder, client = Path(storage.local_path(storage.absolute(out))), Client(endpoint, key)
+    if storage.is_remote(out):
+        raise UsageError(f"--out {out}: a local folder is needed")
+    with storage.claimed(storage.absolute(out)):
+        facts = _project(client, project)
+        tags = {tag["id"]: tag for tag in client.get(f"projects/{facts['id']}/tags")}
+        _write(folder / "project.json", {"project": facts, "tags": list(tags.values())})
+        copy = _Copy(client, facts["id"], folder)
+        with ThreadPoolExecutor(downloads) as pool:
+            copy.run(pool, on_progress)
+        iterations = _iterations(client, facts["id"])
+        _write(folder / "iterations.json", iterations)
+        labels = {id: _labels(image, tags) for id, image in copy.records.items()}
+        lines = [{"file_name": f"images/{image['file']}", "labels": labels[id]} for id, image in copy.records.items()]
+        _write_lines(folder / "metadata.jsonl", lines)
+        if lines:
+            ingest.write_manifest(str(folder), str(folder / "manifest.parquet"), LabelOptions())
+    return Migrated(
+        project=facts["name"],
+        multilabel=facts.get("settings", {}).get("classificationType") == "Multilabel",
+        images=len(lines),
+        downloaded=copy.downloaded,
+        tagged=sum(bool(found) for found in labels.values()),
+        negative=sum(found == [] for found in labels.values()),
+        untagged=sum(found is None for found in labels.values()),
+        with_regions=sum(bool(image["regions"]) for image in copy.records.values()),
+        iterations=len(iterations),
+        failed=tuple(copy.failed),
+    )
+
+
+class _Copy:
+    """The images of a project, and their copies on disk."""
+
+    def __init__(self, client: Client, project: str, folder: Path) -> None:
+        self._client, self._path, self._images = client, f"projects/{project}/images", folder / "images"
+        self._images.mkdir(parents=True, exist_ok=True)
+        self._have = _downloaded(folder)
+        self._log = folder / RECORDS
+        self.records: dict[str, Json] = {}
+        """Id -> file, sha256, bytes, tags, regions."""
+        self.downloaded, self.failed = 0, list[str]()
+
+    def run(self, pool: ThreadPoolExecutor, on_progress: OnProgress) -> None:
+        """List every image, and download what is missing while its link is fresh."""
+        total = sum(int(self._client.get(f"{self._path}/{kind}/count")) for kind in ("tagged", "untagged"))
+        with open(self._log, "a", encoding="utf-8") as log:
+            for kind in ("tagged", "untagged"):
+                for page in self._pages(kind):
+                    for image, found in zip(page, pool.map(self._copied, page), strict=True):
+                        self._note(image, found)
+                        if isinstance(found, dict) and image["id"] not in self._have:
+                            log.write(json.dumps({"id": image["id"], **self.records[image["id"]]}) + "\n")
+                            log.flush()
+                    on_progress(len(self.records) + len(self.failed), total)
+        _write_lines(self._log, [{"id": id, **record} for id, record in self.records.items()])
+        if len(self.records) + len(self.failed) < total:
+            self.failed.append(f"{total - len(self.records)} images were not listed: the project changed meanwhile")
+
+    def _pages(self, kind: str) -> Iterator[list[Json]]:
+        """Yield the images page by page; the oldest come first, so that new ones move none."""
+        skip = 0
+        while page := self._client.get(f"{self._path}/{kind}", take=TAKE, skip=skip, orderBy="Oldest"):
+            yield [{**image, "id": _checked_id(image)} for image in page]
+            skip += len(page)
+
+    def _note(self, image: Json, found: Json | str) -> None:
+        if isinstance(found, str):
+            self.failed.append(found)
+            return
+        self.downloaded += image["id"] not in self._have
+        facts = {
+            "tags": image.get("tags") or [],
+            "regions": image.get("regions") or [],
+            "created": image.get("created"),
+        }
+        self.records[image["id"]] = {**found, **facts}
+
+    def _copied(self, image: Json) -> Json | str:
+        """Return file, sha256 and bytes of an image on disk, downloading it first if needed; or what went wrong."""
+        if image["id"] in self._have:
+            return self._have[image["id"]]
+        try:
+            content = self._content(image)
+        except TaggerError as error:
+            return f"{image['id']}: {error}"
+        if (format := _format(content)) is None:
+            return f"{image['id']}: the link gave no image"
+        file = f"{image['id']}.{suffix_of(format)}"
+        storage.write_atomic(storage.local_uri(str(self._images / file)), content)
+        return {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+    def _content(self, image: Json) -> bytes:
+        try:
+            return self._client.download(str(image.get("originalImageUri") or ""))
+        except LinkExpired:
+            (again,) = self._client.get(f"{self._path}/id", imageIds=image["id"])
+            return self._client.download(str(again.get("originalImageUri") or ""))
+
+
+def _project(client: Client, name: str) -> Json:
+    projects: list[Json] = client.get("projects")
+    found = [each for each in projects if name in (each["id"], each["name"])]
+    if len(found) == 1:
+        return {**found[0], "id": _checked_id(found[0])}
+    if found:
+        raise UsageError(f"--project {name}: {len(found)} projects have this name; use an id: {_listed(found, 'id')}")
+    raise SourceNotFound(f"--project {name}: no such project; there are {_listed(projects, 'name') or 'none'}")
+
+
+def _listed(projects: list[Json], key: str) -> str:
+    return ", ".join(str(each[key]) for each in projects[:20])
+
+
+def _iterations(client: Client, project: str) -> list[Json]:
+    """Return the iterations, those that are trained with their performance, or with the reason why there is none."""
+    path, found = f"projects/{project}/iterations", []
+    for iteration in client.get(path):
+        figures: Json = {}
+        if iteration.get("status") == "Completed":
+            try:
+                figures["performance"] = client.get(f"{path}/{_checked_id(iteration)}/performance", threshold=0.5)
+            except SourceError as error:
+                figures["error"] = str(error)
+        found.append({**iteration, **figures})
+    return found
+
+
+def _labels(image: Json, tags: Mapping[str, Json]) -> list[str] | None:
+    """Return the names of an image's tags: [] for the negative one, None without tags."""
+    known = [tags.get(each["tagId"], {"name": each.get("tagName"), "type": "Regular"}) for each in image["tags"]]
+    names = [str(tag["name"]) for tag in known if tag.get("type") != "Negative"]
+    return list(dict.fromkeys(names)) if known else None
+
+
+def _downloaded(folder: Path) -> dict[str, Json]:
+    """Return what an earlier run downloaded and is still as it was."""
+    path, found = folder / RECORDS, dict[str, Json]()
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        file = folder / "images" / str(record["file"])
+        if file.parent == folder / "images" and file.is_file() and _sha256(file) == record["sha256"]:
+            found[record["id"]] = {name: record[name] for name in ("file", "sha256", "bytes")}
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _format(content: bytes) -> str | None:
+    """Return the format of an image, None for what is none."""
+    try:
+        with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            return image.format
+    except Exception:  # Pillow has many of its own
+        return None
+
+
+def _checked_id(record: Json) -> str:
+    """Return an id that may become a file name; raises SourceError."""
+    try:
+        return str(uuid.UUID(str(record["id"])))
+    except (ValueError, KeyError) as error:
+        raise SourceError(f"the service gave an id that is none: {str(record.get('id'))[:80]!r}") from error
+
+
+def _write(path: Path, value: object) -> None:
+    storage.write_atomic(storage.local_uri(str(path)), json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+def _write_lines(path: Path, values: list[Json]) -> None:
+    text = "".join(f"{json.dumps(value, ensure_ascii=False)}\n" for value in values)
+    storage.write_atomic(storage.local_uri(str(path)), text.encode())

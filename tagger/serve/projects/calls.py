@@ -1,0 +1,175 @@
+"""Training calls: the table of paths, and what a call may ask of its request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import unquote
+
+from fastapi import Response
+
+from tagger.checkpoint.info import Json
+from tagger.serve.batching import Batcher
+from tagger.serve.errors import Refused
+from tagger.serve.fetch import Fetcher
+from tagger.serve.projects.links import Links
+from tagger.serve.projects.loaded import Loaded
+from tagger.serve.projects.project import Project, Projects, canonical
+from tagger.serve.projects.trainings import Trainings
+
+MAX_NAME, MAX_TEXT = 256, 4096
+MAX_TAKE, DEFAULT_TAKE = 256, 50
+
+Answer: TypeAlias = Json | list[Json] | int | bool | Response | None
+"""None: no content."""
+
+
+@dataclass(frozen=True)
+class State:
+    """The state behind the training calls of a server."""
+
+    projects: Projects
+    trainings: Trainings
+    loaded: Loaded
+    links: Links
+    fetcher: Fetcher
+    max_bytes: int
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One training call."""
+
+    state: State
+    ids: Mapping[str, str]
+    """Parts of the path that are ids."""
+    query: Mapping[str, str]
+    """By lower-case name."""
+    body: bytes
+    content_type: str
+    base: str
+    """URL of the server, for links."""
+    loop: asyncio.AbstractEventLoop
+    """Fetches URLs."""
+
+    @property
+    def project(self) -> Project:
+        """Return the project in the path; raises Refused."""
+        return self.state.projects.get(self.ids["project"])
+
+    def text(self, name: str, default: str | None = None, most: int = MAX_NAME) -> str:
+        """Return a text of the query; raises Refused when it is missing or too long."""
+        return checked_text(self.query.get(name.lower(), default), name, most)
+
+    def number(self, name: str, default: float, most: float) -> float:
+        """Return a number of the query from 0 to `most`; raises Refused."""
+        given = self.query.get(name.lower(), "")
+        try:
+            value = float(given or default)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= most:
+            raise Refused(400, "BadRequest", f"{name} must be a number from 0 to {most:g}, got {given[:80]!r}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Return a truth value of the query, false where it is missing."""
+        return self.query.get(name.lower(), "").lower() == "true"
+
+    def listed_ids(self, name: str, most: int) -> list[str]:
+        """Return the ids of the query, in a list with commas; raises Refused."""
+        return checked_ids([id for id in self.query.get(name.lower(), "").split(",") if id.strip()], name, most)
+
+    def json(self) -> Json:
+        """Return the body, an object whose keys are lower-case at every depth; {} without a body. Raises Refused."""
+        text = self.body.decode("utf-8", "replace").lstrip("\ufeff").strip()
+        try:
+            found = json.loads(text or "{}", object_pairs_hook=_lower)
+        except (ValueError, RecursionError) as error:
+            raise Refused(400, "BadRequest", "the body is not valid JSON") from error
+        if not isinstance(found, dict):
+            raise Refused(400, "BadRequest", "the body must be a JSON object")
+        return found
+
+    def fetch(self, url: str) -> bytes:
+        """Return what is behind a URL; raises Refused."""
+        return asyncio.run_coroutine_threadsafe(self.state.fetcher.fetch(url), self.loop).result()
+
+    def batcher(self, project: Project, iteration: Json) -> Batcher:
+        """Return the loaded model of an iteration."""
+        return self.state.loaded.get(project, iteration).result()
+
+
+Handler: TypeAlias = Callable[[Call], Answer]
+_PREFIX = re.compile(r"/customvision/v3\.(?:[0-3]|4-preview)/training/", re.IGNORECASE)
+_HANDLERS: list[tuple[str, re.Pattern[str], Handler]] = []
+
+
+def handles(method: str, path: str) -> Callable[[Handler], Handler]:
+    """Register the function of a call; `{name}` in the path is an id."""
+    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "/?", re.IGNORECASE)
+
+    def register(handler: Handler) -> Handler:
+        _HANDLERS.append((method, pattern, handler))
+        return handler
+
+    return register
+
+
+def is_training(raw_path: str) -> bool:
+    """Return whether a path is that of a training call."""
+    return _PREFIX.match(raw_path) is not None
+
+
+def find(method: str, raw_path: str) -> tuple[Handler, dict[str, str]]:
+    """Return the function of a call and the ids in its path; raises Refused."""
+    path = _PREFIX.sub("", raw_path, count=1)
+    for known, pattern, handler in _HANDLERS:
+        if known == method and (found := pattern.fullmatch(path)):
+            return handler, {name: unquote(value) for name, value in found.groupdict().items()}
+    raise Refused(404, "NotFound", f"{method} {path[:200]} is not among the training calls that are served")
+
+
+def checked_text(value: object, name: str, most: int = MAX_NAME) -> str:
+    """Return a text that is there and not too long; raises Refused."""
+    if not isinstance(value, str) or not value.strip():
+        raise Refused(400, "BadRequestRequiredParamIsNull", f"{name} is missing")
+    if len(value) > most:
+        raise Refused(400, "BadRequest", f"{name} has {len(value)} characters; the limit is {most}")
+    return value
+
+
+def checked_ids(value: object, name: str, most: int) -> list[str]:
+    """Return ids as they are stored, [] for None; raises Refused."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(id, str) for id in value):
+        raise Refused(400, "BadRequestInvalidIds", f"{name} must be a list of ids")
+    if len(value) > most:
+        raise Refused(400, "BadRequestExceededBatchSize", f"{name} has {len(value)} ids; the limit is {most}")
+    return list(dict.fromkeys(canonical(id.strip()) for id in value))
+
+
+def checked_list(value: object, name: str, most: int) -> list[Json]:
+    """Return a list of objects that is not empty; raises Refused."""
+    if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
+        raise Refused(400, "BadRequestImageBatch", f"{name} must be a list of objects")
+    if len(value) > most:
+        raise Refused(400, "BadRequestExceededBatchSize", f"{name} has {len(value)} entries; the limit is {most}")
+    return value
+
+
+def paged(call: Call, found: list[Json]) -> list[Json]:
+    """Return the part of a list that a call asks for with `take` and `skip`."""
+    skip, take = int(call.number("skip", 0, 1e9)), int(call.number("take", DEFAULT_TAKE, MAX_TAKE))
+    return found[skip : skip + take]
+
+
+def _lower(pairs: list[tuple[str, Any]]) -> Json:
+    return {key.lower(): value for key, value in pairs}

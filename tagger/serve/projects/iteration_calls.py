@@ -1,0 +1,220 @@
+"""Calls about trainings, iterations, their performance, and predictions of iterations."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from tagger import checkpoint
+from tagger.checkpoint.info import Json
+from tagger.errors import TaggerError
+from tagger.inference.pipeline import Row
+from tagger.schema import TAGGED
+from tagger.serve import customvision
+from tagger.serve.batching import Batcher
+from tagger.serve.body import image_in, url_in
+from tagger.serve.customvision import Target
+from tagger.serve.errors import Refused, of_row
+from tagger.serve.projects.calls import MAX_TEXT, Answer, Call, checked_ids, checked_text, handles
+from tagger.serve.projects.image_calls import MAX_BATCH, view_of
+from tagger.serve.projects.project import COMPLETED, IMAGES, ITERATIONS, TRAINING, Project, now
+
+MAX_HOURS = 1000
+_SHOWN = (
+    "id", "name", "status", "created", "lastModified", "trainedAt", "domainId", "classificationType", "trainingType",
+    "reservedBudgetInHours", "trainingTimeInMinutes", "publishName", "originalPublishResourceId",
+    "trainingErrorDetails",
+)  # fmt: skip
+
+
+@handles("POST", "projects/{project}/train")
+def train_project(call: Call) -> Answer:
+    """Start a training."""
+    project, kind = call.project, call.query.get("trainingtype") or "Regular"
+    if kind.lower() not in ("regular", "advanced"):
+        raise Refused(400, "BadRequest", f"trainingType: expected Regular or Advanced, got {kind[:80]!r}")
+    hours = call.number("reservedBudgetInHours", 0, MAX_HOURS)
+    selected = checked_ids(call.json().get("selectedtags"), "selectedTags", 10_000)
+    iteration = call.state.trainings.start(project, kind.capitalize(), hours, selected, call.flag("forceTrain"))
+    return _view(project, iteration)
+
+
+@handles("GET", "projects/{project}/iterations")
+def get_iterations(call: Call) -> Answer:
+    """List the iterations."""
+    return [_view(call.project, each) for each in call.project.journal.of(ITERATIONS).values()]
+
+
+@handles("GET", "projects/{project}/iterations/{iteration}")
+def get_iteration(call: Call) -> Answer:
+    """Describe an iteration."""
+    return _view(call.project, _iteration(call))
+
+
+@handles("PATCH", "projects/{project}/iterations/{iteration}")
+def update_iteration(call: Call) -> Answer:
+    """Rename an iteration."""
+    project, name = call.project, checked_text(call.json().get("name"), "name")
+    with project.lock:
+        iteration = _iteration(call) | {"name": name, "lastModified": now()}
+        project.write((ITERATIONS, iteration["id"], iteration))
+    return _view(project, iteration)
+
+
+@handles("DELETE", "projects/{project}/iterations/{iteration}")
+def delete_iteration(call: Call) -> Answer:
+    """Delete an iteration that is not published."""
+    project = call.project
+    with project.lock:
+        iteration = _iteration(call)
+        if iteration["status"] == TRAINING:
+            raise Refused(409, "BadRequestTrainingAlreadyInProgress", "the iteration is being trained")
+        if iteration.get("publishName"):
+            raise Refused(400, "BadRequestIterationIsPublished", "unpublish the iteration first")
+        project.write((ITERATIONS, iteration["id"], None))
+    project.remove_training(iteration["id"])
+    return None
+
+
+@handles("POST", "projects/{project}/iterations/{iteration}/publish")
+def publish_iteration(call: Call) -> Answer:
+    """Publish an iteration under a name that predictions use."""
+    project, name = call.project, call.text("publishName")
+    resource = call.text("predictionId", "unnamed", MAX_TEXT)
+    _loaded(call, project, _trained(call))
+    with project.lock:
+        iteration = _trained(call)
+        others = [each for each in project.journal.of(ITERATIONS).values() if each.get("publishName") == name]
+        taken = [each for each in others if each["id"] != iteration["id"]]
+        if taken and not call.flag("overwrite"):
+            raise Refused(400, "BadRequestInvalidPublishName", f"another iteration is published as {name!r}")
+        published = iteration | {"publishName": name, "originalPublishResourceId": resource, "lastModified": now()}
+        changes = [each | {"publishName": None} for each in taken] + [published]
+        project.write(*((ITERATIONS, each["id"], each) for each in changes))
+    return True
+
+
+@handles("DELETE", "projects/{project}/iterations/{iteration}/publish")
+def unpublish_iteration(call: Call) -> Answer:
+    """Withdraw the published name of an iteration."""
+    project = call.project
+    with project.lock:
+        iteration = _iteration(call)
+        if not iteration.get("publishName"):
+            raise Refused(400, "BadRequestIterationNotPublished", "the iteration is not published")
+        project.write((ITERATIONS, iteration["id"], iteration | {"publishName": None, "lastModified": now()}))
+    return None
+
+
+@handles("GET", "projects/{project}/iterations/{iteration}/performance")
+def get_iteration_performance(call: Call) -> Answer:
+    """Return precision, recall and average precision of the test images, or validation where there are none."""
+    iteration = _trained(call)
+    bundle = json.loads((call.project.checkpoint(iteration["id"]) / checkpoint.BUNDLE).read_text("utf-8"))
+    metrics = bundle["metrics"].get("test") or bundle["metrics"]["val"]
+    ids = {name: id for id, name in iteration["tags"].items()}
+    tags = [{"id": ids.get(tag["tag"]), "name": tag["tag"], **_figures(tag)} for tag in metrics["tags"]]
+    known = {name: [tag[name] for tag in tags if tag[name] is not None] for name in ("precision", "recall")}
+    return {
+        "perTagPerformance": tags,
+        **{name: sum(values) / len(values) if values else 0.0 for name, values in known.items()},
+        "precisionStdDeviation": 0.0,
+        "recallStdDeviation": 0.0,
+        "averagePrecision": metrics["mean_average_precision"] or 0.0,
+    }
+
+
+@handles("POST", "projects/{project}/quicktest/image")
+def quick_test_image(call: Call) -> Answer:
+    """Predict an image with an iteration, published or not."""
+    return _quick_test(call, image_in(call.body, call.content_type))
+
+
+@handles("POST", "projects/{project}/quicktest/url")
+def quick_test_image_url(call: Call) -> Answer:
+    """Predict an image behind a URL with an iteration, published or not."""
+    return _quick_test(call, call.fetch(url_in(call.body, call.content_type)))
+
+
+@handles("POST", "projects/{project}/tagsandregions/suggestions")
+def suggest_tags_and_regions(call: Call) -> Answer:
+    """Suggest tags of images: the predictions of an iteration, and how uncertain they are."""
+    project, iteration = call.project, _trained(call, call.text("iterationId"))
+    batcher = _loaded(call, project, iteration)
+    images = [project.record(IMAGES, id) for id in call.listed_ids("imageIds", MAX_BATCH)]
+    futures = [batcher.submit(project.image_path(image).read_bytes()) for image in images]
+    view, target = view_of(call), target_of(iteration, batcher)
+    return [
+        _suggestion(view(image), target, project, future.result())
+        for image, future in zip(images, futures, strict=True)
+    ]
+
+
+def target_of(iteration: Json, batcher: Batcher) -> Target:
+    """Return the model of an iteration with the ids of its tags."""
+    return Target(batcher, iteration["id"], {name: id for id, name in iteration["tags"].items()})
+
+
+def published(project: Project, name: str) -> Json:
+    """Return the iteration that is published under a name; raises Refused."""
+    for iteration in project.journal.of(ITERATIONS).values():
+        if iteration.get("publishName") == name:
+            return iteration
+    raise Refused(404, "NotFoundIteration", "Invalid iteration")
+
+
+def _suggestion(image: Json, target: Target, project: Project, row: Row) -> Json:
+    predictions = customvision.answer(project.id, row, target)["predictions"] if row["status"] in TAGGED else []
+    entropy = -sum(each["probability"] * math.log2(max(each["probability"], 1e-12)) for each in predictions)
+    suggested = {"project": project.id, "iteration": target.iteration, "predictions": predictions}
+    return {**image, **suggested, "predictionUncertainty": entropy}
+
+
+def _quick_test(call: Call, content: bytes) -> Json:
+    project = call.project
+    iteration = _trained(call, call.query.get("iterationid") or _latest(project))
+    batcher = _loaded(call, project, iteration)
+    row = batcher.submit(content).result()
+    if row["status"] not in TAGGED:
+        raise of_row(row)
+    return customvision.answer(project.id, row, target_of(iteration, batcher))
+
+
+def _latest(project: Project) -> str:
+    done = [id for id, each in project.journal.of(ITERATIONS).items() if each["status"] == COMPLETED]
+    if not done:
+        raise Refused(404, "NotFoundProjectDefaultIteration", "the project has no trained iteration")
+    return done[-1]
+
+
+def _iteration(call: Call) -> Json:
+    return call.project.record(ITERATIONS, call.ids["iteration"])
+
+
+def _trained(call: Call, id: str | None = None) -> Json:
+    iteration = call.project.record(ITERATIONS, id or call.ids["iteration"])
+    if iteration["status"] != COMPLETED:
+        raise Refused(400, "BadRequestIterationIsNotTrained", f"the iteration is not trained ({iteration['status']})")
+    return iteration
+
+
+def _loaded(call: Call, project: Project, iteration: Json) -> Batcher:
+    try:
+        return call.batcher(project, iteration)
+    except (TaggerError, OSError) as error:
+        raise Refused(500, "ErrorPredictionModelNotFound", f"the iteration cannot be loaded: {error}") from error
+
+
+def _figures(tag: Json) -> Json:
+    """Return a tag's figures; half of a 95% interval is 1.96 standard deviations."""
+    found: Json = {"averagePrecision": tag["average_precision"] or 0.0}
+    for name in ("precision", "recall"):
+        low, high = tag[f"{name}_interval"]
+        known = tag[name] is not None
+        found |= {name: tag[name], f"{name}StdDeviation": (high - low) / (2 * 1.96) if known else None}
+    return found
+
+
+def _view(project: Project, iteration: Json) -> Json:
+    shown = {name: iteration.get(name) for name in _SHOWN}
+    return {**shown, "projectId": project.id, "exportable": False, "exportableTo": [], "customBaseModelInfo": None}

@@ -1,0 +1,140 @@
+"""Predictions that a project stores, the newest so many, and the calls that list them and train on them."""
+
+from __future__ import annotations
+
+import logging
+
+from tagger import storage
+from tagger.checkpoint.info import Json
+from tagger.errors import TaggerError
+from tagger.images.suffixes import suffix_of
+from tagger.inference.pipeline import Row
+from tagger.serve.errors import Refused
+from tagger.serve.projects.adding import Entry
+from tagger.serve.projects.calls import Answer, Call, checked_ids, checked_list, handles
+from tagger.serve.projects.image_calls import MAX_BATCH, added, batch
+from tagger.serve.projects.project import PREDICTIONS, Project, now
+
+log = logging.getLogger(__name__)
+
+MAX_COUNT, DEFAULT_COUNT, MAX_TAGS = 256, 50, 2
+_ORDERS = ("Newest", "Oldest", "Suggested")
+
+
+def store(project: Project, found: Json, row: Row, content: bytes, application: str, most: int) -> bool:
+    """Store an answer and its image, dropping the oldest beyond `most`; return whether that worked."""
+    kept = [
+        {name: each[name] for name in ("probability", "tagId", "tagName", "tagType")} for each in found["predictions"]
+    ]
+    record: Json = {
+        "id": found["id"],
+        "file": f"{found['id']}.{suffix_of(row['format'] or 'image')}",
+        "created": now(),
+        "iteration": found["iteration"],
+        "application": application[:256],
+        "predictions": kept,
+    }
+    try:
+        storage.write_atomic(storage.local_uri(str(project.prediction_path(record))), content)
+        with project.lock:
+            oldest = list(project.journal.of(PREDICTIONS).values())[: -most + 1 or None]
+            project.write((PREDICTIONS, record["id"], record), *((PREDICTIONS, old["id"], None) for old in oldest))
+    except (TaggerError, OSError) as error:
+        log.warning("a prediction is not stored: %s", error)
+        return False
+    for old in oldest:
+        project.prediction_path(old).unlink(missing_ok=True)
+    return True
+
+
+@handles("POST", "projects/{project}/predictions/query")
+def query_predictions(call: Call) -> Answer:
+    """List stored predictions, a page at a time."""
+    project, token = call.project, call.json()
+    most = token.get("maxcount") or DEFAULT_COUNT
+    if not isinstance(most, int) or not 1 <= most <= MAX_COUNT:
+        raise Refused(400, "BadRequestPredictionResultsExceededCount", f"maxCount must be from 1 to {MAX_COUNT}")
+    found, start = _chosen(project, token), _start(token.get("continuation"))
+    rest = start + most < len(found)
+    given = {name: token.get(name.lower()) for name in _TOKEN}
+    answered = {**given, "maxCount": most, "continuation": str(start + most) if rest else None}
+    return {"token": answered, "results": [_view(call, project, each) for each in found[start : start + most]]}
+
+
+@handles("DELETE", "projects/{project}/predictions")
+def delete_prediction(call: Call) -> Answer:
+    """Delete stored predictions."""
+    _remove(call.project, call.listed_ids("ids", MAX_BATCH))
+    return None
+
+
+@handles("POST", "projects/{project}/images/predictions")
+def create_images_from_predictions(call: Call) -> Answer:
+    """Add the images of stored predictions, which are then no longer among the predictions."""
+    project, entries, ids = call.project, list[Entry](), list[str]()
+    for given, tags in batch(call):
+        (id,) = checked_ids([given.get("id")], "id", 1)
+        ids.append(id)
+        record = project.journal.get(PREDICTIONS, id)
+        path = record and project.prediction_path(record)
+        content = path.read_bytes() if path and path.exists() else None
+        entries.append(Entry(id, content, tags, "ErrorImageNotFound"))
+    outcomes, answer = added(call, entries)
+    _remove(project, [id for id, outcome in zip(ids, outcomes, strict=True) if outcome.image])
+    return answer
+
+
+_TOKEN = ("session", "orderBy", "tags", "iterationId", "startTime", "endTime", "application")
+
+
+def _chosen(project: Project, token: Json) -> list[Json]:
+    """Return the predictions that a token asks for, in its order."""
+    order = str(token.get("orderby") or _ORDERS[0]).lower()
+    if order not in map(str.lower, _ORDERS):
+        raise Refused(
+            400, "BadRequestPredictionInvalidQueryParameters", f"orderBy: expected one of {', '.join(_ORDERS)}"
+        )
+    tags = checked_list(token["tags"], "tags", MAX_TAGS) if token.get("tags") else []
+    same = {name: token.get(key) for name, key in (("iteration", "iterationid"), ("application", "application"))}
+    found = [
+        each
+        for each in project.journal.of(PREDICTIONS).values()
+        if all(not value or each[name] == value for name, value in same.items())
+        and str(token.get("starttime") or "") <= each["created"] <= str(token.get("endtime") or "~")
+        and all(_within(each, tag) for tag in tags)
+    ]
+    if order == "suggested":
+        return sorted(found, key=lambda each: max(one["probability"] for one in each["predictions"]))
+    return found if order == "oldest" else found[::-1]
+
+
+def _within(record: Json, tag: Json) -> bool:
+    """Return whether a prediction has the tag with a probability between the thresholds."""
+    low, high = tag.get("minthreshold") or 0.0, tag.get("maxthreshold") or 1.0
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        raise Refused(400, "BadRequestPredictionInvalidQueryParameters", "thresholds must be numbers")
+    return any(each["tagId"] == tag.get("id") and low <= each["probability"] <= high for each in record["predictions"])
+
+
+def _start(continuation: object) -> int:
+    if continuation in (None, ""):
+        return 0
+    if not isinstance(continuation, str) or not continuation.isdigit() or len(continuation) > 9:
+        raise Refused(400, "BadRequestPredictionInvalidQueryParameters", "continuation is not one that was answered")
+    return int(continuation)
+
+
+def _view(call: Call, project: Project, record: Json) -> Json:
+    link = call.state.links.sign(call.base, project.id, record["id"])
+    shown = {name: record[name] for name in ("id", "created", "iteration", "predictions")}
+    links = {"resizedImageUri": link, "thumbnailUri": link, "originalImageUri": link}
+    return {**shown, **links, "project": project.id, "domain": project.facts["domainId"]}
+
+
+def _remove(project: Project, ids: list[str]) -> None:
+    with project.lock:
+        gone = [record for id in ids if (record := project.journal.get(PREDICTIONS, id))]
+        if gone:
+            project.write(*((PREDICTIONS, record["id"], None) for record in gone))
+    for record in gone:
+        project.prediction_path(record).unlink(missing_ok=True)

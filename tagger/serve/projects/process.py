@@ -1,0 +1,85 @@
+"""One training of a project, in a process of its own: `python -m tagger.serve.projects.process DATASET OUT OPTIONS`.
+
+It ends with the server, however that ends: its stdin is a pipe from there. Started again with the same arguments it
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from tagger import checkpoint, storage
+from tagger.data import dataset as datasets
+from tagger.data import scan
+from tagger.data.dataset import Dataset
+from tagger.errors import TaggerError
+from tagger.training.config import TrainConfig
+from tagger.training.data import Callbacks
+from tagger.training.train import UNFINISHED, train
+
+SMALL = 20
+"""Images of a label below which the splits of one seed may leave none of them in val."""
+SEEDS = 50
+LOCK_SECONDS = 120.0
+"""Limit on the time that the process before this one takes to end."""
+
+
+def main() -> None:
+    """Train as the arguments say; an error is the last line on stderr."""
+    threading.Thread(target=_end_with_server, daemon=True).start()
+    dataset, out, options = sys.argv[1:]
+    if hasattr(os, "nice"):
+        os.nice(10)  # predictions come first
+    try:
+        with FileLock(Path(out).parent / storage.LOCK, timeout=LOCK_SECONDS):
+            run(dataset, out, TrainConfig(**json.loads(options)))
+    except TaggerError as error:
+        sys.exit(" ".join(str(error).split()))
+
+
+def run(dataset: str, out: str, config: TrainConfig) -> None:
+    """Train, or go on with a training that was killed."""
+    unfinished = os.path.exists(os.path.join(out, UNFINISHED))
+    if os.path.exists(os.path.join(out, checkpoint.BUNDLE)) and not unfinished:
+        return
+    if not unfinished:
+        shutil.rmtree(out, ignore_errors=True)
+    config = replace(config, seed=seed_for(dataset, config))
+    train(dataset, out, config, unfinished, Callbacks(say=lambda line: print(line, file=sys.stderr, flush=True)))
+
+
+def seed_for(dataset: str, config: TrainConfig) -> int:
+    """Return the first seed whose splits hold all labels, or most: a handful of images may have none in val."""
+    found = datasets.read_dataset(dataset, config.multilabel)
+    if min(found.truth.sum(axis=0)) >= SMALL:
+        return config.seed
+    scanned = scan.scan(found.table)
+    if not scanned.have.any():
+        return config.seed
+    images = datasets.scanned(found, scanned)
+    return max(
+        range(config.seed, config.seed + SEEDS), key=lambda seed: _labels_held(datasets.split(images, scanned, seed)[0])
+    )
+
+
+def _labels_held(images: Dataset) -> tuple[int, int, int]:
+    held = Counter(split for split, counts in images.counts().items() for count in counts.values() if count)
+    return held["train"], held["val"], held["test"]
+
+
+def _end_with_server() -> None:
+    os.read(0, 1)  # sys.stdin has a lock, which this thread would hold when the interpreter ends
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
