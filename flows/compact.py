@@ -1,17 +1,17 @@
 """Merge the small parts of a results table, as a Prefect flow: `python -m flows.compact RESULTS`."""
 
-from prefect import flow, task
+from prefect import flow
 from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
-from flows.retries import may_pass
+from flows.retries import retried
 from tagger.options import Grace, Results
 from tagger.tagging import compact as compaction
 from tagger.tagging.compact import GRACE, Compacted
 
 
-@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+@retried()
 def merge(results: str, grace: float) -> Compacted:
     """Merge the parts; a retry does what is left."""
     return compaction.compact(results, grace)

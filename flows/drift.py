@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
-from flows.retries import may_pass
+from flows.retries import retried
 from tagger import options
 from tagger.reporting import drift_report
 from tagger.tagging.drift import LIMIT, Drift
 
 
-@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+@retried()
 def compare_periods(
     results: str, out: str, reference: str | None, current: str | None, model: str | None, limit: float
 ) -> Drift:

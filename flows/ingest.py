@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
-from flows.retries import may_pass
+from flows.retries import retried
 from tagger.checkpoint import markdown
 from tagger.data.config import DEFAULTS, LabelOptions
 from tagger.data.ingest import write_manifest
 from tagger.options import ManifestOut, Source
 
 
-@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+@retried()
 def list_source(source: str, out: str, options: LabelOptions) -> dict[str, Any]:
     """Write the manifest; return its counts and its report."""
     found = write_manifest(source, out, options)

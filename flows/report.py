@@ -1,17 +1,17 @@
 """Write the report of a results table, as a Prefect flow: `python -m flows.report RESULTS`."""
 
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
-from flows.retries import may_pass
+from flows.retries import retried
 from tagger import options
 from tagger.reporting import results_report
 
 
-@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+@retried()
 def write_report(results: str, out: str, model: str | None, checkpoints: str, thumbnails: int) -> str:
     """Write the page, create an artifact without its images; return the summary."""
     found = results_report.write(results, out, model, checkpoints, thumbnails)

@@ -1,8 +1,16 @@
-"""Failures of a task that are worth a retry."""
+"""Tasks that are retried after failures for which it may help."""
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
 from tagger.errors import AccessDenied, SourceError, SourceNotFound, TaggerError, WriteError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def may_pass(task: object, task_run: object, state: State[object]) -> bool:
@@ -11,3 +19,15 @@ def may_pass(task: object, task_run: object, state: State[object]) -> bool:
     if isinstance(error, SourceNotFound | AccessDenied):
         return False
     return not isinstance(error, TaggerError) or isinstance(error, SourceError | WriteError)
+
+
+def retried(task_run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Return Prefect's `task` decorator, with retries."""
+    return task(
+        retries=2,
+        retry_delay_seconds=30,
+        retry_condition_fn=may_pass,
+        persist_result=False,
+        cache_policy=NO_CACHE,
+        task_run_name=task_run_name,
+    )

@@ -16,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import command
-from flows.retries import may_pass
+from flows.retries import retried
 from tagger.options import Models, ResultsOut, Source
 from tagger.tagging import cluster, run
 from tagger.tagging.cluster import Address, Runner
@@ -27,33 +27,19 @@ MAX_TASKS = 16
 DEFAULTS = TagConfig()
 
 
-@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+@retried()
 def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> run.Work:
     """Plan the run; return the work that it is."""
     return run.Work(*run.prepare_share(source, model, out, options))
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=30,
-    retry_condition_fn=may_pass,
-    persist_result=False,
-    cache_policy=NO_CACHE,
-    task_run_name="tag-shards-{number}-of-{tasks}",
-)
+@retried(task_run_name="tag-shards-{number}-of-{tasks}")
 def tag_shards(work: run.Work, number: int, tasks: int) -> ShardCounts:
     """Tag a share of the shards that are left; a retry does the rest of the share, and counts what was written."""
     return work.run(at_most=-(-len(work.shards) // tasks))
 
 
-@task(
-    retries=2,
-    retry_delay_seconds=30,
-    retry_condition_fn=may_pass,
-    persist_result=False,
-    cache_policy=NO_CACHE,
-    task_run_name="tag-on-{runner}",
-)
+@retried(task_run_name="tag-on-{runner}")
 def tag_on_cluster(work: run.Work, runner: Runner, address: str | None) -> ShardCounts:
     """Tag all shards in a cluster; a retry does only those without a part file."""
     return cluster.tag_plan(work.plan, work.shards, runner, address)

@@ -7,7 +7,7 @@ from prefect.runtime import task_run
 from prefect.states import Completed
 
 from flows import command
-from flows.retries import may_pass
+from flows.retries import retried
 from tagger import storage
 from tagger.options import CheckpointOut, Dataset, Resume
 from tagger.training import train as training
@@ -17,7 +17,7 @@ from tagger.training.data import Callbacks
 DEFAULTS = TrainConfig()
 
 
-@task(retries=2, retry_delay_seconds=30, retry_condition_fn=may_pass, persist_result=False)
+@retried()
 def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, object]:
     """Train and write the checkpoint folder; return its id and metrics."""
     unfinished = storage.join(storage.absolute(out), training.UNFINISHED)

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""All errors, as one tree.
 
 TaggerError
 ├── UsageError (ValueError)            an argument that cannot be right

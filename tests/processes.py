@@ -20,7 +20,7 @@ TIMEOUT = 120
 PRELOADED = ["tagger.cli", "tagger.tagging.run", "tagger.training.methods", "tagger.evaluation.evaluate", "openvino"]
 """Modules that a process forked by `forked` does not import again, nor all that they import: 4 s each time."""
 WIDE = {"COLUMNS": "120"}
-"""Whatever terminal the tests run in."""
+"""Environment in which tables are printed 120 columns wide."""
 
 
 class Process(Protocol):
@@ -55,7 +55,7 @@ class Forked:
 
     @property
     def stderr(self) -> str:
-        """What it has printed so far."""
+        """Output so far."""
         return self.outputs[1].read_text() if self.outputs[1].exists() else ""
 
     def communicate(self, timeout: float = TIMEOUT) -> tuple[str, str]:

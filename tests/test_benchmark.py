@@ -39,7 +39,7 @@ def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a backbone is fine-tuned on."""
+    """Images to fine-tune a backbone on."""
     folder = tmp_path_factory.mktemp("few") / "data"
     write_stripes(folder / "train", 16)
     write_stripes(folder / "test", 8, seed=1)

@@ -1,4 +1,4 @@
-"""What holds for every label format alike."""
+"""Behaviour that all label formats share."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ BARE = {"neighbours": {}, "k_curves": {}, "templates": {}, "filters": {}, "mista
 
 
 class Page(HTMLParser):
-    """What stands in a page; fails on an element that is not closed or closed twice."""
+    """Text of a page; fails on an element that is not closed or closed twice."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -156,7 +156,7 @@ def _lines() -> Iterator[Show]:
         yield show_step
     finally:
         ended.set()
-        watcher.join()
+        watcher.join(1)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ URL_COLUMNS = ("uri", "url", "image_url", "path", "filepath", "file_path", "file
 
 _LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 _CHUNK = 10_000
+_DESCRIBERS = 64
+"""Files described at the same time: servers that do not answer then cost a list of hundreds less than a minute."""
 _FIRST_LINES = 100
 
 
@@ -105,7 +107,7 @@ def _collect(found: Iterable[storage.FoundFile], on_found: Callable[[int], None]
 def _describe_all(urls: Iterable[str]) -> Iterator[storage.FoundFile]:
     """Describe listed files, many at a time: one request after the other would take hours."""
     stream = iter(urls)
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(_DESCRIBERS) as pool:
         while chunk := list(islice(stream, _CHUNK)):
             yield from pool.map(storage.describe, chunk)
 

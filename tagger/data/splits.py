@@ -24,7 +24,7 @@ SHARES = (0.70, 0.15, 0.15)
 NO_LABEL = "(no label)"
 """The class of images that are known to have no label."""
 TOLERANCE = 0.02
-"""How far the share below a cut may be off, as a share of a label's images."""
+"""Tolerated error of the share below a cut, as a share of a label's images."""
 
 _EXAMPLES = 3
 

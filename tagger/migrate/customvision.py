@@ -54,7 +54,7 @@ class Migrated:
     """Images with boxes, which are in images.jsonl alone."""
     iterations: int
     failed: tuple[str, ...]
-    """What went wrong with images that are not there."""
+    """Errors of the images that could not be fetched."""
 
     def text(self) -> str:
         """Return the figures in lines."""

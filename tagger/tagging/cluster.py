@@ -33,6 +33,8 @@ Shards: TypeAlias = tuple[int, ...]
 PIECES_PER_WORKER = 8
 """Tasks per worker: enough for the last ones to end at nearly the same time."""
 CONNECT_SECONDS = 20
+STALL_SECONDS = 6 * 3600
+"""Limit on the time in which no task ends: a cluster that has lost its machines would wait for others for ever."""
 _ATTEMPTS = 3
 """Tries of a task whose worker is lost."""
 
@@ -81,6 +83,13 @@ def _models() -> run.Models:
     return run.Models()
 
 
+def _first(finished: list[Any]) -> Any:
+    """Return the first task that ended; raises Lost if none did."""
+    if not finished:
+        raise Lost(f"no task ended in {STALL_SECONDS // 3600} hours; check the workers of the cluster, and run again")
+    return finished[0]
+
+
 def _check_answers(address: str | None, what: str) -> None:
     """Raise UsageError if nothing listens at HOST:PORT: the clients would wait for minutes."""
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
@@ -124,9 +133,9 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]
             while waiting or pending:
                 while waiting and len(pending) < count:
                     pending.append(task.remote(plan_url, waiting.pop()))
-                [done], pending = ray.wait(pending, num_returns=1)
+                finished, pending = ray.wait(pending, num_returns=1, timeout=STALL_SECONDS)
                 try:
-                    yield ray.get(done)
+                    yield ray.get(_first(finished))
                 except ray.exceptions.RayTaskError as error:
                     raise error.as_instanceof_cause() from error
                 except ray.exceptions.RayError as error:
@@ -160,7 +169,11 @@ def _dask(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]
             while waiting or pending:
                 while waiting and len(pending) < count:
                     pending.add(client.submit(tag_some, plan_url, waiting.pop(), pure=False))
-                finished, pending = distributed.wait(pending, return_when="FIRST_COMPLETED")
+                try:
+                    finished, pending = distributed.wait(pending, STALL_SECONDS, return_when="FIRST_COMPLETED")
+                except TimeoutError:
+                    finished = set()
+                _first(list(finished))
                 for future in finished:
                     try:
                         yield future.result()

@@ -56,7 +56,7 @@ class Recipe:
     patience: int | None = None
     """Epochs without improvement before training stops; the best weights are returned. None: train all epochs."""
     monitor: Literal["val_loss", "val_score"] = "val_loss"
-    """What improves."""
+    """Metric that must improve."""
     flip: Literal["none", "random", "alternate"] = "none"
     """none, random, or alternate: every image is mirrored every other epoch (Jordan 2024, arXiv 2404.00498)."""
     translate: int = 0

@@ -57,7 +57,7 @@ class Engine(Protocol):
     concurrency: int
     """Number of calls, each from its own thread, that run at the same time."""
     shares_cores: bool
-    """Whether it computes on the cores that also decode."""
+    """True if it computes on the cores that also decode."""
 
     @property
     def images_per_second(self) -> float | None:
