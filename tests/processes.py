@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,14 @@ def forked(*arguments: object, cwd: object = ".") -> Iterator[Forked]:
         finally:
             process.kill()
             process.process.join(TIMEOUT)
+
+
+def free_port() -> int:
+    """Return a port that no server uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
@@ -187,6 +188,22 @@ def test_a_changed_archive_is_tagged_again(folder: Path, tmp_path: Path) -> None
     run(archive, out)
     os.utime(archive, (1, 1))
     assert run(archive, out).tagged == COUNT - 1
+
+
+@pytest.mark.parametrize("kind", ["x.tar", "x.tar.gz", "x.zip", "x.parquet", "x.arrow"])
+def test_a_replaced_archive_is_read_anew_by_the_same_process(tmp_path: Path, kind: str) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for night in range(2):
+        for index in range(3):
+            photo(10 * night + index, (64, 64)).save(images / f"{index}.png")
+        archive = pack(images, tmp_path / kind)
+        os.utime(archive, (night, night))
+        assert run(archive, tmp_path / "out").tagged == 3
+        expected = {hashlib.sha256((images / f"{index}.png").read_bytes()).hexdigest() for index in range(3)}
+        assert set(tagger.read_results(tmp_path / "out")["image_id"]) == expected
+        member = "0.png" if "tar" in kind or "zip" in kind else "0"
+        assert storage.read_bytes(f"{archive}::{member}") == (images / "0.png").read_bytes()
 
 
 @pytest.mark.parametrize("bomb", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])

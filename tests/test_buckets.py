@@ -14,7 +14,7 @@ from typing import Any
 import fsspec.config
 import pytest
 from pictures import photo
-from processes import started, wait_until
+from processes import free_port, started, wait_until
 from test_archives import by_image, pack
 from test_tagging import run
 
@@ -26,13 +26,6 @@ AZURITE = Path(__file__).parents[1] / ".venv" / "azurite" / "node_modules" / ".b
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # of every Azurite
 NAMES = ["a.jpg", "deep/er/ü ß.jpg", "deep/100%.jpg", "deep/no image.jpg", "notes.txt", ".hidden.jpg"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def answers(port: int) -> bool:

@@ -22,7 +22,7 @@ import boto3
 import pytest
 import s3fs
 from pictures import MODEL, photo
-from processes import TIMEOUT, started, wait_until
+from processes import TIMEOUT, free_port, started, wait_until
 from test_archives import KINDS, by_image, pack
 from test_tagging import run
 
@@ -32,13 +32,6 @@ from tagger.errors import SourceNotFound
 from tagger.storage import stores
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

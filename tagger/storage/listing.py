@@ -86,7 +86,7 @@ def _described_member(inside: archives.Inside) -> FoundFile:
         member = archives.find(inside)
     except SourceError:  # it still gets a row, with the error from reading it
         return file
-    return file._replace(bytes=member.size, location=f"{inside.archive}::@{member.place}")
+    return file._replace(bytes=member.size)
 
 
 def _images_of(file: FoundFile, name: str, skipped: Counter[str]) -> Iterator[FoundFile]:

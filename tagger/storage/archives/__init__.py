@@ -1,12 +1,14 @@
 """Archives and tables of images as folders: their members are listed, and read as ranges of bytes or rows.
 
 A member's uri is `ARCHIVE::NAME`, or `TABLE::ROW`. Its location says where it lies, so that any process can read it
-alone: `ARCHIVE::@PLACE`, and `ARCHIVE::!REASON` for the rest of an archive that is damaged.
+alone: `ARCHIVE::@PLACE@VERSION`, and `ARCHIVE::!REASON` for the rest of an archive that is damaged. What stays open or
+in memory between two reads belongs to one version of the archive.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import re
 import tarfile
@@ -23,6 +25,8 @@ from tagger.storage.archives import rows, tar, zipped
 from tagger.storage.archives.member import Member
 from tagger.storage.archives.rows import NoImages, has_images
 from tagger.storage.names import FoundFile, is_image_name
+from tagger.storage.stores import filesystem, named_errors
+from tagger.storage.uris import is_remote, local_path
 
 __all__ = [
     "Inside", "NoImages", "find", "has_images", "is_archive", "members", "read", "split",
@@ -63,6 +67,7 @@ def members(archive: FoundFile, skipped: Counter[str]) -> Iterator[FoundFile]:
     The rest of a damaged archive is one file, whose location has the reason. Raises NoImages for a table without any.
     """
     url, seen, found = archive.location or archive.uri, set[int](), 0
+    version = _hash(archive.bytes, archive.modified_at, archive.etag)
     try:
         for member in _listed(url):
             if reason := _reason_to_skip(member, seen):
@@ -72,7 +77,7 @@ def members(archive: FoundFile, skipped: Counter[str]) -> Iterator[FoundFile]:
             yield archive._replace(
                 uri=f"{archive.uri}{_SEPARATOR}{member.name}",
                 bytes=member.size,
-                location=f"{url}{_SEPARATOR}@{member.place}",
+                location=f"{url}{_SEPARATOR}@{member.place}@{version}",
             )
     except NoImages:
         raise
@@ -115,7 +120,7 @@ def read(inside: Inside, timeout: float) -> bytes:
     if place.startswith("!"):
         raise SourceError(f"{url}: {place[1:]}")
     if not place.startswith("@"):
-        place = "@" + find(inside).place
+        place = f"@{find(inside).place}@{_version(url)}"
     kind, where = place[1], place[2:]
     try:
         reader = {"t": tar.read, "s": tar.read_stream, "z": zipped.read, "r": rows.read}[kind]
@@ -129,15 +134,29 @@ def read(inside: Inside, timeout: float) -> bytes:
 def find(inside: Inside) -> Member:
     """Return a member by its name; raises SourceNotFound."""
     try:
-        return _index(inside.archive)[inside.member]
+        return _index(inside.archive, _version(inside.archive))[inside.member]
     except KeyError as error:
         raise SourceNotFound(f"{inside.archive}: has no member {inside.member}") from error
     except _DAMAGE as error:
         raise SourceError(f"{inside.archive}: damaged or cut short ({first_line(error)})") from error
 
 
+def _version(url: str) -> str:
+    """Return what tells the present version of an archive from others."""
+    if not is_remote(url):
+        info = os.stat(local_path(url))
+        return _hash(info.st_size, info.st_mtime_ns)
+    with named_errors(url):
+        fs, path = filesystem(url)
+        return _hash(fs.ukey(path))
+
+
+def _hash(*facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+
 @functools.lru_cache(_INDEXES)
-def _index(url: str) -> dict[str, Member]:
+def _index(url: str, version: str) -> dict[str, Member]:
     index: dict[str, Any] = {}
     for member in _listed(url):
         index.setdefault(member.name, member)

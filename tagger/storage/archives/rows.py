@@ -98,8 +98,9 @@ def _arrow_batches(file: IO[bytes]) -> Iterator[pa.RecordBatch]:
 
 def read(url: str, place: str, timeout: float) -> bytes:
     """Return the encoded image of a row; raises SourceError."""
-    group, row = map(int, place.split("/"))
-    return _opened(url).read(group, row)
+    part, _, version = place.partition("@")
+    group, row = map(int, part.split("/"))
+    return _opened(url, version).read(group, row)
 
 
 class _Table:
@@ -152,7 +153,7 @@ def _images(url: str, file: IO[bytes], group: int) -> Iterator[pa.Array]:
 
 
 @functools.lru_cache(_TABLES)
-def _opened(url: str) -> _Table:
+def _opened(url: str, version: str) -> _Table:
     return _Table(url)
 
 

@@ -45,14 +45,15 @@ def members(url: str, file: IO[bytes]) -> Iterator[Member]:
 
 def read(url: str, place: str, timeout: float) -> bytes:
     """Return a range of a plain archive."""
-    start, size = map(int, place.split("+"))
+    start, size = map(int, place.partition("@")[0].split("+"))
     return files.read_range(url, start, size, timeout)
 
 
 def read_stream(url: str, place: str, timeout: float) -> bytes:
     """Return a range of the content of a compressed archive."""
-    start, size = map(int, place.split("+"))
-    return _opened(url).read(start, size)
+    part, _, version = place.partition("@")
+    start, size = map(int, part.split("+"))
+    return _opened(url, version).read(start, size)
 
 
 def _codec(url: str) -> str | None:
@@ -120,7 +121,7 @@ class _Reader:
 
 
 @functools.lru_cache(_STREAMS)
-def _opened(url: str) -> _Reader:
+def _opened(url: str, version: str) -> _Reader:
     return _Reader(url)
 
 

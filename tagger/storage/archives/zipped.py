@@ -32,7 +32,7 @@ def members(file: IO[bytes]) -> Iterator[Member]:
 
 def read(url: str, place: str, timeout: float) -> bytes:
     """Return the content of a member, checked; raises SourceError."""
-    start, _, rest = place.partition("+")
+    start, _, rest = place.partition("@")[0].partition("+")
     packed, method, size, crc = map(int, rest.split("/"))
     if size > MAX_BYTES:
         raise SourceTooLarge(f"{url}: a member of {size} bytes is over the limit of {MAX_BYTES}")
