@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from tagger import checkpoint, schema, storage
 from tagger.data import manifest
-from tagger.errors import AccessDenied, ModelError, SourceError, TableError, WriteError
+from tagger.errors import AccessDenied, ModelError, SourceError, SourceNotFound, TableError, WriteError
 from tagger.evaluation import agreement
 from tagger.inference import model as inference
 from tagger.inference.batch import Batch
@@ -135,7 +135,8 @@ def prepare_share(
     def make() -> Plan:
         files = manifest.read_source(source, on_found)
         plan = make_plan(source, files, models, out, config)
-        if plan.found or plan.known:
+        _check_found(plan)
+        if plan.found:
             present.write_listing(plan.out, source, files.table)
         return plan
 
@@ -152,6 +153,20 @@ def prepare_share(
     if plan.shards:
         _record(plan, {"state": "started"})
     return plan, shards
+
+
+def _check_found(plan: Plan) -> None:
+    """Raise SourceNotFound for a source that has too few files, or none although the table has rows."""
+    if plan.found < plan.config.min_files:
+        raise SourceNotFound(
+            f"{plan.source}: {plan.found:,} files found, but --min-files is {plan.config.min_files:,}; check that the "
+            "disk is mounted and the path is right"
+        )
+    if not plan.found and plan.known:
+        raise SourceNotFound(
+            f"{plan.source}: no files found, but {plan.out} has rows; check that the disk is mounted and the path is "
+            "right (the rows are unchanged; `tagger query` reads them without the files)"
+        )
 
 
 class Work:
