@@ -13,12 +13,13 @@ from flows import command
 from flows.drift import compare_last_run
 from flows.names import run_name
 from flows.report import write_report
-from flows.tag import DEFAULTS, FlowConfig, Hours, SomeModels, at_most, tag_source
+from flows.tag import DEFAULTS, Hours, SomeModels, at_most, tag_source
 from tagger import options as shared
 from tagger import storage
 from tagger.options import Option
 from tagger.reporting import drift_report
 from tagger.tagging.cluster import Address, Runner
+from tagger.tagging.config import TagConfig
 from tagger.tagging.drift import LIMIT
 
 PAGES = "_reports"
@@ -30,7 +31,7 @@ def nightly(
     source: shared.Source,
     model: SomeModels,
     out: shared.ResultsOut,
-    options: FlowConfig = DEFAULTS,
+    options: TagConfig = DEFAULTS,
     runner: Runner = "local",
     address: Address = None,
     max_hours: Hours = None,

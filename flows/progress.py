@@ -28,8 +28,8 @@ class _ToRun(logging.Handler):
 
 
 @contextmanager
-def progress(step: str) -> Iterator[Callable[[str], None]]:
-    """Log a step now, and every SECONDS while the block runs; yield a function that changes its text."""
+def progress(step: str, seconds: float = SECONDS) -> Iterator[Callable[[str], None]]:
+    """Log a step now, and every few seconds while the block runs; yield a function that changes its text."""
     log, text, ended = get_run_logger(), step, threading.Event()
 
     def show(new: str) -> None:
@@ -37,7 +37,7 @@ def progress(step: str) -> Iterator[Callable[[str], None]]:
         text = new
 
     def watch() -> None:
-        while not ended.wait(SECONDS):
+        while not ended.wait(seconds):
             log.info(visible(redact(text)))
 
     log.info(visible(redact(text)))

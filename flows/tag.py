@@ -7,7 +7,7 @@ one after the other, so that a cancellation or the limit on the hours interrupts
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Annotated, TypeAlias
 
 from prefect import flow, task
@@ -34,16 +34,7 @@ from tagger.tagging.summary import ShardCounts, Summary
 MAX_TASKS = 16
 
 
-@dataclass(frozen=True)
-class FlowConfig(TagConfig):
-    """Options of a tagging run; an empty source is an error."""
-
-    min_files: Annotated[
-        int, Option("Fewest files that the source must have; fewer are an error, as of a disk not mounted.", ge=0)
-    ] = 1
-
-
-DEFAULTS = FlowConfig()
+DEFAULTS = TagConfig()
 SomeModels: TypeAlias = Annotated[Models, Field(min_length=1)]
 Hours: TypeAlias = Annotated[
     float | None, Option("Stop as failed after so many hours; the next run does the rest.", gt=0)
@@ -52,7 +43,8 @@ Hours: TypeAlias = Annotated[
 
 @retried()
 def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> run.Work:
-    """Plan the run; return the work that it is."""
+    """Plan the run; return the work that it is. A source without files is an error, unless --min-files is 0."""
+    options = replace(options, min_files=1 if options.min_files is None else options.min_files)
     with progress(f"listing {source}") as show:
         found = run.prepare_share(
             source, model, out, options, lambda found: show(f"listing and planning: {found:,} files found")
@@ -124,7 +116,7 @@ def tag(
     source: Source,
     model: SomeModels,
     out: ResultsOut,
-    options: FlowConfig = DEFAULTS,
+    options: TagConfig = DEFAULTS,
     runner: Runner = "local",
     address: Address = None,
     max_hours: Hours = None,

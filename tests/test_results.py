@@ -292,6 +292,15 @@ def test_status_shows_the_last_runs(photos: Path, tmp_path: Path) -> None:
 def test_log_lines_are_json_where_asked_for(photos: Path, tmp_path: Path, run_tagger: Run) -> None:
     ran = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--log-format", "json", "--quiet")
     lines = [json.loads(line) for line in ran.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["listing", "plan", "progress", "finished"]
-    assert lines[1]["files_to_tag"] == lines[-1]["tagged"] == 6
+    events = [line["event"] for line in lines if line["event"] != "progress"]
+    assert events == ["plan", "finished"]
+    steps = [line["step"] for line in lines if line["event"] == "progress"]
+    assert steps == ["reading " + MODEL, "listing", "loading the model", "tagging"]
+    assert lines[2]["files_to_tag"] == lines[-1]["tagged"] == 6
     assert ran.stdout == ""
+
+
+def test_an_error_is_json_too_where_asked_for(tmp_path: Path, run_tagger: Run) -> None:
+    ran = run_tagger("tag", "/no/such", "--model", MODEL, "--out", tmp_path / "out", "--log-format", "json", code=1)
+    last = json.loads(ran.stderr.splitlines()[-1])
+    assert (last["event"], last["error"], last["exit_code"]) == ("error", "SourceNotFound", 1)

@@ -157,10 +157,11 @@ def prepare_share(
 
 def _check_found(plan: Plan) -> None:
     """Raise SourceNotFound for a source that has too few files, or none although the table has rows."""
-    if plan.found < plan.config.min_files:
+    least = plan.config.min_files or 0
+    if plan.found < least:
         raise SourceNotFound(
-            f"{plan.source}: {plan.found:,} files found, but --min-files is {plan.config.min_files:,}; check that the "
-            "disk is mounted and the path is right"
+            f"{plan.source}: {plan.found:,} files found, but --min-files is {least:,}; check that the disk is mounted "
+            "and the path is right"
         )
     if not plan.found and plan.known:
         raise SourceNotFound(
