@@ -13,7 +13,7 @@ from tagger.tagging import compact as compaction
 from tagger.tagging.compact import GRACE, Compacted
 
 
-@retried()
+@retried(task_run_name="merge")
 def merge(results: str, grace: float) -> Compacted:
     """Merge the parts; a retry does what is left."""
     with progress(f"merging the parts of {results}"):

@@ -24,15 +24,13 @@ def _compare(
     """Write page and figures, create an artifact without images; drift is a warning in the log."""
     with progress(f"comparing two periods of {results}"):
         found = drift_report.write(results, out, reference, current, model, limit)
-    create_markdown_artifact(
-        drift_report.text(found) + "\n" + links([("page", out), ("results", results)]), key="drift"
-    )
+    create_markdown_artifact(drift_report.text(found), key="drift", description=links(page=out, results=results))
     if found.drifted:
         get_run_logger().warning(drift_report.summary(found))
     return found
 
 
-@retried()
+@retried(task_run_name="drift")
 def compare_periods(
     results: str, out: str, reference: str | None, current: str | None, model: str | None, limit: float
 ) -> Drift:
@@ -40,7 +38,7 @@ def compare_periods(
     return _compare(results, out, reference, current, model, limit)
 
 
-@retried()
+@retried(task_run_name="drift")
 def compare_last_run(results: str, out: str, limit: float) -> Drift | None:
     """Compare the last run with all before it; return None where there is none, as in the first night."""
     try:

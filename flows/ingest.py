@@ -17,7 +17,7 @@ from tagger.data.ingest import write_manifest
 from tagger.options import ManifestOut, Source
 
 
-@retried()
+@retried(task_run_name="list")
 def list_source(source: str, out: str, options: LabelOptions) -> dict[str, Any]:
     """Write the manifest; return its counts and its report."""
     with progress(f"listing {source}"):

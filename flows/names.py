@@ -1,6 +1,5 @@
 """Names of flow runs, and links in artifacts."""
 
-from collections.abc import Sequence
 from urllib.parse import quote
 
 from prefect.runtime import flow_run
@@ -31,13 +30,12 @@ def _short(subject: str) -> str:
     return public if len(public) <= LENGTH else "…" + public[1 - LENGTH :]
 
 
-def link(url: str) -> str:
-    """Return a Markdown link to a file or folder; browsers follow those to local files only after a copy and paste."""
+def links(**places: str) -> str:
+    """Return Markdown links to named files and folders. Browsers follow those to local files only when pasted."""
+    return ", ".join(f"{name}: {_link(url)}" for name, url in places.items())
+
+
+def _link(url: str) -> str:
     public = public_uri(storage.absolute(url))
     target = public if storage.is_remote(public) else "file://" + quote(public)
     return f"[{visible(public)}]({target})"
-
-
-def links(named: Sequence[tuple[str, str]]) -> str:
-    """Return a list of links in Markdown."""
-    return "\n".join(f"- {name}: {link(url)}" for name, url in named) + "\n"

@@ -13,13 +13,12 @@ from tagger import options
 from tagger.reporting import results_report
 
 
-@retried()
+@retried(task_run_name="report")
 def write_report(results: str, out: str, model: str | None, checkpoints: str, thumbnails: int) -> str:
     """Write the page, create an artifact without its images; return the summary."""
     with progress(f"writing the report of {results}"):
         found = results_report.write(results, out, model, checkpoints, thumbnails)
-    places = links([("page", out), ("results", results)])
-    create_markdown_artifact(results_report.text(found) + "\n" + places, key="report")
+    create_markdown_artifact(results_report.text(found), key="report", description=links(page=out, results=results))
     return results_report.summary(found)
 
 

@@ -24,7 +24,7 @@ def may_pass(task: object, task_run: object, state: State[object]) -> bool:
     return not isinstance(error, TaggerError) or isinstance(error, SourceError | WriteError)
 
 
-def retried(task_run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+def retried(task_run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Return Prefect's `task` decorator, with retries."""
     return task(
         retries=len(DELAYS),

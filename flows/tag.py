@@ -41,7 +41,7 @@ Hours: TypeAlias = Annotated[
 ]
 
 
-@retried()
+@retried(task_run_name="plan")
 def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> run.Work:
     """Plan the run; return the work that it is. A source without files is an error, unless --min-files is 0."""
     options = replace(options, min_files=1 if options.min_files is None else options.min_files)
@@ -73,13 +73,14 @@ def tag_on_cluster(work: run.Work, runner: Runner, address: str | None) -> Shard
         return cluster.tag_plan(work.plan, work.shards, runner, address)
 
 
-@task(persist_result=False, cache_policy=NO_CACHE)
+@task(persist_result=False, cache_policy=NO_CACHE, task_run_name="sum-up")
 def sum_up(work: run.Work, counts: list[ShardCounts], failed: bool) -> Summary:
     """Sum up the tasks, create an artifact."""
     summary = run.finish(work.plan, sum(counts, ShardCounts()), done=[] if failed else work.shards)
     get_run_logger().info(visible(summary.text()))
-    places = links([("source", work.plan.source), ("results", work.plan.out)])
-    create_markdown_artifact(run_report.markdown(summary) + "\n" + places, key="tag")
+    create_markdown_artifact(
+        run_report.markdown(summary), key="tag", description=links(source=work.plan.source, results=work.plan.out)
+    )
     return summary
 
 

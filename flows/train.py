@@ -19,7 +19,7 @@ from tagger.training.data import Callbacks
 DEFAULTS = TrainConfig()
 
 
-@retried()
+@retried(task_run_name="train")
 def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, object]:
     """Train and write the checkpoint folder; return its id and metrics."""
     unfinished = storage.join(storage.absolute(out), training.UNFINISHED)

@@ -21,7 +21,7 @@ def markdown(summary: Summary) -> str:
     sections = [_model(summary, model) for model in summary.models]
     if summary.damaged_parts:
         sections.append(f"Damaged parts, set aside and tagged again: {escape(', '.join(summary.damaged_parts))}")
-    return "\n\n".join(["# Tags", code(summary.out), *sections, code_block(summary.text())]) + "\n"
+    return "\n\n".join(["# Tags", code(summary.out), *sections, "## Run", code_block(summary.text())]) + "\n"
 
 
 def code_block(text: str) -> str:
@@ -55,7 +55,7 @@ def _examples(summary: Summary, model: ModelSummary, failed: int) -> list[str]:
         for each in row["examples"]
     ]
     return [
-        f"## Failed: {failed:,} files",
+        f"## Failed: {pages.counted(failed, 'file')}",
         pages.table(("status", "file", "error"), "lll", rows),
         f"At most {EXAMPLES} of each status; all of them:",
         code_block(f'tagger query {summary.out} "SELECT uri, status, error FROM images WHERE tags IS NULL"'),

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 FIRST = f"{1:08d}"
 """Generation of a first run."""
+IDLE = "--idle"
+"""End of the name of the record of a run with nothing to do, in place of a random one."""
 _SAMPLE = 8
 """Number of files read to check whether a store grants access."""
 MEASURE_FILES = 50_000
@@ -304,7 +306,7 @@ def finish(plan: Plan, counts: ShardCounts, done: Sequence[int] = ()) -> Summary
         if plan.config.own_slice and done:
             slices.mark_done(plan, plan.config.own_slice[0], done)
     summary = summarise(plan, counts)
-    if plan.shards:
+    if plan.shards or plan.known:
         _record(plan, {"state": "finished", **summary.to_dict()})
     return summary
 
@@ -355,7 +357,10 @@ def _sample(plan: Plan, todo: Sequence[int], count: int = _SAMPLE) -> list[str]:
 
 
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
-    """Write the JSON that describes a run; no plan reads it."""
+    """Write the JSON that describes a run; no plan reads it.
+
+    Of runs with nothing to do, only the last since the last part is kept; its name sorts before that of the next run.
+    """
     record = {
         "run_id": plan.run_id,
         "source": plan.source,
@@ -367,7 +372,8 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
         **facts,
     }
     part = "-slice-{}-of-{}".format(*plan.config.own_slice) if plan.config.own_slice else ""
-    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}{part}.json")
+    name = plan.run_id if plan.shards else f"{plan.run_id[:8]}{IDLE}"
+    uri = storage.join(plan.out, f"{results.RUNS}/{name}{part}.json")
     storage.write_atomic(uri, json.dumps(record, indent=2).encode())
 
 
