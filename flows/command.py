@@ -1,6 +1,7 @@
 """Run a flow from the shell: `python -m flows.<verb>`, with the options and exit codes of the tagger command."""
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -34,17 +35,23 @@ def run(command: Callable[..., object], name: str, epilog: str | None = None) ->
         _fail(error)
 
 
-def need_server() -> None:
-    """Raise UsageError if no Prefect server answers: a temporary one would end with this process."""
-    url = PREFECT_API_URL.value()
+WAIT = 60
+"""Seconds to wait for a server that is starting."""
+
+
+def need_server(seconds: float = WAIT) -> None:
+    """Wait for the Prefect server; raises UsageError if none answers: a temporary one would end with this process."""
+    url, deadline = PREFECT_API_URL.value(), time.monotonic() + seconds
     if not url:
         raise UsageError(
             "PREFECT_API_URL is not set; start `prefect server start`, and export the URL of its API, such as "
             "http://127.0.0.1:4200/api"
         )
     with get_client(sync_client=True) as client:
-        if error := client.api_healthcheck():
-            raise UsageError(f"PREFECT_API_URL {url}: no Prefect server answers ({first_line(error)})")
+        while error := client.api_healthcheck():
+            if time.monotonic() > deadline:
+                raise UsageError(f"PREFECT_API_URL {url}: no Prefect server answers ({first_line(error)})")
+            time.sleep(1)
 
 
 def _run(flow: Flow[..., Any], arguments: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from prefect import serve as serve_forever
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Schedule
 
@@ -23,9 +24,11 @@ def serve(limit: Annotated[int, typer.Option(help="Runs at the same time.", min=
 
 def deployment(declared: dict[str, Any]) -> RunnerDeployment:
     """Return a deployment of prefect.yaml that this process serves: without pool, pull steps and job variables."""
-    same = ("name", "entrypoint", "description", "tags", "parameters", "concurrency_limit")
+    same = ("name", "entrypoint", "description", "tags", "parameters")
+    limit = declared.get("concurrency_limit")
     return RunnerDeployment.from_entrypoint(
         **{name: declared[name] for name in same if name in declared},
+        concurrency_limit=ConcurrencyLimitConfig(**limit) if isinstance(limit, dict) else limit,
         schedules=[_schedule(each) for each in declared.get("schedules") or []],
     )
 
