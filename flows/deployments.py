@@ -1,16 +1,25 @@
-"""The deployments of prefect.yaml: read, and checked when they are deployed."""
+"""The deployments of prefect.yaml: read, and checked before they are deployed or served."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 from prefect import Flow
-from prefect.exceptions import ParameterTypeError, SignatureMismatchError
+from prefect.exceptions import ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 
-from tagger.errors import UsageError, first_line
+from tagger.errors import UsageError
 
 FILE = Path("prefect.yaml")
+KEYS = frozenset(
+    [
+        "name", "version", "version_type", "tags", "description", "schedule", "schedules", "paused", "flow_name",
+        "entrypoint", "parameters", "enforce_parameter_schema", "concurrency_limit", "build", "push", "pull",
+        "work_pool", "triggers", "sla",
+    ]
+)  # fmt: skip
+"""What Prefect reads of a deployment; it ignores other keys."""
 
 
 def read(file: Path = FILE) -> list[dict[str, Any]]:
@@ -24,23 +33,31 @@ def read(file: Path = FILE) -> list[dict[str, Any]]:
 
 
 def check() -> None:
-    """Refuse deployments whose flow would refuse their parameters, before any of them is deployed.
+    """Raise UsageError for keys that Prefect ignores, and for parameters that a flow refuses.
 
-    A build step of prefect.yaml: Prefect itself checks parameters only when a deployment is changed or run by hand.
+    Prefect itself checks parameters only when a deployment is changed or run by hand: a schedule would fail at night.
     """
     for deployment in read():
-        flow, given = load_flow_from_entrypoint(deployment["entrypoint"]), deployment.get("parameters") or {}
-        try:
-            _check(flow, given)
-        except (ParameterTypeError, SignatureMismatchError) as error:
-            raise UsageError(f"prefect.yaml: {flow.name}/{deployment['name']}: {_text(error)}") from error
+        place = f"prefect.yaml: deployment {deployment.get('name')}"
+        if unknown := deployment.keys() - KEYS:
+            raise UsageError(f"{place}: unknown key {', '.join(sorted(unknown))}")
+        _check(load_flow_from_entrypoint(deployment["entrypoint"]), deployment.get("parameters") or {}, place)
 
 
-def _check(flow: Flow[..., Any], given: dict[str, Any]) -> None:
+def check_parameters() -> None:
+    """Check as a build step of prefect.yaml, which ends `prefect deploy` with one line."""
+    try:
+        check()
+    except UsageError as error:
+        sys.exit(f"tagger: {error}")
+
+
+def _check(flow: Flow[..., Any], given: dict[str, Any], place: str) -> None:
     """Validate parameters; those that are required and not given are asked for when the flow is run by hand."""
-    placeholders = {name: given.get(name, "-") for name in flow.parameters.required}
-    flow.validate_parameters({**placeholders, **given})
-
-
-def _text(error: Exception) -> str:
-    return " ".join(str(error).split()) if isinstance(error, ParameterTypeError) else first_line(error)
+    if unknown := given.keys() - flow.parameters.properties.keys():
+        raise UsageError(f"{place}: {flow.name} has no parameter {', '.join(sorted(unknown))}")
+    try:
+        flow.validate_parameters({**{name: "-" for name in flow.parameters.required}, **given})
+    except ParameterTypeError as error:
+        why = " ".join(str(error).partition(":")[2].split()).removeprefix("- ")
+        raise UsageError(f"{place}: parameters of {flow.name}: {why}") from error

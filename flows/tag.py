@@ -32,8 +32,6 @@ from tagger.tagging.config import TagConfig
 from tagger.tagging.summary import ShardCounts, Summary
 
 MAX_TASKS = 16
-
-
 DEFAULTS = TagConfig()
 SomeModels: TypeAlias = Annotated[Models, Field(min_length=1)]
 Hours: TypeAlias = Annotated[
@@ -60,7 +58,7 @@ def tag_shards(work: run.Work, number: int, tasks: int, before: int) -> ShardCou
     names, total = ", ".join(target.name for target in work.plan.targets), len(work.plan.entries)
 
     def on_progress(now: run.Progress) -> None:
-        show(f"{before + now.done:,} of {total:,} files done, {now.failed:,} failed since {before:,}")
+        show(f"{before + now.done:,} of {total:,} files done, {now.failed:,} failed in this task")
 
     with progress(f"loading {names}" if number == 1 else f"{before:,} of {total:,} files done") as show:
         return work.run(at_most=-(-len(work.shards) // tasks), on_progress=on_progress)

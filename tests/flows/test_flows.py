@@ -216,7 +216,17 @@ def test_deploying_checks_parameters(
     if why is None:
         deployments.check()
         return
-    with pytest.raises(UsageError, match=f"nightly/nightly.*{why}"):
+    with pytest.raises(UsageError, match=f"deployment nightly: .*{why}"):
+        deployments.check()
+
+
+def test_deploying_refuses_keys_that_prefect_ignores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import deployments
+    from tagger.errors import UsageError
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prefect.yaml").write_text("deployments: [{name: nightly, concurency_limit: 1}]")
+    with pytest.raises(UsageError, match="unknown key concurency_limit"):
         deployments.check()
 
 

@@ -125,8 +125,7 @@ def test_a_typing_error_in_prefect_yaml_is_refused_before_anything_is_deployed(
     change(project, options={"max_faild": "1%"})
     ran = deploy(project, shell)
     assert ran.returncode == 1
-    assert "nightly/nightly" in ran.stdout + ran.stderr
-    assert "max_faild" in ran.stdout + ran.stderr
+    assert "tagger: prefect.yaml: deployment nightly: parameters of nightly: options.max_faild" in ran.stderr
     assert client.read_deployments() == []
 
 
