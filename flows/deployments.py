@@ -53,11 +53,12 @@ def check_parameters() -> None:
 
 
 def _check(flow: Flow[..., Any], given: dict[str, Any], place: str) -> None:
-    """Validate parameters; those that are required and not given are asked for when the flow is run by hand."""
     if unknown := given.keys() - flow.parameters.properties.keys():
         raise UsageError(f"{place}: {flow.name} has no parameter {', '.join(sorted(unknown))}")
+    if missing := [name for name in flow.parameters.required if name not in given]:
+        raise UsageError(f"{place}: {flow.name} needs the parameter {', '.join(missing)}")
     try:
-        flow.validate_parameters({**{name: "-" for name in flow.parameters.required}, **given})
+        flow.validate_parameters(given)
     except ParameterTypeError as error:
         why = " ".join(str(error).partition(":")[2].split()).removeprefix("- ")
         raise UsageError(f"{place}: parameters of {flow.name}: {why}") from error

@@ -200,6 +200,7 @@ def test_prefect_yaml_deploys_every_flow_with_parameters_that_it_takes() -> None
         ({"sourc": "photos"}, "sourc"),
         ({"model": []}, "model"),
         ({"max_hours": "long"}, "max_hours"),
+        ({"model": None}, "model"),
         ({}, None),
     ],
 )
