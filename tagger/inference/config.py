@@ -11,7 +11,7 @@ from tagger.images import MAX_PIXELS
 from tagger.inference.batch import DECODE_TIMEOUT, Limits
 from tagger.inference.engines.choice import Choice, EngineName, Precision
 from tagger.inference.selector import TagSelector
-from tagger.options import Option
+from tagger.options import FORM, Option
 from tagger.storage import READ_TIMEOUT
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -20,6 +20,8 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 @dataclass(frozen=True)
 class ModelConfig:
     """Options that decide how a model runs and which tags it gives; raises UsageError for invalid values."""
+
+    __pydantic_config__ = FORM
 
     top_k: Annotated[int, Option("Candidates per image, whatever the threshold.", ge=1)] = 5
     threshold: Annotated[

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from tagger import checkpoint, schema, storage
 from tagger.data import manifest
-from tagger.errors import AccessDenied, ModelError, SourceError, TableError, WriteError
+from tagger.errors import AccessDenied, ModelError, SourceError, SourceNotFound, TableError, WriteError
 from tagger.evaluation import agreement
 from tagger.inference import model as inference
 from tagger.inference.batch import Batch
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 FIRST = f"{1:08d}"
 """Generation of a first run."""
+IDLE = "--idle"
+"""End of the name of the record of a run with nothing to do, in place of a random one."""
 _SAMPLE = 8
 """Number of files read to check whether a store grants access."""
 MEASURE_FILES = 50_000
@@ -135,7 +137,8 @@ def prepare_share(
     def make() -> Plan:
         files = manifest.read_source(source, on_found)
         plan = make_plan(source, files, models, out, config)
-        if plan.found or plan.known:
+        _check_found(plan)
+        if plan.found:
             present.write_listing(plan.out, source, files.table)
         return plan
 
@@ -152,6 +155,21 @@ def prepare_share(
     if plan.shards:
         _record(plan, {"state": "started"})
     return plan, shards
+
+
+def _check_found(plan: Plan) -> None:
+    """Raise SourceNotFound for a source that has too few files, or none although the table has rows."""
+    least = plan.config.min_files or 0
+    if plan.found < least:
+        raise SourceNotFound(
+            f"{plan.source}: {plan.found:,} files found, but --min-files is {least:,}; check that the disk is mounted "
+            "and the path is right"
+        )
+    if not plan.found and plan.known:
+        raise SourceNotFound(
+            f"{plan.source}: no files found, but {plan.out} has rows; check that the disk is mounted and the path is "
+            "right (the rows are unchanged; `tagger query` reads them without the files)"
+        )
 
 
 class Work:
@@ -288,7 +306,7 @@ def finish(plan: Plan, counts: ShardCounts, done: Sequence[int] = ()) -> Summary
         if plan.config.own_slice and done:
             slices.mark_done(plan, plan.config.own_slice[0], done)
     summary = summarise(plan, counts)
-    if plan.shards:
+    if plan.shards or plan.known:
         _record(plan, {"state": "finished", **summary.to_dict()})
     return summary
 
@@ -339,7 +357,10 @@ def _sample(plan: Plan, todo: Sequence[int], count: int = _SAMPLE) -> list[str]:
 
 
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
-    """Write the JSON that describes a run; no plan reads it."""
+    """Write the JSON that describes a run; no plan reads it.
+
+    Of runs with nothing to do, only the last since the last part is kept; its name sorts before that of the next run.
+    """
     record = {
         "run_id": plan.run_id,
         "source": plan.source,
@@ -351,7 +372,8 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
         **facts,
     }
     part = "-slice-{}-of-{}".format(*plan.config.own_slice) if plan.config.own_slice else ""
-    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}{part}.json")
+    name = plan.run_id if plan.shards else f"{plan.run_id[:8]}{IDLE}"
+    uri = storage.join(plan.out, f"{results.RUNS}/{name}{part}.json")
     storage.write_atomic(uri, json.dumps(record, indent=2).encode())
 
 

@@ -174,23 +174,6 @@ class Summary:
             return f"more than the {self.bound_images_per_second:,.1f} that were measured for {self.bound_by}"
         return f"{self.share_of_bound:.0%} of the {self.bound_images_per_second:,.1f} that {self.bound_by} allow"
 
-    def markdown(self) -> str:
-        """Return the summary as Markdown tables."""
-        sections = [f"found {self.found:,} files" + f"; skipped {counts_text(self.skipped)}" * bool(self.skipped)]
-        for model in self.models:
-            rows = {
-                "tagged before": model.done_before,
-                "tagged": model.tagged,
-                **{f"failed: {status}": count for status, count in model.failed.items()},
-                **{f"failed before: {status}": count for status, count in model.failed_before.items()},
-            }
-            table = "\n".join(f"| {name} | {count:,} |" for name, count in rows.items())
-            sections.append(f"| {model.model} | files |\n|---|--:|\n{table}")
-        if self.damaged_parts:
-            sections.append(f"damaged parts, set aside and tagged again: {', '.join(self.damaged_parts)}")
-        rate = "  \n".join(self._rate_lines()) if self.parts else "nothing to do"
-        return "\n\n".join(["# Tags", f"`{self.out}`", *sections, rate]) + "\n"
-
     def check_failures(self) -> None:
         """Raise TooManyFailed if more files failed than allowed, including those that failed in earlier runs."""
         for model in self.models:
