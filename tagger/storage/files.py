@@ -98,6 +98,9 @@ def read_tail(uri: str, count: int, size: int | None = None) -> bytes:
     """
 
     def tail(fs: AbstractFileSystem, path: str) -> bytes:
+        if size and is_remote(uri):
+            start = max(0, size - count)
+            return _range(fs, path, start, size - start, READ_TIMEOUT)
         end = size
         if end is None or not is_remote(uri):
             info = fs.info(path)

@@ -13,6 +13,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -276,11 +277,14 @@ def remove_leftovers(out: str) -> None:
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     """Read the rows of overlapping runs that may replace some of the plan's."""
     empty = schema.RESULTS.empty_table().select(_LATEST_COLUMNS)
-    tables = [empty]
-    for part in new_parts:
+
+    def read(part: str) -> pa.Table:
         with contextlib.suppress(SourceNotFound):  # a compaction deleted it; its files are tagged twice
-            tables += [results.read_rows([part], _LATEST_COLUMNS)[0]]  # the next plan sets damaged ones aside
-    rows = pa.concat_tables(tables)
+            return results.read_rows([part], _LATEST_COLUMNS)[0]  # the next plan sets damaged ones aside
+        return empty
+
+    with ThreadPoolExecutor(results.readers(plan.out)) as pool:
+        rows = pa.concat_tables([empty, *pool.map(read, new_parts)])
     # --redo and --retry-failed replace the rows of runs that were planned earlier
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
     if plan.config.redo:
