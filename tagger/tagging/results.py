@@ -195,6 +195,18 @@ def read_parts(
             yield waiting.popleft().result()
 
 
+def sound_rows(
+    parts: Parts, columns: Sequence[str], damaged: list[str], models: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield an empty table, then the rows of each part; the names of damaged ones are added to a list."""
+    yield schema.RESULTS.empty_table().select(columns)
+    for uri, table in zip(parts.uris, read_parts(parts.uris, columns, models, parts.sizes), strict=True):
+        if table is None:
+            damaged.append(name_of(uri))
+        else:
+            yield table
+
+
 def read_rows(
     uris: Sequence[str], columns: Sequence[str] | None = None, models: Sequence[str] | None = None
 ) -> tuple[pa.Table, tuple[str, ...]]:
