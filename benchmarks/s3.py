@@ -21,24 +21,17 @@ def server() -> Iterator[int]:
     """Start moto's S3 server; yield its port."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, port):
+    with running(command, port):
         yield port
 
 
 @contextlib.contextmanager
-def proxy(target: int, latency: float = 0, failing: float = 0) -> Iterator[int]:
+def proxy(target: int, latency: float = 0, failing: float = 0, port: int | None = None) -> Iterator[int]:
     """Start a proxy before a server and yield its port; `latency` in milliseconds, `failing` a share of requests."""
-    port = free_port()
-    with running_proxy(port, target, latency, failing):
-        yield port
-
-
-@contextlib.contextmanager
-def running_proxy(port: int, target: int, latency: float = 0, failing: float = 0) -> Iterator[None]:
-    """Run a proxy on a port until the block is left."""
+    port = port or free_port()
     options = [str(port), str(target), "--latency", str(latency), "--failing", str(failing)]
-    with _running([sys.executable, "-m", "benchmarks.s3", *options], port):
-        yield
+    with running([sys.executable, "-m", "benchmarks.s3", *options], port):
+        yield port
 
 
 def environment(port: int) -> dict[str, str]:
@@ -47,7 +40,7 @@ def environment(port: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _running(command: list[str], port: int) -> Iterator[None]:
+def running(command: list[str], port: int) -> Iterator[None]:
     """Run a server until the block is left, which begins once it answers."""
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
