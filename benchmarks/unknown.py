@@ -34,7 +34,7 @@ from tagger.inference.pipeline import Row
 from tagger.training.config import TrainConfig
 from tagger.training.train import train
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[np.floating]
 AT_MOST = 500
 """Known, and unknown, images of a comparison."""
 CIFAR10 = "checkpoints/cifar10-speedrun"
@@ -119,8 +119,8 @@ def _compared(model: str, known: list[str], unknown: list[str], seed: int) -> Re
     return Result(
         known=len(inside),
         unknown=len(outside),
-        auroc=(_auroc(*by_distance), _auroc(*by_score)),
-        fpr95=(_fpr95(*by_distance), _fpr95(*by_score)),
+        auroc=(auroc(*by_distance), auroc(*by_score)),
+        fpr95=(fpr95(*by_distance), fpr95(*by_score)),
         kept=1 - float(_column(inside, "unknown").mean()),
         found=float(_column(outside, "unknown").mean()),
     )
@@ -130,12 +130,14 @@ def _column(rows: list[Row], name: str) -> Array:
     return np.array([row[name] for row in rows], dtype=np.float64)
 
 
-def _auroc(known: Array, unknown: Array) -> float:
+def auroc(known: Array, unknown: Array) -> float:
+    """Return the chance that an unknown image has a higher value than a known one."""
     truth = np.repeat([0, 1], [len(known), len(unknown)])
     return float(roc_auc_score(truth, np.concatenate([known, unknown])))
 
 
-def _fpr95(known: Array, unknown: Array) -> float:
+def fpr95(known: Array, unknown: Array) -> float:
+    """Return the share of unknown images below the value that 95% of the known ones are below."""
     return float((unknown <= np.quantile(known, 0.95)).mean())
 
 
