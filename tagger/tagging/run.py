@@ -260,7 +260,7 @@ def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: 
     again = run_shards(plan, deleted, models, on_progress)
     shards = sorted({*counts.shards} - {*deleted} | {*again.shards})
     there = _committed(plan, shards)
-    return replace(counts, statuses=there.statuses, files=there.files, shards=there.shards)
+    return replace(counts, statuses=there.statuses, unknown=there.unknown, files=there.files, shards=there.shards)
 
 
 def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
@@ -270,17 +270,18 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     there, damaged = results.consistently(lambda: _rows_of(plan, shards))
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run the command again to tag their files again")
-    statuses, engines = [], []
+    statuses, engines, unknown = [], [], []
     for target in plan.targets:
         own = there.filter(pc.equal(there["model"], target.name))
         statuses.append(dict(Counter(own["status"].to_pylist())))
         engines.append(own["engine"][0].as_py() if len(own) else "")
-    return ShardCounts(statuses, engines, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
+        unknown.append(pc.sum(own["unknown"]).as_py())
+    return ShardCounts(statuses, engines, unknown, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
 
 
 def _rows_of(plan: Plan, shards: Sequence[int]) -> tuple[pa.Table, tuple[str, ...]]:
     """Read the rows of these shards, from their parts or from those that compactions merged them into."""
-    columns = ["uri", "model", "status", "engine", "run_id", "tagged_at"]
+    columns = ["uri", "model", "status", "engine", "unknown", "run_id", "tagged_at"]
     names = set(storage.names_in(plan.out) or [])
     merged = [index for index in shards if plan.part(index) not in names]
     own = [storage.join(plan.out, plan.part(index)) for index in sorted({*shards} - {*merged})]
@@ -382,6 +383,7 @@ class _ShardRun:
     def __init__(self, plan: Plan, models: Sequence[Model], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
+        self.unknown: list[int | None] = [0 if model.info.statistics else None for model in models]
         self.files = 0
         self.written: list[int] = []
         self.meter = Meter()
@@ -410,6 +412,7 @@ class _ShardRun:
         return ShardCounts(
             statuses=[dict(counter) for counter in self.statuses],
             engines=[model.engine.name for model in self.models],
+            unknown=self.unknown,
             files=self.files,
             timed=self.files,
             shards=tuple(self.written),
@@ -432,6 +435,7 @@ class _ShardRun:
             for model, tables in enumerate(collected):
                 table, counts = rows.rows_of(batch, model)
                 self.statuses[model] += counts
+                self._count_unknown(model, table)
                 tables.append(table)
             self._advance(len(batch), total)
             in_shard += len(batch)
@@ -440,6 +444,11 @@ class _ShardRun:
                 yield index, collected
                 collected, in_shard = [[] for _ in self.models], 0
                 self._entered.popleft()
+
+    def _count_unknown(self, model: int, table: pa.Table) -> None:
+        before = self.unknown[model]
+        if before is not None:
+            self.unknown[model] = before + (pc.sum(table["unknown"]).as_py() or 0)
 
     def _advance(self, files: int, total: int) -> None:
         self.files += files
