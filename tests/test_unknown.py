@@ -300,7 +300,7 @@ def test_the_review_shows_unknown_images_alone_or_first(table: Path) -> None:
 def test_calibrate_adds_statistics_and_leaves_the_scores(
     stripes: Path, photos: Path, model: Path, tmp_path: Path, run_tagger: Run
 ) -> None:
-    old = without_statistics(model, tmp_path / "other")
+    old = without_statistics(model, tmp_path / "uncalibrated")
     before = tagger.load(old).predict(photos / "foreign" / "0.png")[0]
     ran = run_tagger("calibrate", old, stripes, "--json")
     assert json.loads(ran.stdout)["unknown"]["cut"] == pytest.approx(
