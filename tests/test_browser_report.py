@@ -45,6 +45,14 @@ def test_the_report_opens_whole_and_quietly(browser: Any, page: Path, width: int
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_is_accessible(browser: Any, page: Path, violations: Any, scheme: str) -> None:
+    tab = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    tab.goto(page.as_uri())
+    assert violations(tab) == []
+    tab.close()
+
+
 def test_the_contents_lead_to_their_sections(browser: Any, page: Path) -> None:
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(page.as_uri())
