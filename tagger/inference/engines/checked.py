@@ -18,8 +18,12 @@ from tagger.inference.engines.probe import Float32Array
 if TYPE_CHECKING:
     from tagger.inference.engines import Engine
 
-MARGIN = 1.0
-"""An image is doubtful if its best score is less than e^MARGIN times the second."""
+MARGIN = 0.5
+"""An image is doubtful if its best score is less than e^MARGIN times the second.
+
+The logarithm of this ratio has an error of 0.2 (int8) to 0.3 (bf16) on 500 photographs with MobileNetV2, one standard
+deviation; at 0.5, all of the 8 and 11 photographs with another top tag than in fp32 are doubtful, and 8% of all.
+"""
 
 
 class CheckedEngine:
