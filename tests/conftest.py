@@ -100,17 +100,17 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def violations() -> Callable[[Any], list[str]]:
-    """Return what axe-core finds wrong with the page of a tab (WCAG 2.2 AA and best practices)."""
+def violations() -> Callable[[Any], str]:
+    """Return a line for each fault that axe-core finds in the page of a tab (WCAG 2.2 AA and best practices)."""
     if not AXE.exists():
         pytest.skip("no axe-core: make .venv/.axe installs it where npm is there")
     source = AXE.read_text()
 
-    def check(tab: Any) -> list[str]:
+    def check(tab: Any) -> str:
         tab.evaluate(source)
         found = tab.evaluate("axe.run().then(({violations, passes}) => [violations, passes.length])")
         assert found[1] > 10, "axe has checked next to nothing"
-        return [f"{each['id']}: {node['html'][:200]}" for each in found[0] for node in each["nodes"]]
+        return "\n".join(f"{each['id']}: {node['html'][:200]}" for each in found[0] for node in each["nodes"])
 
     return check
 

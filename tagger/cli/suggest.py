@@ -9,10 +9,7 @@ from tagger.options import Suggestable, SuggestionsOut, expand
 from tagger.tagging.suggest.config import SuggestConfig
 
 
-@app.command(
-    epilog="Example: tagger suggest results --labels labels.parquet --count 50   (then: tagger review results --queue "
-    "suggested.parquet)"
-)
+@app.command(epilog="Example: tagger suggest results --labels labels.parquet --count 50")
 @expand
 def suggest(
     source: Suggestable,

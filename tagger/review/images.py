@@ -50,7 +50,7 @@ _OTHERS = """
 _QUEUED = """
     CREATE TEMP TABLE queued AS
     SELECT coalesce(image_id, uri) AS image, min(place) AS place, arg_min(reason, place) AS reason,
-        list_distinct(flatten(list(labels))) AS given,
+        CASE WHEN count(labels) > 0 THEN list_distinct(flatten(list(labels))) END AS given,
         arg_min(model_id, place) FILTER (labels IS NOT NULL) AS model_id,
         arg_min(candidates, place) FILTER (labels IS NOT NULL) AS candidates
     FROM queue GROUP BY image

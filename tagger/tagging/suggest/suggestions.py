@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,8 +61,9 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def pairs(names: Iterable[str], scores: Iterable[float]) -> list[dict[str, Any]]:
-    """Return tags with their scores, the best first."""
-    found = [{"tag": name, "score": float(score)} for name, score in zip(names, scores, strict=True)]
+    """Return tags with their scores, the best first; those with NaN are left out."""
+    both = zip(names, scores, strict=True)
+    found = [{"tag": name, "score": float(score)} for name, score in both if math.isfinite(score)]
     return sorted(found, key=lambda pair: -pair["score"])[:SHOWN]
 
 

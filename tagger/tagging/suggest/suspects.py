@@ -54,10 +54,11 @@ def suspects(
         **_bad(images.image_ids),
     }
     chosen = _first_reasons(found, _reviewed(images, config.labels))
+    uris, labels = images.uris, images.labels
     rows = [
         {
-            "uri": images.uris[row], "image_id": images.image_ids[row], "reason": reason, "score": score,
-            "labels": images.labels[row], "candidates": suggestions.pairs(images.label_names, scores[row]),
+            "uri": uris[row], "image_id": images.image_ids[row], "reason": reason, "score": score,
+            "labels": labels[row], "candidates": suggestions.pairs(images.label_names, scores[row]),
             "copies": copies[row][1] if row in copies else None, "model": backbone.name, "model_id": backbone.model_id,
         }
         for row, (reason, score) in islice(chosen.items(), config.count)
