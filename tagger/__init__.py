@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tagger.tagging.compact import compact
     from tagger.tagging.config import TagConfig
     from tagger.tagging.export import export
+    from tagger.tagging.export_xmp import export_xmp
     from tagger.tagging.results import query, read_results
     from tagger.tagging.run import tag
     from tagger.tagging.suggest.config import SuggestConfig
@@ -36,6 +37,7 @@ _HOMES = {
     "compact": "tagger.tagging.compact",
     "evaluate": "tagger.evaluation.evaluate",
     "export": "tagger.tagging.export",
+    "export_xmp": "tagger.tagging.export_xmp",
     "ingest": "tagger.data.ingest",
     "load": "tagger.inference.model",
     "predict": "tagger.inference.model",
@@ -50,8 +52,8 @@ _HOMES = {
 
 __all__ = [
     "Ingested", "Manifest", "Model", "SuggestConfig", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact",
-    "evaluate", "export", "ingest", "load", "predict", "query", "read_labels", "read_results", "suggest", "tag",
-    "train", "tune",
+    "evaluate", "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels", "read_results", "suggest",
+    "tag", "train", "tune",
 ]  # fmt: skip
 
 

@@ -197,6 +197,7 @@ def _add_queries(app: FastAPI, session: Session) -> None:
                 "palette": images.palette(),
                 "statuses": images.statuses(),
                 "queue": visible(config.queue or ""),
+                "unknown": images.has_unknown(),
                 "sort": config.first_sort,
                 "tag": config.tag or "",
             }
@@ -204,16 +205,17 @@ def _add_queries(app: FastAPI, session: Session) -> None:
 
     @app.get("/api/images")
     def page(
-        sort: Literal["uncertain", "disagree", "newest", "tag", "queue"] = "uncertain",
+        sort: Literal["uncertain", "unknown", "disagree", "newest", "tag", "queue"] = "uncertain",
         tag: _Text = "",
         folder: _Text = "",
         status: Annotated[str, Parameter(max_length=40)] = "tagged",
         reviewed: Literal["no", "yes", "all"] = "no",
         disagree: bool = False,
+        unknown: bool = False,
         after: Annotated[int | None, Parameter(ge=0, le=_MAX_ID)] = None,
     ) -> JSONResponse:
         session.refresh()
-        query = Query(sort, tag, folder, status, reviewed, disagree)
+        query = Query(sort, tag, folder, status, reviewed, disagree, unknown)
         found = images.page(query, after)
         counts = images.counts(query)
         more = len(found) == PAGE
@@ -289,6 +291,7 @@ def _card(row: Row, most: int = _SHOWN) -> Row:
         "status": row["status"],
         "error": row["error"] and visible(redact(row["error"])),
         "tagged": row["status"] in schema.TAGGED,
+        "unknown": row["unknown"],
         "tags": (row["tags"] or [])[:most],
         "candidates": (row["candidates"] or [])[:most],
         "others": row["others"] or [],

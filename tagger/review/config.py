@@ -20,8 +20,11 @@ class ReviewConfig:
 
     labels: Annotated[str, Option("Labels file (.parquet); decisions are added to it.")] = "labels.parquet"
     sort: Annotated[
-        Literal["uncertain", "disagree", "newest", "tag"],
-        Option("Order of the images: least certain first, models disagree, last tagged first, or by tag."),
+        Literal["uncertain", "unknown", "disagree", "newest", "tag"],
+        Option(
+            "Order of the images: least certain first, least like the training images, models disagree, last tagged "
+            "first, or by tag."
+        ),
     ] = "uncertain"
     queue: Annotated[str | None, Option("File of `tagger suggest`: begin with its images, in its order.")] = None
     tag: Annotated[str | None, Option("Show only images with this tag, until another filter is chosen.")] = None

@@ -35,7 +35,7 @@ EMBEDDED = 100_000
 
 _COLUMNS = (
     "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "candidates", "top_tag",
-    "top_score", "model_id", "tagged_at",
+    "top_score", "unknown_score", "unknown", "model_id", "tagged_at",
 )  # fmt: skip
 _OTHERS = """
     CREATE TEMP TABLE other AS
@@ -67,6 +67,7 @@ _SHOWN = f"""
 a model that has not seen it."""
 ORDERS = {
     "uncertain": ("margin",),
+    "unknown": ("novelty", "margin"),
     "disagree": ("agrees", "margin"),
     "newest": ("age",),
     "tag": ("sort_tag", "margin"),
@@ -85,6 +86,7 @@ class Query:
     status: str = "tagged"
     reviewed: str = "no"
     disagree: bool = False
+    unknown: bool = False
 
     def conditions(self) -> tuple[list[str], dict[str, object]]:
         """Return SQL conditions, and the values of the names in them."""
@@ -104,7 +106,7 @@ class Query:
             found.append(f"place < {LAST}")
         if self.reviewed != "all":
             found.append(f"decided.key IS {'NOT' * (self.reviewed == 'yes')} NULL")
-        return [*found, *["NOT agrees"] * self.disagree], values
+        return [*found, *["NOT agrees"] * self.disagree, *["unknown"] * self.unknown], values
 
 
 class Images:
@@ -187,6 +189,10 @@ class Images:
     def in_queue(self) -> int:
         """Return how many images of the queue are in the table."""
         return int(self.rows(f"SELECT count(DISTINCT key) AS images FROM images WHERE place < {LAST}")[0]["images"])
+
+    def has_unknown(self) -> bool:
+        """Return whether the model tells unknown images."""
+        return bool(self.rows("SELECT id FROM images WHERE unknown IS NOT NULL LIMIT 1"))
 
     def tags(self, typed: str = "", limit: int = SUGGESTED) -> list[str]:
         """Return tags that have the typed text in them: those that begin with it first, then the most frequent."""
@@ -308,6 +314,7 @@ def _create(table: Table, against: str | None, queue: pa.Table) -> None:
                 {table.margin()} AS margin,
                 coalesce(len([other.tag for other in others if other.tag <> top_tag]) = 0, true) AS agrees,
                 coalesce(-epoch_us(tagged_at), 0) AS age,
+                coalesce(-nullif(unknown_score, 'nan'::FLOAT), 'inf'::FLOAT) AS novelty,
                 coalesce(tags[1].tag, top_tag, '') AS sort_tag
             FROM ({_SHOWN}) AS shown LEFT JOIN other USING (uri) ORDER BY margin, uri
         )

@@ -95,6 +95,7 @@ def _facts(report: ResultsReport) -> Markup:
         ("of these truncated", _share(totals["truncated"], totals["tagged"])),
         ("failed", _share(totals["failed"], totals["files"])),
         ("no tag over its threshold", _share(totals["untagged"], totals["tagged"])),
+        *([] if totals["unknown"] is None else [("unknown", _share(totals["unknown"], totals["tagged"]))]),
         ("best score below 0.5", _share(totals["uncertain"], totals["tagged"])),
         ("exact copies of another file", count(report.duplicates["images"] - report.duplicates["groups"])),
         ("size", size(totals["bytes"])),
@@ -139,7 +140,9 @@ def _changes(report: ResultsReport) -> Markup:
         "mended": "tagged, failed before",
     }
     return pages.table(
-        ("change", "files"), "lr", [(name, count(report.changes[key])) for key, name in names.items() if report.changes[key]]
+        ("change", "files"),
+        "lr",
+        [(name, count(report.changes[key])) for key, name in names.items() if report.changes[key]],
     )
 
 
