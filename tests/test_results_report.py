@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pictures import MODEL, photo, without_root_powers
@@ -21,7 +22,7 @@ import tagger
 from tagger import schema, storage
 from tagger.errors import SourceNotFound, UsageError
 from tagger.reporting import results_report
-from tagger.tagging import results
+from tagger.tagging import alike, results
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NASTY = "<script>alert(1)<_script> & [x](y) | `z` \x1b[31m\n\u202e.jpg"
@@ -73,6 +74,47 @@ def test_each_tag_shows_its_most_and_least_sure_images_once(tagged: Path) -> Non
         assert [row["score"] for row in tag.most_sure] == ranked[: len(tag.most_sure)]
         shown = [row["uri"] for row in (*tag.most_sure, *tag.least_sure)]
         assert len(shown) == len(set(shown)) == min(len(ranked), 12)
+
+
+def test_images_that_look_alike_are_grouped_and_exact_copies_count_once(tagged: Path, photos: Path) -> None:
+    assert results_report.gather(tagged).alike is None
+    for index in (0, 2):
+        image = Image.open(photos / f"{index}.jpg")
+        image.resize((48, 36)).save(photos / f"{index}_small.png")
+        image.save(photos / f"{index}_poor.jpg", quality=40)
+    tagger.tag(photos, MODEL, tagged, tagger.TagConfig(embeddings=True))
+    found = results_report.gather(tagged)
+    assert found.alike is not None
+    assert (found.alike.compared, found.alike.images, found.alike.groups) == (11, 6, 2)
+    names = [[Path(uri).name for uri in group["uris"]] for group in found.alike.shown]
+    assert names == [["0.jpg", "0_poor.jpg", "0_small.png"], ["2.jpg", "2_poor.jpg", "2_small.png"]]
+    assert all(1.001 > score >= 0.95 for group in found.alike.shown for score in group["scores"])
+    page = results_report.html(found)
+    assert "6 images in 2 groups look alike" in page
+    assert "Compared were 11 images" in page
+
+
+def test_a_group_is_alike_to_its_first_image_not_a_chain() -> None:
+    angles = np.radians([0, 15, 30, 90, 91, 0])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert alike.leading(vectors, np.cos(np.radians(16))).tolist() == [0, 0, 2, 3, 3, 0]
+
+
+def test_of_many_images_those_with_the_same_candidates_are_compared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    twins = [7, 7]
+    rows = [
+        {"uri": f"/{place:05}.jpg", "image_id": str(place), "status": "ok", "tags": [], "top_tag": f"t{seed % 90}",
+         "top_score": 0.5, "candidates": [{"tag": f"t{seed}", "score": 0.5}], "model": "m", "model_id": "i",
+         "embedding": np.random.default_rng(seed).normal(size=8).tolist(),
+         "run_id": "00000001-aa", "tagged_at": datetime(2026, 1, 1, tzinfo=UTC)}
+        for place, seed in enumerate([*rng.permutation(20_100).tolist(), *twins])
+    ]  # fmt: skip
+    write_part(tmp_path / "out", schema.from_rows(rows, "results"))
+    found = results_report.gather(tmp_path / "out")
+    assert found.alike is not None
+    assert (found.alike.compared, found.alike.groups, found.alike.shown[0]["images"]) == (3, 1, 3)
+    assert "Compared were 3 of 20,102 images: those that share their best three" in results_report.html(found, 0)
 
 
 def test_the_page_is_self_contained_and_names_are_harmless(tagged: Path, tmp_path: Path, run_tagger: Run) -> None:

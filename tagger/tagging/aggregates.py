@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import pyarrow as pa
+
 from tagger import schema
 from tagger.errors import TableError, UsageError, first_line
 from tagger.storage import StrPath
@@ -40,24 +42,34 @@ class Table:
 
     def rows(self, sql: str, **values: object) -> list[Row]:
         """Return the rows of a query; `$name` in it stands for a value. Raises TableError for a damaged part."""
-        import duckdb
-
-        try:
+        with self._named_damage():
             found = self.connection.execute(sql, values) if values else self.connection.execute(sql)
             return [
                 dict(zip([name for name, *_ in found.description or ()], row, strict=True)) for row in found.fetchall()
             ]
-        except duckdb.Error as error:
-            raise TableError(
-                f"{self.url}: cannot be read ({first_line(error)}); see `tagger status {self.url} --verify`"
-            ) from error
+
+    def arrow(self, sql: str, **values: object) -> pa.Table:
+        """Return the answer of a query as a table; raises TableError for a damaged part."""
+        with self._named_damage():
+            return self.connection.sql(sql, params=values or None).to_arrow_table()
 
     def row(self, sql: str, **values: object) -> Row:
         """Return the one row of a query."""
         return self.rows(sql, **values)[0]
 
+    @contextlib.contextmanager
+    def _named_damage(self) -> Iterator[None]:
+        import duckdb
+
+        try:
+            yield
+        except duckdb.Error as error:
+            raise TableError(
+                f"{self.url}: cannot be read ({first_line(error)}); see `tagger status {self.url} --verify`"
+            ) from error
+
     def create_latest(self, columns: Sequence[str]) -> None:
-        """Create the view `latest`: these columns of the model's latest row per file.
+        """Create the view `latest`: these columns, or expressions with a name, of the model's latest row per file.
 
         Most files have one row. Only those with several are ranked, since ranking sorts whole rows.
         """
@@ -72,7 +84,7 @@ class Table:
         )
         self.rows(
             f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine ANTI JOIN repeated ON hash(uri) = key "
-            f"UNION ALL SELECT {names} FROM ranked"
+            f"UNION ALL SELECT * FROM ranked"
         )
 
 

@@ -13,6 +13,7 @@ from tagger.reporting.formatting import UNKNOWN, count, decimal, listed, percent
 from tagger.reporting.pages import Images
 from tagger.reporting.results_report.data import SHOWN, ResultsReport, gather
 from tagger.storage import StrPath
+from tagger.tagging.alike import COMPARED, NARROWED, SIMILARITY
 
 THUMBNAILS = 200
 """Images that are read at most, by default."""
@@ -64,6 +65,10 @@ def markdown(report: ResultsReport, images: Images) -> str:
         score=lambda row: decimal(row["score"]),
         tag_and_score=lambda row: f"{row['tag']} {decimal(row['score'])}",
         copies=lambda row: f"{row['copies']:,} copies",
+        compared=_compared(report),
+        alike=lambda group: [
+            {"uri": uri, "score": score} for uri, score in zip(group["uris"], group["scores"], strict=True)
+        ],
         groups=[{**group, "uri": group["uris"][0]} for group in report.groups],
         size=size,
         counted=pages.counted,
@@ -78,6 +83,22 @@ def summary(report: ResultsReport) -> str:
     failed = f"{count(totals['failed'])} failed" if totals["failed"] else "none failed"
     most = listed([tag.tag for tag in report.tags[:3]])
     return f"{tagged} by {report.model}; {failed}." + (f" The most frequent tags are {most}." if most else "")
+
+
+def _compared(report: ResultsReport) -> str:
+    """Return what was found among the near-duplicates, and of how many images."""
+    found, tagged = report.alike, report.totals["tagged"]
+    if found is None:
+        return ""
+    what = f"{pages.counted(found.images, 'image')} in {pages.counted(found.groups, 'group')} look alike"
+    how = f"their embeddings have a cosine of at least {SIMILARITY:g} with that of the first in their group"
+    result = f"{what}: {how}." if found.groups else "No two images look alike."
+    if tagged > NARROWED:
+        return f"{result} Compared were {count(found.compared)} of {count(tagged)} images, the first that were read."
+    if tagged > COMPARED:
+        chosen = "those that share their best three candidates with another, the rarest candidates first"
+        return f"{result} Compared were {count(found.compared)} of {count(tagged)} images: {chosen}."
+    return f"{result} Compared were {count(found.compared)} images; exact copies count once."
 
 
 def _share(part: int, whole: int) -> str:
