@@ -69,7 +69,7 @@ class Table:
             ) from error
 
     def create_latest(self, columns: Sequence[str]) -> None:
-        """Create the view `latest`: these columns, or expressions with a name, of the model's latest row per file.
+        """Create the view `latest`: these columns of the model's latest row per file.
 
         Most files have one row. Only those with several are ranked, since ranking sorts whole rows.
         """

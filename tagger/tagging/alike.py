@@ -14,13 +14,11 @@ COMPARED = 20_000
 """Images that are compared at most, each with each."""
 NARROWED = 1_000_000
 """Images of a table up to which DuckDB chooses those to compare; of more, the first are taken as they are read."""
-SIMILARITY = 0.95
-"""Least cosine of the embeddings of a group's first image and another."""
+SIMILARITY = 0.93
+"""Least cosine of a group's first image and another; benchmarks/alike.py shows what higher and lower ones find."""
 _BLOCK = 512
 
 FloatArray = npt.NDArray[np.float32]
-LOOK = "hash(candidates[1].tag, candidates[2].tag, candidates[3].tag) AS look"
-"""SQL: equal for images with the same best three candidates, which near-duplicates mostly have."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,7 @@ class Alike:
 def near_duplicates(table: Table, images: int, model_id: str, shown: int, examples: int) -> Alike | None:
     """Return the largest groups of images that look alike; None for a table without embeddings.
 
-    `images` is the number of tagged images in the view `latest`, which has the column LOOK. Of many, those are compared
-    whose best candidates another image has too, the rarest candidates first.
+    `images` is the number of tagged images in the view `latest`. Of many, all images of some best tags are compared.
     """
     if not table.rows("SELECT 1 FROM mine WHERE embedding IS NOT NULL LIMIT 1"):
         return None
@@ -51,17 +48,16 @@ def near_duplicates(table: Table, images: int, model_id: str, shown: int, exampl
 
 
 def _choose(table: Table) -> None:
-    """Create the table `chosen`: rows that share their best candidates with another, at most COMPARED."""
+    """Create the table `chosen`: all rows of best tags drawn by their hash, until there are COMPARED of them."""
     table.rows(
         f"""
-        CREATE TEMP TABLE chosen AS WITH looks AS (
-            SELECT look, count(*) AS images FROM latest WHERE {TAGGED} AND look IS NOT NULL
-            GROUP BY look HAVING count(*) > 1
-        ), rare AS (
-            SELECT look FROM (SELECT look, sum(images) OVER (ORDER BY images, look) AS total FROM looks)
-            WHERE total <= {COMPARED}
+        CREATE TEMP TABLE chosen AS WITH counts AS (
+            SELECT top_tag, count(*) AS images FROM latest WHERE {TAGGED} GROUP BY ALL HAVING count(*) > 1
+        ), drawn AS (
+            SELECT top_tag FROM (SELECT *, sum(images) OVER (ORDER BY hash(top_tag), top_tag) AS total FROM counts)
+            WHERE total - images < {COMPARED}
         )
-        SELECT uri, run_id FROM latest SEMI JOIN rare USING (look) WHERE {TAGGED}
+        SELECT uri, run_id FROM latest SEMI JOIN drawn USING (top_tag) WHERE {TAGGED}
         """
     )
 
@@ -88,8 +84,7 @@ def _grouped(rows: pa.Table, shown: int, examples: int) -> Alike:
     if not len(rows):
         return Alike()
     lists = rows["embedding"].combine_chunks()
-    vectors = np.asarray(lists.flatten(), np.float32).reshape(len(lists), -1)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    vectors = unit(np.asarray(lists.flatten(), np.float32).reshape(len(lists), -1))
     leaders = leading(vectors)
     sizes = np.bincount(leaders, minlength=len(leaders))
     largest = [int(row) for row in np.argsort(-sizes, kind="stable")[:shown] if sizes[row] > 1]
@@ -100,6 +95,15 @@ def _grouped(rows: pa.Table, shown: int, examples: int) -> Alike:
 def _group(uris: pa.ChunkedArray, vectors: FloatArray, members: npt.NDArray[np.int64], size: int) -> Row:
     scores = vectors[members] @ vectors[members[0]]
     return {"images": int(size), "uris": uris.take(pa.array(members)).to_pylist(), "scores": scores.tolist()}
+
+
+def unit(embeddings: FloatArray) -> FloatArray:
+    """Return embeddings (N, D) of unit length, of the square roots of their values.
+
+    A few large values no longer decide (Perronnin et al. 2010, power normalisation).
+    """
+    roots = np.sign(embeddings) * np.sqrt(np.abs(embeddings))
+    return roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
 
 
 def leading(vectors: FloatArray, similarity: float = SIMILARITY) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ from tagger.reporting.histogram import BINS
 from tagger.reporting.results_report.card import Card, find_card
 from tagger.storage import StrPath
 from tagger.tagging.aggregates import GENERATION, RANK, TAGGED, Row, Table, open_table
-from tagger.tagging.alike import LOOK, Alike, near_duplicates
+from tagger.tagging.alike import Alike, near_duplicates
 
 LISTED = 30
 """Tags in the table of tags."""
@@ -28,7 +28,7 @@ ALIKE_EXAMPLES = 4
 
 _COLUMNS = (
     "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "top_tag", "top_score",
-    "model_id", "run_id", "tagged_at", LOOK,
+    "model_id", "run_id", "tagged_at",
 )  # fmt: skip
 _BIN = f"least(greatest(floor(score * {BINS}), 0), {BINS - 1})::INTEGER"
 

@@ -91,13 +91,12 @@ def _compared(report: ResultsReport) -> str:
     if found is None:
         return ""
     what = f"{pages.counted(found.images, 'image')} in {pages.counted(found.groups, 'group')} look alike"
-    how = f"their embeddings have a cosine of at least {SIMILARITY:g} with that of the first in their group"
+    how = f"a cosine of at least {SIMILARITY:g} between their embeddings and that of the first in the group"
     result = f"{what}: {how}." if found.groups else "No two images look alike."
     if tagged > NARROWED:
         return f"{result} Compared were {count(found.compared)} of {count(tagged)} images, the first that were read."
     if tagged > COMPARED:
-        chosen = "those that share their best three candidates with another, the rarest candidates first"
-        return f"{result} Compared were {count(found.compared)} of {count(tagged)} images: {chosen}."
+        return f"{result} Compared were {count(found.compared)} of {count(tagged)} images, all of some best tags."
     return f"{result} Compared were {count(found.compared)} images; exact copies count once."
 
 
