@@ -91,7 +91,7 @@ def test_images_that_look_alike_are_grouped_and_exact_copies_count_once(tagged: 
     assert all(1.001 > score >= 0.93 for group in found.alike.shown for score in group["scores"])
     page = results_report.html(found)
     assert "6 images in 2 groups look alike" in page
-    assert "Compared were 11 images" in page
+    assert "11 images were compared" in page
 
 
 def test_a_group_is_alike_to_its_first_image_not_a_chain() -> None:
@@ -117,7 +117,7 @@ def test_of_many_images_all_of_some_tags_are_compared(tmp_path: Path) -> None:
     assert 19_000 < found.alike.compared <= 20_000
     assert (found.alike.images, found.alike.groups) == (found.alike.images // 2 * 2, found.alike.images // 2)
     assert 1500 < found.alike.groups < 2000
-    assert "of 22,110 images, all of some best tags." in results_report.html(found, 0)
+    assert "of 22,110 images were compared, all those of some best tags." in results_report.html(found, 0)
 
 
 def test_the_page_is_self_contained_and_names_are_harmless(tagged: Path, tmp_path: Path, run_tagger: Run) -> None:

@@ -13,6 +13,7 @@ from tagger.reporting.formatting import UNKNOWN, count, decimal, listed, percent
 from tagger.reporting.pages import Images
 from tagger.reporting.results_report.data import SHOWN, ResultsReport, gather
 from tagger.storage import StrPath
+from tagger.tagging.aggregates import Row
 from tagger.tagging.alike import COMPARED, NARROWED, SIMILARITY
 
 THUMBNAILS = 200
@@ -66,9 +67,8 @@ def markdown(report: ResultsReport, images: Images) -> str:
         tag_and_score=lambda row: f"{row['tag']} {decimal(row['score'])}",
         copies=lambda row: f"{row['copies']:,} copies",
         compared=_compared(report),
-        alike=lambda group: [
-            {"uri": uri, "score": score} for uri, score in zip(group["uris"], group["scores"], strict=True)
-        ],
+        alike=_alike(report),
+        similarity=lambda row: row["caption"],
         groups=[{**group, "uri": group["uris"][0]} for group in report.groups],
         size=size,
         counted=pages.counted,
@@ -91,13 +91,24 @@ def _compared(report: ResultsReport) -> str:
     if found is None:
         return ""
     what = f"{pages.counted(found.images, 'image')} in {pages.counted(found.groups, 'group')} look alike"
-    how = f"a cosine of at least {SIMILARITY:g} between their embeddings and that of the first in the group"
+    how = f"the cosine of their embeddings and that of the first in the group is at least {SIMILARITY:g}"
     result = f"{what}: {how}." if found.groups else "No two images look alike."
     if tagged > NARROWED:
-        return f"{result} Compared were {count(found.compared)} of {count(tagged)} images, the first that were read."
+        return f"{result} {count(found.compared)} of {count(tagged)} images were compared, the first that were read."
     if tagged > COMPARED:
-        return f"{result} Compared were {count(found.compared)} of {count(tagged)} images, all of some best tags."
-    return f"{result} Compared were {count(found.compared)} images; exact copies count once."
+        return f"{result} {count(found.compared)} of {count(tagged)} images were compared, all those of some best tags."
+    return f"{result} {pages.counted(found.compared, 'image')} were compared; exact copies count once."
+
+
+def _alike(report: ResultsReport) -> list[list[Row]]:
+    """Return the images of each group of near-duplicates that is shown, with their captions."""
+    return [
+        [
+            {"uri": uri, "caption": decimal(score) if place else pages.counted(group["images"], "image")}
+            for place, (uri, score) in enumerate(zip(group["uris"], group["scores"], strict=True))
+        ]
+        for group in (report.alike.shown if report.alike else ())
+    ]
 
 
 def _share(part: int, whole: int) -> str:
@@ -109,8 +120,10 @@ def _facts(report: ResultsReport) -> Markup:
     totals = report.totals
     pixels = [f"{value:.3g}" for value in totals["megapixels"] or () if value is not None]
     formats = [f"{row['format']} {count(row['files'])}" for row in report.formats[:6]]
+    runs = next(row for row in report.models if row["model"] == report.model)
     rows = [
         ("files", count(totals["files"])),
+        (f"rows of {pages.counted(runs['runs'], 'run')}", count(runs["rows"])),
         ("tagged", _share(totals["tagged"], totals["files"])),
         ("of these truncated", _share(totals["truncated"], totals["tagged"])),
         ("failed", _share(totals["failed"], totals["files"])),
