@@ -27,6 +27,10 @@ class TagConfig(ModelConfig):
     ] = None
     retry_failed: Annotated[bool, Option("Also retry files that failed before.")] = False
     redo: Annotated[bool, Option("Tag everything again.")] = False
+    min_files: Annotated[
+        int | None,
+        Option("Fewest files that the source must have, lest a disk is not mounted [default: 0; in a flow 1].", ge=0),
+    ] = None
     max_failed: Annotated[
         str | None,
         Option("Maximum share (1%) or number of failed files; above it, exit 3 [default: fail only if all fail]."),
