@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import escape
 
-from benchmarks import machine
+from benchmarks import machine, s3
 
 PORT = 9555
 BUCKET = "photos"
+
+
+@contextlib.contextmanager
+def started(folder: Path, latency: float) -> Iterator[None]:
+    """Serve a folder in a process of its own; `latency` in milliseconds."""
+    command = [sys.executable, "-m", "benchmarks.object_store", str(folder), "--serve", "--latency", str(latency)]
+    with s3.running(command, PORT):
+        yield
 
 
 async def serve(folder: Path, latency: float) -> None:
@@ -93,13 +103,8 @@ def main() -> None:
         for index in range(arguments.copies):
             for path in arguments.photos.iterdir():
                 os.link(path, folder / f"{index}-{path.name}")
-        command = [sys.executable, "-m", "benchmarks.object_store", str(folder), "--serve"]
-        server = subprocess.Popen([*command, "--latency", str(arguments.latency)])
-        try:
+        with started(folder, arguments.latency):
             rates = measure(folder, arguments.model, Path(name), arguments.rounds)
-        finally:
-            server.terminate()
-            server.wait()
     local = statistics.median(rates["local disk"])
     print(f"{machine.describe()}, medians of {arguments.rounds}, {arguments.latency:g} ms\n")
     print("| source | images/s after start-up | of local |\n|---|--:|--:|")
@@ -120,11 +125,7 @@ def measure(folder: Path, model: str, work: Path, rounds: int) -> dict[str, list
 
 def _rate(source: str, model: str, out: Path) -> float:
     command = [sys.executable, "-m", "tagger.cli", "tag", source, "--model", model, "--out", str(out), "--json"]
-    store = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{PORT}", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-    }  # fmt: skip
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | store)
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | s3.environment(PORT))
     summary = json.loads(ran.stdout)
     return float(summary["steady_images_per_second"] or summary["images_per_second"])
 

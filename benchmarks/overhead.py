@@ -108,11 +108,11 @@ def _alone(photos: Path, model: str) -> None:
     read = time.perf_counter() - started
     bare = _timed(contents)
     started = time.perf_counter()
-    cut = list(batches_of.batched([rows.batch_of(entries)], batches_of.FILES))
+    cut = list(batches_of.batched([rows.batch_of(entries)], how.files))
     decoding = time.perf_counter()
     for number, batch in enumerate(cut):
         batch.pixels = how.room(len(batch))
-        files = contents[number * batches_of.FILES : number * batches_of.FILES + len(batch)]
+        files = contents[number * how.files : number * how.files + len(batch)]
         batch.facts = batches_of.decode(files, batch.models, how, batch.pixels, batches_of.Clock())
     decoded = time.perf_counter()
     tables = [rows.rows_of(batch, 0)[0] for batch in infer(cut, [stub], how)]

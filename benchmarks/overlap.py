@@ -1,14 +1,18 @@
-"""Files that two runs of the same source tag twice.
+"""Shards that two runs of the same source tag twice.
 
-    python -m benchmarks.overlap [--files 4000] [--shard-size 250] [--seconds 6]
+    python -m benchmarks.overlap [--files 4000] [--shard-size 250] [--seconds 6] [--repetitions 5] [--flow]
+        [--workers N]
 
-Tags copies of one photograph twice at the same time, the second run starting `--seconds` after the first.
+Tags copies of one photograph twice at the same time, the second run starting `--seconds` after the first, each time
+into a new table. `--flow` starts flow runs (python -m flows.tag) instead of commands; `--workers` decodes in processes.
+Prints the shards tagged twice in each repetition, their median and the worst.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,28 +32,44 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=4000)
     parser.add_argument("--shard-size", type=int, default=250)
     parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--flow", action="store_true")
+    parser.add_argument("--workers", type=int)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        twice = files_tagged_twice(Path(name), arguments.files, arguments.shard_size, arguments.seconds)
-    shards = twice / arguments.shard_size
-    print(f"{machine.describe()}: {twice:,} of {arguments.files:,} files tagged twice, {shards:.1f} shards")
+    module = ["flows.tag"] if arguments.flow else ["tagger.cli", "tag", "--quiet"]
+    options = ["--model", "checkpoints/cifar10-speedrun", "--shard-size", str(arguments.shard_size)]
+    options += ["--workers", str(arguments.workers)] if arguments.workers else []
+    command = [sys.executable, "-m", *module, *options]
+    shards = []
+    for _ in range(arguments.repetitions):
+        with tempfile.TemporaryDirectory() as name:
+            photos = write_photos(Path(name) / "photos", arguments.files)
+            rows = rows_of_two_runs([*command, str(photos), "--out", f"{name}/out"], arguments.seconds)
+        shards.append((rows - arguments.files) / arguments.shard_size)
+        print(f"{shards[-1]:.1f} shards tagged twice", file=sys.stderr)
+    print(f"{machine.describe()}: {-(-arguments.files // arguments.shard_size)} shards, tagged twice ", end="")
+    print(f"{', '.join(f'{each:.1f}' for each in shards)}: median {statistics.median(shards):.1f}, ", end="")
+    print(f"worst {max(shards):.1f}")
 
 
-def files_tagged_twice(folder: Path, files: int, shard_size: int, seconds: float) -> int:
-    """Run twice at the same time; return the number of rows over one per file."""
+def write_photos(folder: Path, files: int) -> Path:
+    """Write hard links to one photograph."""
+    folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    Image.fromarray(noise).resize((800, 600)).save(folder / "photo.jpg", quality=92)
-    (folder / "photos").mkdir()
+    Image.fromarray(noise).resize((800, 600)).save(folder.parent / "photo.jpg", quality=92)
     for number in range(files):
-        os.link(folder / "photo.jpg", folder / "photos" / f"{number:06d}.jpg")
-    options = ["--model", "checkpoints/cifar10-speedrun", "--out", str(folder / "out"), "--shard-size", str(shard_size)]
-    command = [sys.executable, "-m", "tagger.cli", "tag", str(folder / "photos"), *options, "--quiet"]
-    runs = [subprocess.Popen(command)]
+        os.link(folder.parent / "photo.jpg", folder / f"{number:06d}.jpg")
+    return folder
+
+
+def rows_of_two_runs(command: list[str], seconds: float) -> int:
+    """Run a command twice, one after `seconds` of the other; return the rows of its table."""
+    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
     time.sleep(seconds)
-    runs.append(subprocess.Popen(command))
-    if any(run.wait() for run in runs):
+    runs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    if max(run.wait() for run in runs):
         raise SystemExit("a run failed")
-    return len(tagger.read_results(folder / "out", latest=False)) - files
+    return len(tagger.read_results(command[-1], latest=False))
 
 
 if __name__ == "__main__":

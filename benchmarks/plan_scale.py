@@ -10,23 +10,20 @@ seconds and peak memory of that process. `--merged`: parts of 250,000 rows, as `
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks import machine
+from benchmarks import machine, s3
 from tagger import checkpoint, hardware, schema, storage
 from tagger.data import manifest
 from tagger.tagging import plan, results
@@ -35,7 +32,6 @@ from tagger.tagging.config import TagConfig
 MODEL = "checkpoints/cifar10-speedrun"
 NEW = 0.01
 TIME = datetime(2026, 9, 1, tzinfo=UTC)
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 def keys(start: int, stop: int) -> pa.Table:
@@ -101,58 +97,6 @@ def measure(path: str, out: str) -> dict[str, float]:
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def store(latency: float) -> Iterator[dict[str, str]]:
-    """Start moto's S3 server and a proxy that passes on each request after `latency` seconds; yield the environment."""
-    server, front = _free_port(), _free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server)]
-    quiet = subprocess.DEVNULL
-    ports = ["--proxy", str(front), str(server), "--latency", str(latency)]
-    proxy = [sys.executable, "-m", "benchmarks.plan_scale", *ports]
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as moto, subprocess.Popen(proxy) as delay:
-        try:
-            for port in (server, front):
-                _wait_for(port)
-            yield {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{front}"}
-        finally:
-            moto.terminate()
-            delay.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise SystemExit(f"no server on port {port}")
-
-
-async def proxy(port: int, target: int, latency: float) -> None:
-    """Pass requests on: what a client sends is delayed, answers are not."""
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(1 << 16):
-                await asyncio.sleep(seconds)
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream, downstream = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(copy(reader, downstream, latency / 1000), copy(upstream, writer, 0))
-
-    async with await asyncio.start_server(talk, "127.0.0.1", port) as server:
-        await server.serve_forever()
-
-
 def main() -> None:
     """Parse, write, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,14 +105,9 @@ def main() -> None:
     parser.add_argument("--store", action="store_true")
     parser.add_argument("--latency", type=float, default=30, help="milliseconds")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--proxy", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(*arguments.measure)))
-        return
-    if arguments.proxy:
-        port, target = arguments.proxy
-        asyncio.run(proxy(port, target, arguments.latency))
         return
     where = f"S3 server on loopback, {arguments.latency:g} ms a request" if arguments.store else "local disk"
     print(f"{machine.describe()}, {where}, {NEW:.0%} new\n")
@@ -176,7 +115,8 @@ def main() -> None:
     print("|--:|--:|--:|--:|--:|--:|--:|")
     with contextlib.ExitStack() as stack:
         if arguments.store:
-            os.environ.update(stack.enter_context(store(arguments.latency)))
+            port = stack.enter_context(s3.proxy(stack.enter_context(s3.server()), arguments.latency))
+            os.environ.update(s3.environment(port))
         for files in arguments.files:
             print_row(files, 250_000 if arguments.merged else 5_000, arguments.store)
 

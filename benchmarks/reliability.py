@@ -1,29 +1,35 @@
-"""Flipped bits, killed runs and overlapping runs: is every row of the table there, and right?
+"""Flipped bits, killed runs, overlapping runs and a faulty store: is every row of the table there, and right?
 
-    python -m benchmarks.reliability PHOTOS MODEL [--flips 1500] [--kills 200] [--overlaps 20] [--seed 0]
+    python -m benchmarks.reliability PHOTOS MODEL [--flips 1500] [--kills 100] [--store-kills 100] [--overlaps 20]
+        [--faults 0.05 0.3] [--outage 75] [--seed 0]
 
 PHOTOS is a folder of some 500 images, to which files that are no images are added; MODEL is a checkpoint folder. A
-table made without disturbance is the reference. Each test prints one line and ends with an error if a row is lost,
-doubled in the latest view, or different.
+table made without disturbance is the reference. The store is an S3 server on loopback (moto) with source and results,
+behind a proxy that lets a share of all requests fail (--faults), or is away for some seconds (--outage). Each test
+prints one line and ends with an error if a row is lost, doubled in the latest view, or different.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 import tagger
-from benchmarks import machine
+from benchmarks import machine, s3
+from tagger import storage
+from tagger.cli import main as command
 from tagger.errors import TableError
 from tagger.tagging import results
 
@@ -31,6 +37,22 @@ SHARD = 16
 COLUMNS = ["uri", "model", "image_id", "status", "width", "height", "format", "top_tag"]
 LIMIT = 600
 """Seconds for one run to end."""
+BUCKET = "s3://reliability"
+NEVER = 1e9
+"""Milliseconds of latency of a store that does not answer."""
+FORKS = multiprocessing.get_context("forkserver")
+PRELOADED = ["tagger.cli", "tagger.tagging.run", "openvino", "s3fs", "obstore"]
+"""Modules that a run does not import itself, which takes longer than tagging."""
+
+
+class Place(NamedTuple):
+    """Where a test tags."""
+
+    source: str
+    model: str
+    folder: str
+    """Folder of its tables."""
+    reference: pd.DataFrame
 
 
 def main() -> None:
@@ -39,22 +61,55 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("model")
     parser.add_argument("--flips", type=int, default=1500)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--store-kills", type=int, default=100)
     parser.add_argument("--overlaps", type=int, default=20)
+    parser.add_argument("--faults", type=float, nargs="*", default=[0.05, 0.3])
+    parser.add_argument("--outage", type=float, default=75, help="seconds; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
+    FORKS.set_forkserver_preload(PRELOADED)
     print(machine.describe())
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        photos = shutil.copytree(arguments.photos, folder / "photos")
+        photos = shutil.copytree(arguments.photos, Path(name) / "photos")
         plant(photos)
-        whole = folder / "whole"
-        wait(start(photos, [arguments.model], whole))
-        reference = table(whole)
-        print(flips(whole, reference, folder / "flipped", arguments.flips, rng))
-        print(kills(photos, arguments.model, reference, folder, arguments.kills, rng))
-        print(overlaps(photos, arguments.model, reference, folder, arguments.overlaps, rng))
+        local = place(str(photos), arguments.model, name)
+        if arguments.flips:
+            show(flips(Path(name) / "whole", local.reference, Path(name) / "flipped", arguments.flips, rng))
+        if arguments.kills:
+            show(kills(local, arguments.kills, rng))
+        if arguments.overlaps:
+            show(overlaps(local, arguments.overlaps, rng))
+        if arguments.store_kills or arguments.faults or arguments.outage:
+            in_store(photos, arguments, rng)
+
+
+def in_store(photos: Path, arguments: argparse.Namespace, rng: random.Random) -> None:
+    """Disturb runs whose source and results are in a store."""
+    with s3.server() as port:
+        os.environ.update(s3.environment(port))
+        upload(photos)
+        remote = place(f"{BUCKET}/photos", arguments.model, f"{BUCKET}/tables")
+        if arguments.store_kills:
+            show("S3: " + kills(remote, arguments.store_kills, rng))
+        for share in arguments.faults:
+            with s3.proxy(port, failing=share) as front:
+                show(faults(remote, share, front))
+        for hangs in (False, True) if arguments.outage else ():
+            show(outage(remote, arguments.outage, port, hangs))
+
+
+def show(line: str) -> None:
+    """Print a line now."""
+    print(line, flush=True)
+
+
+def place(source: str, model: str, folder: str) -> Place:
+    """Make the table of a run without disturbance."""
+    whole = storage.join(folder, "whole")
+    wait(start(source, [model], whole))
+    return Place(source, model, folder, table(whole))
 
 
 def plant(photos: Path) -> None:
@@ -66,26 +121,55 @@ def plant(photos: Path) -> None:
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
 
 
-def start(photos: Path, models: Sequence[str], out: Path, *options: str) -> subprocess.Popen[bytes]:
-    """Start `tagger tag` in a process group of its own."""
-    command = [sys.executable, "-m", "tagger.cli", "tag", str(photos), "--out", str(out), "--shard-size", str(SHARD)]
-    command += [*(word for model in models for word in ("--model", model)), *options]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+def upload(photos: Path) -> None:
+    """Copy the files to the store."""
+    import boto3  # type: ignore[import-untyped]
+
+    client, bucket = boto3.client("s3"), BUCKET.removeprefix("s3://")
+    client.create_bucket(Bucket=bucket)
+    for path in sorted(photos.rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), bucket, f"photos/{path.relative_to(photos)}")
 
 
-def wait(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a run to end; raises RuntimeError if it fails."""
-    _, errors = process.communicate(timeout=LIMIT)
-    if process.returncode:
-        raise RuntimeError(f"exit {process.returncode}: {errors.decode()[-2000:]}")
+def start(source: str, models: Sequence[str], out: str, *options: str) -> multiprocessing.process.BaseProcess:
+    """Start `tagger tag` in a process that has imported it."""
+    words = ["tag", source, "--out", out, "--shard-size", str(SHARD), "--workers", "0", "--quiet"]
+    words += [*(word for model in models for word in ("--model", model)), *options]
+    process = FORKS.Process(target=_command, args=(words, dict(os.environ)))
+    process.start()
+    return process
 
 
-def table(out: Path) -> pd.DataFrame:
+def _command(words: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    sys.argv = ["tagger", *words]
+    command()
+
+
+def ended(process: multiprocessing.process.BaseProcess) -> int:
+    """Wait for a run to end; return its exit code."""
+    process.join(LIMIT)
+    if process.exitcode is None:
+        process.kill()
+        raise SystemExit(f"a run took over {LIMIT} s")
+    return process.exitcode
+
+
+def wait(process: multiprocessing.process.BaseProcess) -> None:
+    """Wait for a run to end; raises SystemExit if it fails."""
+    if code := ended(process):
+        raise SystemExit(f"a run ended with exit code {code}")
+
+
+def table(out: str) -> pd.DataFrame:
     """Return the latest rows, one per file and model, in order."""
     return tagger.read_results(out)[COLUMNS].sort_values(["model", "uri"]).reset_index(drop=True)
 
 
-def check(out: Path, expected: pd.DataFrame) -> None:
+def check(out: str, expected: pd.DataFrame) -> None:
     """Raise AssertionError unless the table has exactly the expected rows."""
     pd.testing.assert_frame_equal(table(out), expected)
 
@@ -119,49 +203,101 @@ def _damage_is_reported(copy: Path, reference: pd.DataFrame) -> bool:
     return bool(damaged or listed.damaged)
 
 
-def kills(photos: Path, model: str, reference: pd.DataFrame, folder: Path, count: int, rng: random.Random) -> str:
+def kills(where: Place, count: int, rng: random.Random) -> str:
     """Kill runs with SIGKILL at random moments, and run again until one ends; start a new table then."""
     done = tables = 0
     while done < count:
-        out = folder / "killed"
-        shutil.rmtree(out, ignore_errors=True)
+        out = storage.join(where.folder, f"killed{tables}")
         started = time.monotonic()
-        wait(start(photos, [model], folder / f"timed{tables}", "--redo"))
+        wait(start(where.source, [where.model], storage.join(where.folder, f"timed{tables}")))
         whole = time.monotonic() - started
         for _ in range(min(20, count - done)):
-            process = start(photos, [model], out)
-            time.sleep(rng.uniform(0, 0.8 * whole))
-            os.killpg(process.pid, 9)
-            process.communicate(timeout=LIMIT)
+            process = start(where.source, [where.model], out)
+            process.join(rng.uniform(0, 0.8 * whole))
+            process.kill()
+            ended(process)
             done += 1
-        wait(start(photos, [model], out))
-        check(out, reference)
+        wait(start(where.source, [where.model], out))
+        check(out, where.reference)
         tables += 1
-    return f"{count} kills on the way to {tables} tables: each has the {len(reference)} rows of the reference"
+    return f"{count} kills on the way to {tables} tables: each has the {len(where.reference)} rows of the reference"
 
 
-def overlaps(photos: Path, model: str, reference: pd.DataFrame, folder: Path, count: int, rng: random.Random) -> str:
+def overlaps(where: Place, count: int, rng: random.Random) -> str:
     """Start two runs into one table at nearly the same time: the same model, a copy, two models, or --redo."""
-    copied = shutil.copytree(model, folder / "copy")
-    other = reference.assign(model=copied.name)
-    both = pd.concat([reference, other]).sort_values(["model", "uri"]).reset_index(drop=True)
+    copied = shutil.copytree(where.model, Path(where.folder) / "copy")
+    other = where.reference.assign(model=copied.name)
+    both = pd.concat([where.reference, other]).sort_values(["model", "uri"]).reset_index(drop=True)
     cases = [
-        ("the same model", [model], [], reference),
+        ("the same model", [where.model], [], where.reference),
         ("a copy of it", [str(copied)], [], both),
-        ("both in the second run", [model, str(copied)], [], both),
-        ("--redo", [model], ["--redo"], reference),
+        ("both in the second run", [where.model, str(copied)], [], both),
+        ("--redo", [where.model], ["--redo"], where.reference),
     ]
     for number in range(count):
         _, models, options, expected = cases[number % len(cases)]
-        out = folder / f"overlap{number}"
-        first = start(photos, [model], out)
+        out = storage.join(where.folder, f"overlap{number}")
+        first = start(where.source, [where.model], out)
         time.sleep(rng.uniform(0, 3))
-        second = start(photos, models, out, *options)
+        second = start(where.source, models, out, *options)
         wait(first)
         wait(second)
         check(out, expected)
-        shutil.rmtree(out)
     return f"{count} overlapping pairs ({', '.join(case for case, *_ in cases)}): every table is whole"
+
+
+def faults(where: Place, share: float, front: int) -> str:
+    """Run while a share of all requests fails, again until nothing is missing."""
+    out = storage.join(where.folder, f"faults{share:g}")
+    with _through(front):
+        first = ended(start(where.source, [where.model], out))
+    unreadable, again = _complete(where, out, front)
+    return (
+        f"S3, {share:.0%} of all requests fail: the first run ended with exit code {first} and {unreadable} unreadable "
+        f"rows; after {again} more the table is that of the reference"
+    )
+
+
+def outage(where: Place, seconds: float, port: int, hangs: bool) -> str:
+    """Let the store refuse connections, or not answer, during a run; then run again until nothing is missing."""
+    out = storage.join(where.folder, "hangs" if hangs else "away")
+    with s3.proxy(port, latency=100) as front, _through(front):
+        process = start(where.source, [where.model], out)
+        while sum(name.endswith(".parquet") for name in storage.names_in(out) or []) < 3:
+            time.sleep(0.05)
+    with s3.proxy(port, NEVER, port=front) if hangs else contextlib.nullcontext():
+        process.join(seconds)
+    with s3.proxy(port, port=front):
+        first = ended(process)
+        unreadable, again = _complete(where, out, front)
+    what = "does not answer" if hangs else "refuses connections"
+    return (
+        f"S3 {what} for {seconds:g} s: the first run ended with exit code {first} and {unreadable} unreadable rows; "
+        f"after {again} more the table is that of the reference"
+    )
+
+
+@contextlib.contextmanager
+def _through(front: int) -> Iterator[None]:
+    """Let runs that are started use the proxy."""
+    direct = {name: os.environ[name] for name in s3.environment(front)}
+    os.environ.update(s3.environment(front))
+    try:
+        yield
+    finally:
+        os.environ.update(direct)
+
+
+def _complete(where: Place, out: str, front: int) -> tuple[int, int]:
+    """Run until the table is that of the reference; return the rows that were unreadable at first, and the runs."""
+    unreadable = int((table(out)["status"] == "unreadable").sum())
+    for again in range(5):
+        if table(out).equals(where.reference):
+            return unreadable, again
+        with _through(front):
+            ended(start(where.source, [where.model], out))
+    check(out, where.reference)
+    return unreadable, 5
 
 
 if __name__ == "__main__":

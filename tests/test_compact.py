@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -124,39 +126,43 @@ def test_a_killed_compaction_loses_and_doubles_nothing(tmp_path: Path) -> None:
     assert len(moments) > 1, "it was killed at different moments"
 
 
-def test_no_query_fails_or_differs_while_parts_are_merged_and_deleted(tmp_path: Path) -> None:
-    out, stop = tmp_path / "out", threading.Event()
-    write_parts(str(out), 100)
-    expected = tagger.query(out, HISTORY)
-    answers: list[bool] = []
-    errors: list[Exception] = []
+@pytest.mark.parametrize("remote", [False, True])
+def test_no_query_fails_or_differs_while_parts_are_added_merged_and_deleted(
+    remote: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    out = f"s3://{request.getfixturevalue('bucket')}/results" if remote else str(tmp_path / "out")
+    write_parts(out, 12 if remote else 60)
+    old = HISTORY.replace("history", "history WHERE uri NOT LIKE '/later/%'")
+    expected, stop, numbers = tagger.query(out, old), threading.Event(), itertools.count()
 
-    def ask(read: Callable[[], bool]) -> None:
-        try:
-            while not stop.is_set():
-                answers.append(read())
-        except Exception as error:
-            errors.append(error)
+    def ask(read: Callable[[], bool]) -> list[bool]:
+        answers = []
+        while not stop.is_set():
+            answers.append(read())
+        return answers
 
-    readers = (
-        lambda: tagger.query(out, HISTORY).equals(expected),
-        lambda: len(tagger.read_results(out, latest=False)) == len(expected),
-    )
-    threads = [threading.Thread(target=ask, args=(read,)) for read in readers]
-    for thread in threads:
-        thread.start()
-    for seed in range(2):
-        with started("tagger.cli", "compact", out, "--grace", 0) as process:
-            finish(process)
-        if not seed:
-            shutil.copy(next(iter(out.glob("*.parquet"))), tmp_path / "merged.parquet")
-    stop.set()
-    for thread in threads:
-        thread.join(TIMEOUT)
-    assert errors == []
-    assert len(answers) > 4
-    assert all(answers)
-    assert len(parts_of(out)) == 1
+    def by_pandas() -> bool:
+        uris = tagger.read_results(out, latest=False)["uri"]
+        return len(uris[~uris.str.startswith("/later/")]) == len(expected)
+
+    def write() -> bool:
+        number = next(numbers)
+        row = {**make_row(random.Random(number), 5), "uri": f"/later/{number}.jpg"}
+        content = schema.serialise(schema.from_rows([row], "results"), "results")
+        storage.write_atomic(f"{out}/part-00000005-aa-{number:05d}.parquet", content)
+        time.sleep(0.2)
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, each) for each in (lambda: tagger.query(out, old).equals(expected), by_pandas, write)]
+        for _ in range(3):
+            tagger.compact(out, grace=0)
+        stop.set()
+        answers = [each.result(TIMEOUT) for each in asked]
+    assert all(map(all, answers))
+    assert all(len(each) > 1 for each in answers)
+    added = tagger.query(out, "SELECT count(*) AS rows FROM history WHERE uri LIKE '/later/%'")
+    assert added["rows"].to_pylist() == [len(answers[2])], "nothing that was written is lost"
 
 
 def test_a_run_goes_on_over_a_compaction_of_its_parts(photos: Path, tmp_path: Path) -> None:

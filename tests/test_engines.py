@@ -18,6 +18,7 @@ from processes import TIMEOUT
 from tagger import checkpoint, hardware, storage
 from tagger.errors import UsageError
 from tagger.inference import engines
+from tagger.inference.batch import FILES, Batch, batched
 from tagger.inference.engines import Choice, choice
 from tagger.inference.engines.checked import CheckedEngine
 
@@ -141,6 +142,14 @@ def test_a_named_precision_says_what_is_not_proven(monkeypatch: pytest.MonkeyPat
     assert "92.0% of 500" in engines.doubts(Choice(precision="int8"), known, False)[0]
     proven = replace(info, agreement={hardware.processor(): {key: record(0.999, 300)}})
     assert engines.doubts(Choice(precision="int8"), proven, False) == []
+
+
+@pytest.mark.parametrize(
+    ("file_bytes", "expected"), [(110_000, FILES), (4_000_000, 8), (1 << 30, 1)], ids=["photographs", "scans", "huge"]
+)
+def test_the_files_of_a_large_shard_are_batched_by_their_own_size(file_bytes: int, expected: int) -> None:
+    shard = Batch([""] * 4000, [1] * 4000, range(4000), 4000 * file_bytes)
+    assert {len(batch) for batch in batched([shard], FILES)} == {expected}
 
 
 def test_a_checked_engine_gives_uncertain_images_to_the_exact_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pyarrow.compute as pc
 import pytest
 from pictures import MODEL
 
+import tagger
 from benchmarks import plan_scale
 from tagger import checkpoint, schema
 from tagger.data.manifest import Manifest
-from tagger.tagging import pieces, plan
+from tagger.tagging import pieces, plan, present
 from tagger.tagging.config import TagConfig
+from tagger.tagging.status import status
 
 INFO = checkpoint.describe(MODEL)
 SETTINGS = TagConfig().settings_id(INFO)
@@ -66,7 +69,7 @@ def test_pieces_hold_every_row_once_beside_those_of_its_uri(monkeypatch: pytest.
     monkeypatch.setattr(pieces, "PIECE", 10)
     left = pa.table({"uri": [f"a{number}" for number in range(100)], "row": range(100)})
     right = [pa.table({"uri": [f"a{number}" for number in range(start, start + 50)]}) for start in (0, 25, 75)]
-    found = list(pieces.pieces(left, right, 150))
+    found = list(pieces.pieces([left], right, 150))
     assert len(found) == 16
     assert sorted(row for one, _ in found for row in one["row"].to_pylist()) == list(range(100))
     for one, other in found:
@@ -80,17 +83,26 @@ POOLS = []
 """Memory pools stay until the process ends: a table may outlive the test."""
 
 
-def peak_of_plan(out: Path) -> int:
-    """Plan a run over one new file; return the peak memory of Arrow."""
+def peak_of(call: Callable[[], object]) -> int:
+    """Return the peak memory of Arrow during a call."""
     pool, before = pa.proxy_memory_pool(pa.system_memory_pool()), pa.default_memory_pool()
     POOLS.append(pool)
     pa.set_memory_pool(pool)
     try:
-        files = Manifest(schema.from_rows([{"uri": "s3://a-bucket-of-photos/new.jpg"}], "manifest"))
-        assert len(plan.make_plan("x", files, {MODEL: INFO}, str(out), TagConfig()).entries) == 1
+        call()
     finally:
         pa.set_memory_pool(before)
     return pool.max_memory() or 0
+
+
+def peak_of_plan(out: Path) -> int:
+    """Plan a run over one new file; return the peak memory of Arrow."""
+    files = Manifest(schema.from_rows([{"uri": "s3://a-bucket-of-photos/new.jpg"}], "manifest"))
+
+    def make() -> None:
+        assert len(plan.make_plan("x", files, {MODEL: INFO}, str(out), TagConfig()).entries) == 1
+
+    return peak_of(make)
 
 
 def test_the_memory_of_a_plan_does_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,3 +115,25 @@ def test_the_memory_of_a_plan_does_not_grow_with_the_table(tmp_path: Path, monke
                 part.read_bytes()
             )
     assert peak_of_plan(tmp_path / "out") < 2 * small, "of four times as many rows"
+
+
+def test_a_status_in_pieces_is_the_status_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    write_history(out, random.Random(4), 500)
+    for source, names in (("/photos", range(300)), ("/photos/2", range(200, 520))):
+        present.write_listing(str(out), source, pa.table({"uri": [f"/photos/{name}.jpg" for name in names]}))
+    whole = status(out)
+    assert whole.models[INFO.name].missing
+    monkeypatch.setattr(pieces, "PIECE", 40)
+    assert status(out) == whole
+    latest = tagger.read_results(out)
+    counts = latest[latest["model"] == INFO.name]["status"].value_counts()
+    assert whole.models[INFO.name].failed == {name: counts[name] for name in ("unreadable", "corrupt")}
+    assert whole.models[INFO.name].done == counts["ok"] + counts["truncated"]
+
+
+def test_the_memory_of_a_status_does_not_grow_with_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 20_000)
+    plan_scale.write_table(str(tmp_path / "small"), 50_000, 10_000)
+    plan_scale.write_table(str(tmp_path / "large"), 200_000, 10_000)
+    assert peak_of(lambda: status(tmp_path / "large")) < 2 * peak_of(lambda: status(tmp_path / "small"))

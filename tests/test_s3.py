@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from test_archives import KINDS, by_image, pack
 from test_tagging import run
 
 import tagger
+from benchmarks import s3
 from tagger import storage
-from tagger.errors import SourceNotFound
+from tagger.errors import SourceError, SourceNotFound
 from tagger.storage import stores
+from tagger.tagging import run as job
+from tagger.tagging.config import TagConfig
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -224,6 +228,37 @@ def test_missing_credentials_are_one_error_without_a_row(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert_refused(run_tagger, bucket, tmp_path)
+
+
+def test_a_store_that_cannot_be_reached_for_a_while_costs_no_row(
+    server: str, bucket: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # it would wait for 10 s itself
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    source, port = f"s3://{bucket}/photos", int(server.rpartition(":")[2])
+    with s3.proxy(port) as front:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{front}")
+        s3fs.S3FileSystem.clear_instance_cache()
+        planned = job.prepare(source, MODEL, f"s3://{bucket}/out", TagConfig(shard_size=4))
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(lambda: job.run_shards(planned, range(planned.shards)))
+        deadline = time.monotonic() + TIMEOUT
+        while "cannot be reached" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with s3.proxy(port, port=front):
+            counts = running.result(TIMEOUT)
+    assert counts.statuses == [{"ok": 12, "unsupported": 1}]
+
+
+def test_a_store_that_never_answered_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    s3fs.S3FileSystem.clear_instance_cache()
+    started = time.monotonic()
+    with pytest.raises(SourceError, match="s3://nowhere/photos"):
+        tagger.ingest("s3://nowhere/photos", tmp_path / "m.parquet")
+    assert time.monotonic() - started < 10
 
 
 def test_wrong_credentials_are_one_error_that_does_not_show_them(

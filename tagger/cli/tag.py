@@ -103,7 +103,11 @@ def predict(
         rows = predict(images, model, config)
     if as_json:
         print_json(
-            {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
+            {
+                "images": [
+                    {key: row.get(key) for key in ("uri", "status", "error", "unknown", "candidates")} for row in rows
+                ]
+            }
         )
     else:
         for row in rows:

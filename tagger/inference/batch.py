@@ -18,6 +18,8 @@ from tagger.images import Preprocessing, UInt8Array
 
 FILES = 16
 """Files per batch: enough to keep its overhead small, few enough to give every core one."""
+MAX_FILES, BATCH_PIXELS = 128, 1 << 21
+"""Small images are quickly decoded: a batch has more of them, until its pixels have this many bytes."""
 BATCH_BYTES = 1 << 25
 """Total size above which a batch has fewer files."""
 MAX_FILE_BYTES = 1 << 30
@@ -132,6 +134,11 @@ class Decoding:
         """Return the preprocessings that the models of a file need."""
         return tuple(sorted({which for model, which in enumerate(self.of_model) if bits >> model & 1}))
 
+    @property
+    def files(self) -> int:
+        """Return the maximum number of files per batch."""
+        return min(MAX_FILES, max(FILES, BATCH_PIXELS // max(1, self.file_bytes)))
+
     def room(self, files: int) -> list[UInt8Array]:
         """Return arrays for the pixels of a number of files, one per preprocessing."""
         return [np.empty((files, *each.size, 3), dtype=np.uint8) for each in self.preprocessings]
@@ -186,7 +193,7 @@ def empty(files: int, preprocessings: int) -> Decoded:
 def batched(batches: Iterable[Batch], files: int) -> Iterator[Batch]:
     """Split batches so that each has at most `files` files, and fewer if they are large."""
     for whole in batches:
-        fewer = max(1, files * BATCH_BYTES // max(whole.bytes, BATCH_BYTES))
+        fewer = min(files, max(1, BATCH_BYTES * len(whole) // max(1, whole.bytes)))
         for start in range(0, len(whole), fewer):
             part = slice(start, start + fewer)
             yield Batch(whole.sources[part], whole.models[part], whole.key[part], whole.bytes * fewer // len(whole))

@@ -41,6 +41,9 @@ class ModelConfig:
         ),
     ] = "auto"
     embeddings: Annotated[bool, Option("Store the feature vector of each image.")] = False
+    tag_unknown: Annotated[
+        bool, Option("Tag also images that are unlike the training images; without it their tags are empty.")
+    ] = False
     max_pixels: Annotated[int, Option("Larger images get a too_large row.", ge=1)] = MAX_PIXELS
     truncated: Annotated[
         Literal["tag", "fail"],
@@ -76,11 +79,12 @@ class ModelConfig:
 
     def selector(self, model: ModelInfo) -> TagSelector:
         """Return the selector that converts scores to columns of a row."""
-        return TagSelector(model, self.top_k, self.thresholds(model), self.embeddings)
+        return TagSelector(model, self.top_k, self.thresholds(model), self.embeddings, self.tag_unknown)
 
     def settings_id(self, model: ModelInfo) -> str:
         """Return a hash of everything except the model that affects the content of a row."""
         top_k = min(self.top_k, len(model.label_names))
         named = [self.choice.named] if self.choice.named else []
         named += ["truncated fails"] if self.truncated == "fail" else []
+        named += ["unknown tagged"] if self.tag_unknown and model.statistics else []
         return fingerprint([top_k, self.thresholds(model), self.embeddings, self.max_pixels, *named])

@@ -55,8 +55,8 @@ def score_batches(
     decoder, meter = decoder or ThreadDecoder(), meter or Meter()
     size = max((model.engine.batch_size for model in models), default=1)
     callers = max((model.engine.concurrency for model in models), default=1)
-    files, parts = _cut(size)
     how = Decoding.of([model.info.preprocessing for model in models], limits, inspect)
+    files, parts = _cut(size, how.files)
     decoding = decoder.ahead + -(-max(size, IMAGES_AHEAD) // files)
     scoring = callers + max(1, IMAGES_AHEAD // (files * parts))
     with contextlib.closing(decoder), _pool(callers) as pool:
@@ -132,10 +132,10 @@ def _values(column: Any) -> Sequence[Any]:
     return values
 
 
-def _cut(size: int) -> tuple[int, int]:
-    """Return the number of files per batch, and of batches per model call of `size` images."""
-    parts = -(-size // batches_of.FILES)
-    return (-(-size // parts), parts) if parts > 1 else (size * (batches_of.FILES // size), 1)
+def _cut(size: int, files: int) -> tuple[int, int]:
+    """Return the number of files per batch, at most `files`, and of batches per model call of `size` images."""
+    parts = -(-size // files)
+    return (-(-size // parts), parts) if parts > 1 else (size * (files // size), 1)
 
 
 @contextlib.contextmanager

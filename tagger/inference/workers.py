@@ -106,7 +106,7 @@ class Memory:
 
 def slot_bytes(how: Decoding) -> int:
     """Return the size of a batch's slot in the shared memory."""
-    return _CLOCK_BYTES + -(-FILES * how.file_bytes // 64) * 64
+    return _CLOCK_BYTES + -(-how.files * how.file_bytes // 64) * 64
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ def _model(summary: Summary, model: ModelSummary) -> str:
         ("files in the source", count(summary.found)),
         ("tagged before", count(model.done_before - sum(model.failed_before.values()))),
         ("tagged", count(model.tagged)),
+        *([] if model.unknown is None else [("unknown", count(model.unknown))]),
         *((f"failed: {status}", count(files)) for status, files in model.failed.items()),
         *((f"failed before: {status}", count(files)) for status, files in model.failed_before.items()),
         ("share failed", share),

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from tagger.errors import (
     WriteError,
 )
 from tagger.storage import objects, web
-from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of
+from tagger.storage.stores import filesystem, missing_package, named_errors, reason_of, through_outages
 from tagger.storage.uris import is_remote, local_path
 
 READ_TIMEOUT = 60.0
@@ -98,6 +99,9 @@ def read_tail(uri: str, count: int, size: int | None = None) -> bytes:
     """
 
     def tail(fs: AbstractFileSystem, path: str) -> bytes:
+        if size and is_remote(uri):
+            start = max(0, size - count)
+            return _range(fs, path, start, size - start, READ_TIMEOUT)
         end = size
         if end is None or not is_remote(uri):
             info = fs.info(path)
@@ -114,7 +118,7 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
     for attempt in range(1, attempts + 1):
         try:
             with named_errors(uri):
-                return read(*filesystem(uri))
+                return through_outages(uri, lambda: read(*filesystem(uri)))
         except (SourceNotFound, SourceTooLarge, AccessDenied):
             raise
         except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is an error of this file only
@@ -189,7 +193,7 @@ def sizes_in(folder: str) -> dict[str, int | None] | None:
         try:
             if not is_remote(folder):
                 return dict.fromkeys(sorted(os.listdir(path)))
-            infos = fs.ls(path, detail=True)
+            infos = through_outages(folder, lambda: fs.ls(path, detail=True))
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
@@ -216,7 +220,7 @@ def write_atomic(uri: str, content: bytes) -> None:
     try:
         if is_remote(uri):
             fs, path = filesystem(uri)
-            fs.pipe_file(path, content)
+            through_outages(uri, lambda: fs.pipe_file(path, content))
         else:
             _write_local(local_path(uri), content)
     except UsageError:
@@ -263,6 +267,8 @@ def _write_local(path: str, content: bytes, publish: Callable[[str, str], None] 
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
         publish(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)  # linked, or not published

@@ -6,7 +6,10 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -19,6 +22,10 @@ from tagger.storage.uris import is_remote, local_path
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure",
           "adl": "azure", "http": "http", "https": "http"}  # fmt: skip
+
+STORES = tuple(f"{scheme}://" for scheme, extra in EXTRAS.items() if extra != "http")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 for _library in ("gcsfs", "s3fs", "adlfs", "fsspec", "botocore", "aiobotocore", "azure", "google"):
     # else Python prints their warnings, with tracebacks and credentials; the error of the file has the reason
@@ -44,12 +51,8 @@ def _refuses_credentials(error: BaseException, url: str) -> bool:
     """Return whether an error of a store is about credentials; the file's own name in it is ignored."""
     key = url.partition("://")[2].partition("?")[0]
     own_words = re.compile("|".join(re.escape(name) for name in (url, key, key.rpartition("/")[2]) if name))
-    chain: BaseException | None = error
-    while chain is not None:
-        if _CREDENTIALS.search(f"{type(chain).__name__} {own_words.sub('', str(chain))}"):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
+    texts = (f"{type(each).__name__} {own_words.sub('', str(each))}" for each in _chain(error))
+    return any(map(_CREDENTIALS.search, texts))
 
 
 def missing_package(url: str, error: ImportError) -> MissingExtra:
@@ -57,6 +60,47 @@ def missing_package(url: str, error: ImportError) -> MissingExtra:
     scheme = url.partition("://")[0]
     package = error.name or getattr(error.__cause__, "name", None) or scheme  # fsspec names it in the cause
     return MissingExtra(f"{scheme}://", package, EXTRAS.get(scheme))
+
+
+OUTAGE = 120.0
+"""Seconds that a call waits for a store that has answered before and cannot be reached now."""
+_PAUSE = 2.0
+_reached: set[str] = set()
+"""Stores that have answered and have not been given up since: scheme and bucket."""
+
+
+def through_outages(url: str, call: Callable[[], T]) -> T:
+    """Call a store, again while it cannot be reached; a URL that never worked, or any other error, raises at once."""
+    store = "/".join(url.split("/")[:3])
+    end = time.monotonic() + OUTAGE
+    while True:
+        try:
+            result = call()
+        except Exception as error:
+            if store not in _reached or not _is_unreachable(error):
+                raise
+            if time.monotonic() > end:
+                _reached.discard(store)  # other calls need not wait as long again
+                raise
+            log.warning("%s: cannot be reached; waiting for it", store)
+            time.sleep(_PAUSE)
+        else:
+            if url.startswith(STORES):
+                _reached.add(store)
+            return result
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Return whether there was no connection, rather than an answer that is an error."""
+    return any(isinstance(each, ConnectionError | socket.gaierror) for each in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it came from."""
+    each: BaseException | None = error
+    while each is not None:
+        yield each
+        each = each.__cause__ or each.__context__
 
 
 @contextlib.contextmanager

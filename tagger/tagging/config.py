@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
+from tagger import options
 from tagger.errors import UsageError
 from tagger.inference.config import ModelConfig
 from tagger.options import Option
@@ -63,3 +64,22 @@ class TagConfig(ModelConfig):
         if not 0 <= value <= (100 if share else float("inf")) or not (share or value == int(value)):
             raise UsageError(f"--max-failed {self.max_failed}: expected a share such as 1% or a count such as 20")
         return int(found * value / 100) if share else int(value)
+
+
+@dataclass(frozen=True)
+class SidecarConfig:
+    """The options for writing XMP sidecars."""
+
+    sidecar: Annotated[
+        Literal["name.ext.xmp", "name.xmp"] | None,
+        Option(
+            "xmp: photo.jpg.xmp as for digiKam, darktable and Immich, or photo.xmp as for Lightroom [default: the one "
+            "that is there, else name.ext.xmp]."
+        ),
+    ] = None
+    under: Annotated[str, Option("xmp: parent of all keywords that are added, such as AI.")] = ""
+    dry_run: Annotated[bool, Option("xmp: print what would be written.")] = False
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        options.check(self)

@@ -17,32 +17,29 @@ _MOST = 512
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
-def pieces(left: pa.Table, right: Iterable[pa.Table], rows: int) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield pairs of rows of `left` and of `right` with the same uris; together they are all rows, in order.
+def pieces(left: Iterable[pa.Table], right: Iterable[pa.Table], rows: int) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield pairs of rows of `left` and of `right` with the same uris; together they are all rows.
 
-    `rows` is the number of rows of `right`, about. Where one piece holds everything, nothing is written to disk.
+    `rows` is the number of rows of the longer one, about. Where one piece holds everything, nothing is written to disk.
     """
-    count = min(_MOST, 1 + max(len(left), rows) // PIECE)
+    count = min(_MOST, 1 + rows // PIECE)
     if count == 1:
-        yield left, pa.concat_tables(right)
+        yield pa.concat_tables(left), pa.concat_tables(right)
         return
     with tempfile.TemporaryDirectory(prefix="tagger-plan-") as folder:
-        lefts = _split(_chunks(left), os.path.join(folder, "left"), count)
+        lefts = _split(left, os.path.join(folder, "left"), count)
         rights = _split(right, os.path.join(folder, "right"), count)
         for one, other in zip(lefts, rights, strict=True):
             yield _read(one), _read(other)
 
 
-def _chunks(table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, len(table), PIECE // 2):
-        yield table.slice(start, PIECE // 2)
-
-
 def _in_chunks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Combine small tables: written in small slices, a piece takes many times as long."""
+    """Cut large tables, and combine small ones: written in small slices, a piece takes many times as long."""
     waiting: list[pa.Table] = []
     for table in tables:
-        waiting.append(table)
+        for start in range(PIECE // 2, len(table), PIECE // 2):
+            yield table.slice(start - PIECE // 2, PIECE // 2)
+        waiting.append(table.slice(max(0, len(table) - 1) // (PIECE // 2) * (PIECE // 2)))
         if sum(map(len, waiting)) >= PIECE // 2:
             yield pa.concat_tables(waiting)
             waiting = []

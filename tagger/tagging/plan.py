@@ -12,7 +12,8 @@ import io
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -153,23 +154,12 @@ def _compare(
     numbered = manifest.select(schema.KEY.names).append_column(
         "row", pa.array(np.arange(len(manifest), dtype=np.int32))
     )
-    rows = _sound_rows(parts, [comparison.info.name for comparison in comparisons], damaged)
-    for files, previous in pieces(numbered, rows, parts.rows):
+    rows = results.sound_rows(parts, _LATEST_COLUMNS, damaged, [comparison.info.name for comparison in comparisons])
+    for files, previous in pieces([numbered], rows, max(len(manifest), parts.rows)):
         for bit, comparison in enumerate(comparisons):
             pending = comparison.pending(files, previous)
             wanted[files["row"].filter(pending).to_numpy()] |= 1 << bit
     return wanted, tuple(damaged)
-
-
-def _sound_rows(parts: results.Parts, models: Sequence[str], damaged: list[str]) -> Iterator[pa.Table]:
-    """Yield the rows of each part that is not damaged, after an empty table; add the names of the others to a list."""
-    yield schema.RESULTS.empty_table().select(_LATEST_COLUMNS)
-    tables = results.read_parts(parts.uris, _LATEST_COLUMNS, models, parts.sizes)
-    for uri, table in zip(parts.uris, tables, strict=True):
-        if table is None:
-            damaged.append(results.name_of(uri))
-        else:
-            yield table
 
 
 class _Comparison:
@@ -276,11 +266,14 @@ def remove_leftovers(out: str) -> None:
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     """Read the rows of overlapping runs that may replace some of the plan's."""
     empty = schema.RESULTS.empty_table().select(_LATEST_COLUMNS)
-    tables = [empty]
-    for part in new_parts:
+
+    def read(part: str) -> pa.Table:
         with contextlib.suppress(SourceNotFound):  # a compaction deleted it; its files are tagged twice
-            tables += [results.read_rows([part], _LATEST_COLUMNS)[0]]  # the next plan sets damaged ones aside
-    rows = pa.concat_tables(tables)
+            return results.read_rows([part], _LATEST_COLUMNS)[0]  # the next plan sets damaged ones aside
+        return empty
+
+    with ThreadPoolExecutor(results.readers(plan.out)) as pool:
+        rows = pa.concat_tables([empty, *pool.map(read, new_parts)])
     # --redo and --retry-failed replace the rows of runs that were planned earlier
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
     if plan.config.redo:

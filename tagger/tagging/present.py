@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -27,8 +28,23 @@ def listings(out: str) -> list[str]:
 
 def present(out: str) -> pa.ChunkedArray | None:
     """Return the uris of files that the last listing of any source has; None for a table without listings."""
-    tables = []
-    for uri in listings(out):
+    found = listings(out)
+    return pa.concat_tables(listed(found))["uri"] if found else None
+
+
+def listed(uris: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield an empty table, then tables of the uris in these listings; one that is in several comes several times."""
+    yield schema.MANIFEST.empty_table().select(["uri"])
+    for uri in uris:
         with storage.open_input(uri) as file, schema.named_damage(uri):
-            tables.append(schema.open_parquet(file).read(["uri"]))
-    return pa.concat_tables(tables)["uri"] if tables else None
+            for batch in schema.open_parquet(file).iter_batches(columns=["uri"]):
+                yield pa.Table.from_batches([batch])
+
+
+def rows_listed(uris: Sequence[str]) -> int:
+    """Return the number of uris in these listings, from their footers."""
+    count = 0
+    for uri in uris:
+        with storage.open_input(uri) as file, schema.named_damage(uri):
+            count += schema.open_parquet(file).metadata.num_rows
+    return count

@@ -126,7 +126,7 @@ def _read_footers(out: str, sizes: Mapping[str, int | None], may_vanish: bool = 
                 return {}
             raise
 
-    with ThreadPoolExecutor(_readers(out)) as pool:
+    with ThreadPoolExecutor(readers(out)) as pool:
         return {name: footer for found in pool.map(read, sizes) for name, footer in found.items()}
 
 
@@ -142,7 +142,7 @@ def name_of(uri: str) -> str:
     return uri.rpartition("/")[2]
 
 
-def _readers(uri: str) -> int:
+def readers(uri: str) -> int:
     """Return how many files to read at the same time: a store answers late, a disk is bound by decompression."""
     return _REMOTE_READERS if storage.is_remote(uri) else _LOCAL_READERS
 
@@ -184,15 +184,27 @@ def read_parts(
     """
     wanted = schema.RESULTS.names if columns is None else list(columns)
     sizes = sizes or {}
-    readers = _readers(uris[0]) if uris else 1
+    ahead = readers(uris[0]) if uris else 1
     waiting: deque[Future[pa.Table | None]] = deque()
-    with ThreadPoolExecutor(readers) as pool:
+    with ThreadPoolExecutor(ahead) as pool:
         for uri in uris:
             waiting.append(pool.submit(_read_part, uri, sizes.get(uri), wanted, models))
-            if len(waiting) > readers:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def sound_rows(
+    parts: Parts, columns: Sequence[str], damaged: list[str], models: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield an empty table, then the rows of each part; the names of damaged ones are added to a list."""
+    yield schema.RESULTS.empty_table().select(columns)
+    for uri, table in zip(parts.uris, read_parts(parts.uris, columns, models, parts.sizes), strict=True):
+        if table is None:
+            damaged.append(name_of(uri))
+        else:
+            yield table
 
 
 def read_rows(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import os
 import platform
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,7 @@ from tagger.evaluation import agreement
 from tagger.inference import model as inference
 from tagger.inference.batch import Batch
 from tagger.inference.ceilings import Meter
-from tagger.inference.decoders import Decoder
+from tagger.inference.decoders import Decoder, ThreadDecoder
 from tagger.inference.model import Model
 from tagger.inference.pipeline import score_batches
 from tagger.inference.workers import decoder_for
@@ -205,20 +204,20 @@ class Work:
         if not todo:
             return before
         _check_access(plan, todo)
+        most = len(written) + (len(todo) if at_most is None else at_most)
         files = sum(len(plan.shard(index)) for index in todo[:at_most])
         _choose_precision(plan, todo, files)
         with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
             models = [self.models.get(target, plan.config) for target in plan.targets]
             run = _ShardRun(plan, models, on_progress)
-            run.go(self._taken(held, at_most), files, decoder)
+            run.go(self._taken(held, most), files, decoder)
+        while len(held) < most and self._worklist.settle():
+            run.go(self._taken(held, most), files, ThreadDecoder())
         return before + run.counts(time.perf_counter() - started)
 
-    def _taken(self, held: list[int], at_most: int | None) -> Iterator[tuple[int, pa.Table]]:
-        """Yield shards as they are taken, and add them to a list."""
-        for _ in itertools.count() if at_most is None else range(at_most):
-            shard = self._worklist.take()
-            if shard is None:
-                return
+    def _taken(self, held: list[int], most: int) -> Iterator[tuple[int, pa.Table]]:
+        """Yield shards as they are taken, and add them to a list of `most` at most."""
+        while len(held) < most and (shard := self._worklist.take()):
             held.append(shard[0])
             yield shard
 
@@ -261,7 +260,7 @@ def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: 
     again = run_shards(plan, deleted, models, on_progress)
     shards = sorted({*counts.shards} - {*deleted} | {*again.shards})
     there = _committed(plan, shards)
-    return replace(counts, statuses=there.statuses, files=there.files, shards=there.shards)
+    return replace(counts, statuses=there.statuses, unknown=there.unknown, files=there.files, shards=there.shards)
 
 
 def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
@@ -271,17 +270,18 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     there, damaged = results.consistently(lambda: _rows_of(plan, shards))
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run the command again to tag their files again")
-    statuses, engines = [], []
+    statuses, engines, unknown = [], [], []
     for target in plan.targets:
         own = there.filter(pc.equal(there["model"], target.name))
         statuses.append(dict(Counter(own["status"].to_pylist())))
         engines.append(own["engine"][0].as_py() if len(own) else "")
-    return ShardCounts(statuses, engines, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
+        unknown.append(pc.sum(own["unknown"]).as_py())
+    return ShardCounts(statuses, engines, unknown, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
 
 
 def _rows_of(plan: Plan, shards: Sequence[int]) -> tuple[pa.Table, tuple[str, ...]]:
     """Read the rows of these shards, from their parts or from those that compactions merged them into."""
-    columns = ["uri", "model", "status", "engine", "run_id", "tagged_at"]
+    columns = ["uri", "model", "status", "engine", "unknown", "run_id", "tagged_at"]
     names = set(storage.names_in(plan.out) or [])
     merged = [index for index in shards if plan.part(index) not in names]
     own = [storage.join(plan.out, plan.part(index)) for index in sorted({*shards} - {*merged})]
@@ -383,12 +383,13 @@ class _ShardRun:
     def __init__(self, plan: Plan, models: Sequence[Model], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
+        self.unknown: list[int | None] = [0 if model.info.statistics else None for model in models]
         self.files = 0
         self.written: list[int] = []
         self.meter = Meter()
         self.first_row = self.last_row = 0.0
-        self._sizes: list[tuple[int, int]] = []
-        """(shard, files) in the order they entered the pipeline"""
+        self._entered: deque[tuple[int, int]] = deque()
+        """(shard, files) of the shards in the pipeline, in order."""
 
     def go(self, shards: Iterator[tuple[int, pa.Table]], total: int, decoder: Decoder) -> None:
         """Tag the shards; a shard is written while the next one is tagged, never two."""
@@ -411,6 +412,7 @@ class _ShardRun:
         return ShardCounts(
             statuses=[dict(counter) for counter in self.statuses],
             engines=[model.engine.name for model in self.models],
+            unknown=self.unknown,
             files=self.files,
             timed=self.files,
             shards=tuple(self.written),
@@ -422,25 +424,31 @@ class _ShardRun:
     def _batches(self, shards: Iterator[tuple[int, pa.Table]]) -> Iterator[Batch]:
         for index, entries in shards:
             if len(entries):
-                self._sizes.append((index, len(entries)))
+                self._entered.append((index, len(entries)))
                 yield rows.batch_of(entries)
 
     def _by_shard(self, batches: Iterable[Batch], total: int) -> Iterator[tuple[int, list[list[pa.Table]]]]:
         """Collect the rows of each shard, in a list for each model."""
         collected: list[list[pa.Table]] = [[] for _ in self.models]
-        finished = in_shard = 0
+        in_shard = 0
         for batch in batches:
             for model, tables in enumerate(collected):
                 table, counts = rows.rows_of(batch, model)
                 self.statuses[model] += counts
+                self._count_unknown(model, table)
                 tables.append(table)
             self._advance(len(batch), total)
             in_shard += len(batch)
-            index, size = self._sizes[finished]
+            index, size = self._entered[0]
             if in_shard == size:
                 yield index, collected
                 collected, in_shard = [[] for _ in self.models], 0
-                finished += 1
+                self._entered.popleft()
+
+    def _count_unknown(self, model: int, table: pa.Table) -> None:
+        before = self.unknown[model]
+        if before is not None:
+            self.unknown[model] = before + (pc.sum(table["unknown"]).as_py() or 0)
 
     def _advance(self, files: int, total: int) -> None:
         self.files += files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,9 +16,11 @@ from tagger import schema, storage
 from tagger.data.manifest import counts_text
 from tagger.storage import StrPath
 from tagger.tagging import results
-from tagger.tagging.present import present
+from tagger.tagging.pieces import pieces
+from tagger.tagging.present import listed, listings, rows_listed
 
 RUNS_SHOWN = 10
+_COLUMNS = ("uri", "model", "status", "run_id", "tagged_at")
 
 
 @dataclass(frozen=True)
@@ -102,41 +105,69 @@ def status(url: StrPath, verify: bool = False) -> Status:
 
 
 def _status(url: StrPath, verify: bool) -> Status:
-    parts = results.existing_parts(url)
+    parts, damaged = results.existing_parts(url), list[str]()
     out = storage.absolute(str(url))
-    rows, damaged = results.read_rows(parts.uris, ["uri", "model", "status", "run_id", "tagged_at"])
-    rows = results.distinct(rows) if parts.overlap else rows
-    if verify:
-        damaged = results.damaged_parts(parts.uris)
-    latest, there = results.latest(rows), present(out)
-    runs = pc.unique(rows["run_id"]).to_pylist()
-    models = sorted(pc.unique(latest["model"]).to_pylist())
+    tally = _tally(parts, listings(out), damaged)
     return Status(
         out=str(url),
         parts=len(parts.uris) - len(damaged),
         replaced=len(parts.replaced),
-        rows=len(rows),
-        runs=len(runs),
-        last_run=max(runs, default=None),
-        models={name: _model_status(latest.filter(pc.equal(latest["model"], name)), there) for name in models},
+        rows=tally.rows,
+        runs=len(tally.runs),
+        last_run=max(tally.runs, default=None),
+        models={name: tally.model(name) for name in sorted(tally.images)},
         last_runs=_last_runs(out),
-        damaged=(*parts.damaged, *damaged),
+        damaged=(*parts.damaged, *(results.damaged_parts(parts.uris) if verify else damaged)),
     )
 
 
-def _model_status(latest: pa.Table, there: pa.ChunkedArray | None) -> ModelStatus:
-    counts = {each["values"]: each["counts"] for each in pc.value_counts(latest["status"]).to_pylist()}
-    known = 0 if there is None else int(pc.sum(pc.is_in(latest["uri"], there.combine_chunks())).as_py() or 0)
-    listed = 0 if there is None else int(pc.count_distinct(there).as_py())
-    return ModelStatus(
-        images=len(latest),
-        done=sum(counts.get(status, 0) for status in schema.TAGGED),
-        failed=dict(
-            Counter({name: count for name, count in counts.items() if name not in schema.TAGGED}).most_common()
-        ),
-        missing=None if there is None else listed - known,
-        vanished=None if there is None else len(latest) - known,
-    )
+def _tally(parts: results.Parts, listed_in: Sequence[str], damaged: list[str]) -> _Tally:
+    """Count rows and files piece by piece, so that memory does not grow with the table."""
+    tally = _Tally(bool(listed_in))
+    rows = results.sound_rows(parts, _COLUMNS, damaged)
+    for there, piece in pieces(listed(listed_in), rows, max(parts.rows, rows_listed(listed_in))):
+        tally.add(there["uri"], results.distinct(piece) if parts.overlap else piece)
+    return tally
+
+
+class _Tally:
+    """Counts over the pieces of a table."""
+
+    def __init__(self, knows_sources: bool) -> None:
+        self.knows_sources = knows_sources
+        self.rows = self.listed = 0
+        self.runs: set[str] = set()
+        self.images: dict[str, Counter[str]] = {}
+        """Model -> status -> files."""
+        self.present: Counter[str] = Counter()
+        """Model -> files that a last listing has."""
+
+    def add(self, there: pa.ChunkedArray, rows: pa.Table) -> None:
+        """Count the rows of a piece, and the uris in the listings that fall into it."""
+        self.rows += len(rows)
+        self.listed += pc.count_distinct(there).as_py()
+        self.runs.update(pc.unique(rows["run_id"]).to_pylist())
+        latest = results.latest(rows)
+        known = latest.filter(pc.is_in(latest["uri"], there.combine_chunks()))
+        self.present.update(_counts(known["model"]))
+        for name in pc.unique(latest["model"]).to_pylist():
+            of_model = latest.filter(pc.equal(latest["model"], name))
+            self.images.setdefault(name, Counter()).update(_counts(of_model["status"]))
+
+    def model(self, name: str) -> ModelStatus:
+        """Return the counts of one model."""
+        counts, present = self.images[name], self.present[name]
+        return ModelStatus(
+            images=counts.total(),
+            done=sum(counts[status] for status in schema.TAGGED),
+            failed={status: count for status, count in counts.most_common() if status not in schema.TAGGED},
+            missing=self.listed - present if self.knows_sources else None,
+            vanished=counts.total() - present if self.knows_sources else None,
+        )
+
+
+def _counts(values: pa.ChunkedArray) -> dict[str, int]:
+    return {each["values"]: each["counts"] for each in pc.value_counts(values).to_pylist()}
 
 
 def _last_runs(out: str) -> list[RunStatus]:

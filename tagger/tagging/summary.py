@@ -23,6 +23,8 @@ class ShardCounts:
 
     statuses: list[dict[str, int]] = field(default_factory=list)
     engines: list[str] = field(default_factory=list)
+    unknown: list[int | None] = field(default_factory=list)
+    """None for a model without statistics."""
     files: int = 0
     shards: tuple[int, ...] = ()
     """Those with a part file."""
@@ -41,6 +43,10 @@ class ShardCounts:
         return ShardCounts(
             statuses=[dict(Counter(one) + Counter(two)) for one, two in pairs],
             engines=other.engines,
+            unknown=[
+                None if one is two is None else (one or 0) + (two or 0)
+                for one, two in zip(self.unknown, other.unknown, strict=True)
+            ],
             files=self.files + other.files,
             shards=self.shards + other.shards,
             timed=self.timed + other.timed,
@@ -63,6 +69,8 @@ class ModelSummary:
     tagged: int
     truncated: int
     """Those of them whose file is cut short."""
+    unknown: int | None
+    """Those of them that are unlike the training images; null where the model does not tell."""
     failed: dict[str, int]
     """Status -> files that failed in this run."""
     failed_before: dict[str, int]
@@ -77,9 +85,11 @@ class ModelSummary:
         if self.done_before:
             lines.append(f"{self.done_before:,} were tagged before and have not changed")
         cut = f" ({self.truncated:,} of them truncated)" if self.truncated else ""
+        unknown = "" if self.unknown is None else f", {self.unknown:,} of them unknown"
         if self.tagged or failed:
             lines.append(
-                f"{self.tagged:,} tagged{cut}, {failed:,} failed" + (f" ({counts_text(self.failed)})" * bool(failed))
+                f"{self.tagged:,} tagged{cut}{unknown}, {failed:,} failed"
+                + (f" ({counts_text(self.failed)})" * bool(failed))
             )
         else:
             lines.append("nothing to do: 0 images decoded")
@@ -218,6 +228,7 @@ def _summarise_model(index: int, target: Target, counts: ShardCounts) -> ModelSu
         done_before=target.done,
         tagged=sum(statuses.get(status, 0) for status in schema.TAGGED),
         truncated=statuses.get("truncated", 0),
+        unknown=counts.unknown[index] if counts.unknown else None,
         failed=_not_ok(statuses),
         failed_before=_not_ok(target.standing),
         reasons=target.reasons,
