@@ -29,6 +29,13 @@ GENERATION = "left(run_id, 8)"
 RANK = "row_number() OVER (PARTITION BY uri ORDER BY left(run_id, 8) DESC, status <> 'ok', tagged_at DESC, run_id DESC)"
 """SQL: 1 for the latest row of a file, as in results.LATEST_ORDER."""
 
+_SAMPLE = 10_000
+"""Rows that show whether images have several tags."""
+_SINGLE = "candidates[1].score - coalesce(candidates[2].score, 1 - candidates[1].score)"
+"""SQL: the margin between the best two tags."""
+_MULTI = "2 * list_min([abs(pair.score - 0.5) for pair in candidates])"
+"""SQL: the distance of the least certain tag from 0.5, doubled."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -86,6 +93,17 @@ class Table:
             f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine ANTI JOIN repeated ON hash(uri) = key "
             f"UNION ALL SELECT * FROM ranked"
         )
+
+    def is_multilabel(self) -> bool:
+        """Return whether an image may have several tags: the scores of some image add up to more than 1."""
+        total = "list_sum([pair.score for pair in candidates])"
+        found = self.row(f"SELECT max(total) AS total FROM (SELECT {total} AS total FROM latest LIMIT {_SAMPLE})")
+        return (found["total"] or 0) > 1.01
+
+    def margin(self) -> str:
+        """Return the SQL of how certain a row of `latest` is: from 0 to 1, 2 where scores are NaN, 3 without tags."""
+        margin = _MULTI if self.is_multilabel() else _SINGLE
+        return f"CASE WHEN {TAGGED} AND len(candidates) > 0 THEN coalesce(nullif({margin}, 'nan'::FLOAT), 2) ELSE 3 END"
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def _facts(report: ResultsReport) -> Markup:
         ("first row, UTC", f"{totals['first']:%Y-%m-%d %H:%M}"),
         ("last row, UTC", f"{totals['last']:%Y-%m-%d %H:%M}"),
     ]
-    return pages.table(("", report.model), "lr", rows)
+    return pages.table(("figure", report.model), "lr", rows)
 
 
 def _models(report: ResultsReport) -> Markup:
@@ -173,7 +173,9 @@ def _changes(report: ResultsReport) -> Markup:
         "mended": "tagged, failed before",
     }
     return pages.table(
-        ("", "files"), "lr", [(name, count(report.changes[key])) for key, name in names.items() if report.changes[key]]
+        ("change", "files"),
+        "lr",
+        [(name, count(report.changes[key])) for key, name in names.items() if report.changes[key]],
     )
 
 
