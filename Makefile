@@ -47,13 +47,20 @@ $(VENV)/.browser: $(VENV)/.dev
 	>/dev/null 2>&1 || echo "no Chromium: the report is not opened in a browser"
 	@touch $@
 
+# tests compare sidecars with exiftool and skip that where root may not install it
+$(VENV)/.exiftool: $(VENV)/.dev
+	@command -v exiftool >/dev/null || \
+	{ test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y --no-install-recommends libimage-exiftool-perl; } \
+	>/dev/null 2>&1 || echo "no exiftool: sidecars are not compared with it"
+	@touch $@
+
 # an emulator of Azure Blob Storage; its tests skip where there is no npm
 $(VENV)/.azurite: $(VENV)/.dev
 	@command -v npm >/dev/null && npm install --silent --prefix $(VENV)/azurite azurite@3 >/dev/null 2>&1 \
 	|| echo "no npm: Azure Blob Storage is not tested"
 	@touch $@
 
-test: $(VENV)/.browser $(VENV)/.azurite  ## install what tests need and run them, but for the long ones
+test: $(VENV)/.browser $(VENV)/.azurite $(VENV)/.exiftool  ## install what tests need and run them, but for the long ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 test-slow: $(VENV)/.browser $(VENV)/.azurite  ## run the long tests: kills, clusters, trainings, the wheel

@@ -12,6 +12,8 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
+from flows.names import run_name
+from flows.progress import progress
 from flows.retries import may_pass
 from tagger.benchmark import pages
 from tagger.benchmark.config import BenchmarkConfig
@@ -38,7 +40,8 @@ def plan_models(run: Benchmark) -> list[tuple[str, int]]:
 )
 def train_model(run: Benchmark, model: str, seed: int, later: list[tuple[str, int]]) -> float:
     """Train one model with one seed; return its accuracy on the test images."""
-    return float(run.train(model, seed, later)["accuracy"])
+    with progress(f"training {model}, seed {seed}"):
+        return float(run.train(model, seed, later)["accuracy"])
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -49,7 +52,7 @@ def report(run: Benchmark) -> list[Json]:
     return rows
 
 
-@flow(name="benchmark", persist_result=False, log_prints=True)
+@flow(name="benchmark", flow_run_name=run_name, persist_result=False, log_prints=True)
 def benchmark(
     dataset: Images,
     out: ReportOut,

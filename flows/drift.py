@@ -5,26 +5,50 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas import State
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows import command
+from flows.names import links, run_name
+from flows.progress import progress
 from flows.retries import retried
 from tagger import options
+from tagger.errors import UsageError
 from tagger.reporting import drift_report
 from tagger.tagging.drift import LIMIT, Drift
 
 
-@retried()
-def compare_periods(
+def _compare(
     results: str, out: str, reference: str | None, current: str | None, model: str | None, limit: float
 ) -> Drift:
-    """Write page and figures, create an artifact without images."""
-    found = drift_report.write(results, out, reference, current, model, limit)
-    create_markdown_artifact(drift_report.text(found), key="drift")
+    """Write page and figures, create an artifact without images; drift is a warning in the log."""
+    with progress(f"comparing two periods of {results}"):
+        found = drift_report.write(results, out, reference, current, model, limit)
+    create_markdown_artifact(drift_report.text(found), key="drift", description=links(page=out, results=results))
+    if found.drifted:
+        get_run_logger().warning(drift_report.summary(found))
     return found
 
 
-@flow(name="drift", persist_result=False)
+@retried(task_run_name="drift")
+def compare_periods(
+    results: str, out: str, reference: str | None, current: str | None, model: str | None, limit: float
+) -> Drift:
+    """Compare two periods, as named."""
+    return _compare(results, out, reference, current, model, limit)
+
+
+@retried(task_run_name="drift")
+def compare_last_run(results: str, out: str, limit: float) -> Drift | None:
+    """Compare the last run with all before it; return None where there is none, as in the first night."""
+    try:
+        return _compare(results, out, None, None, None, limit)
+    except UsageError as nothing:
+        get_run_logger().info(str(nothing))
+        return None
+
+
+@flow(name="drift", flow_run_name=run_name, persist_result=False)
 def drift(
     results: options.Results,
     reference: options.Reference = None,

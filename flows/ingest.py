@@ -8,6 +8,8 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
+from flows.names import run_name
+from flows.progress import progress
 from flows.retries import retried
 from tagger.checkpoint import markdown
 from tagger.data.config import DEFAULTS, LabelOptions
@@ -15,14 +17,15 @@ from tagger.data.ingest import write_manifest
 from tagger.options import ManifestOut, Source
 
 
-@retried()
+@retried(task_run_name="list")
 def list_source(source: str, out: str, options: LabelOptions) -> dict[str, Any]:
     """Write the manifest; return its counts and its report."""
-    found = write_manifest(source, out, options)
+    with progress(f"listing {source}"):
+        found = write_manifest(source, out, options)
     return {**found.counts(), "text": found.text()}
 
 
-@flow(name="ingest", persist_result=False)
+@flow(name="ingest", flow_run_name=run_name, persist_result=False)
 def ingest(
     source: Source,
     out: ManifestOut,

@@ -6,20 +6,23 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from flows import command
+from flows.names import links, run_name
+from flows.progress import progress
 from flows.retries import retried
 from tagger import options
 from tagger.reporting import results_report
 
 
-@retried()
+@retried(task_run_name="report")
 def write_report(results: str, out: str, model: str | None, checkpoints: str, thumbnails: int) -> str:
     """Write the page, create an artifact without its images; return the summary."""
-    found = results_report.write(results, out, model, checkpoints, thumbnails)
-    create_markdown_artifact(results_report.text(found), key="report")
+    with progress(f"writing the report of {results}"):
+        found = results_report.write(results, out, model, checkpoints, thumbnails)
+    create_markdown_artifact(results_report.text(found), key="report", description=links(page=out, results=results))
     return results_report.summary(found)
 
 
-@flow(name="report", persist_result=False)
+@flow(name="report", flow_run_name=run_name, persist_result=False)
 def report(
     results: options.Results,
     out: options.ReportPage = "report.html",

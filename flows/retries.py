@@ -12,6 +12,9 @@ from tagger.errors import AccessDenied, SourceError, SourceNotFound, TaggerError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+DELAYS = [30, 120]
+"""Seconds before each retry, made longer by chance up to twice: several runs do not retry together."""
+
 
 def may_pass(task: object, task_run: object, state: State[object]) -> bool:
     """Return whether a retry may help: after a storage error, a full disk or a crash, but not for wrong arguments."""
@@ -21,11 +24,12 @@ def may_pass(task: object, task_run: object, state: State[object]) -> bool:
     return not isinstance(error, TaggerError) or isinstance(error, SourceError | WriteError)
 
 
-def retried(task_run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
+def retried(task_run_name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Return Prefect's `task` decorator, with retries."""
     return task(
-        retries=2,
-        retry_delay_seconds=30,
+        retries=len(DELAYS),
+        retry_delay_seconds=DELAYS,
+        retry_jitter_factor=1,
         retry_condition_fn=may_pass,
         persist_result=False,
         cache_policy=NO_CACHE,

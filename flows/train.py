@@ -7,6 +7,8 @@ from prefect.runtime import task_run
 from prefect.states import Completed
 
 from flows import command
+from flows.names import run_name
+from flows.progress import progress
 from flows.retries import retried
 from tagger import storage
 from tagger.options import CheckpointOut, Dataset, Resume
@@ -17,13 +19,18 @@ from tagger.training.data import Callbacks
 DEFAULTS = TrainConfig()
 
 
-@retried()
+@retried(task_run_name="train")
 def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, object]:
     """Train and write the checkpoint folder; return its id and metrics."""
     unfinished = storage.join(storage.absolute(out), training.UNFINISHED)
     retried = (task_run.run_count or 1) > 1 and storage.exists(unfinished)
-    callbacks = Callbacks(say=print, on_epoch=lambda epoch: print(epoch.text()))
-    info = training.train(dataset, out, options, resume or retried, callbacks)
+    with progress(f"training on {dataset}") as show:
+        callbacks = Callbacks(
+            say=print,
+            on_progress=lambda step, done, total: show(f"{step}: {done:,} of {total:,}"),
+            on_epoch=lambda epoch: print(epoch.text()),
+        )
+        info = training.train(dataset, out, options, resume or retried, callbacks)
     return {"out": out, "model_id": info.model_id, "metrics": info.metrics}
 
 
@@ -35,7 +42,7 @@ def report(out: str) -> None:
     create_markdown_artifact("\n".join(line for line in text.splitlines() if not line.startswith("![")), key="train")
 
 
-@flow(name="train", persist_result=False, log_prints=True)
+@flow(name="train", flow_run_name=run_name, persist_result=False, log_prints=True)
 def train(
     dataset: Dataset,
     out: CheckpointOut,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tagger.tagging.compact import compact
     from tagger.tagging.config import TagConfig
     from tagger.tagging.export import export
+    from tagger.tagging.export_xmp import export_xmp
     from tagger.tagging.results import query, read_results
     from tagger.tagging.run import tag
     from tagger.tagging.summary import Summary
@@ -33,6 +34,7 @@ _HOMES = {
     "compact": "tagger.tagging.compact",
     "evaluate": "tagger.evaluation.evaluate",
     "export": "tagger.tagging.export",
+    "export_xmp": "tagger.tagging.export_xmp",
     "ingest": "tagger.data.ingest",
     "load": "tagger.inference.model",
     "predict": "tagger.inference.model",
@@ -46,7 +48,7 @@ _HOMES = {
 
 __all__ = [
     "Ingested", "Manifest", "Model", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact", "evaluate",
-    "export", "ingest", "load", "predict", "query", "read_labels", "read_results", "tag", "train", "tune",
+    "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels", "read_results", "tag", "train", "tune",
 ]  # fmt: skip
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 
+FORM: dict[str, Any] = {"extra": "forbid"}
+"""`__pydantic_config__` of a config: the form of a Prefect flow refuses names that are no options."""
+
+
 @dataclass(frozen=True)
 class Range:
     """Numbers from low to high that a search tries."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tagger.errors import TableError, first_line
 
-VERSION = 1
+VERSION = 2
 ROW_GROUP = 65_536
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -41,6 +41,8 @@ RESULTS = pa.schema(
         ("top_tag", pa.string()),
         ("top_score", pa.float32()),
         ("embedding", pa.list_(pa.float32())),
+        ("unknown_score", pa.float32()),
+        ("unknown", pa.bool_()),
         ("model", pa.string()),
         ("model_id", pa.string()),
         ("settings_id", pa.string()),

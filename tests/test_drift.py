@@ -254,6 +254,36 @@ def test_a_tag_with_html_in_its_name_is_harmless(tmp_path: Path) -> None:
     assert "&lt;img src=x" in page
 
 
+def test_more_unknown_images_are_drift(tmp_path: Path) -> None:
+    shares = {1: 0.05, 2: 0.25}
+    for run, share in shares.items():
+        some = round(400 * share)
+        write_run(tmp_path, run, rows_of(some, run, unknown=True))
+        write_run(tmp_path, run, rows_of(400 - some, run, "known", unknown=False))
+    (found,) = drift.compare(tmp_path).drifted
+    assert (found.figure, found.reference_mean, found.current_mean) == ("unknown", 0.05, 0.25)
+    assert found.effect == pytest.approx(0.2)
+
+
+def test_a_model_that_does_not_tell_unknown_images_has_no_such_figure(months: Path) -> None:
+    assert "unknown" not in {each.figure for each in drift.compare(months).figures}
+
+
+def test_of_two_models_the_one_tagged_last_is_compared(months: Path) -> None:
+    for run in (4, 5):
+        write_run(months, run, rows_of(100, run, model="n"))
+    assert drift.compare(months).model == "n"
+    found = drift.compare(months, model="m")
+    assert (found.model, found.reference_rows, found.current_rows) == ("m", 800, 500)
+
+
+def test_a_first_run_has_nothing_to_compare_with(tmp_path: Path, run_tagger: Run) -> None:
+    write_run(tmp_path / "out", 1, rows_of(100, 1))
+    ran = run_tagger("drift", tmp_path / "out", "--out", tmp_path / "drift.html")
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
+    assert "no earlier run of this version of m to compare run 1 with; name two periods" in ran.stderr
+
+
 def test_truncated_images_count_as_tagged(tmp_path: Path) -> None:
     for run, status in ((1, "ok"), (2, "truncated")):
         write_run(tmp_path, run, rows_of(200, run, status=status))

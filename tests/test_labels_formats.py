@@ -61,7 +61,7 @@ def notes_of(found: Ingested) -> str:
 
 
 def test_every_format_is_written_by_these_tests() -> None:
-    of_several_files = {"class-folders", "cub", "labelme", "sidecar-text", "voc"}
+    of_several_files = {"class-folders", "cub", "labelme", "sidecar-text", "voc", "xmp"}
     assert {writer.format for writer in WRITERS.values()} == set(FORMATS) - of_several_files - {
         "named-columns",
         "tagger-review",

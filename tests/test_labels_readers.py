@@ -351,7 +351,7 @@ def example(name: str) -> str:
     return textwrap.dedent(match[1]).replace("⇥", "\t")
 
 
-OF_SEVERAL_FILES = {"class-folders", "parquet-list", "cub", "cvat-imagenet", "sidecar-text", "tagger-review"}
+OF_SEVERAL_FILES = {"class-folders", "parquet-list", "cub", "cvat-imagenet", "sidecar-text", "tagger-review", "xmp"}
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - OF_SEVERAL_FILES))

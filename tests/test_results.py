@@ -265,12 +265,22 @@ def test_a_table_without_listings_has_no_present_files(table: Path) -> None:
         tagger.query(table, "FROM images", present=True)
 
 
-def test_an_emptied_source_leaves_every_file_vanished(photos: Path, tmp_path: Path) -> None:
+def test_files_that_are_gone_are_vanished(photos: Path, tmp_path: Path) -> None:
     tagger.tag(photos, MODEL, tmp_path / "out")
-    shutil.rmtree(photos)
-    photos.mkdir()
+    shutil.rmtree(photos / "sub")
     tagger.tag(photos, MODEL, tmp_path / "out")
-    assert status(tmp_path / "out").models["cifar10-speedrun"].vanished == 6
+    assert status(tmp_path / "out").models["cifar10-speedrun"].vanished == 3
+
+
+def test_a_run_with_nothing_to_do_is_shown_until_the_next(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(3):
+        tagger.tag(photos, MODEL, out)
+    idle, first = status(out).last_runs
+    assert (idle.state, idle.files_to_tag, first.tagged) == ("finished", 0, 6)
+    assert "nothing to do" in idle.text()
+    tagger.tag(photos, MODEL, out, tagger.TagConfig(redo=True))
+    assert status(out).last_runs[0].tagged == 6
 
 
 def test_status_shows_the_last_runs(photos: Path, tmp_path: Path) -> None:
@@ -292,6 +302,16 @@ def test_status_shows_the_last_runs(photos: Path, tmp_path: Path) -> None:
 def test_log_lines_are_json_where_asked_for(photos: Path, tmp_path: Path, run_tagger: Run) -> None:
     ran = run_tagger("tag", photos, "--model", MODEL, "--out", tmp_path / "out", "--log-format", "json", "--quiet")
     lines = [json.loads(line) for line in ran.stderr.splitlines()]
-    assert [line["event"] for line in lines] == ["listing", "plan", "progress", "finished"]
-    assert lines[1]["files_to_tag"] == lines[-1]["tagged"] == 6
+    events = [line["event"] for line in lines if line["event"] != "progress"]
+    assert events == ["plan", "finished"]
+    steps = [line["step"] for line in lines if line["event"] == "progress"]
+    assert steps == ["reading " + MODEL, "listing", "loading the model", "tagging"]
+    assert lines[2]["files_to_tag"] == lines[-1]["tagged"] == 6
     assert ran.stdout == ""
+
+
+def test_an_error_is_json_too_where_asked_for(tmp_path: Path, run_tagger: Run) -> None:
+    ran = run_tagger("tag", "/no/such", "--model", MODEL, "--out", tmp_path / "out", "--log-format", "json")
+    assert ran.returncode == 1
+    last = json.loads(ran.stderr.splitlines()[-1])
+    assert (last["event"], last["error"], last["exit_code"]) == ("error", "SourceNotFound", 1)

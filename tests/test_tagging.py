@@ -381,7 +381,9 @@ def test_an_out_that_holds_something_else_is_refused_and_left_alone(photos: Path
         run(photos, foreign)
     newer = tmp_path / "newer"
     newer.mkdir()
-    table = schema.RESULTS.empty_table().replace_schema_metadata({"tagger.table": "results", "tagger.schema": "2"})
+    table = schema.RESULTS.empty_table().replace_schema_metadata(
+        {"tagger.table": "results", "tagger.schema": str(schema.VERSION + 1)}
+    )
     pq.write_table(table, newer / "part-00000001-aa-00000.parquet")
     with pytest.raises(TableError, match="upgrade tagger"):
         run(photos, newer)

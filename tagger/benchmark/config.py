@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tagger import options
 from tagger.benchmark.baselines import KNOWN
 from tagger.errors import UsageError
-from tagger.options import Option
+from tagger.options import FORM, Option
 from tagger.training.config import DEFAULT_BACKBONE
 
 DEFAULT_MODELS = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun", "probe", "finetune")
@@ -19,6 +19,8 @@ FULL = "full"
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """Options of one benchmark; raises UsageError for values that are not allowed."""
+
+    __pydantic_config__ = FORM
 
     models: Annotated[tuple[str, ...], Option(f"Models to train: {', '.join(KNOWN)}.")] = DEFAULT_MODELS
     budget: Annotated[str, Option("Training time for all models, such as 10m or 90s, or full: complete recipes.")] = (

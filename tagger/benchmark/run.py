@@ -257,6 +257,7 @@ class Benchmark:
             training=self._training(trained, facts),
             files=files,
             facts={"benchmark": facts},
+            statistics=trained.statistics,
         )
 
     def _training(self, trained: Model, facts: Json) -> Json:

@@ -19,11 +19,13 @@ from tagger.benchmark.budget import Cut, fit_into
 from tagger.benchmark.config import BenchmarkConfig
 from tagger.benchmark.data import BenchmarkData
 from tagger.checkpoint import Built
+from tagger.checkpoint.unknown import Statistics
 from tagger.data import normalisation
 from tagger.data.arrays import LabelledImages
 from tagger.data.normalisation import Normalisation
+from tagger.data.splits import NAMES
 from tagger.errors import UsageError
-from tagger.evaluation import metrics
+from tagger.evaluation import metrics, unknown
 from tagger.inference.engines import Float32Array
 from tagger.models.knn import Knn
 from tagger.training import knn, methods, scratch
@@ -35,6 +37,7 @@ from tagger.training.resume import State
 from tagger.training.scratch import Labelled, Network
 from tagger.training.train import fit_and_evaluate
 from tagger.training.trainer import Diverged, Epoch
+from tagger.training.unknown import embed
 
 QUERIES = 1000
 """Held-out images that k is chosen on within a budget."""
@@ -92,6 +95,8 @@ class Model:
     trained: Trained | None = None
     """Of a model on a backbone."""
     hyperparameters: dict[str, object] = field(default_factory=dict)
+    statistics: Statistics | None = None
+    """Of unknown images; None for a model on a backbone, whose are in `trained`."""
 
 
 def identity(name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int) -> list[object]:
@@ -134,8 +139,9 @@ def train_baseline(task: Task) -> Model:
     tta = scratch.score(net, data.test.images, computed, tta=True) if recipe.augmented else None
     other = config.normalisation not in (None, computed.name)
     notes = [f"{computed.name}: it takes no mean image" if other else "", baseline.note]
+    built = Built(net, network.architecture, model_args, computed.preprocessing(train.images.shape[1]))
     return Model(
-        network=Built(net, network.architecture, model_args, computed.preprocessing(train.images.shape[1])),
+        network=built,
         title=baseline.title,
         scores=_scores(net, data, computed),
         seconds=elapsed,
@@ -145,7 +151,21 @@ def train_baseline(task: Task) -> Model:
         note=", ".join(filter(None, notes)),
         accuracy_tta=None if tta is None else float((tta.argmax(1) == data.test.labels).mean()),
         hyperparameters=asdict(recipe) | {"normalisation": computed.name},
+        statistics=_statistics(built, data, baseline, device),
     )
+
+
+def _statistics(network: Built, data: BenchmarkData, baseline: Baseline, device: str) -> Statistics | None:
+    """Return the statistics of unknown images; None for linear models, whose features are the pixels.
+
+    A baseline that trains on the validation images has its cut from test images.
+    """
+    if baseline.family == "linear":
+        return None
+    splits = {name: np.flatnonzero(data.dataset.split(name)) for name in NAMES}
+    if not baseline.holds_out:
+        splits["val"] = splits["val"][:0]
+    return unknown.fit(splits, lambda rows: embed(network, data.images[rows], device))
 
 
 def seconds_per_image(network: Network, recipe: Recipe, train: LabelledImages, seed: int, device: str) -> float:

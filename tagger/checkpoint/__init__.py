@@ -13,9 +13,10 @@ from tagger.checkpoint.load import (
     record_agreement,
 )
 from tagger.checkpoint.packaged import PACKAGED, available
-from tagger.checkpoint.save import Built, save
+from tagger.checkpoint.save import Built, save, set_statistics
 
 __all__ = [
     "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "Built", "available", "build", "build_resized",
     "default_backbone", "describe", "list_checkpoints", "record_agreement", "save",
+    "set_statistics",
 ]  # fmt: skip

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from functools import lru_cache
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
@@ -40,6 +41,15 @@ def render(name: str, config: Json, bundle: Json, plots: Mapping[str, str], para
         max_names=MAX_NAMES,
         own=config["architecture"].startswith("tagger_"),
     )
+
+
+def plots_of(text: str) -> dict[str, str]:
+    """Return the plots of a card that was rendered before: title -> file."""
+    return {_plain(title): unquote(file) for title, file in re.findall(r"^!\[(.*)\]\((plots/[^)]*)\)$", text, re.M)}
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text)
 
 
 def headline(evaluation: Json) -> str:

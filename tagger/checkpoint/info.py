@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from tagger.checkpoint.unknown import Statistics
 from tagger.images.transforms import Preprocessing
 
 Json: TypeAlias = dict[str, Any]
@@ -33,6 +34,8 @@ class ModelInfo:
     metrics: Json = field(default_factory=dict)
     agreement: dict[str, Json] = field(default_factory=dict)
     """Processor -> engine, device and precision -> agreement with the reference."""
+    statistics: Statistics | None = field(default=None, compare=False, repr=False)
+    """Of the training images' features, which tell unknown images; model_id covers them."""
     published: str | None = None
     """timm's name, when the weights come from the hub and need timm's own conversion"""
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tagger import storage
-from tagger.checkpoint import foreign, packaged
+from tagger.checkpoint import foreign, packaged, unknown
 from tagger.checkpoint.info import Json, ModelInfo, fingerprint
+from tagger.checkpoint.unknown import Statistics
 from tagger.errors import ModelError, SourceError, SourceNotFound, WriteError
 from tagger.images import DECODE_VERSION
 from tagger.images.transforms import Preprocessing
@@ -65,7 +66,7 @@ def describe(model: str) -> ModelInfo:
         raise ModelError(
             f"{model}: has no {BUNDLE}, so it is not a tagger checkpoint; for a timm folder use local-dir:{model}"
         )
-    return _describe_folder(folder, _read_json(storage.join(folder, BUNDLE)))
+    return _describe_folder(folder, read_json(storage.join(folder, BUNDLE)))
 
 
 @functools.cache
@@ -141,14 +142,26 @@ def _describe_folder(folder: str, bundle: Json) -> ModelInfo:
     weights = storage.join(folder, WEIGHTS)
     if not storage.exists(weights):
         raise ModelError(f"{folder}: has no {WEIGHTS}; weights are loaded from safetensors only, never from a pickle")
-    config = _read_json(storage.join(folder, CONFIG))
+    config = read_json(storage.join(folder, CONFIG))
     from tagger.checkpoint import validate  # imports pydantic
 
     if "architecture" not in config:
         raise ModelError(f"{folder}/{CONFIG}: has no architecture; expected timm's config.json")
     validate.check(config, validate.Config, f"{folder}/{CONFIG}")
     validate.check(bundle, validate.Bundle, f"{folder}/{BUNDLE}")
-    return _info(folder, weights, config, bundle)
+    return _info(folder, weights, config, bundle, _statistics(folder, bundle.get("unknown")))
+
+
+def _statistics(folder: str, entry: Json | None) -> Statistics | None:
+    """Read the statistics of unknown images; None for a checkpoint without."""
+    if entry is None:
+        return None
+    uri = storage.join(folder, unknown.FILE)
+    if not storage.exists(uri):
+        raise ModelError(f"{folder}: has no {unknown.FILE}, which {BUNDLE} names; {unknown.AGAIN}")
+    if (storage.describe(uri).bytes or 0) > unknown.MAX_BYTES:
+        raise ModelError(f"{uri}: larger than {unknown.MAX_BYTES >> 20} MB; {unknown.AGAIN}")
+    return unknown.from_bytes(storage.read_bytes(uri), entry["neighbour"], entry["cut"], uri)
 
 
 def _describe_published(name: str) -> ModelInfo:
@@ -187,7 +200,7 @@ def _fetch(hub_id: str) -> str:
         ) from error
 
 
-def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
+def _info(model: str, weights: str, config: Json, bundle: Json, statistics: Statistics | None = None) -> ModelInfo:
     """Return the description of a model with timm's config.json and our tagger.json, which may be empty."""
     timm_config = config.get("pretrained_cfg") or {}
     num_classes = config.get("num_classes", timm_config.get("num_classes", 1000))
@@ -204,6 +217,7 @@ def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
     preprocessing = _preprocessing(timm_config)
     digest = hashlib.sha256(storage.read_bytes(weights)).hexdigest()
     hashed = {"weights": digest, "preprocessing": asdict(preprocessing), "decode": DECODE_VERSION}
+    hashed |= {"unknown": statistics.fingerprint()} if statistics else {}
     model_id = fingerprint(decisive | hashed)
     return ModelInfo(
         name=model.rstrip("/").rpartition("/")[2],
@@ -213,6 +227,7 @@ def _info(model: str, weights: str, config: Json, bundle: Json) -> ModelInfo:
         thresholds=_by_name(bundle.get("thresholds"), label_names, model),
         metrics=bundle.get("metrics") or {},
         agreement=_agreement(model_id, bundle),
+        statistics=statistics,
         **decisive,
     )
 
@@ -225,7 +240,7 @@ def record_agreement(model: str, info: ModelInfo, processor: str, records: Json,
     agreement = info.agreement | {processor: info.agreement.get(processor, {}) | records}
     bundle = storage.join(storage.absolute(model), BUNDLE)
     if not in_cache and not model.startswith(("timm/", "local-dir:")) and model not in packaged.PACKAGED:
-        storage.write_atomic(bundle, to_json(_read_json(bundle) | {"agreement": agreement}))
+        storage.write_atomic(bundle, to_json(read_json(bundle) | {"agreement": agreement}))
         return bundle
     cached = storage.local_uri(str(_agreement_file(info.model_id)))
     storage.write_atomic(cached, to_json(agreement))
@@ -297,7 +312,8 @@ def _preprocessing(config: Json) -> Preprocessing:
     )
 
 
-def _read_json(uri: str) -> Json:
+def read_json(uri: str) -> Json:
+    """Read a JSON object of a checkpoint; raises ModelError for anything else."""
     try:
         content = json.loads(storage.read_bytes(uri))
     except SourceError as error:

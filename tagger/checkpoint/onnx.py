@@ -1,11 +1,12 @@
 """Models as ONNX files: uint8 images (N, H, W, 3) in, scores (N, classes) and embeddings (N, D) out.
 
-Normalisation and temperature are inside the graph. Labels, task, thresholds, preprocessing and the measured agreement
-are the file's metadata, each value as JSON.
+Normalisation and temperature are inside the graph. Labels, task, thresholds, preprocessing, the measured agreement and
+the statistics of unknown images are the file's metadata, each value as JSON.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -19,7 +20,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tagger import storage
+from tagger.checkpoint import unknown
 from tagger.checkpoint.info import Json, ModelInfo, fingerprint
+from tagger.checkpoint.unknown import Statistics
 from tagger.errors import MissingExtra, ModelError, SourceError, SourceNotFound, first_line
 from tagger.images import DECODE_VERSION, Preprocessing
 from tagger.images.transforms import CROP_MODES, INTERPOLATIONS
@@ -78,11 +81,24 @@ def with_metadata(content: bytes, info: ModelInfo, agreement: Mapping[str, objec
         "temperature": info.temperature,
         "preprocessing": asdict(info.preprocessing),
         "agreement": agreement,
+        "unknown": info.statistics and _encoded(info.statistics),
     }
     proto = onnx.load_model_from_string(content)
     onnx.helper.set_model_props(proto, {name: json.dumps(value, ensure_ascii=False) for name, value in facts.items()})
     described: bytes = proto.SerializeToString()
     return described
+
+
+def _encoded(statistics: Statistics) -> Json:
+    """Return statistics of unknown images as JSON; the graph does not have them."""
+    return {**statistics.entry(), "examples": base64.b64encode(unknown.to_bytes(statistics)).decode()}
+
+
+def _statistics(entry: Json | None, name: str) -> Statistics | None:
+    if not entry:
+        return None
+    neighbour, cut = int(entry["neighbour"]), _number(entry["cut"])
+    return unknown.from_bytes(base64.b64decode(entry["examples"], validate=True), neighbour, cut, name)
 
 
 def session(content: bytes, name: str, optimise: bool = True) -> InferenceSession:
@@ -147,6 +163,7 @@ def _info(uri: str, content: bytes, facts: Json, loaded: InferenceSession) -> Mo
         task=facts["task"],
         preprocessing=preprocessing,
         thresholds=None if thresholds is None else tuple(_number(thresholds[name]) for name in names),
+        statistics=_statistics(facts.get("unknown"), uri),
     )
 
 

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, cast
 
 from tagger import storage
-from tagger.checkpoint import card
+from tagger.checkpoint import card, unknown
 from tagger.checkpoint.info import Json, ModelInfo
-from tagger.checkpoint.load import BUNDLE, CARD, CONFIG, WEIGHTS, describe, to_json
+from tagger.checkpoint.load import BUNDLE, CARD, CONFIG, WEIGHTS, build, describe, read_json, to_json
+from tagger.checkpoint.unknown import Statistics
+from tagger.errors import ModelError
 from tagger.images import Preprocessing
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def save(
     plots: Mapping[str, tuple[str, bytes]] | None = None,
     files: Mapping[str, bytes] | None = None,
     facts: Mapping[str, object] | None = None,
+    statistics: Statistics | None = None,
 ) -> ModelInfo:
     """Write a checkpoint folder and return its description.
 
@@ -62,7 +65,11 @@ def save(
         "training": training,
         **(facts or {}),
     }
-    _write(storage.absolute(folder), network, bundle, plots or {}, files or {})
+    added = dict(files or {})
+    if statistics:
+        bundle["unknown"] = statistics.entry()
+        added[unknown.FILE] = unknown.to_bytes(statistics)
+    _write(storage.absolute(folder), network, bundle, plots or {}, added)
     return describe(folder)
 
 
@@ -85,6 +92,28 @@ def _write(
     }
     for file, data in content.items():
         storage.write_atomic(storage.join(out, file), data)
+
+
+def set_statistics(model: str, statistics: Statistics) -> ModelInfo:
+    """Add statistics of unknown images to a checkpoint folder, or replace them; return its new description.
+
+    Raises ModelError for anything else than a checkpoint folder, WriteError.
+    """
+    folder, info = storage.absolute(model), describe(model)
+    uri, text = storage.join(folder, BUNDLE), storage.join(folder, CARD)
+    if not storage.exists(uri):
+        raise ModelError(f"{model}: has no {BUNDLE}; statistics of unknown images are added to checkpoint folders only")
+    bundle = read_json(uri) | {"unknown": statistics.entry()}
+    parameters = sum(parameter.numel() for parameter in build(info).parameters())
+    plots = card.plots_of(storage.read_bytes(text).decode()) if storage.exists(text) else {}
+    content = {
+        unknown.FILE: unknown.to_bytes(statistics),
+        CARD: card.render(info.name, read_json(storage.join(folder, CONFIG)), bundle, plots, parameters).encode(),
+        BUNDLE: to_json(bundle),
+    }
+    for file, data in content.items():
+        storage.write_atomic(storage.join(folder, file), data)
+    return describe(model)
 
 
 def timm_config(network: Built, label_names: Sequence[str]) -> Json:

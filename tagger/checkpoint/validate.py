@@ -65,6 +65,16 @@ class Calibration(_Shape):
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
 
 
+class Unknown(_Shape):
+    """The cut of unknown images; the statistics are in a file of their own."""
+
+    cut: FiniteFloat
+    neighbour: Annotated[int, Field(ge=1, le=1000)]
+    split: Literal["val", "test"] = "val"
+    images: Annotated[int, Field(ge=1)] = 1
+    test: Probability | None = None
+
+
 class Bundle(_Shape):
     """tagger.json."""
 
@@ -73,6 +83,7 @@ class Bundle(_Shape):
     label_names: list[Text] | None = None
     thresholds: dict[str, Probability] | None = None
     calibration: Calibration | None = None
+    unknown: Unknown | None = None
     metrics: dict[str, object] | None = None
     agreement: dict[str, dict[str, dict[str, object]]] | None = None
 

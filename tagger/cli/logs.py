@@ -1,23 +1,27 @@
-"""Log lines of a run as JSON, for machines that read them."""
+"""`--log-format json`: events of a run on stderr, one JSON object a line, for machines that read them."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
-import time
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
+import typer
+
+from tagger.cli.printing import Show
+from tagger.errors import TaggerError
+
 SECONDS = 10.0
-"""Time between two lines of progress."""
+"""Time between two events of the same step."""
+INTERRUPTED = 130
 
 
 class JsonLines(logging.Handler):
     """Write events and log records to stderr, one JSON object a line."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a log record."""
@@ -28,18 +32,42 @@ class JsonLines(logging.Handler):
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name, **facts}
         print(json.dumps(line, default=str, ensure_ascii=False), file=sys.stderr, flush=True)
 
-    def now_and_then(self, name: str, **facts: object) -> None:
-        """Write an event unless the last of its name was a few seconds ago."""
-        now = time.monotonic()
-        if now - self._last.get(name, -SECONDS) >= SECONDS:
-            self._last[name] = now
-            self.event(name, **facts)
 
-
-def to_json() -> JsonLines:
-    """Send the records of tagger's loggers to stderr as JSON."""
+@contextlib.contextmanager
+def json_lines() -> Iterator[JsonLines]:
+    """Send the records of tagger's loggers, and the error that ends the block, to stderr as JSON."""
     lines = JsonLines()
     logger = logging.getLogger("tagger")
     logger.handlers = [lines]
     logger.propagate = False
-    return lines
+    try:
+        yield lines
+    except TaggerError as error:
+        lines.event("error", error=type(error).__name__, message=str(error), exit_code=error.exit_code)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        lines.event("error", error="interrupted", message="what is written stays", exit_code=INTERRUPTED)
+        raise typer.Exit(INTERRUPTED) from error
+
+
+@contextlib.contextmanager
+def json_progress(lines: JsonLines, seconds: float = SECONDS) -> Iterator[Show]:
+    """Yield a function that writes progress as events: a new step at once, the same one every few seconds."""
+    now: dict[str, object] = {}
+    ended = threading.Event()
+
+    def show_step(step: str, done: int, total: int | None = None, remark: str = "") -> None:
+        nonlocal now
+        before, now = now.get("step"), {"step": step, "done": done, "total": total, "remark": remark}
+        if step != before:
+            lines.event("progress", **now)
+
+    def watch() -> None:
+        while not ended.wait(seconds):
+            lines.event("progress", **now)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield show_step
+    finally:
+        ended.set()

@@ -38,6 +38,8 @@ def print_json(value: Mapping[str, object]) -> None:
 def print_prediction(row: Json) -> None:
     """Print an image's best tags with bars."""
     show(row["uri"])
+    if row["unknown"]:
+        show("  unknown: unlike the images that the model was trained on")
     if row["error"]:
         show(f"  {row['status']}: {row['error']}")
     for pair in row.get("candidates") or []:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tagger import options
 from tagger.cli.app import app
 from tagger.cli.options import Json, Quiet, Results
 from tagger.cli.printing import emit, print_json, progress, show, titled
@@ -14,10 +15,12 @@ from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
 from tagger.options import Grace, ManifestOut, Source, expand
 from tagger.options import Results as ResultsTable
+from tagger.tagging.config import SidecarConfig
 
 if TYPE_CHECKING:
     from tagger.evaluation.onnx import ExportedModel
     from tagger.tagging.export import Exported
+    from tagger.tagging.export_xmp import Sidecar
 
 
 @app.command(epilog="Example: tagger ingest ~/photos --out manifest.parquet")
@@ -118,10 +121,12 @@ def compact(results: ResultsTable, grace: Grace = 60.0, as_json: Json = False, q
 
 
 @app.command(epilog="Example: tagger export manifest.parquet --format huggingface --out photos/metadata.csv")
+@expand
 def export(
     table: Annotated[str, typer.Argument(help="Manifest (.parquet), results folder or URL; a checkpoint for onnx.")],
-    out: Annotated[str, typer.Option(help="File to write.")],
-    format: Annotated[str, typer.Option(help="csv, parquet, huggingface, label-studio, onnx or customvision.")],
+    format: Annotated[str, typer.Option(help="csv, parquet, huggingface, label-studio, xmp, onnx or customvision.")],
+    sidecars: SidecarConfig,
+    out: Annotated[str | None, typer.Option(help="File to write; none for xmp.")] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
     check: Annotated[str | None, typer.Option(help="onnx: photographs to compare on [default: probe images].")] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx: write it also under 99.5% agreement.")] = False,
@@ -131,9 +136,20 @@ def export(
     """Write a manifest's labels, or the latest tags of results, for other tools; or a checkpoint as an ONNX file.
 
     `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file. customvision: a zip
-    of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx.
+    of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx. xmp: tags are added to the
+    keywords in the sidecar beside each image; nothing that is there is changed.
     """
     written: Exported | ExportedModel
+    if format == "xmp":
+        if out is not None or check is not None or force:
+            raise UsageError("--out, --check and --force have no effect with --format xmp: omit them")
+        _export_xmp(table, sidecars, model, as_json, quiet)
+        return
+    if useless := options.given(sidecars):
+        shown = ", ".join(f"--{options.flag(name)}" for name in sorted(useless))
+        raise UsageError(f"{shown}: no effect with --format {format}; omit it, or use xmp")
+    if out is None:
+        raise UsageError(f"--format {format} needs --out FILE")
     if format in ("onnx", "customvision"):
         from tagger.evaluation.customvision import export_customvision
         from tagger.evaluation.onnx import export_onnx
@@ -151,3 +167,21 @@ def export(
         print_json(asdict(written))
     elif not quiet:
         show(written.text())
+
+
+def _export_xmp(results: str, sidecars: SidecarConfig, model: str | None, as_json: bool, quiet: bool) -> None:
+    from tagger.tagging.export_xmp import export_xmp
+
+    def show_sidecar(sidecar: Sidecar) -> None:
+        if sidecars.dry_run and not as_json:
+            show(f"{sidecar.uri}: {', '.join(sidecar.keywords)}")
+
+    with progress(quiet or as_json or sidecars.dry_run) as show_step:
+        found = export_xmp(
+            results, sidecars, model, show_sidecar, lambda done, total: show_step("writing sidecars", done, total)
+        )
+    if as_json:
+        print_json(asdict(found))
+    elif not quiet:
+        show(found.text())
+    found.check()

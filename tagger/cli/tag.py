@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tagger.cli.app import app
-from tagger.cli.logs import to_json
+from tagger.cli.logs import JsonLines, json_lines, json_progress
 from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import print_json, print_prediction, progress, show
 from tagger.errors import TooManyFailed, UsageError
@@ -18,7 +19,10 @@ from tagger.options import Fields, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tagger.tagging.plan import Plan
+    from tagger.tagging.summary import Summary
 
 IMAGENET, RESULTS = "imagenet", "results"
 """The model and the folder that are used when none is named."""
@@ -38,12 +42,23 @@ def tag(
     ] = "text",
 ) -> None:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""
+    with json_lines() if log_format == "json" else nullcontext() as lines:
+        _check_place(source, out)
+        summary = _tag(source, config, model, out, quiet or as_json, lines)
+        if as_json:
+            print_json(summary.to_dict())
+        elif not quiet:
+            show(summary.text())
+        summary.check_failures()
+
+
+def _tag(
+    source: str, config: TagConfig, model: Sequence[str], out: str, silent: bool, lines: JsonLines | None
+) -> Summary:
+    """Tag with progress on stderr, as text or as JSON."""
     from tagger.tagging import run
 
-    _check_place(source, out)
-    lines = to_json() if log_format == "json" else None
-    silent = quiet or as_json
-    with progress(silent or lines is not None) as show_step:
+    with json_progress(lines) if lines else progress(silent) as show_step:
 
         def on_plan(plan: Plan) -> None:
             show_step("listing", 0, 0)
@@ -56,23 +71,12 @@ def tag(
 
         def on_progress(now: run.Progress) -> None:
             show_step("tagging", now.done, now.total, f"{now.failed:,} failed")
-            if lines:
-                lines.now_and_then("progress", done=now.done, total=now.total, failed=now.failed)
-
-        def on_found(found: int) -> None:
-            show_step("listing", found)
-            if lines:
-                lines.now_and_then("listing", found=found)
 
         show_step(f"reading {', '.join(model)}", 0)
-        summary = run.tag(source, model, out, config, on_plan, on_progress, on_found)
+        summary = run.tag(source, model, out, config, on_plan, on_progress, lambda found: show_step("listing", found))
     if lines:
         lines.event("finished", **summary.to_dict())
-    if as_json:
-        print_json(summary.to_dict())
-    elif not quiet:
-        show(summary.text())
-    summary.check_failures()
+    return summary
 
 
 def _check_place(source: str, out: str) -> None:
@@ -99,7 +103,11 @@ def predict(
         rows = predict(images, model, config)
     if as_json:
         print_json(
-            {"images": [{key: row.get(key) for key in ("uri", "status", "error", "candidates")} for row in rows]}
+            {
+                "images": [
+                    {key: row.get(key) for key in ("uri", "status", "error", "unknown", "candidates")} for row in rows
+                ]
+            }
         )
     else:
         for row in rows:

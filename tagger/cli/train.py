@@ -1,4 +1,4 @@
-"""`train`, `evaluate`, `tune`: from labels to a checkpoint and its metrics."""
+"""`train`, `evaluate`, `calibrate`, `tune`: from labels to a checkpoint and its metrics."""
 
 from __future__ import annotations
 
@@ -70,6 +70,27 @@ def evaluate(
     _print_evaluation(found.evaluation)
     for note in found.notes:
         show(f"note: {note}")
+
+
+@app.command(epilog="Example: tagger calibrate checkpoints/bees dataset.parquet")
+@expand
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, which is written to.")],
+    dataset: Dataset,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Let a checkpoint tell unknown images, by the images it was trained on; its weights and scores stay."""
+    from tagger.evaluation.unknown import calibrate
+
+    with progress(as_json) as show_step:
+        show_step("comparing images", 0)
+        info = calibrate(model, dataset, device)
+    assert info.statistics
+    if as_json:
+        print_json({"model": info.name, "model_id": info.model_id, "unknown": info.statistics.entry()})
+        return
+    show(f"{model}: {len(info.statistics.examples):,} training images stored; unknown from {info.statistics.cut:.3f}")
 
 
 @app.command(epilog="Example: tagger tune dataset.parquet --out checkpoints/bees --trials 20 --timeout 60")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from tagger.options import Option
+from tagger.options import FORM, Option
 
 
 @dataclass(frozen=True)
 class LabelOptions:
     """Where the labels of a source are, and how they are read."""
+
+    __pydantic_config__ = FORM
 
     labels: Annotated[str | None, Option("Label file or folder of them [default: searched for in SOURCE].")] = None
     label_format: Annotated[str, Option("auto, none, or a name in docs/labels.md.")] = "auto"

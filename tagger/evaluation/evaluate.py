@@ -45,8 +45,8 @@ def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str 
         raise UsageError(f"--split {split}: expected one of {', '.join(NAMES)}, all")
     model, dataset = os.fspath(model), os.fspath(dataset)
     info = checkpoint.describe(model)
-    known = _splits_of(model)
-    table = _with_splits(ingest.read_labelled(dataset).table, known)
+    known = splits_of(model)
+    table = with_splits(ingest.read_labelled(dataset).table, known)
     table = table.filter(pc.is_valid(table["labels"]))
     if not len(table):
         raise SourceError(f"{dataset}: no image has a label; `tagger ingest SOURCE --labels FILE` gives them some")
@@ -67,7 +67,7 @@ def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str 
     return Evaluated(info, split, found, tuple(notes))
 
 
-def _splits_of(model: str) -> dict[str, str]:
+def splits_of(model: str) -> dict[str, str]:
     """Return the split that every image had which a checkpoint was trained with; {} for one that does not say."""
     trained_on = storage.join(storage.absolute(model), DATASET)
     if model.startswith(("timm/", "local-dir:")) or not storage.exists(trained_on):
@@ -76,7 +76,7 @@ def _splits_of(model: str) -> dict[str, str]:
     return dict(zip(known["uri"].to_pylist(), known["split"].to_pylist(), strict=True))
 
 
-def _with_splits(table: pa.Table, known: dict[str, str]) -> pa.Table:
+def with_splits(table: pa.Table, known: dict[str, str]) -> pa.Table:
     """Put every image that the checkpoint was trained with into the split it had then: none is tested on by mistake."""
     given = zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True)
     column = pa.array([known.get(uri, split) for uri, split in given], pa.string())

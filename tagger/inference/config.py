@@ -11,7 +11,7 @@ from tagger.images import MAX_PIXELS
 from tagger.inference.batch import DECODE_TIMEOUT, Limits
 from tagger.inference.engines.choice import Choice, EngineName, Precision
 from tagger.inference.selector import TagSelector
-from tagger.options import Option
+from tagger.options import FORM, Option
 from tagger.storage import READ_TIMEOUT
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -20,6 +20,8 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 @dataclass(frozen=True)
 class ModelConfig:
     """Options that decide how a model runs and which tags it gives; raises UsageError for invalid values."""
+
+    __pydantic_config__ = FORM
 
     top_k: Annotated[int, Option("Candidates per image, whatever the threshold.", ge=1)] = 5
     threshold: Annotated[
@@ -39,6 +41,9 @@ class ModelConfig:
         ),
     ] = "auto"
     embeddings: Annotated[bool, Option("Store the feature vector of each image.")] = False
+    tag_unknown: Annotated[
+        bool, Option("Tag also images that are unlike the training images; without it their tags are empty.")
+    ] = False
     max_pixels: Annotated[int, Option("Larger images get a too_large row.", ge=1)] = MAX_PIXELS
     truncated: Annotated[
         Literal["tag", "fail"],
@@ -74,11 +79,12 @@ class ModelConfig:
 
     def selector(self, model: ModelInfo) -> TagSelector:
         """Return the selector that converts scores to columns of a row."""
-        return TagSelector(model, self.top_k, self.thresholds(model), self.embeddings)
+        return TagSelector(model, self.top_k, self.thresholds(model), self.embeddings, self.tag_unknown)
 
     def settings_id(self, model: ModelInfo) -> str:
         """Return a hash of everything except the model that affects the content of a row."""
         top_k = min(self.top_k, len(model.label_names))
         named = [self.choice.named] if self.choice.named else []
         named += ["truncated fails"] if self.truncated == "fail" else []
+        named += ["unknown tagged"] if self.tag_unknown and model.statistics else []
         return fingerprint([top_k, self.thresholds(model), self.embeddings, self.max_pixels, *named])

@@ -79,6 +79,7 @@ def load(
     threshold: float | None = None,
     batch_size: int | None = None,
     embeddings: bool = False,
+    tag_unknown: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Model:
     """Load a model once for many predictions.
@@ -88,7 +89,7 @@ def load(
     """
     config = ModelConfig(
         top_k=top_k, threshold=threshold, batch_size=batch_size, device=device, engine=engine, precision=precision,
-        embeddings=embeddings, max_pixels=max_pixels,
+        embeddings=embeddings, tag_unknown=tag_unknown, max_pixels=max_pixels,
     )  # fmt: skip
     return build(checkpoint.describe(os.fspath(model)), config)
 

@@ -11,40 +11,58 @@ from tagger.checkpoint.info import ModelInfo
 from tagger.inference.engines import Float32Array
 
 IntArray = npt.NDArray[np.intp]
+BoolArray = npt.NDArray[np.bool_]
 _FEW = 64
 """Number of classes up to which sorting all of them is fastest."""
 _SCORED = schema.RESULTS.field("tags").type.value_type
 
 
 class TagSelector:
-    """Turn scores into the columns tags, candidates, top_tag, top_score and embedding."""
+    """Turn scores into the columns tags, candidates, top_tag, top_score, embedding, unknown_score and unknown."""
 
     def __init__(
-        self, info: ModelInfo, top_k: int, thresholds: tuple[float, ...] | None, embeddings: bool = False
+        self,
+        info: ModelInfo,
+        top_k: int,
+        thresholds: tuple[float, ...] | None,
+        embeddings: bool = False,
+        tag_unknown: bool = False,
     ) -> None:
         self._names = pa.array(info.label_names, pa.string())
         self._thresholds = None if thresholds is None else np.array(thresholds, dtype=np.float32)
         self._top_k = min(top_k, len(info.label_names))
-        self._embeddings = embeddings
+        self._embeddings, self._tag_unknown = embeddings, tag_unknown
+        self._statistics = info.statistics
 
     def __call__(self, scores: Float32Array, embeddings: Float32Array) -> dict[str, pa.Array]:
         """Return the columns; scores are (N, classes), embeddings (N, D)."""
         best = top(scores, self._top_k)
         best_scores = np.take_along_axis(scores, best, axis=1)
+        distances, unknown = self._unknown(embeddings)
+        tagged = np.ones(len(best), dtype=bool) if unknown is None or self._tag_unknown else ~unknown
         return {
-            "tags": self._tags(scores, best),
+            "tags": self._tags(scores, best, tagged),
             "candidates": self._lists(np.full(len(best), self._top_k), best.ravel(), best_scores.ravel()),
             "top_tag": self._names.take(pa.array(best[:, 0])),
             "top_score": pa.array(best_scores[:, 0]),
             "embedding": _vectors(embeddings) if self._embeddings else pa.nulls(len(best), pa.list_(pa.float32())),
+            "unknown_score": pa.nulls(len(best), pa.float32()) if distances is None else pa.array(distances),
+            "unknown": pa.nulls(len(best), pa.bool_()) if unknown is None else pa.array(unknown),
         }
 
-    def _tags(self, scores: Float32Array, best: IntArray) -> pa.Array:
+    def _unknown(self, embeddings: Float32Array) -> tuple[Float32Array | None, BoolArray | None]:
+        """Return the distance of each image from the training images, and whether it is over the cut."""
+        if self._statistics is None:
+            return None, None
+        distances = self._statistics.distances(embeddings)
+        return distances, self._statistics.unknown(distances)
+
+    def _tags(self, scores: Float32Array, best: IntArray, tagged: BoolArray) -> pa.Array:
         """Return the tags that pass their threshold, best first; without thresholds, only the best tag."""
         if self._thresholds is None:
-            ones = np.ones(len(best), dtype=np.intp)
-            return self._lists(ones, best[:, 0], scores[np.arange(len(best)), best[:, 0]])
-        passed = scores >= self._thresholds
+            rows = np.flatnonzero(tagged)
+            return self._lists(tagged.astype(np.intp), best[rows, 0], scores[rows, best[rows, 0]])
+        passed = (scores >= self._thresholds) & tagged[:, None]
         rows, labels = np.nonzero(passed)
         found = scores[rows, labels]
         order = np.lexsort((labels, -found, rows))

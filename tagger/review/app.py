@@ -196,6 +196,7 @@ def _add_queries(app: FastAPI, session: Session) -> None:
                 "multilabel": images.has_several(),
                 "palette": images.palette(),
                 "statuses": images.statuses(),
+                "unknown": images.has_unknown(),
                 "sort": config.sort,
                 "tag": config.tag or "",
             }
@@ -203,16 +204,17 @@ def _add_queries(app: FastAPI, session: Session) -> None:
 
     @app.get("/api/images")
     def page(
-        sort: Literal["uncertain", "disagree", "newest", "tag"] = "uncertain",
+        sort: Literal["uncertain", "unknown", "disagree", "newest", "tag"] = "uncertain",
         tag: _Text = "",
         folder: _Text = "",
         status: Annotated[str, Parameter(max_length=40)] = "tagged",
         reviewed: Literal["no", "yes", "all"] = "no",
         disagree: bool = False,
+        unknown: bool = False,
         after: Annotated[int | None, Parameter(ge=0, le=_MAX_ID)] = None,
     ) -> JSONResponse:
         session.refresh()
-        query = Query(sort, tag, folder, status, reviewed, disagree)
+        query = Query(sort, tag, folder, status, reviewed, disagree, unknown)
         found = images.page(query, after)
         counts = images.counts(query)
         more = len(found) == PAGE
@@ -283,6 +285,7 @@ def _card(row: Row, most: int = _SHOWN) -> Row:
         "status": row["status"],
         "error": row["error"] and visible(redact(row["error"])),
         "tagged": row["status"] in schema.TAGGED,
+        "unknown": row["unknown"],
         "tags": (row["tags"] or [])[:most],
         "candidates": (row["candidates"] or [])[:most],
         "others": row["others"] or [],

@@ -20,8 +20,11 @@ class ReviewConfig:
 
     labels: Annotated[str, Option("Labels file (.parquet); decisions are added to it.")] = "labels.parquet"
     sort: Annotated[
-        Literal["uncertain", "disagree", "newest", "tag"],
-        Option("Order of the images: least certain first, models disagree, last tagged first, or by tag."),
+        Literal["uncertain", "unknown", "disagree", "newest", "tag"],
+        Option(
+            "Order of the images: least certain first, least like the training images, models disagree, last tagged "
+            "first, or by tag."
+        ),
     ] = "uncertain"
     tag: Annotated[str | None, Option("Show only images with this tag, until another filter is chosen.")] = None
     model: Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")] = None

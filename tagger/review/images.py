@@ -31,7 +31,7 @@ _SAMPLE = 10_000
 
 _COLUMNS = (
     "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "candidates", "top_tag",
-    "top_score", "model_id", "tagged_at",
+    "top_score", "unknown_score", "unknown", "model_id", "tagged_at",
 )  # fmt: skip
 _OTHERS = """
     CREATE TEMP TABLE other AS
@@ -49,6 +49,7 @@ _MULTI = "2 * list_min([abs(pair.score - 0.5) for pair in candidates])"
 """SQL: the distance of the least certain tag from 0.5."""
 ORDERS = {
     "uncertain": ("margin",),
+    "unknown": ("novelty", "margin"),
     "disagree": ("agrees", "margin"),
     "newest": ("age",),
     "tag": ("sort_tag", "margin"),
@@ -66,6 +67,7 @@ class Query:
     status: str = "tagged"
     reviewed: str = "no"
     disagree: bool = False
+    unknown: bool = False
 
     def conditions(self) -> tuple[list[str], dict[str, object]]:
         """Return SQL conditions, and the values of the names in them."""
@@ -83,7 +85,7 @@ class Query:
             values["status"] = self.status
         if self.reviewed != "all":
             found.append(f"decided.key IS {'NOT' * (self.reviewed == 'yes')} NULL")
-        return [*found, *["NOT agrees"] * self.disagree], values
+        return [*found, *["NOT agrees"] * self.disagree, *["unknown"] * self.unknown], values
 
 
 class Images:
@@ -146,6 +148,10 @@ class Images:
     def statuses(self) -> list[Row]:
         """Return every status with its number of images."""
         return self.rows("SELECT status, count(*) AS images FROM images GROUP BY ALL ORDER BY images DESC, status")
+
+    def has_unknown(self) -> bool:
+        """Return whether the model tells unknown images."""
+        return bool(self.rows("SELECT id FROM images WHERE unknown IS NOT NULL LIMIT 1"))
 
     def tags(self, typed: str = "", limit: int = SUGGESTED) -> list[str]:
         """Return tags that have the typed text in them: those that begin with it first, then the most frequent."""
@@ -264,6 +270,7 @@ def _create(table: Table, against: str | None, multilabel: bool) -> None:
                     THEN coalesce(nullif({_MULTI if multilabel else _SINGLE}, 'nan'::FLOAT), 2) ELSE 3 END AS margin,
                 coalesce(len([other.tag for other in others if other.tag <> top_tag]) = 0, true) AS agrees,
                 coalesce(-epoch_us(tagged_at), 0) AS age,
+                coalesce(-nullif(unknown_score, 'nan'::FLOAT), 'inf'::FLOAT) AS novelty,
                 coalesce(tags[1].tag, top_tag, '') AS sort_tag
             FROM latest LEFT JOIN other USING (uri) ORDER BY margin, uri
         )

@@ -223,6 +223,7 @@ function remarks(image) {
   if (image.labels && image.labels.join() !== tags.join()) found.push(`was ${tags.join(", ") || "no tag"}`);
   if (image.labels && image.by) found.push(`by ${image.by}`);
   if (image.disagrees) found.push(image.others.map(each => `${each.model}: ${each.tag}`).join(", "));
+  if (image.unknown) found.push("unknown");
   if (!image.tagged) found.push(image.error || image.status);
   return found.map(text => make("div", {className: "was", textContent: text}));
 }
@@ -299,7 +300,7 @@ function emptiness() {
   const left = counts.total - counts.done, parameters = query();
   if (left && pages.length > 1) return `This was the last page. ${left.toLocaleString()} images were passed over: go back, or change a filter.`;
   if (counts.total && !left) return "All of these images are reviewed. Train on their labels with `tagger train --labels`.";
-  return parameters.get("tag") || parameters.get("folder") || parameters.has("disagree") ? "No image matches these filters." : "There is no such image.";
+  return parameters.get("tag") || parameters.get("folder") || parameters.has("disagree") || parameters.has("unknown") ? "No image matches these filters." : "There is no such image.";
 }
 
 function redraw(image) {
@@ -521,6 +522,8 @@ async function start() {
   at("multilabel").checked = facts.multilabel;
   at("disagree").hidden = !facts.others.length;
   if (!facts.others.length) filter.elements.sort.querySelector("[value=disagree]").remove();
+  at("unknown").hidden = !facts.unknown;
+  if (!facts.unknown) filter.elements.sort.querySelector("[value=unknown]").remove();
   if (matchMedia("(max-width: 44rem)").matches) at("filters").open = false;
   await firstPage(true);
 }

@@ -240,6 +240,7 @@ def _described(batcher: Batcher) -> dict[str, Any]:
         "task": info.task,
         "label_names": info.label_names,
         "thresholds": thresholds and dict(zip(info.label_names, thresholds, strict=True)),
+        "unknown_cut": info.statistics and info.statistics.cut,
         "engine": batcher.model.engine.name,
     }
 

@@ -73,6 +73,10 @@ def parse(raw_path: str) -> Call:
     )
 
 
+_OURS = ("image_id", "status", "error", "tags", "unknown", "unknown_score", "model", "model_id")
+"""Columns of a results row in an answer."""
+
+
 def answer(project: str, row: Row, target: Target) -> dict[str, Any]:
     """Return the body of a prediction; `tagger` and `threshold` are ours, and its clients ignore them."""
     model = target.batcher.model
@@ -92,7 +96,7 @@ def answer(project: str, row: Row, target: Target) -> dict[str, Any]:
         "iteration": target.iteration,
         "created": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "predictions": predictions,
-        "tagger": {name: row[name] for name in ("image_id", "status", "error", "tags", "model", "model_id")},
+        "tagger": {name: row[name] for name in _OURS},
     }
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -266,6 +267,8 @@ def _write_local(path: str, content: bytes, publish: Callable[[str, str], None] 
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
         publish(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)  # linked, or not published

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
+from tagger import options
 from tagger.errors import UsageError
 from tagger.inference.config import ModelConfig
 from tagger.options import Option
@@ -26,6 +27,10 @@ class TagConfig(ModelConfig):
     ] = None
     retry_failed: Annotated[bool, Option("Also retry files that failed before.")] = False
     redo: Annotated[bool, Option("Tag everything again.")] = False
+    min_files: Annotated[
+        int | None,
+        Option("Fewest files that the source must have, lest a disk is not mounted [default: 0; in a flow 1].", ge=0),
+    ] = None
     max_failed: Annotated[
         str | None,
         Option("Maximum share (1%) or number of failed files; above it, exit 3 [default: fail only if all fail]."),
@@ -59,3 +64,22 @@ class TagConfig(ModelConfig):
         if not 0 <= value <= (100 if share else float("inf")) or not (share or value == int(value)):
             raise UsageError(f"--max-failed {self.max_failed}: expected a share such as 1% or a count such as 20")
         return int(found * value / 100) if share else int(value)
+
+
+@dataclass(frozen=True)
+class SidecarConfig:
+    """The options for writing XMP sidecars."""
+
+    sidecar: Annotated[
+        Literal["name.ext.xmp", "name.xmp"] | None,
+        Option(
+            "xmp: photo.jpg.xmp as for digiKam, darktable and Immich, or photo.xmp as for Lightroom [default: the one "
+            "that is there, else name.ext.xmp]."
+        ),
+    ] = None
+    under: Annotated[str, Option("xmp: parent of all keywords that are added, such as AI.")] = ""
+    dry_run: Annotated[bool, Option("xmp: print what would be written.")] = False
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        options.check(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ SAMPLE, EMBEDDED = 200_000, 3_000
 TELLING = 9
 """Images of each period that the classifier tells apart best."""
 
-_COLUMNS = "uri, status, format, width, height, bytes, top_tag, top_score"
+_COLUMNS = "uri, status, format, width, height, bytes, top_tag, top_score, unknown::VARCHAR AS unknown"
 _DAY = r"\d{4}(-\d\d){1,2}"
 _HASHES = 2**64
 
@@ -48,12 +48,13 @@ class Figure:
     """One comparison: a row of the table of figures."""
 
     figure: str
-    """best score, score, tags, status, formats, megapixels, bytes per pixel, embeddings, unlike the reference"""
+    """best score, score, tags, unknown, status, formats, megapixels, bytes per pixel, embeddings, or unlike the
+    reference"""
     tag: str | None
     reference_images: int
     current_images: int
     reference_mean: float | None
-    """Mean of numbers; null for counts."""
+    """Mean of numbers, share of unknown images; null for counts."""
     current_mean: float | None
     effect: float
     p_value: float
@@ -140,10 +141,7 @@ def compare(
     of_embeddings, telling = _of_embeddings(*embedded)
     figures = _figures(*samples) + of_embeddings
     alarms = tests.significant([each.p_value for each in figures], LEVEL)
-    marked = [
-        Figure(**{**vars(each), "drifted": alarm and each.effect > limit})
-        for each, alarm in zip(figures, alarms, strict=True)
-    ]
+    marked = [replace(each, drifted=alarm and each.effect > limit) for each, alarm in zip(figures, alarms, strict=True)]
     tags = [_counts(each, "top_tag", tagged=True) for each in samples]
     return Drift(
         url=str(url), model=table.model, reference=then, current=now, reference_rows=rows[0], current_rows=rows[1],
@@ -271,6 +269,7 @@ def _figures(reference: pa.Table, current: pa.Table) -> list[Figure]:
     made: list[Figure | None] = [
         _of_values("best score", then.scores, now.scores, unit=True),
         _of_counts("tags", *(_counts(each, "top_tag", tagged=True) for each in (reference, current))),
+        _of_unknown(*(_counts(each, "unknown", tagged=True) for each in (reference, current))),
         _of_counts("status", *(_counts(each, "status") for each in (reference, current))),
         _of_counts("formats", *(_counts(each, "format") for each in (reference, current))),
         _of_values("megapixels", then.megapixels, now.megapixels),
@@ -331,6 +330,13 @@ _BINS = 20
 def _of_counts(name: str, reference: Counter[str], current: Counter[str]) -> Figure | None:
     difference = tests.compare_counts(*_aligned(reference, current))
     return None if difference is None else _figure(name, reference.total(), current.total(), difference)
+
+
+def _of_unknown(reference: Counter[str], current: Counter[str]) -> Figure | None:
+    """Return the figure of unknown images; its means are their shares."""
+    found = _of_counts("unknown", reference, current)
+    means = [each["true"] / (each.total() or 1) for each in (reference, current)]
+    return found and replace(found, reference_mean=means[0], current_mean=means[1])
 
 
 def _figure(name: str, reference: int, current: int, difference: tests.Difference, **values: Any) -> Figure:

@@ -62,8 +62,8 @@ def _labels(table: str) -> pa.Table:
     return manifest.read_source(table).table.select(["uri", "labels", "split"])
 
 
-def _tags(folder: str, model: str | None) -> pa.Table:
-    """Return uri, tags, scores and model of the latest rows of one model."""
+def latest_tags(folder: str, model: str | None) -> pa.Table:
+    """Return uri, tags, model and status of the latest rows of one model; raises UsageError where it must be named."""
     columns = ["uri", "tags", "model", "status", "tagged_at", "run_id"]
     rows = results.latest(results.read_table(folder, columns))
     models = sorted(set(rows["model"].to_pylist()))
@@ -73,6 +73,12 @@ def _tags(folder: str, model: str | None) -> pa.Table:
         if model not in models:
             raise UsageError(f"--model {model}: not in {folder}, whose models are {', '.join(models)}")
         rows = rows.filter(pc.equal(rows["model"], model))
+    return rows
+
+
+def _tags(folder: str, model: str | None) -> pa.Table:
+    """Return uri, tags, scores and model of the latest rows of one model."""
+    rows = latest_tags(folder, model)
     pairs = rows["tags"].to_pylist()
     exported = {
         "uri": rows["uri"],

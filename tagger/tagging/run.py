@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from tagger import checkpoint, schema, storage
 from tagger.data import manifest
-from tagger.errors import AccessDenied, ModelError, SourceError, TableError, WriteError
+from tagger.errors import AccessDenied, ModelError, SourceError, SourceNotFound, TableError, WriteError
 from tagger.evaluation import agreement
 from tagger.inference import model as inference
 from tagger.inference.batch import Batch
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 FIRST = f"{1:08d}"
 """Generation of a first run."""
+IDLE = "--idle"
+"""End of the name of the record of a run with nothing to do, in place of a random one."""
 _SAMPLE = 8
 """Number of files read to check whether a store grants access."""
 MEASURE_FILES = 50_000
@@ -134,7 +136,8 @@ def prepare_share(
     def make() -> Plan:
         files = manifest.read_source(source, on_found)
         plan = make_plan(source, files, models, out, config)
-        if plan.found or plan.known:
+        _check_found(plan)
+        if plan.found:
             present.write_listing(plan.out, source, files.table)
         return plan
 
@@ -151,6 +154,21 @@ def prepare_share(
     if plan.shards:
         _record(plan, {"state": "started"})
     return plan, shards
+
+
+def _check_found(plan: Plan) -> None:
+    """Raise SourceNotFound for a source that has too few files, or none although the table has rows."""
+    least = plan.config.min_files or 0
+    if plan.found < least:
+        raise SourceNotFound(
+            f"{plan.source}: {plan.found:,} files found, but --min-files is {least:,}; check that the disk is mounted "
+            "and the path is right"
+        )
+    if not plan.found and plan.known:
+        raise SourceNotFound(
+            f"{plan.source}: no files found, but {plan.out} has rows; check that the disk is mounted and the path is "
+            "right (the rows are unchanged; `tagger query` reads them without the files)"
+        )
 
 
 class Work:
@@ -242,7 +260,7 @@ def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: 
     again = run_shards(plan, deleted, models, on_progress)
     shards = sorted({*counts.shards} - {*deleted} | {*again.shards})
     there = _committed(plan, shards)
-    return replace(counts, statuses=there.statuses, files=there.files, shards=there.shards)
+    return replace(counts, statuses=there.statuses, unknown=there.unknown, files=there.files, shards=there.shards)
 
 
 def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
@@ -252,17 +270,18 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     there, damaged = results.consistently(lambda: _rows_of(plan, shards))
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run the command again to tag their files again")
-    statuses, engines = [], []
+    statuses, engines, unknown = [], [], []
     for target in plan.targets:
         own = there.filter(pc.equal(there["model"], target.name))
         statuses.append(dict(Counter(own["status"].to_pylist())))
         engines.append(own["engine"][0].as_py() if len(own) else "")
-    return ShardCounts(statuses, engines, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
+        unknown.append(pc.sum(own["unknown"]).as_py())
+    return ShardCounts(statuses, engines, unknown, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
 
 
 def _rows_of(plan: Plan, shards: Sequence[int]) -> tuple[pa.Table, tuple[str, ...]]:
     """Read the rows of these shards, from their parts or from those that compactions merged them into."""
-    columns = ["uri", "model", "status", "engine", "run_id", "tagged_at"]
+    columns = ["uri", "model", "status", "engine", "unknown", "run_id", "tagged_at"]
     names = set(storage.names_in(plan.out) or [])
     merged = [index for index in shards if plan.part(index) not in names]
     own = [storage.join(plan.out, plan.part(index)) for index in sorted({*shards} - {*merged})]
@@ -287,7 +306,7 @@ def finish(plan: Plan, counts: ShardCounts, done: Sequence[int] = ()) -> Summary
         if plan.config.own_slice and done:
             slices.mark_done(plan, plan.config.own_slice[0], done)
     summary = summarise(plan, counts)
-    if plan.shards:
+    if plan.shards or plan.known:
         _record(plan, {"state": "finished", **summary.to_dict()})
     return summary
 
@@ -338,7 +357,10 @@ def _sample(plan: Plan, todo: Sequence[int], count: int = _SAMPLE) -> list[str]:
 
 
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
-    """Write the JSON that describes a run; no plan reads it."""
+    """Write the JSON that describes a run; no plan reads it.
+
+    Of runs with nothing to do, only the last since the last part is kept; its name sorts before that of the next run.
+    """
     record = {
         "run_id": plan.run_id,
         "source": plan.source,
@@ -350,7 +372,8 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
         **facts,
     }
     part = "-slice-{}-of-{}".format(*plan.config.own_slice) if plan.config.own_slice else ""
-    uri = storage.join(plan.out, f"{results.RUNS}/{plan.run_id}{part}.json")
+    name = plan.run_id if plan.shards else f"{plan.run_id[:8]}{IDLE}"
+    uri = storage.join(plan.out, f"{results.RUNS}/{name}{part}.json")
     storage.write_atomic(uri, json.dumps(record, indent=2).encode())
 
 
@@ -360,6 +383,7 @@ class _ShardRun:
     def __init__(self, plan: Plan, models: Sequence[Model], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
+        self.unknown: list[int | None] = [0 if model.info.statistics else None for model in models]
         self.files = 0
         self.written: list[int] = []
         self.meter = Meter()
@@ -388,6 +412,7 @@ class _ShardRun:
         return ShardCounts(
             statuses=[dict(counter) for counter in self.statuses],
             engines=[model.engine.name for model in self.models],
+            unknown=self.unknown,
             files=self.files,
             timed=self.files,
             shards=tuple(self.written),
@@ -410,6 +435,7 @@ class _ShardRun:
             for model, tables in enumerate(collected):
                 table, counts = rows.rows_of(batch, model)
                 self.statuses[model] += counts
+                self._count_unknown(model, table)
                 tables.append(table)
             self._advance(len(batch), total)
             in_shard += len(batch)
@@ -418,6 +444,11 @@ class _ShardRun:
                 yield index, collected
                 collected, in_shard = [[] for _ in self.models], 0
                 self._entered.popleft()
+
+    def _count_unknown(self, model: int, table: pa.Table) -> None:
+        before = self.unknown[model]
+        if before is not None:
+            self.unknown[model] = before + (pc.sum(table["unknown"]).as_py() or 0)
 
     def _advance(self, files: int, total: int) -> None:
         self.files += files

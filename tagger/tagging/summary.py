@@ -23,6 +23,8 @@ class ShardCounts:
 
     statuses: list[dict[str, int]] = field(default_factory=list)
     engines: list[str] = field(default_factory=list)
+    unknown: list[int | None] = field(default_factory=list)
+    """None for a model without statistics."""
     files: int = 0
     shards: tuple[int, ...] = ()
     """Those with a part file."""
@@ -41,6 +43,10 @@ class ShardCounts:
         return ShardCounts(
             statuses=[dict(Counter(one) + Counter(two)) for one, two in pairs],
             engines=other.engines,
+            unknown=[
+                None if one is two is None else (one or 0) + (two or 0)
+                for one, two in zip(self.unknown, other.unknown, strict=True)
+            ],
             files=self.files + other.files,
             shards=self.shards + other.shards,
             timed=self.timed + other.timed,
@@ -63,6 +69,8 @@ class ModelSummary:
     tagged: int
     truncated: int
     """Those of them whose file is cut short."""
+    unknown: int | None
+    """Those of them that are unlike the training images; null where the model does not tell."""
     failed: dict[str, int]
     """Status -> files that failed in this run."""
     failed_before: dict[str, int]
@@ -77,9 +85,11 @@ class ModelSummary:
         if self.done_before:
             lines.append(f"{self.done_before:,} were tagged before and have not changed")
         cut = f" ({self.truncated:,} of them truncated)" if self.truncated else ""
+        unknown = "" if self.unknown is None else f", {self.unknown:,} of them unknown"
         if self.tagged or failed:
             lines.append(
-                f"{self.tagged:,} tagged{cut}, {failed:,} failed" + (f" ({counts_text(self.failed)})" * bool(failed))
+                f"{self.tagged:,} tagged{cut}{unknown}, {failed:,} failed"
+                + (f" ({counts_text(self.failed)})" * bool(failed))
             )
         else:
             lines.append("nothing to do: 0 images decoded")
@@ -174,23 +184,6 @@ class Summary:
             return f"more than the {self.bound_images_per_second:,.1f} that were measured for {self.bound_by}"
         return f"{self.share_of_bound:.0%} of the {self.bound_images_per_second:,.1f} that {self.bound_by} allow"
 
-    def markdown(self) -> str:
-        """Return the summary as Markdown tables."""
-        sections = [f"found {self.found:,} files" + f"; skipped {counts_text(self.skipped)}" * bool(self.skipped)]
-        for model in self.models:
-            rows = {
-                "tagged before": model.done_before,
-                "tagged": model.tagged,
-                **{f"failed: {status}": count for status, count in model.failed.items()},
-                **{f"failed before: {status}": count for status, count in model.failed_before.items()},
-            }
-            table = "\n".join(f"| {name} | {count:,} |" for name, count in rows.items())
-            sections.append(f"| {model.model} | files |\n|---|--:|\n{table}")
-        if self.damaged_parts:
-            sections.append(f"damaged parts, set aside and tagged again: {', '.join(self.damaged_parts)}")
-        rate = "  \n".join(self._rate_lines()) if self.parts else "nothing to do"
-        return "\n\n".join(["# Tags", f"`{self.out}`", *sections, rate]) + "\n"
-
     def check_failures(self) -> None:
         """Raise TooManyFailed if more files failed than allowed, including those that failed in earlier runs."""
         for model in self.models:
@@ -235,6 +228,7 @@ def _summarise_model(index: int, target: Target, counts: ShardCounts) -> ModelSu
         done_before=target.done,
         tagged=sum(statuses.get(status, 0) for status in schema.TAGGED),
         truncated=statuses.get("truncated", 0),
+        unknown=counts.unknown[index] if counts.unknown else None,
         failed=_not_ok(statuses),
         failed_before=_not_ok(target.standing),
         reasons=target.reasons,

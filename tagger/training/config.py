@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from tagger import options
 from tagger.errors import UsageError
 from tagger.images.transforms import Preprocessing
-from tagger.options import Option, Range
+from tagger.options import FORM, Option, Range
 from tagger.training import schedules
 
 CROP_MODES = {"crop": "center", "letterbox": "border", "squash": "squash"}
@@ -32,6 +32,8 @@ _COSINE = {"schedule": ("cosine",)}
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of one training; raises UsageError for values that are not allowed."""
+
+    __pydantic_config__ = FORM
 
     backbone: Annotated[
         str,

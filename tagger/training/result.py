@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_curve
 
 from tagger import checkpoint, options, schema, storage
 from tagger.checkpoint.info import ModelInfo
+from tagger.checkpoint.unknown import Statistics
 from tagger.data.dataset import DATASET
 from tagger.data.splits import NAMES
 from tagger.evaluation import calibration, metrics
@@ -19,6 +20,7 @@ from tagger.evaluation.calibration import Threshold
 from tagger.evaluation.metrics import Evaluation, Reliability
 from tagger.inference.engines import Float32Array
 from tagger.reporting import plots
+from tagger.training import unknown
 from tagger.training.config import DEFAULT_BACKBONE, TrainConfig
 from tagger.training.data import TrainingData
 from tagger.training.methods import TrainedNetwork
@@ -45,6 +47,8 @@ class Trained:
     """val, and test where there is one: (N, K), calibrated."""
     truth: dict[str, Float32Array]
     evaluations: dict[str, Evaluation]
+    statistics: Statistics | None = None
+    """Of unknown images."""
 
     @property
     def reported(self) -> str:
@@ -72,7 +76,8 @@ def evaluate(fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, se
     thresholds = calibration.learn_thresholds(scores["val"], truth["val"], names, config.precision_target)
     limits = [each.threshold for each in thresholds]
     evaluations = {name: metrics.evaluate(scores[name], truth[name], task, names, limits) for name in scores}
-    return Trained(fitted, data, config, seconds, temperature, thresholds, scores, truth, evaluations)
+    statistics = unknown.fit(fitted, data)
+    return Trained(fitted, data, config, seconds, temperature, thresholds, scores, truth, evaluations, statistics)
 
 
 def save(
@@ -97,6 +102,7 @@ def save(
         plots=_plots(trained),
         files={DATASET: schema.serialise(schema.without_locations(dataset.table), "manifest"), **(files or {})},
         facts=facts,
+        statistics=trained.statistics,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pictures import MODEL, ROOT, photo
-from processes import TIMEOUT, finish, started, wait_for_parts
+from processes import TIMEOUT, started, wait_for_parts
 
 import tagger
 from tagger.tagging.config import TagConfig
@@ -103,9 +104,13 @@ def test_the_form_of_the_flow_describes_its_options() -> None:
     from flows.tag import tag
 
     schema = tag.parameters.model_dump()
-    assert set(schema["properties"]) == {"source", "model", "out", "options", "runner", "address"}
-    definition = next(iter(schema["definitions"].values()))
-    assert definition["properties"]["top_k"]["default"] == 5
+    assert set(schema["properties"]) == {"source", "model", "out", "options", "runner", "address", "max_hours"}
+    assert schema["properties"]["runner"]["enum"] == ["local", "ray", "dask"]
+    options = next(iter(schema["definitions"].values()))
+    assert options["additionalProperties"] is False
+    for described in (*schema["properties"].values(), *options["properties"].values()):
+        assert described.get("description") or "$ref" in described
+    assert options["properties"]["top_k"] | {"default": 5, "minimum": 1} == options["properties"]["top_k"]
     with pytest.raises(Exception, match="top-k must be at least 1"):
         tag.validate_parameters({"source": "a", "model": "b", "out": "c", "options": {"top_k": 0}})
 
@@ -179,37 +184,51 @@ def test_a_killed_flow_run_never_blocks_the_next_one(tmp_path: Path, on_server: 
     assert len(tagger.read_results(str(out))) == 200
 
 
-def test_prefect_yaml_has_valid_parameters_for_every_flow() -> None:
-    import yaml
-    from prefect.flows import load_flow_from_entrypoint
+def test_prefect_yaml_deploys_every_flow_with_parameters_that_it_takes() -> None:
+    from flows import deployments
 
-    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert {each["name"] for each in deployments} == {"ingest", "nightly", "train"}
-    for each in deployments:
-        load_flow_from_entrypoint(str(ROOT / each["entrypoint"])).validate_parameters(each["parameters"])
+    declared = deployments.read(ROOT / "prefect.yaml")
+    verbs = {path.stem for path in (ROOT / "flows").glob("*.py") if "@flow(" in path.read_text()}
+    assert {each["entrypoint"] for each in declared} == {f"flows/{verb}.py:{verb}" for verb in verbs}
 
 
-@pytest.mark.slow
-def test_a_deployment_of_prefect_yaml_runs_in_a_worker(photos: Path, tmp_path: Path, on_server: dict[str, str]) -> None:
-    """A process pool, `prefect deploy --all`, and a worker that executes a scheduled run."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.deployments import run_deployment
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"options": {"top_kk": 3}}, "top_kk"),
+        ({"options": {"top_k": 0}}, "top-k must be at least 1"),
+        ({"sourc": "photos"}, "sourc"),
+        ({"model": []}, "model"),
+        ({"max_hours": "long"}, "max_hours"),
+        ({"model": None}, "model"),
+        ({}, None),
+    ],
+)
+def test_deploying_checks_parameters(
+    given: dict[str, Any], why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import deployments
+    from tagger.errors import UsageError
 
-    def prefect(*arguments: str) -> str:
-        with started("prefect", *arguments, cwd=ROOT, env=on_server) as process:
-            return finish(process)
+    deployed = {"name": "nightly", "entrypoint": str(ROOT / "flows/nightly.py:nightly")}
+    right = {"source": "photos", "model": ["imagenet"], "out": "results"}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prefect.yaml").write_text(json.dumps({"deployments": [{**deployed, "parameters": right | given}]}))
+    if why is None:
+        deployments.check()
+        return
+    with pytest.raises(UsageError, match=f"deployment nightly: .*{why}"):
+        deployments.check()
 
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="local", type="process"))
-    deployed = prefect("--no-prompt", "deploy", "--all")
-    assert "ingest/ingest" in deployed
-    assert "tag/nightly" in deployed
-    parameters = {"source": str(photos), "model": [MODEL], "out": str(tmp_path / "out"), "options": {"shard_size": 4}}
-    run_deployment("tag/nightly", parameters=parameters, timeout=0)
-    prefect("worker", "start", "--pool", "local", "--run-once")
-    assert len(tagger.read_results(tmp_path / "out")) == 6
-    assert len(list((tmp_path / "out").glob("*.parquet"))) == 2
+
+def test_deploying_refuses_keys_that_prefect_ignores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import deployments
+    from tagger.errors import UsageError
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prefect.yaml").write_text("deployments: [{name: nightly, concurency_limit: 1}]")
+    with pytest.raises(UsageError, match="unknown key concurency_limit"):
+        deployments.check()
 
 
 def test_the_train_flow_writes_a_checkpoint_and_leaves_its_card(tmp_path: Path, timm_folder: Path) -> None:
@@ -250,7 +269,10 @@ def test_the_benchmark_flow_trains_every_model_and_leaves_the_report(tmp_path: P
     assert "data:image/png;base64," in artifact("benchmark")
 
 
-@pytest.mark.parametrize("wrong", [{"options": {"threshold": 7}}, {"options": {"engine": "warp"}}, {"model": []}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"options": {"threshold": 7}}, {"options": {"engine": "warp"}}, {"options": {"max_faild": "1%"}}, {"model": []}],
+)
 def test_parameters_that_are_not_allowed_are_refused_when_a_run_is_created(wrong: dict[str, Any]) -> None:
     from prefect.exceptions import ParameterTypeError
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import accumulate
 
 from tagger import storage
-from tagger.data.labels import azure, class_folders, head, sidecar_text
+from tagger.data.labels import azure, class_folders, head, sidecar_text, xmp
 from tagger.data.labels.formats import FORMATS
 from tagger.data.labels.record import NO_COLUMNS, NO_NAMES, ColumnNames, Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
@@ -73,22 +73,31 @@ def find(
         if labels:
             raise UsageError(f"--labels {labels} and --label-format none: use one of them")
         return "switched off"
+    if labels in FORMATS and FORMATS[labels].beside and not storage.exists(storage.absolute(labels)):
+        label_format, labels = str(labels), None
     chosen, place = FORMATS.get(label_format), labels or root
+    if chosen and chosen.beside and listing:
+        place = place or storage.parent(listing[0])
     if place is None:
         if chosen:
             raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
         return "the source is no folder; add --labels FILE"
     heads = partial(head.read_head, notes=notes, columns=columns)
-    found = (
-        _named_source(place, chosen, listing, heads) if labels or chosen else _root_source(place, listing, notes, heads)
-    )
+    if chosen and chosen.beside and not labels:
+        found: LabelSource | str = LabelSource(chosen, (LabelFile(place, "folder", listing=listing),))
+    elif labels or chosen:
+        found = _named_source(place, chosen, listing, notes, heads)
+    else:
+        found = _root_source(place, listing, notes, heads)
     if any(columns) and (isinstance(found, str) or found.format.kind not in _TABLES):
         shown = found if isinstance(found, str) else f"{found.name} was read as {found.format.name}"
         raise UsageError(f"--file-column, --label-column and --split-column need a table: {shown}")
     return found
 
 
-def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], heads: Heads) -> LabelSource:
+def _named_source(
+    labels: str, chosen: Format | None, listing: Sequence[str], notes: Notes, heads: Heads
+) -> LabelSource:
     """Return the label files at a place that the user named: a file, or a folder with files of one format."""
     uri = storage.absolute(labels)
     names = _names(uri)
@@ -103,7 +112,7 @@ def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], he
         return LabelSource(sidecar_text.FORMAT, (folder,))
     if found := known or [storage.join(uri, name) for name in others]:
         return _one_format(map(heads, found), chosen, "name one with --labels FILE")
-    if isinstance(source := _class_folders(folder), LabelSource):
+    if isinstance(source := _folder_source(folder, notes), LabelSource):
         return source
     raise TableError(
         f"{uri}: no label file in this folder, and no class folders for {source}; "
@@ -112,7 +121,7 @@ def _named_source(labels: str, chosen: Format | None, listing: Sequence[str], he
 
 
 def _root_source(root: str, listing: Sequence[str], notes: Notes, heads: Heads) -> LabelSource | str:
-    """Return the label files in the root of a source, else its class folders; without either the reason."""
+    """Return the label files in the root of a source, else what its folders say; without either the reason."""
     files = []
     for uri in _known_files(root, _root_names(root)):
         try:
@@ -125,8 +134,19 @@ def _root_source(root: str, listing: Sequence[str], notes: Notes, heads: Heads) 
             notes.add("files that are called like label files and are not", str(error))
     if files:
         return _one_format(files, None, "name one with --labels FILE, or use --label-format none")
-    found = _class_folders(LabelFile(root, "folder", listing=listing))
+    found = _folder_source(LabelFile(root, "folder", listing=listing), notes)
     return f"no label file in the source, and no class folders: {found}" if isinstance(found, str) else found
+
+
+def _folder_source(folder: LabelFile, notes: Notes) -> LabelSource | str:
+    """Return the class folders of a listing, else its XMP sidecars; without either the reason."""
+    found = _class_folders(folder)
+    if not xmp.matches(folder):
+        return found
+    if isinstance(found, str):
+        return LabelSource(xmp.FORMAT, (folder,))
+    notes.add("XMP sidecars beside images in class folders, not read; --labels xmp reads them", folder.uri)
+    return found
 
 
 def _class_folders(folder: LabelFile) -> LabelSource | str:

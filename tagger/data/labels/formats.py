@@ -24,6 +24,7 @@ from tagger.data.labels import (
     vertex,
     via,
     voc,
+    xmp,
 )
 from tagger.data.labels.record import Format
 
@@ -50,6 +51,7 @@ FORMATS: dict[str, Format] = {
         cub.FORMAT,
         text_list.FORMAT,
         sidecar_text.FORMAT,
+        xmp.FORMAT,
         class_folders.FORMAT,
     )
 }

@@ -153,6 +153,8 @@ class Format:
     """Several records of one file are one set of labels; otherwise they are a conflict."""
     has_fields: bool = False
     """Its files may answer several questions, of which --label-field chooses."""
+    beside: bool = False
+    """Its files lie beside the images, or are these; it is also read of a source that is no folder."""
     corrects: bool = False
     """Its files name some images; the others keep the labels of a manifest."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby, islice
+from itertools import islice
 
 from tagger import storage
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, unique
+from tagger.data.sidecars import by_folder, called_after, name_in_folder
 from tagger.errors import TableError
 
 _SUFFIX = ".txt"
@@ -21,14 +22,21 @@ def matches(file: LabelFile) -> bool:
     if file.kind != "folder" or not file.listing:
         return False
     folder = storage.parent(file.listing[0])
-    own = {_name(text) for uri in file.listing if storage.parent(uri) == folder for text in _texts(uri)}
+    images = (uri for uri in file.listing if storage.parent(uri) == folder)
+    own = {name_in_folder(text) for uri in images for text in called_after(uri, _SUFFIX)}
     texts = {name for name in storage.names_in(folder) or () if name.lower().endswith(_SUFFIX)}
     return bool(texts) and texts <= own
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image with a text beside it; an empty text is no label. Raises TableError for YOLO's boxes."""
-    pairs = _pairs(file.listing)
+    pairs = (
+        (uri, text)
+        for names, images in by_folder(file.listing)
+        for uri in images
+        for text in called_after(uri, _SUFFIX)
+        if name_in_folder(text) in names
+    )
     with ThreadPoolExecutor(_READERS) as pool:
         while chunk := list(islice(pairs, _CHUNK)):
             for (uri, text), content in zip(chunk, pool.map(storage.read_bytes, (t for _, t in chunk)), strict=True):
@@ -39,23 +47,6 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
                 yield Record(uri, unique(map(str.strip, labels)) or None)
 
 
-def _pairs(uris: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield (image, text) for every image with a text beside it."""
-    for folder, images in groupby(uris, storage.parent):
-        names = {*(storage.names_in(folder) or ())}
-        yield from ((uri, text) for uri in images for text in _texts(uri) if _name(text) in names)
-
-
-def _texts(uri: str) -> tuple[str, str]:
-    """Return the names that the text of an image may have."""
-    return f"{uri.rpartition('.')[0]}{_SUFFIX}", f"{uri}{_SUFFIX}"
-
-
-def _name(uri: str) -> str:
-    """Return the name of a file as its folder lists it."""
-    return (uri if storage.is_remote(uri) else storage.local_path(uri)).rpartition("/")[2]
-
-
 def _decoded(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig").strip()
@@ -63,4 +54,4 @@ def _decoded(content: bytes) -> str:
         return content.decode("latin-1").strip()
 
 
-FORMAT = Format("sidecar-text", "a text beside each image, tags between commas", matches, read, "folder")
+FORMAT = Format("sidecar-text", "a text beside each image, tags between commas", matches, read, "folder", beside=True)

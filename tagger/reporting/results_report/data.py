@@ -24,7 +24,7 @@ EXAMPLES = 3
 
 _COLUMNS = (
     "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "top_tag", "top_score",
-    "model_id", "run_id", "tagged_at",
+    "unknown", "model_id", "run_id", "tagged_at",
 )  # fmt: skip
 _BIN = f"least(greatest(floor(score * {BINS}), 0), {BINS - 1})::INTEGER"
 
@@ -50,7 +50,8 @@ class ResultsReport:
     model: str
     models: tuple[Row, ...]
     totals: Row
-    """files, tagged, truncated, failed, bytes, untagged, uncertain, versions, first, last, megapixels"""
+    """files, tagged, truncated, failed, bytes, unknown (null where the model does not tell), untagged, uncertain,
+    first, last, megapixels"""
     formats: list[Row]
     failures: list[Row]
     """status, files, examples (uri, error)"""
@@ -120,7 +121,8 @@ def _totals(table: Table) -> Row:
         f"""
         SELECT count(*) AS files, count(*) FILTER ({TAGGED}) AS tagged,
                count(*) FILTER (status = 'truncated') AS truncated, count(*) FILTER (NOT {TAGGED}) AS failed,
-               sum(bytes)::BIGINT AS bytes, count(*) FILTER ({TAGGED} AND len(tags) = 0) AS untagged,
+               sum(bytes)::BIGINT AS bytes, sum(unknown::INTEGER) AS unknown,
+               count(*) FILTER ({TAGGED} AND len(tags) = 0 AND unknown IS NOT TRUE) AS untagged,
                count(*) FILTER ({TAGGED} AND top_score < 0.5) AS uncertain,
                min(tagged_at) AS first, max(tagged_at) AS last,
                approx_quantile(width::DOUBLE * height / 1e6, [0.05, 0.5, 0.95]) AS megapixels

@@ -95,6 +95,7 @@ def _facts(report: ResultsReport) -> Markup:
         ("of these truncated", _share(totals["truncated"], totals["tagged"])),
         ("failed", _share(totals["failed"], totals["files"])),
         ("no tag over its threshold", _share(totals["untagged"], totals["tagged"])),
+        *([] if totals["unknown"] is None else [("unknown", _share(totals["unknown"], totals["tagged"]))]),
         ("best score below 0.5", _share(totals["uncertain"], totals["tagged"])),
         ("exact copies of another file", count(report.duplicates["images"] - report.duplicates["groups"])),
         ("size", size(totals["bytes"])),

@@ -1,0 +1,129 @@
+"""Measures of unknown images on frozen features: which one tells them best.
+
+    python -m benchmarks.unknown_measures FLOWERS HYMENOPTERA [--seeds 2]
+
+FLOWERS and HYMENOPTERA are results of `tagger tag FOLDER --embeddings`, of class folders. Each seed splits the
+known images 60:20:20 into training, validation and test; a logistic regression on the training features gives the best
+score. Compared are known test images with one kind of flowers that was left out, for each kind, and ants and bees with
+flowers. mahalanobis: the distance from the nearest class mean by the common covariance of the classes; relative: less
+that from the mean of all (Ren et al. 2021, arXiv 2106.09022), both of features of unit length (Mueller and Hein 2025,
+arXiv 2505.18032) with Ledoit and Wolf's shrinkage, the same for both; knn: the cosine distance from the fifth nearest
+(Sun et al. 2022, arXiv 2204.06507), and of 2,000 or 500 images at most. Prints a Markdown table of means.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks import machine
+from benchmarks.unknown import auroc, fpr95
+from tagger.checkpoint.unknown import unit
+from tagger.evaluation.unknown import of_features
+from tagger.inference.engines import Float32Array
+from tagger.tagging import results
+
+Names = npt.NDArray[np.str_]
+Measure = Callable[[Float32Array], npt.NDArray[np.floating]]
+"""Features (N, D) -> the higher, the less known (N,)."""
+
+
+def main() -> None:
+    """Parse, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("flowers")
+    parser.add_argument("hymenoptera")
+    parser.add_argument("--seeds", type=int, default=2)
+    arguments = parser.parse_args()
+    flowers, insects = read(arguments.flowers), read(arguments.hymenoptera)
+    found: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for seed in range(arguments.seeds):
+        for name, known, classes, unknown in comparisons(flowers, insects):
+            train, test, of_train, _ = train_test_split(
+                known, classes, test_size=0.2, random_state=seed, stratify=classes
+            )
+            train, _, of_train, _ = train_test_split(
+                train, of_train, test_size=0.25, random_state=seed, stratify=of_train
+            )
+            for measure, score in measures(train, of_train):
+                pair = score(test), score(unknown)
+                found[measure][name].append((auroc(*pair), fpr95(*pair)))
+    print(f"{machine.describe()}\n{arguments.seeds} seeds\n\n{table(found)}")
+
+
+def read(folder: str) -> tuple[Float32Array, Names]:
+    """Return the embeddings of a results table, and the names of the images' folders."""
+    rows = results.latest(results.read_table(folder)).to_pandas()
+    rows = rows[rows["embedding"].notna()]
+    names = np.array([Path(uri).parent.name for uri in rows["uri"]])
+    return np.stack(rows["embedding"].to_list()).astype(np.float32), names
+
+
+def comparisons(
+    flowers: tuple[Float32Array, Names], insects: tuple[Float32Array, Names]
+) -> Iterator[tuple[str, Float32Array, Names, Float32Array]]:
+    """Yield name, known images with their classes, and unknown images."""
+    features, kinds = flowers
+    for kind in np.unique(kinds):
+        yield "flowers, one kind left out", features[kinds != kind], kinds[kinds != kind], features[kinds == kind]
+    yield "ants and bees; flowers", *insects, features
+
+
+def measures(train: Float32Array, classes: Names) -> Iterator[tuple[str, Measure]]:
+    """Yield the measures, fitted to training images."""
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)).fit(train, classes)
+    yield "best score of a probe", lambda features: -classifier.predict_proba(features).max(axis=1)
+    absolute, relative = mahalanobis(train, classes)
+    yield "mahalanobis", absolute
+    yield "relative mahalanobis", relative
+    order = np.random.default_rng(0).permutation(len(train))
+    for most in (len(train), 2000, 500):
+        name = "knn" if most == len(train) else f"knn, {most:,} images"
+        yield name, of_features(train[order[:most]], train[:20]).distances
+
+
+def mahalanobis(train: Float32Array, classes: Names) -> tuple[Measure, Measure]:
+    """Return the distance from the nearest class, and the same less that from all classes together."""
+    vectors = unit(train).astype(np.float64)
+    names, index = np.unique(classes, return_inverse=True)
+    means = np.stack([vectors[classes == name].mean(axis=0) for name in names])
+    within, _ = ledoit_wolf(vectors - means[index], assume_centered=True)
+    centre = vectors.mean(axis=0)
+    between = (means[index] - centre).T @ (means[index] - centre) / len(vectors)
+    precisions = np.linalg.inv(within), np.linalg.inv(within + between)
+
+    def distance(features: Float32Array, mean: npt.NDArray[np.float64], which: int) -> npt.NDArray[np.float64]:
+        away = unit(features) - mean
+        squared: npt.NDArray[np.float64] = ((away @ precisions[which]) * away).sum(axis=1)
+        return squared
+
+    def absolute(features: Float32Array) -> npt.NDArray[np.float64]:
+        nearest: npt.NDArray[np.float64] = np.min([distance(features, mean, 0) for mean in means], axis=0)
+        return nearest
+
+    return absolute, lambda features: absolute(features) - distance(features, centre, 1)
+
+
+def table(found: dict[str, dict[str, list[tuple[float, float]]]]) -> str:
+    """Return the means as Markdown."""
+    names = list(next(iter(found.values())))
+    head = f"| measure | {' | '.join(f'{name}: AUROC | FPR95' for name in names)} |"
+    lines = [head, f"|---|{'--:|--:|' * len(names)}"]
+    for measure, results_of in found.items():
+        means = [np.mean(results_of[name], axis=0) for name in names]
+        lines.append(f"| {measure} | {' | '.join(f'{area:.3f} | {rate:.1%}' for area, rate in means)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Write the latest tags of a results table into XMP sidecars, where photo programs read them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from tagger import storage
+from tagger.data import sidecars
+from tagger.errors import ImageError, SourceError, TooManyFailed, UsageError, WriteError
+from tagger.images import embedded, xmp
+from tagger.storage import StrPath
+from tagger.tagging.config import SidecarConfig
+from tagger.tagging.export import latest_tags
+
+_WRITERS = 16
+_SHOWN = 20
+"""Sidecars that were left alone and are named, at most."""
+
+State: TypeAlias = Literal["written", "unchanged", "gone", "left_alone"]
+
+
+class Sidecar(NamedTuple):
+    """One sidecar and what happened to it."""
+
+    uri: str
+    state: State
+    keywords: tuple[str, ...] = ()
+    """The keywords that were added."""
+    reason: str = ""
+    """The reason why it was left alone."""
+
+
+@dataclass(frozen=True)
+class Sidecars:
+    """The sidecars of a results table."""
+
+    results: str
+    dry_run: bool
+    written: int
+    unchanged: int
+    """Those that have all tags of their image, or had them before a person deleted some."""
+    untagged: int
+    """Images without a tag, or that were not read whole."""
+    gone: int
+    """Images that are no longer there, or in an archive."""
+    left_alone: list[str]
+    """Sidecar and reason."""
+
+    def text(self) -> str:
+        """Return the counts and the sidecars that were left alone, in lines."""
+        verb = "would be written" if self.dry_run else "written"
+        counts = {"up to date": self.unchanged, "left alone": len(self.left_alone)}
+        images = {"without a tag": self.untagged, "no longer there or in an archive": self.gone}
+        lines = [
+            f"{self.written:,} sidecars {verb}" + "".join(f", {n:,} {name}" for name, n in counts.items() if n),
+            *(f"images {name}: {n:,}" for name, n in images.items() if n),
+            *(f"left alone: {line}" for line in self.left_alone[:_SHOWN]),
+        ]
+        more = len(self.left_alone) - _SHOWN
+        return "\n".join([*lines, *([f"and {more:,} more; --json names all of them"] if more > 0 else [])])
+
+    def check(self) -> None:
+        """Raise TooManyFailed when every sidecar that had to be written was left alone."""
+        if self.left_alone and not self.written and not self.unchanged:
+            raise TooManyFailed(f"all {len(self.left_alone):,} sidecars were left alone; {self.left_alone[0]}")
+
+
+def export_xmp(
+    results: StrPath,
+    config: SidecarConfig | None = None,
+    model: str | None = None,
+    on_sidecar: Callable[[Sidecar], None] = lambda sidecar: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Sidecars:
+    """Add the latest tags of each image to its XMP sidecar; what is there stays as it is.
+
+    Only images with status ok are taken. `model` selects one of several models. `on_sidecar` is called with each
+    sidecar that is, or would be, written. Raises UsageError, TableError or SourceError.
+    """
+    config = config or SidecarConfig()
+    tags = _tags(os.fspath(results), model)
+    tagged = {uri: names for uri, names in tags.items() if names}
+    states, left_alone = Counter[State](), list[str]()
+    for done, sidecar in enumerate(_sidecars(tagged, config), 1):
+        states[sidecar.state] += 1
+        if sidecar.state == "left_alone":
+            left_alone.append(sidecar.reason)
+        elif sidecar.state == "written":
+            on_sidecar(sidecar)
+        on_progress(done, len(tagged))
+    return Sidecars(
+        os.fspath(results), config.dry_run, states["written"], states["unchanged"], len(tags) - len(tagged),
+        states["gone"], left_alone,
+    )  # fmt: skip
+
+
+def _tags(results: str, model: str | None) -> dict[str, list[str]]:
+    """Return the tags of each image by uri, folder by folder; none for one that is not ok."""
+    if results.lower().endswith(".parquet"):
+        raise UsageError(f"{results}: --format xmp writes the tags of a results folder, not the labels of a manifest")
+    rows = latest_tags(results, model)
+    pairs = zip(*(rows[name].to_pylist() for name in ("uri", "status", "tags")), strict=True)
+    tags = {uri: [pair["tag"] for pair in found or () if status == "ok"] for uri, status, found in pairs}
+    return dict(sorted(tags.items(), key=lambda each: (storage.parent(each[0]), each[0])))
+
+
+def _sidecars(tags: Mapping[str, Sequence[str]], config: SidecarConfig) -> Iterator[Sidecar]:
+    """Write the sidecar of each image."""
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for names, images in sidecars.by_folder(tags):
+            there = [sidecars.xmp_beside(image, names) for image in images]
+            places = [_place(image, found, config) for image, found in zip(images, there, strict=True)]
+            uses = Counter(places)
+
+            def write(
+                image: str, place: str, there: list[str], names: set[str] = names, uses: Counter[str] = uses
+            ) -> Sidecar:
+                if sidecars.name_in_folder(image) not in names:
+                    return Sidecar(place, "gone")
+                if uses[place] > 1:
+                    reason = f"{place}: {uses[place]} images share it; use --sidecar name.ext.xmp"
+                    return Sidecar(place, "left_alone", reason=reason)
+                try:
+                    return _write(image, place, there, tags[image], config)
+                except (SourceError, ImageError, WriteError) as error:
+                    return Sidecar(place, "left_alone", reason=str(error))
+
+            yield from pool.map(write, images, places, there)
+
+
+def _place(image: str, there: Sequence[str], config: SidecarConfig) -> str:
+    """Return the sidecar to write: the one that is there, or a new one."""
+    whole, stem = sidecars.called_after(image, ".xmp")
+    name = stem if config.sidecar == "name.xmp" else whole
+    found = (path for path in there if config.sidecar is None or path.lower() == name.lower())
+    return next(found, name)
+
+
+def _write(image: str, place: str, there: Sequence[str], tags: Sequence[str], config: SidecarConfig) -> Sidecar:
+    """Add the tags of an image to its sidecar; raises an error, and writes nothing, where that is not possible."""
+    exists = place in there
+    place = _writable(place)
+    packet = _read(place) if exists else xmp.empty(place)
+    others = [] if packet.keywords else _elsewhere(image, [path for path in there if path != place])
+    new = packet.new(tags, config.under, others)
+    if not new:
+        return Sidecar(place, "unchanged")
+    content = packet.added(new, others)
+    if not config.dry_run and exists:
+        storage.write_atomic(place, content)
+    elif not config.dry_run and not storage.write_new(place, content):
+        raise WriteError(f"{place}: another program has just written it; export again")
+    return Sidecar(place, "written", tuple(path[-1] for path in new))
+
+
+def _elsewhere(image: str, paths: Sequence[str]) -> list[xmp.Path]:
+    """Return the keywords that programs no longer read once the sidecar has some: of another sidecar, or the image."""
+    packets = (packet for packet in map(_read, paths) if packet.keywords)
+    return (next(packets, None) or embedded.read(image)).own_paths()
+
+
+def _read(sidecar: str) -> xmp.Packet:
+    return xmp.read(sidecar, storage.read_range(sidecar, 0, xmp.LIMIT + 1, whole=False))
+
+
+def _writable(place: str) -> str:
+    """Return the file that a sidecar is, or links to; raises WriteError for one that is read-only."""
+    if storage.is_remote(place):
+        return place
+    path = os.path.realpath(storage.local_path(place))
+    if os.path.exists(path) and not (os.stat(path).st_mode & 0o222 and os.access(path, os.W_OK)):  # root may write all
+        raise WriteError(f"{place}: the sidecar is read-only")
+    return storage.local_uri(path)
