@@ -31,9 +31,9 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _loggers() -> None:
-    """Enable our loggers: the migrations of Prefect's test server disable all that exist already."""
+    """Enable the loggers: the migrations of Prefect's test server disable all that exist already."""
     for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("tagger") and isinstance(logger, logging.Logger):
+        if name.startswith(("tagger", "prefect")) and isinstance(logger, logging.Logger):
             logger.disabled = False
 
 

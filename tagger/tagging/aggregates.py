@@ -55,10 +55,14 @@ class Table:
                 dict(zip([name for name, *_ in found.description or ()], row, strict=True)) for row in found.fetchall()
             ]
 
-    def arrow(self, sql: str) -> pa.Table:
-        """Return the rows of a query as an Arrow table."""
+    def arrow(self, sql: str, **values: object) -> pa.Table:
+        """Return the answer of a query as a table; raises TableError for a damaged part."""
         with self._named_damage():
-            return self.connection.sql(sql).to_arrow_table()
+            return self.connection.sql(sql, params=values or None).to_arrow_table()
+
+    def row(self, sql: str, **values: object) -> Row:
+        """Return the one row of a query."""
+        return self.rows(sql, **values)[0]
 
     @contextlib.contextmanager
     def _named_damage(self) -> Iterator[None]:
@@ -70,10 +74,6 @@ class Table:
             raise TableError(
                 f"{self.url}: cannot be read ({first_line(error)}); see `tagger status {self.url} --verify`"
             ) from error
-
-    def row(self, sql: str, **values: object) -> Row:
-        """Return the one row of a query."""
-        return self.rows(sql, **values)[0]
 
     def create_latest(self, columns: Sequence[str]) -> None:
         """Create the view `latest`: these columns of the model's latest row per file.
@@ -91,7 +91,7 @@ class Table:
         )
         self.rows(
             f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine ANTI JOIN repeated ON hash(uri) = key "
-            f"UNION ALL SELECT {names} FROM ranked"
+            f"UNION ALL SELECT * FROM ranked"
         )
 
     def is_multilabel(self) -> bool:
