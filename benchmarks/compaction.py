@@ -2,7 +2,7 @@
 
     python -m benchmarks.compaction [--parts 2000] [--rows 50] [--readers 1] [--rounds 5] [--store]
 
-Compacts the table `--rounds` times without a grace period. Meanwhile pandas (read_results), DuckDB (connect) and
+Compacts the table `--rounds` times without a grace period. Meanwhile pandas (read_results), DuckDB (tagger.query) and
 `tagger query` read all of its rows, each in `--readers` processes, and compare those that were there at first.
 `--store`: the table lies in an S3 server on loopback (moto).
 """
@@ -27,7 +27,6 @@ from multiprocessing.synchronize import Event
 import tagger
 from benchmarks import machine, plan_scale, s3
 from tagger import schema, storage
-from tagger.tagging import results
 
 MARK = "s3://a-bucket-of-photos/later/"
 """Prefix of the uris that the writer adds."""
@@ -47,9 +46,8 @@ def by_pandas(out: str) -> object:
 
 
 def by_duckdb(out: str) -> object:
-    """Query with DuckDB over the views of tagger.connect."""
-    with contextlib.closing(results.connect(out)) as connection:
-        return connection.sql(DIGEST).fetchall()
+    """Query with tagger.query."""
+    return tagger.query(out, DIGEST).to_pylist()
 
 
 def by_command(out: str) -> object:

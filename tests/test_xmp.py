@@ -245,6 +245,16 @@ def test_read_only_sidecars_and_folders_are_left_alone(folder: Path, run_tagger:
         tag(folder, {"a.jpg": ["cat"]}).check()
 
 
+def test_a_folder_that_may_not_be_listed_stops_no_other(tmp_path: Path, run_tagger: Run) -> None:
+    folder = write_images(tmp_path / "photos", ["closed/a.jpg", "open/b.jpg"])
+    tag(folder, {"closed/a.jpg": ["cat"], "open/b.jpg": ["dog"]}, dry_run=True)
+    (folder / "closed").chmod(0)
+    ran = run_tagger("export", tmp_path / "results", "--format", "xmp", preexec_fn=without_root_powers)
+    (folder / "closed").chmod(0o755)
+    assert ran.stdout.startswith(f"1 sidecars written, 1 left alone\nleft alone: {folder}/closed: "), ran.stderr
+    assert [path.name for path in folder.rglob("*.xmp")] == ["b.jpg.xmp"]
+
+
 def test_mode_and_link_of_a_sidecar_stay(folder: Path) -> None:
     (folder / "real").write_text(LIGHTROOM)
     (folder / "real").chmod(0o640)
@@ -284,7 +294,8 @@ def test_two_images_never_share_a_sidecar(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", ["a.jpg", "a.png", "b.jpg"])
     found = tag(folder, {"a.jpg": ["x"], "a.png": ["y"], "b.jpg": ["z"]}, sidecar="name.xmp")
     assert (found.written, len(found.left_alone)) == (1, 2)
-    assert found.left_alone[0] == f"{folder}/a.xmp: 2 images share it; use --sidecar name.ext.xmp"
+    reason = "another image would have the same sidecar; use --sidecar name.ext.xmp"
+    assert found.left_alone[0] == f"{folder}/a.xmp: {reason}"
     assert tag(folder, {"a.jpg": ["x"], "a.png": ["y"]}).written == 2
 
 
