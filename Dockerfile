@@ -12,6 +12,7 @@ ENV PYTHONUNBUFFERED=1 \
     TAGGER_CACHE=/cache
 # PyTorch's default wheels bring 5 GB of CUDA; with the index of its CPU build as TORCH_INDEX they do not
 ARG TORCH_INDEX=
+# hadolint ignore=DL3013
 RUN pip install torch torchvision ${TORCH_INDEX:+--index-url $TORCH_INDEX}
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./

@@ -37,7 +37,7 @@ def main() -> None:
         tagger.tag(folder, arguments.model, out, tagger.TagConfig(embeddings=True))
         rows = tagger.read_results(out)
     rows = rows[rows["embedding"].notna()].set_index(rows["uri"].map(lambda uri: Path(uri).stem))
-    vectors = dict(zip(rows.index, unit(np.stack(rows["embedding"].to_numpy()).astype(np.float32)), strict=True))
+    vectors = dict(zip(rows.index, unit(np.stack(rows["embedding"].tolist()).astype(np.float32)), strict=True))
     names = sorted({name.partition("-")[0] for name in vectors})
     print(f"{machine.describe()}\n{len(names):,} photographs of {arguments.photos}, {arguments.model}\n")
     print(f"| copy | {' | '.join(f'over {each:.2f}' for each in THRESHOLDS)} | same best tag |")

@@ -18,7 +18,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -35,8 +37,7 @@ COLUMNS = ["uri", "image_id", "status", "width", "height", "top_tag"]
 @contextlib.contextmanager
 def dask() -> Iterator[str]:
     """Start a scheduler and two workers; yield the address."""
-    import distributed
-
+    distributed: Any = import_module("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
         yield started.scheduler_address
 
@@ -44,9 +45,8 @@ def dask() -> Iterator[str]:
 @contextlib.contextmanager
 def ray() -> Iterator[str]:
     """Start a cluster of two nodes with a processor each; yield the address."""
-    from ray.cluster_utils import Cluster
-
-    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    clusters: Any = import_module("ray.cluster_utils")
+    head = clusters.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     head.add_node(num_cpus=1)
     try:
         yield head.address

@@ -1,7 +1,7 @@
 """Shards that two runs of the same source tag twice.
 
     python -m benchmarks.overlap [--files 4000] [--shard-size 250] [--seconds 6] [--repetitions 5] [--flow]
-        [--workers N]
+        [--workers N] [--model imagenet-lite2]
 
 Tags copies of one photograph twice at the same time, the second run starting `--seconds` after the first, each time
 into a new table. `--flow` starts flow runs (python -m flows.tag) instead of commands; `--workers` decodes in processes.
@@ -35,9 +35,10 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--flow", action="store_true")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--model", default="imagenet-lite2")
     arguments = parser.parse_args()
     module = ["flows.tag"] if arguments.flow else ["tagger.cli", "tag", "--quiet"]
-    options = ["--model", "checkpoints/cifar10-speedrun", "--shard-size", str(arguments.shard_size)]
+    options = ["--model", arguments.model, "--shard-size", str(arguments.shard_size)]
     options += ["--workers", str(arguments.workers)] if arguments.workers else []
     command = [sys.executable, "-m", *module, *options]
     shards = []

@@ -63,10 +63,10 @@ def pages(page: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [page, folder / "report.html", folder / "drift.html"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_reports_are_accessible(browser: Any, pages: list[Path], violations: Any, scheme: str) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_reports_are_accessible(browser: Any, pages: list[Path], violations: Any, width: int, scheme: str) -> None:
     for each in pages:
-        tab = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         tab.goto(each.as_uri())
         assert violations(tab) == "", each.name
         tab.close()

@@ -68,6 +68,7 @@ def test_views_of_one_scene_are_not_all_asked(clustered: Path) -> None:
     found = tagger.suggest(clustered, config=SuggestConfig(count=11))
     assert len({uri.partition("-")[0] for uri in uris(found)}) == 11
     assert found.found == {"uncertain": 400}
+    assert min(found.table["score"].to_pylist()) > 0.7, "of each scene an uncertain view is asked"
 
 
 def test_labelled_images_and_what_is_like_them_are_left_out(clustered: Path, tmp_path: Path) -> None:

@@ -29,12 +29,13 @@ class Run:
         self.work = Worklist(self.plan)
         self.work.add(range(self.plan.shards))
         self.flying: deque[tuple[int, pa.Table]] = deque()
+        self.committed: list[int] = []
         self.taken: list[str] = []
 
     def step(self) -> bool:
         """Take a shard, or commit one; return whether there is more to do."""
         self.work._look_again = 0.0  # listing takes longer here than tagging
-        if len(self.flying) < 2 and (shard := self.work.take()):
+        if len(self.flying) < 2 and (shard := self.work.take(self.committed)):
             self.flying.append(shard)
             self.taken += shard[1]["uri"].to_pylist()
         elif self.flying:
@@ -49,6 +50,7 @@ class Run:
         rows = [{"uri": uri, "run_id": self.plan.run_id, **ids} for uri in entries["uri"].to_pylist()]
         content = schema.serialise(schema.from_rows(rows, "results"), "results")
         storage.write_atomic(storage.join(self.plan.out, self.plan.part(index)), content)
+        self.committed.append(index)
 
 
 def shards_taken_twice(out: Path, runs: int, delay: int) -> float:

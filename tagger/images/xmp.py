@@ -10,6 +10,7 @@ libraries that write the whole packet anew do not promise.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -128,12 +129,13 @@ class Packet:
     def new(self, tags: Iterable[str], under: str = "", others: Iterable[Path] = ()) -> list[Path]:
         """Return the paths of the tags that are neither among the keywords, nor among `others`, nor were added before.
 
-        One that was added before and is missing now was deleted by a person.
+        One that was added before and is missing now was deleted by a person. Case does not tell keywords apart.
         """
         known = {*self._flat(SUBJECT), *self.predicted(), *(path[-1] for path in (*self._deep(), *others))}
+        known = set(map(_key, known))
         parents = LIGHTROOM.path(_valid(under))
         paths = dict.fromkeys(LIGHTROOM.path(_valid(tag)) for tag in tags)
-        return [(*parents, *path) for path in paths if path and path[-1] not in known]
+        return [(*parents, *path) for path in paths if path and _key(path[-1]) not in known]
 
     def added(self, new: Sequence[Path], others: Sequence[Path] = ()) -> bytes:
         """Return the packet with these keywords at the end of each list.
@@ -291,6 +293,11 @@ def _items(each: KeywordList, paths: Iterable[Path], prefix: str) -> list[str]:
 
 def _deeper(space: str, depth: int = 1) -> str:
     return space and space + " " * depth
+
+
+def _key(text: str) -> str:
+    """Return what is equal for spellings of one keyword: other case, composed and decomposed accents."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _valid(text: str) -> str:

@@ -249,15 +249,9 @@ function fetchImages() {
   }
 }
 
-function describe(image) {
-  const state = image.labels ? `reviewed: ${image.labels.join(", ") || "none of these"}` : `${shown(image).join(", ") || "no tag"}`;
-  return `${image.name}, ${state}`;
-}
-
 function dress(element, image) {
   const place = images.indexOf(image);
   element.setAttribute("aria-selected", selected.has(image.id));
-  element.setAttribute("aria-label", describe(image));
   element.tabIndex = place === current ? 0 : -1;
   element.classList.toggle("done", image.labels !== null && !drafts.has(image.id));
   element.classList.toggle("draft", drafts.has(image.id));

@@ -103,7 +103,8 @@ def unit(embeddings: FloatArray) -> FloatArray:
     A few large values no longer decide (Perronnin et al. 2010, power normalisation).
     """
     roots = np.sign(embeddings) * np.sqrt(np.abs(embeddings))
-    return roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
+    scaled: FloatArray = roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
+    return scaled
 
 
 def leading(vectors: FloatArray, similarity: float = SIMILARITY) -> npt.NDArray[np.int64]:

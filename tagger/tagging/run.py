@@ -210,14 +210,14 @@ class Work:
         with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
             models = [self.models.get(target, plan.config) for target in plan.targets]
             run = _ShardRun(plan, models, on_progress)
-            run.go(self._taken(held, most), files, decoder)
+            run.go(self._taken(held, most, run.written), files, decoder)
         while len(held) < most and self._worklist.settle():
-            run.go(self._taken(held, most), files, ThreadDecoder())
+            run.go(self._taken(held, most, run.written), files, ThreadDecoder())
         return before + run.counts(time.perf_counter() - started)
 
-    def _taken(self, held: list[int], most: int) -> Iterator[tuple[int, pa.Table]]:
-        """Yield shards as they are taken, and add them to a list of `most` at most."""
-        while len(held) < most and (shard := self._worklist.take()):
+    def _taken(self, held: list[int], most: int, written: list[int]) -> Iterator[tuple[int, pa.Table]]:
+        """Yield shards as they are taken, and add them to a list of `most` at most; `written` grows meanwhile."""
+        while len(held) < most and (shard := self._worklist.take(written)):
             held.append(shard[0])
             yield shard
 

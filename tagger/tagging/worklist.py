@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,8 @@ from tagger import storage
 from tagger.tagging.plan import Plan, read_committed, still_wanted
 from tagger.tagging.results import MERGED
 
-_SHARE = 0.05
-"""Share of the time that may be spent on looking for parts of other runs."""
+_SHARE = 0.2
+"""Share of the time that may be spent on looking for parts of other runs; batches are decoded and scored meanwhile."""
 
 
 class Worklist:
@@ -35,7 +35,7 @@ class Worklist:
         self._left: set[int] = set()
         self._start = 0
         self._in_flight: set[int] = set()
-        """Taken shards whose part was not there at the last look."""
+        """Taken shards that are not committed yet."""
         self._others: set[str] = set()
         """run_id of each overlapping run that has tagged files of this plan."""
         self._wanted = np.array(plan.entries["wanted"].to_numpy())
@@ -55,12 +55,14 @@ class Worklist:
                 self._start = random.choice(shards)
             self._left.update(shards)
 
-    def take(self) -> tuple[int, pa.Table] | None:
+    def take(self, committed: Iterable[int] = ()) -> tuple[int, pa.Table] | None:
         """Return the next shard, and those of its files that nobody has committed.
 
-        None when nothing is left, or when others probably tag what is left: then settle() tells whether to go on.
+        `committed` are shards of this run. None when nothing is left, or when others probably tag what is left: then
+        settle() tells whether to go on.
         """
         with self._lock:
+            self._in_flight.difference_update(committed)
             self._look()
             if len(self._left) <= len(self._others) * len(self._in_flight):
                 return None
@@ -97,16 +99,12 @@ class Worklist:
             return
         sizes = storage.sizes_in(self.plan.out) or {}
         new = [name for name in sizes if name not in self._seen and self._is_of_another_run(name)]
-        self._left -= self._written(self._left, sizes)  # by another slice
-        self._in_flight -= self._written(self._in_flight, sizes)
+        self._left -= {index for index in self._left if self.plan.part(index) in sizes}  # by another slice
         if new:
             self._drop([storage.join(self.plan.out, name) for name in new])
             self._seen.update(new)
         now = time.monotonic()
         self._look_again = now + (now - started) / _SHARE
-
-    def _written(self, shards: set[int], names: Container[str]) -> set[int]:
-        return {index for index in shards if self.plan.part(index) in names}
 
     def _is_of_another_run(self, name: str) -> bool:
         """Return whether a part is one that another run wrote: a merged one has no new rows."""

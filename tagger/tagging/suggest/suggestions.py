@@ -102,14 +102,14 @@ def check_place(out: StrPath, format: str = "auto") -> None:
 
 
 def label_studio(table: pa.Table) -> bytes:
-    """Return tasks with predictions; the best candidate is chosen, of a multilabel image those from 0.5 on."""
+    """Return tasks with predictions; the best candidate is chosen, of a multilabel image all over 0.5."""
     tasks = [_task(row) for row in table.to_pylist()]
     return (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def _task(row: dict[str, Any]) -> dict[str, Any]:
     pairs = row["candidates"] or []
-    chosen = [pair for pair in pairs[1:] if pair["score"] >= 0.5]  # more than one only where scores are independent
+    chosen = [pair for pair in pairs[1:] if pair["score"] > 0.5]  # more than one only where scores are independent
     tags = [*pairs[:1], *chosen]
     names, scores = [pair["tag"] for pair in tags], [pair["score"] for pair in tags]
     task = export.label_studio_task({"uri": row["uri"], "tags": names, "scores": scores, "model": row["model"]}, "tags")

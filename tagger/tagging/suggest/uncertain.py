@@ -21,9 +21,11 @@ from tagger.tagging.suggest.config import SuggestConfig
 from tagger.tagging.suggest.suggestions import Suggestions
 
 POOL = 5_000
-"""Images, the most uncertain ones, that the cover is chosen from."""
+"""Images to choose from: the most uncertain ones."""
+CROWD = 5_000
+"""Images, drawn by a hash of their names, that the chosen ones stand for."""
 KNOWN = 2_000
-"""Labelled images whose embeddings count as covered."""
+"""Labelled images that stand for others already."""
 READ = 1_000
 """Images that are read to find near-duplicates, where the table has no embeddings."""
 
@@ -41,9 +43,14 @@ _POOL = f"""
     SELECT uri, image_id, model_id, candidates[:{suggestions.SHOWN}] AS candidates, margin, embedding
     FROM latest JOIN (SELECT * FROM open ORDER BY margin, uri LIMIT {{most}}) USING (uri) ORDER BY margin, uri
 """
+_CROWD = f"""
+    SELECT model_id, embedding FROM latest
+    JOIN (SELECT uri FROM latest WHERE {TAGGED} ORDER BY hash(uri) LIMIT {CROWD}) USING (uri)
+"""
 _KNOWN = f"""
-    SELECT model_id, embedding FROM latest JOIN left_out ON coalesce(image_id, uri) = image
-    WHERE embedding IS NOT NULL ORDER BY hash(uri) LIMIT {KNOWN}
+    SELECT model_id, embedding FROM latest JOIN (
+        SELECT uri FROM latest JOIN left_out ON coalesce(image_id, uri) = image ORDER BY hash(uri) LIMIT {KNOWN}
+    ) USING (uri)
 """
 
 
@@ -57,13 +64,13 @@ def uncertain(url: StrPath, config: SuggestConfig) -> Suggestions:
         found = table.row("SELECT count(*) AS images FROM open")["images"]
         labelled = table.row("SELECT count(*) AS images FROM left_out")["images"]
         pool = table.arrow(_POOL.format(most=POOL))
-        known = table.arrow(_KNOWN)
+        crowd, known = table.arrow(_CROWD), table.arrow(_KNOWN)
     if not found:
         raise UsageError(f"{url}: no image of {table.model} is left to label; tag more, or omit --labels")
     notes = [f"{labelled:,} labelled images are left out"] * bool(labelled)
     if others := [row["model"] for row in table.models if row["model"] != table.model]:
         notes.append(f"the model is {table.model}, tagged last; --model chooses {' or '.join(others)}")
-    rows, remarks = _spread(pool, known, config)
+    rows, remarks = _spread(pool, crowd, known, config)
     chosen = [_row(row, table.model) for row in rows.to_pylist()]
     return Suggestions(suggestions.table_of(chosen), {"uncertain": found}, (*notes, *remarks))
 
@@ -86,18 +93,19 @@ def _labelled(labels: str | None) -> pa.Array:
     return decisions.image_of(decisions.latest(decisions.read(uri)))
 
 
-def _spread(pool: pa.Table, known: pa.Table, config: SuggestConfig) -> tuple[pa.Table, list[str]]:
-    """Return the rows of a pool that are unlike each other, and what is to be said about them."""
+def _spread(pool: pa.Table, crowd: pa.Table, known: pa.Table, config: SuggestConfig) -> tuple[pa.Table, list[str]]:
+    """Return the rows of a pool that are unlike each other, and notes."""
     kind = _common_kind(pool)
     if kind is None:
         return _without_copies(pool, config)
-    rows, covered = (each.filter(_is_of(each, kind)) for each in (pool, known))
-    weights = 1 - np.clip(rows["margin"].to_numpy().astype(np.float32), 0, 1)
-    chosen = selection.cover(_matrix(rows), config.count, weights, _matrix(covered))
-    remarks = []
-    if missing := len(pool) - len(rows):
-        remarks.append(f"{missing:,} images without an embedding like the others are left out")
-    return rows.take(pa.array(chosen)), remarks
+    rows, everything, covered = (each.filter(_is_of(each, kind)) for each in (pool, crowd, known))
+    uncertainty = 1 - np.clip(rows["margin"].to_numpy().astype(np.float32), 0, 1)
+    chosen = selection.cover(
+        _matrix(rows), uncertainty, _matrix(everything if len(everything) else rows), _matrix(covered), config.count
+    )
+    missing = len(pool) - len(rows)
+    notes = [f"{missing:,} images without an embedding like the others are left out"] * bool(missing)
+    return rows.take(pa.array(chosen, pa.int64())), notes
 
 
 def _common_kind(pool: pa.Table) -> tuple[str, int] | None:
