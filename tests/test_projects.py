@@ -171,8 +171,7 @@ def test_images_without_tags_are_suggested_the_most_uncertain_first_until_they_h
     colours = ["red", "blue", "red"]
     added = [client.create_images_from_data(project.id, coloured(700 + n, name)) for n, name in enumerate(colours)]
     ids = [each.images[0].image.id for each in added]
-    filter = models.TagFilter(tag_ids=[red, blue], threshold=0.5)
-    assert client.query_suggested_image_count(project.id, id, filter) == {red: 2, blue: 1}
+    assert client.query_suggested_image_count(project.id, id, tag_ids=[red, blue], threshold=0.5) == {red: 2, blue: 1}
     token = models.SuggestedTagAndRegionQueryToken(
         tag_ids=[red], threshold=0.5, max_count=1, sort_by="UncertaintyAscending"
     )
