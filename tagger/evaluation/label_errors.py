@@ -80,7 +80,8 @@ def _of_one(features: Float32Array, truth: Float32Array, queries: Float32Array) 
     weight = _solve(rows - truth @ means, means.T)
     bias = np.log(counts / len(rows)) - (means.T * weight).sum(axis=0) / 2
     discriminant: Array = special.log_softmax(asked @ weight + bias, axis=1)
-    return (discriminant + 2 * np.log(_votes(features, truth, queries))) / 3
+    logits: Array = (discriminant + 2 * np.log(_votes(features, truth, queries))) / 3
+    return logits
 
 
 def _of_several(features: Float32Array, truth: Float32Array, queries: Float32Array) -> Array:
@@ -92,7 +93,8 @@ def _of_several(features: Float32Array, truth: Float32Array, queries: Float32Arr
     weight = _solve(rows, (means - others).T)
     bias = np.log(counts / rest) - ((means + others).T * weight).sum(axis=0) / 2
     votes: Array = special.logit(_votes(features, truth, queries))
-    return (asked @ weight + bias + 2 * votes) / 3
+    logits: Array = (asked @ weight + bias + 2 * votes) / 3
+    return logits
 
 
 def _standardised(features: Float32Array, queries: Float32Array) -> tuple[Float32Array, Float32Array]:
