@@ -60,10 +60,16 @@ $(VENV)/.azurite: $(VENV)/.dev
 	|| echo "no npm: Azure Blob Storage is not tested"
 	@touch $@
 
-test: $(VENV)/.browser $(VENV)/.azurite $(VENV)/.exiftool  ## install what tests need and run them, but for the long ones
+# axe-core checks the accessibility of the pages in the browser; its tests skip where there is no npm
+$(VENV)/.axe: $(VENV)/.dev
+	@command -v npm >/dev/null && npm install --silent --prefix $(VENV)/axe axe-core@4 >/dev/null 2>&1 \
+	|| echo "no npm: the accessibility of the pages is not tested"
+	@touch $@
+
+test: $(VENV)/.browser $(VENV)/.azurite $(VENV)/.axe $(VENV)/.exiftool  ## install what tests need and run them, but for the long ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
-test-slow: $(VENV)/.browser $(VENV)/.azurite  ## run the long tests: kills, clusters, trainings, the wheel
+test-slow: $(VENV)/.browser $(VENV)/.azurite $(VENV)/.axe  ## run the long tests: kills, clusters, trainings, the wheel
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 check: $(VENV)/.dev  ## formatting, lint, types

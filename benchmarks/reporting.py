@@ -1,11 +1,11 @@
 """Time, memory and size of `tagger report` and `tagger drift` on a synthetic results table.
 
-    python -m benchmarks.reporting [--rows 10000000] [--tags 1000] [--folder FOLDER]
+    python -m benchmarks.reporting [--rows 10000000] [--tags 1000] [--dimensions 0] [--folder FOLDER]
 
 The table has two runs: one of all files but the last percent, and one of that percent and of as many files again. One
 row in a hundred failed, one image in fifty is a copy. Scores follow a beta distribution, tags Zipf's law; each row has
-five candidates. The files do not exist, so that no thumbnail is read; the time of thumbnails is that of reading up to
-200 images. Each command is a process of its own.
+five candidates, and with --dimensions an embedding. The files do not exist, so that no thumbnail is read; the time of
+thumbnails is that of reading up to 200 images. Each command is a process of its own.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--tags", type=int, default=1000)
+    parser.add_argument("--dimensions", type=int, default=0, help="of an embedding; 0 for none")
     parser.add_argument("--folder", default=tempfile.gettempdir())
     arguments = parser.parse_args()
-    table = Path(arguments.folder) / f"results-{arguments.rows}-{arguments.tags}"
+    table = Path(arguments.folder) / f"results-{arguments.rows}-{arguments.tags}-{arguments.dimensions}"
     if not table.exists():
-        write(table, arguments.rows, arguments.tags)
+        write(table, arguments.rows, arguments.tags, arguments.dimensions)
     size = sum(part.stat().st_size for part in table.glob("*.parquet"))
     print(f"{machine.describe()}\n{arguments.rows:,} rows, {arguments.tags:,} tags, {size / 1e9:.2f} GB of Parquet\n")
     print("| command | seconds | CPU seconds | peak memory, GB | page, MB | load before, after |")
@@ -60,7 +61,7 @@ def measure(command: str, table: Path, page: Path) -> str:
     return f"| {' | '.join(cells)} | {before:.1f}, {os.getloadavg()[0]:.1f} |"
 
 
-def write(folder: Path, rows: int, tags: int) -> None:
+def write(folder: Path, rows: int, tags: int, dimensions: int) -> None:
     """Write the table as parts."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -68,12 +69,12 @@ def write(folder: Path, rows: int, tags: int) -> None:
     runs = [(1, 0, rows - last), (2, rows - 2 * last, rows)]
     for run, first, stop in runs:
         for number, start in enumerate(range(first, stop, PART)):
-            part = _rows(rng, run, np.arange(start, min(start + PART, stop)), tags)
+            part = _rows(rng, run, np.arange(start, min(start + PART, stop)), tags, dimensions)
             name = f"part-{run:08d}-00000000-{number:05d}.parquet"
             (folder / name).write_bytes(schema.serialise(part, "results"))
 
 
-def _rows(rng: np.random.Generator, run: int, numbers: np.ndarray, tags: int) -> pa.Table:
+def _rows(rng: np.random.Generator, run: int, numbers: np.ndarray, tags: int, dimensions: int) -> pa.Table:
     """Return the rows of these files."""
     count = len(numbers)
     ok = pa.array(rng.random(count) >= 0.01)
@@ -86,6 +87,9 @@ def _rows(rng: np.random.Generator, run: int, numbers: np.ndarray, tags: int) ->
     best = pairs.take(pa.array(np.arange(count) * CANDIDATES))
     columns["tags"] = _lists(best, np.arange(count + 1), ok)
     columns["top_tag"], columns["top_score"] = (_where(ok, best.field(name)) for name in ("tag", "score"))
+    if dimensions:
+        values = pa.array(rng.normal(size=count * dimensions).astype(np.float32))
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, dimensions)
     arrays = [columns.get(field.name, pa.nulls(count, field.type)) for field in schema.RESULTS]
     return pa.table(
         [array.cast(field.type) for array, field in zip(arrays, schema.RESULTS, strict=True)], schema.RESULTS

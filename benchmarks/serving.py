@@ -1,15 +1,18 @@
 """Throughput and latency of `tagger serve` beside `tagger tag`, on the same photographs and cores.
 
     python -m benchmarks.serving PHOTOS [MODEL] [--seconds 30] [--clients 1 8 32]
+    python -m benchmarks.serving PHOTOS [MODEL] --requests 100000
 
 Clients are threads of this process, each with one connection that stays open; they post files that are in memory. They
-use the same cores as the server. Prints a Markdown table; the last row is `tagger tag` after start-up.
+use the same cores as the server. Prints a Markdown table; the last row is `tagger tag` after start-up. With
+`--requests` the memory of the server is printed instead, after every tenth of so many requests with thumbnails.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import io
 import json
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import Image
 
 from benchmarks import machine
 
@@ -77,6 +81,27 @@ def resident(process: subprocess.Popen[str]) -> float:
     return int(facts[facts.index("VmRSS:") + 1]) / 1024
 
 
+def memory(model: str, contents: list[bytes], requests: int, clients: int) -> None:
+    """Send so many requests, and print the resident memory of the server after every tenth of them."""
+    thumbnails = [shrunk(content) for content in contents]
+    print("| requests | resident MB |\n|--:|--:|")
+    with server(model) as (address, process):
+        done = 0
+        while done < requests:
+            until = done + requests // 10
+            while done < until:
+                done += len(load(address, thumbnails, clients, 1.0))
+            print(f"| {done:,} | {resident(process):,.0f} |", flush=True)
+
+
+def shrunk(content: bytes) -> bytes:
+    """Return a photograph as a thumbnail."""
+    sink = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        image.convert("RGB").resize((64, 48)).save(sink, "JPEG")
+    return sink.getvalue()
+
+
 def tag_rate(photos: str, model: str) -> float:
     """Return the images/s of `tagger tag` on the photographs, after start-up."""
     with tempfile.TemporaryDirectory() as out:
@@ -94,9 +119,13 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="checkpoints/cifar10-speedrun")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--requests", type=int)
     options = parser.parse_args()
     contents = [path.read_bytes() for path in sorted(Path(options.photos).rglob("*.*"))]
     print(f"{len(contents)} photographs, {options.model}, {machine.describe()}\n")
+    if options.requests:
+        memory(options.model, contents, options.requests, min(options.clients))
+        return
     print("| clients | images/s | p50 ms | p99 ms |\n|--:|--:|--:|--:|")
     with server(options.model) as (address, process):
         load(address, contents, max(options.clients), WARM_UP)

@@ -35,6 +35,7 @@ def nightly(
     runner: Runner = "local",
     address: Address = None,
     max_hours: Hours = None,
+    checkpoints: shared.Checkpoints = "checkpoints",
     thumbnails: shared.Thumbnails = 200,
     drift_limit: Annotated[float, Option("Effect size from which a figure counts as drift.", ge=0, le=1)] = LIMIT,
     on_drift: Annotated[Literal["warn", "fail"], Option("Drift is a warning, or a failed run.")] = "warn",
@@ -42,7 +43,7 @@ def nightly(
     """Tag new and changed images, then write pages about the table and about what this run changed."""
     with at_most(max_hours):
         summary = tag_source(source, model, out, options, runner, address)
-        write_report(out, storage.join(out, f"{PAGES}/report.html"), None, "checkpoints", thumbnails)
+        write_report(out, storage.join(out, f"{PAGES}/report.html"), None, checkpoints, thumbnails)
         found = compare_last_run(out, storage.join(out, f"{PAGES}/drift.html"), drift_limit)
     summary.check_failures()
     if found and on_drift == "fail":

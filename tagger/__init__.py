@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tagger.tagging.export_xmp import export_xmp
     from tagger.tagging.results import query, read_results
     from tagger.tagging.run import tag
+    from tagger.tagging.suggest.config import SuggestConfig
+    from tagger.tagging.suggest.run import suggest
     from tagger.tagging.summary import Summary
     from tagger.training.config import TrainConfig
     from tagger.training.train import train
@@ -27,6 +29,7 @@ _HOMES = {
     "Ingested": "tagger.data.ingest",
     "Manifest": "tagger.data.manifest",
     "Model": "tagger.inference.model",
+    "SuggestConfig": "tagger.tagging.suggest.config",
     "Summary": "tagger.tagging.summary",
     "TagConfig": "tagger.tagging.config",
     "TaggerError": "tagger.errors",
@@ -41,14 +44,16 @@ _HOMES = {
     "query": "tagger.tagging.results",
     "read_labels": "tagger.data.decisions",
     "read_results": "tagger.tagging.results",
+    "suggest": "tagger.tagging.suggest.run",
     "tag": "tagger.tagging.run",
     "train": "tagger.training.train",
     "tune": "tagger.training.tune",
 }
 
 __all__ = [
-    "Ingested", "Manifest", "Model", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact", "evaluate",
-    "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels", "read_results", "tag", "train", "tune",
+    "Ingested", "Manifest", "Model", "SuggestConfig", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact",
+    "evaluate", "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels", "read_results", "suggest",
+    "tag", "train", "tune",
 ]  # fmt: skip
 
 

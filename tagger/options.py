@@ -81,6 +81,10 @@ Models = Annotated[
 ]
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]
 Dataset = Annotated[str, Option("Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
+Suggestable = Annotated[
+    str, Option("Results folder or URL; or a dataset: a manifest with labels, or a folder of labelled images.")
+]
+SuggestionsOut = Annotated[str, Option("File to write: .parquet, or .json for Label Studio.")]
 CheckpointOut = Annotated[str, Option("Checkpoint folder to write; new or empty.")]
 Resume = Annotated[bool, Option("Continue a training that was interrupted.")]
 Images = Annotated[str, Option("cifar10, or a manifest with labels or a folder of labelled images.")]

@@ -120,6 +120,26 @@ DRIFT = pa.schema(
 )
 """One row per figure of two periods of a results table; `reference` and `current` name the periods."""
 
+SUGGESTIONS = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("image_id", pa.string()),
+        ("reason", pa.string()),
+        ("score", pa.float64()),
+        ("labels", pa.list_(pa.string())),
+        ("candidates", _SCORED),
+        ("copies", pa.list_(pa.string())),
+        ("model", pa.string()),
+        ("model_id", pa.string()),
+    ]
+)
+"""One row per image to label or to look at again, in that order.
+
+`reason`: uncertain, label (it looks wrong), duplicate (its copies have other labels), dark or blurred. `score`: 0 to 1,
+the higher the clearer the reason. `labels`: those of the dataset. `candidates`: tags of the model, of a dataset those
+of a model that has not seen the image. `copies`: uris of the near-duplicates with other labels.
+"""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "manifest": MANIFEST,
     "results": RESULTS,
@@ -127,6 +147,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "plan": PLAN,
     "benchmark": BENCHMARK,
     "drift": DRIFT,
+    "suggestions": SUGGESTIONS,
 }
 
 TAGGED = ("ok", "truncated")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import SHARED, backbone, photo
+from pictures import ROOT, SHARED, backbone, photo
 from processes import TIMEOUT, WIDE, forked
 
 # Idle threads of torch sleep: in two test processes on two cores they would spin on the core that the other needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+AXE = ROOT / ".venv" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 
 
@@ -96,6 +97,22 @@ def browser() -> Iterator[Any]:
         started = driver.chromium.launch(executable_path=found)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def violations() -> Callable[[Any], str]:
+    """Return a line for each fault that axe-core finds in the page of a tab (WCAG 2.2 AA and best practices)."""
+    if not AXE.exists():
+        pytest.skip("no axe-core: make .venv/.axe installs it where npm is there")
+    source = AXE.read_text()
+
+    def check(tab: Any) -> str:
+        tab.evaluate(source)
+        found = tab.evaluate("axe.run().then(({violations, passes}) => [violations, passes.length])")
+        assert found[1] > 10, "axe has checked next to nothing"
+        return "\n".join(f"{each['id']}: {node['html'][:200]}" for each in found[0] for node in each["nodes"])
+
+    return check
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 from benchmark_reports import report
+from pictures import MODEL, photo
 
+import tagger
+from tagger.reporting import drift_report, results_report
 from tagger.reporting.benchmark_report import html
 
 LONG = ["<script>alert(1)</script>", "Lopadotemachoselachogaleokranioleipsanodrimhypotrimmato" * 3, "🐸 frog"]
@@ -43,6 +46,30 @@ def test_the_report_opens_whole_and_quietly(browser: Any, page: Path, width: int
     assert all(widths)
     assert overflow <= 0
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@pytest.fixture(scope="module")
+def pages(page: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The report of a benchmark, and those of a results table with images, failures, copies and a second run."""
+    folder = tmp_path_factory.mktemp("results")
+    (folder / "photos").mkdir()
+    (folder / "photos" / "bad.jpg").write_bytes(b"junk")
+    for run in range(2):
+        for index in range(20):
+            photo(index + 10 * run).save(folder / "photos" / f"{run}-{index}.jpg")
+        tagger.tag(folder / "photos", MODEL, folder / "out", tagger.TagConfig(device="cpu"))
+    results_report.write(folder / "out", folder / "report.html")
+    drift_report.write(folder / "out", folder / "drift.html")
+    return [page, folder / "report.html", folder / "drift.html"]
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_reports_are_accessible(browser: Any, pages: list[Path], violations: Any, width: int, scheme: str) -> None:
+    for each in pages:
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        tab.goto(each.as_uri())
+        assert violations(tab) == "", each.name
+        tab.close()
 
 
 def test_the_contents_lead_to_their_sections(browser: Any, page: Path) -> None:

@@ -40,7 +40,7 @@ def test_ingest_writes_a_manifest_that_reads_back_the_same(photos: Path, tmp_pat
     assert len(read) == 6
     table = pq.read_table(out)
     assert table.schema.names == ["uri", "bytes", "modified_at", "etag", "location", "labels", "split"]
-    assert schema.footer_of(table.schema) == {"table": "manifest", "schema": "1"}
+    assert schema.footer_of(table.schema) == {"table": "manifest", "schema": str(schema.VERSION)}
     first = table.slice(0, 1).to_pylist()[0]
     stat = Path(first["uri"]).stat()
     assert first["bytes"] == stat.st_size

@@ -88,8 +88,8 @@ def test_a_long_run_measures_on_its_own_photographs_and_uses_what_agrees(
 
 def test_int8_is_never_compared_on_its_calibration_photographs() -> None:
     contents = [bytes([index]) * 10 for index in range(100)]
-    first, second = agreement._halves(contents)
-    again, _ = agreement._halves(contents[::-1][:50])
+    first, second = agreement.halves(contents)
+    again, _ = agreement.halves(contents[::-1][:50])
     assert not set(first) & set(second)
     assert set(first) | set(second) == set(contents)
     assert not set(again) & set(second), "whatever else is in the folder"

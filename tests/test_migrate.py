@@ -292,7 +292,7 @@ def test_a_key_that_is_refused_is_one_line(azure: Azure, migrate: Any, tmp_path:
 def test_ids_that_would_leave_the_folder_are_refused(azure: Azure, migrate: Any, tmp_path: Path) -> None:
     azure.image = lambda number: {"id": "../../x", "tags": [], "originalImageUri": f"{azure.url}/blob/1"}  # type: ignore[method-assign]
     ran = migrate(azure.url)
-    assert (ran.returncode, "gave an id that is none: '../../x'" in ran.stderr) == (1, True), ran.stderr
+    assert (ran.returncode, "gave an id that is no UUID: '../../x'" in ran.stderr) == (1, True), ran.stderr
     assert not list(tmp_path.parent.glob("x*"))
 
 

@@ -204,6 +204,24 @@ def test_real_photographs_agree(shared: Path, some_photos: Path, tmp_path: Path)
     assert (written.agreement.images, written.agreement.top1) == (63, 1.0)
 
 
+def test_int8_has_a_record_of_its_own_on_photographs_that_it_was_not_calibrated_on(
+    some_photos: Path, tmp_path: Path, run_tagger: Callable[..., Any]
+) -> None:
+    written = export_onnx(MODEL, tmp_path / "int8.onnx", some_photos, force=True, precision="int8")
+    assert 20 < written.agreement.images < 63
+    assert 0.5 < written.agreement.top1 <= 1
+    assert written.bytes < 0.4 * export_onnx(MODEL, tmp_path / "fp32.onnx").bytes
+    session = onnxruntime.InferenceSession(tmp_path / "int8.onnx")
+    facts = {name: json.loads(value) for name, value in session.get_modelmeta().custom_metadata_map.items()}
+    assert (facts["precision"], facts["agreement"]["top1"]) == ("int8", written.agreement.top1)
+    pixels = probe_images(checkpoint.describe(MODEL).preprocessing.size)
+    assert session.run(["scores"], {"images": pixels})[0].shape == (len(pixels), len(LABELS))
+    row = tagger.predict(next(some_photos.iterdir()), tmp_path / "int8.onnx")[0]
+    assert row["engine"] == f"onnxruntime {onnxruntime.__version__} cpu int8"
+    ran = run_tagger("export", MODEL, "--format", "onnx", "--out", tmp_path / "a.onnx", "--precision", "int8")
+    assert (ran.returncode, "--precision int8: its ranges are taken from photographs" in ran.stderr) == (1, True)
+
+
 # --- what does not work -----------------------------------------------------------------------------------------------
 
 
@@ -213,7 +231,10 @@ def test_options_that_have_no_effect_are_refused(
     for arguments, message in (
         ([MODEL, "--format", "onnx", "--out", "a.bin"], "--out a.bin: the name of an ONNX file ends in .onnx"),
         ([MODEL, "--format", "onnx", "--out", "a.onnx", "--model", "m"], "--model m: has no effect with --format onnx"),
-        (["m.parquet", "--format", "csv", "--out", "a", "--force"], "--check and --force have no effect with --format"),
+        (
+            ["m.parquet", "--format", "csv", "--out", "a", "--force"],
+            "--force and --precision have no effect with --format",
+        ),
         ([exported, "--format", "onnx", "--out", "a.onnx"], "is an ONNX file already"),
     ):
         ran = run_tagger("export", *arguments, cwd=tmp_path)

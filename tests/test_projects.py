@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from pictures import bomb
+from pictures import bomb, without_root_powers
+from PIL import Image
 from processes import TIMEOUT, wait_until
 from test_serve import Server, encoded, jpeg, multipart, serving, site  # noqa: F401  site is a fixture
 from test_train import COLOURS, image_of
@@ -160,6 +163,52 @@ def test_suggestions_and_quick_tests_use_any_trained_iteration(trained: Trained)
         client.quick_test_image_url(project.id, client.get_images(project.id, order_by="Oldest")[0].original_image_uri),
     ):
         assert answer.predictions[0].tag_name == "red"
+
+
+def test_images_without_tags_are_suggested_the_most_uncertain_first_until_they_have_one(trained: Trained) -> None:
+    client, project, id = trained.client, trained.project, trained.iteration.id
+    red, blue = (trained.tags[name].id for name in ("red", "blue"))
+    colours = ["red", "blue", "red"]
+    added = [client.create_images_from_data(project.id, coloured(700 + n, name)) for n, name in enumerate(colours)]
+    ids = [each.images[0].image.id for each in added]
+    assert client.query_suggested_image_count(project.id, id, tag_ids=[red, blue], threshold=0.5) == {red: 2, blue: 1}
+    token = models.SuggestedTagAndRegionQueryToken(
+        tag_ids=[red], threshold=0.5, max_count=1, sort_by="UncertaintyAscending"
+    )
+    first = client.query_suggested_images(project.id, id, token)
+    second = client.query_suggested_images(project.id, id, first.token)
+    found = [*first.results, *second.results]
+    assert ({each.id for each in found}, second.token.continuation) == ({ids[0], ids[2]}, None)
+    assert found[0].prediction_uncertainty <= found[1].prediction_uncertainty
+    assert {each.predictions[0].tag_name for each in found} == {"red"}
+    client.create_image_tags(project.id, tags=[models.ImageTagCreateEntry(image_id=ids[0], tag_id=red)])
+    (left,) = client.query_suggested_images(project.id, id, token).results
+    assert left.id == ids[2]
+    client.delete_images(project.id, ids)
+
+
+def test_an_iteration_is_exported_as_a_zip_that_is_a_model(trained: Trained, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+    client, project, id = trained.client, trained.project, trained.iteration.id
+    with pytest.raises(models.CustomVisionErrorException, match="iterations are exported to ONNX"):
+        client.export_iteration(project.id, id, "CoreML")
+    found = client.export_iteration(project.id, id, "ONNX", flavor="ONNX12")
+    assert found.status == "Exporting"
+    for call in (
+        lambda: client.export_iteration(project.id, id, "ONNX"),
+        lambda: client.delete_iteration(project.id, id),
+    ):
+        with pytest.raises(models.CustomVisionErrorException, match="is being exported"):
+            call()
+    deadline = time.monotonic() + TIMEOUT
+    while found.status == "Exporting" and time.monotonic() < deadline:
+        time.sleep(0.1)
+        (found,) = client.get_exports(project.id, id)
+    assert (found.status, found.flavor) == ("Done", "ONNX12")
+    content = trained.server.get(found.download_uri.removeprefix(trained.server.url)).content
+    (tmp_path / "colours.zip").write_bytes(content)
+    rows = tagger.load(tmp_path / "colours.zip", device="cpu").predict([coloured(77, "red"), coloured(77, "blue")])
+    assert [row["top_tag"] for row in rows] == ["red", "blue"]
 
 
 def test_stored_predictions_are_queried_and_become_training_images(trained: Trained) -> None:
@@ -359,6 +408,46 @@ def test_a_killed_server_has_lost_no_image_and_no_tag_that_it_had_answered(tmp_p
         assert not list((tmp_path / "projects").rglob("_tmp-*"))
 
 
+def test_what_a_full_disk_does_not_take_is_refused_and_what_was_answered_stays(tmp_path: Path) -> None:
+    large = encoded(noise(), "PNG")
+    assert len(large) > ROOM
+    with serving("--projects", tmp_path / "projects", preexec_fn=little_room) as server:
+        client = trainer(server)
+        project = client.create_project("full")
+        statuses = [
+            client.create_images_from_data(project.id, content).images[0].status for content in (jpeg(), large, jpeg(1))
+        ]
+        assert statuses == ["OK", "ErrorStorage", "OK"]
+        names: list[str] = []
+        with pytest.raises(models.CustomVisionErrorException, match="nothing was changed") as raised:
+            create_tags(client, project, names)
+        assert raised.value.response.status_code == 507
+        assert [tag.name for tag in client.get_tags(project.id)] == names
+    with serving("--projects", tmp_path / "projects") as server:
+        client = trainer(server)
+        assert [tag.name for tag in client.get_tags(project.id)] == names
+        assert client.get_image_count(project.id) == 2
+        client.create_tag(project.id, "one more")
+
+
+def create_tags(client: Any, project: Any, names: list[str]) -> None:
+    for number in range(1000):
+        client.create_tag(project.id, str(number))
+        names.append(str(number))
+
+
+ROOM = 40_000
+"""Bytes of a file that a server may write."""
+
+
+def little_room() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 150, 3), dtype=np.uint8))
+
+
 def upload_forever(client: Any, project: Any, number: int, answered: dict[str, str]) -> None:
     with contextlib.suppress(Exception):  # until the server is gone
         while True:
@@ -398,6 +487,9 @@ def test_a_training_that_was_killed_with_the_server_goes_on(timm_folder: Path, t
         state = folder / project.id / "checkpoints" / iteration.id / "_training.pt"
         wait_until(state.exists, server.process)
         (child,) = children(server.process.pid)
+        assert os.getpriority(os.PRIO_PROCESS, child) == min(
+            19, os.getpriority(os.PRIO_PROCESS, server.process.pid) + 5
+        )
         server.process.kill()
         server.process.wait(TIMEOUT)
     deadline = time.monotonic() + TIMEOUT
@@ -406,6 +498,7 @@ def test_a_training_that_was_killed_with_the_server_goes_on(timm_folder: Path, t
         time.sleep(0.05)
     with serving(*arguments, start_new_session=True) as server:
         wait_until(lambda: children(server.process.pid), server.process)
+        os.kill(children(server.process.pid)[0], signal.SIGSTOP)  # it does not hold up the end of the server
         os.killpg(server.process.pid, signal.SIGINT)  # Ctrl-C
         assert server.process.wait(TIMEOUT) == 0
     with serving(*arguments) as server:
@@ -416,6 +509,7 @@ def test_a_training_that_was_killed_with_the_server_goes_on(timm_folder: Path, t
     assert log.count("labelled images") >= 2
     curve = json.loads((state.parent / "tagger.json").read_text())["training"]["curve"]
     assert [epoch["epoch"] for epoch in curve] == list(range(1, len(curve) + 1))
+    assert f"\nepoch {len(curve)}/300: loss " in log
 
 
 def children(pid: int) -> list[int]:
@@ -424,12 +518,21 @@ def children(pid: int) -> list[int]:
     ]
 
 
-def test_a_training_that_fails_says_why(timm_folder: Path, tmp_path: Path) -> None:
-    with serving("--projects", tmp_path / "projects", "--backbone", "local-dir:nowhere") as server:
+def test_a_training_that_fails_says_why_once_the_disk_takes_it(tmp_path: Path) -> None:
+    arguments = ["--projects", tmp_path / "projects", "--backbone", "local-dir:nowhere"]
+    with serving(*arguments, preexec_fn=without_root_powers) as server:
         client = trainer(server)
         project = client.create_project("colours")
         upload(client, project, {name: client.create_tag(project.id, name) for name in ("red", "blue")}, 5)
-        found = wait_for(client, project, client.train_project(project.id))
+        begun = client.train_project(project.id)
+        folder = tmp_path / "projects" / project.id
+        (folder / "journal.jsonl").chmod(0o400)
+        log = folder / "trainings" / f"{begun.id}.log"
+        wait_until(lambda: log.exists() and "nowhere" in log.read_text(), server.process)
+        time.sleep(1)
+        assert client.get_iteration(project.id, begun.id).status == "Training"
+        (folder / "journal.jsonl").chmod(0o600)
+        found = wait_for(client, project, begun)
         assert (found.status, "nowhere" in found.training_error_details) == ("Failed", True)
         client.delete_iteration(project.id, found.id)
         client.delete_project(project.id)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pictures import MODEL, photo, without_root_powers
@@ -21,7 +22,7 @@ import tagger
 from tagger import schema, storage
 from tagger.errors import SourceNotFound, UsageError
 from tagger.reporting import results_report
-from tagger.tagging import results
+from tagger.tagging import alike, results
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 NASTY = "<script>alert(1)<_script> & [x](y) | `z` \x1b[31m\n\u202e.jpg"
@@ -39,7 +40,7 @@ def tagged(photos: Path, tmp_path: Path) -> Path:
     shutil.copy(photos / "2.jpg", photos / NASTY)
     (photos / "damaged.jpg").write_bytes(b"no image")
     cut_short(photos / "short.jpg")
-    tagger.tag(photos, MODEL, tmp_path / "out")
+    tagger.tag(photos, MODEL, tmp_path / "out", tagger.TagConfig(tag_unknown=True))
     return tmp_path / "out"
 
 
@@ -73,6 +74,50 @@ def test_each_tag_shows_its_most_and_least_sure_images_once(tagged: Path) -> Non
         assert [row["score"] for row in tag.most_sure] == ranked[: len(tag.most_sure)]
         shown = [row["uri"] for row in (*tag.most_sure, *tag.least_sure)]
         assert len(shown) == len(set(shown)) == min(len(ranked), 12)
+
+
+def test_images_that_look_alike_are_grouped_and_exact_copies_count_once(tagged: Path, photos: Path) -> None:
+    assert results_report.gather(tagged).alike is None
+    for index in (0, 2):
+        image = Image.open(photos / f"{index}.jpg")
+        image.resize((48, 36)).save(photos / f"{index}_small.png")
+        image.save(photos / f"{index}_poor.jpg", quality=40)
+    tagger.tag(photos, MODEL, tagged, tagger.TagConfig(embeddings=True))
+    found = results_report.gather(tagged)
+    assert found.alike is not None
+    assert found.alike.compared == 11  # of 13 tagged images, two of them copies
+    names = [[Path(uri).name for uri in group["uris"]] for group in found.alike.shown]
+    assert names[:2] == [["0.jpg", "0_poor.jpg", "0_small.png"], ["2.jpg", "2_poor.jpg", "2_small.png"]]
+    assert all(1.001 > score >= 0.9 for group in found.alike.shown for score in group["scores"])
+    page = results_report.html(found)
+    assert f"{found.alike.images} images in {found.alike.groups} groups look alike" in page
+    assert "11 images were compared" in page
+
+
+def test_a_group_is_alike_to_its_first_image_not_a_chain() -> None:
+    angles = np.radians([0, 15, 30, 90, 91, 0])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert alike.leading(vectors, np.cos(np.radians(16))).tolist() == [0, 0, 2, 3, 3, 0]
+
+
+def test_of_many_images_all_of_some_tags_are_compared(tmp_path: Path) -> None:
+    kinds = np.array([*range(20_100), *range(0, 20_100, 10)])  # every tenth image twice
+    count, vectors = len(kinds), np.random.default_rng(0).normal(size=(20_100, 48)).astype(np.float32)
+    columns = {
+        "uri": [f"/{place:05}.jpg" for place in range(count)], "image_id": [str(place) for place in range(count)],
+        "status": ["ok"] * count, "top_tag": [f"t{kind % 1000}" for kind in kinds], "top_score": [0.5] * count,
+        "model": ["m"] * count, "model_id": ["i"] * count, "run_id": ["00000001-aa"] * count,
+        "tagged_at": [datetime(2026, 1, 1, tzinfo=UTC)] * count,
+        "embedding": pa.FixedSizeListArray.from_arrays(vectors[kinds].ravel(), 48).cast(pa.list_(pa.float32())),
+    }  # fmt: skip
+    rows = [pa.array(columns.get(each.name, [None] * count), each.type) for each in schema.RESULTS]
+    write_part(tmp_path / "out", pa.Table.from_arrays(rows, schema=schema.RESULTS))
+    found = results_report.gather(tmp_path / "out")
+    assert found.alike is not None
+    assert 19_000 < found.alike.compared <= 20_000
+    assert (found.alike.images, found.alike.groups) == (found.alike.images // 2 * 2, found.alike.images // 2)
+    assert 1500 < found.alike.groups < 2000
+    assert "of 22,110 images were compared, all those of some best tags." in results_report.html(found, 0)
 
 
 def test_the_page_is_self_contained_and_names_are_harmless(tagged: Path, tmp_path: Path, run_tagger: Run) -> None:

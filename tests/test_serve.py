@@ -12,11 +12,12 @@ import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +28,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import numpy as np
 import pytest
-from pictures import MODEL, bomb, photo, without_root_powers
+from pictures import MODEL, ROOT, bomb, photo, without_root_powers
 from PIL import Image
 from processes import TIMEOUT, started, wait_until
 from test_predicting import NAMELESS, assert_same, plant
@@ -86,34 +87,62 @@ def keyed(timm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield found
 
 
+class Site(BaseHTTPRequestHandler):
+    """A web server with an image, an endless one, a huge one, one that never comes, and a redirect."""
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        self.send_response(200 if path != "/missing" else 404)
+        if path == "/huge":
+            self.send_header("Content-Length", str(5 << 30))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            if path == "/cat.jpg":
+                self.wfile.write(jpeg())
+            while path in ("/endless", "/slow", "/huge"):
+                self.wfile.write(bytes(1 if path == "/slow" else 1 << 16))
+                time.sleep(0.1 if path == "/slow" else 0)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def web(context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """Run the site on a free port; yield its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as found:
+        if context:
+            found.socket = context.wrap_socket(found.socket, server_side=True)
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"{'https' if context else 'http'}://127.0.0.1:{found.server_port}"
+        found.shutdown()
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    """A web server with an image, an endless one, one that never comes, and a redirect."""
+    with web() as url:
+        yield url
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = urlsplit(self.path).path
-            if path.startswith("/to/"):
-                self.send_response(302)
-                self.send_header("Location", path.removeprefix("/to/"))
-                self.end_headers()
-                return
-            self.send_response(200 if path != "/missing" else 404)
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                if path == "/cat.jpg":
-                    self.wfile.write(jpeg())
-                while path in ("/endless", "/slow"):
-                    self.wfile.write(bytes(1 << 16 if path == "/endless" else 1))
-                    time.sleep(0 if path == "/endless" else 0.1)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{web.server_port}"
-        web.shutdown()
+@pytest.fixture(scope="module")
+def tls_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The site over TLS as *.https.test, and the file of its certificate."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=https.test",
+         "-addext", "subjectAltName=DNS:*.https.test", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True, timeout=TIMEOUT,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with web(context) as url:
+        yield url, certificate
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -155,10 +184,16 @@ def test_a_prediction_is_the_row_of_a_tagging_run(server: Server, photos: Path, 
         assert (answer.status_code == 200) == (answer.json()["status"] in ("ok", "truncated"))
 
 
-def test_photographs_get_the_rows_of_a_tagging_run(server: Server, some_photos: Path, tmp_path: Path) -> None:
-    tagger.tag(some_photos, Path(MODEL), tmp_path / "out", tagger.TagConfig(device="cpu"))
+@pytest.mark.parametrize(
+    ("photographs", "count"), [("some_photos", 63), pytest.param("real_photos", 500, marks=pytest.mark.slow)]
+)
+def test_photographs_get_the_rows_of_a_tagging_run(
+    server: Server, photographs: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = request.getfixturevalue(photographs)
+    tagger.tag(source, Path(MODEL), tmp_path / "out", tagger.TagConfig(device="cpu"))
     table = tagger.query(tmp_path / "out", "SELECT * EXCLUDE (run_id, tagged_at, present) FROM images").to_pylist()
-    assert len(table) == 63
+    assert len(table) == count
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda row: server.post("/predict", Path(row["uri"]).read_bytes()), table))
     for row, answer in zip(table, answers, strict=True):
@@ -382,25 +417,77 @@ def test_a_redirect_to_a_private_address_is_refused(site: str) -> None:
         fetched(f"{site}/to/{site}/to/{site}/to/{site}/to/{site}/cat.jpg")
 
 
-def test_a_name_is_resolved_once_and_every_address_counts(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]]
-    resolve = socket.getaddrinfo
+RESOLVER = """
+import os, socket
 
-    def changing(host: str, port: int, *args: Any, **options: Any) -> Any:
-        if host != "rebound.test":
-            return resolve(host, port, *args, **options)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in answers.pop(0)]
+PUBLIC, HERE = "93.184.216.34", "127.0.0.1"
+resolve, connect, seen = socket.getaddrinfo, socket.socket.connect, set()
 
-    monkeypatch.setattr(socket, "getaddrinfo", changing)
-    url = site.replace("127.0.0.1", "rebound.test") + "/cat.jpg"
-    assert fetched(url, "127.0.0.1".__eq__) == jpeg()
-    with pytest.raises(Refused, match="private or local"):
-        fetched(url, "127.0.0.1".__eq__)
+
+def resolved(host, port, *args, **options):
+    if not host.endswith(".test"):
+        return resolve(host, port, *args, **options)
+    found = [PUBLIC, HERE] if host.startswith("both") else [HERE if host in seen else PUBLIC]
+    seen.add(host)
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+
+def connected(self, address):
+    if self.family == socket.AF_INET:
+        print("connecting to", address[0], file=open(os.environ["CONNECTED"], "a"), flush=True)
+    return connect(self, (HERE, *address[1:]) if address[0] == PUBLIC else address)
+
+
+socket.getaddrinfo, socket.socket.connect = resolved, connected
+"""
+"""sitecustomize of a server: names of .test are public the first time and private then; a public address is here."""
+
+
+@pytest.fixture(scope="module")
+def rebound(
+    tls_site: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Callable[[], set[str]]]]:
+    """A server whose names change their addresses, and the addresses that it has connected to."""
+    folder = tmp_path_factory.mktemp("rebound")
+    (folder / "sitecustomize.py").write_text(RESOLVER)
+    log = folder / "connected"
+    env = {"PYTHONPATH": f"{folder}:{ROOT}", "CONNECTED": str(log), "SSL_CERT_FILE": str(tls_site[1])}
+    with serving(MODEL, env={**os.environ, **env}) as server:
+        yield server, lambda: {line.split()[-1] for line in log.read_text().splitlines()}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("redirected", [False, True])
+def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
+    rebound: tuple[Server, Callable[[], set[str]]], site: str, tls_site: tuple[str, Path], scheme: str, redirected: bool
+) -> None:
+    server, connected = rebound
+
+    def answer(name: str) -> httpx.Response:
+        url = {"http": site, "https": tls_site[0]}[scheme].replace("127.0.0.1", f"{name}{redirected:d}.{scheme}.test")
+        if redirected:
+            url = f"{site.replace('127.0.0.1', '93.184.216.34')}/to/{url}"
+        return server.post(f"{CALL}/url", json.dumps({"url": f"{url}/cat.jpg"}).encode())
+
+    assert [answer("first").status_code for _ in range(2)] == [200, 400]
+    for refused in (answer("first"), answer("both")):
+        assert "private or local" in refused.json()["message"]
+    assert connected() == {"93.184.216.34"}
+
+
+def test_a_certificate_is_checked_against_the_name_in_the_url(
+    rebound: tuple[Server, Callable[[], set[str]]], tls_site: tuple[str, Path]
+) -> None:
+    url = tls_site[0].replace("127.0.0.1", "another.test") + "/cat.jpg"
+    answer = rebound[0].post(f"{CALL}/url", json.dumps({"url": url}).encode())
+    assert (answer.status_code, answer.json()["message"]) == (400, "the URL cannot be fetched (ConnectError)")
 
 
 def test_urls_without_an_end_or_an_image_are_given_up(site: str) -> None:
     with pytest.raises(Refused, match="larger than the limit of 1048576 bytes"):
         fetched(f"{site}/endless")
+    with pytest.raises(Refused, match="larger than the limit of 1048576 bytes"):
+        fetched(f"{site}/huge")
     with pytest.raises(Refused, match=r"no image within 0\.5 seconds"):
         fetched(f"{site}/slow", seconds=0.5)
     with pytest.raises(Refused, match="the status 404"):
@@ -501,20 +588,42 @@ def test_a_thousand_connections_stay_open(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_heads_that_never_end_are_given_up_and_hold_up_nobody(server: Server) -> None:
+def test_requests_that_never_end_are_given_up_and_hold_up_nobody(server: Server) -> None:
     address = ("127.0.0.1", urlsplit(server.url).port)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
     slow = [socket.create_connection(address) for _ in range(200)]
+    refused = socket.create_connection(address)
     opened = time.monotonic()
     for each in slow:
-        each.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
+        each.sendall(head)
+    refused.sendall(head + b"Content-Length: 1000000000\r\n\r\n")
+    assert refused.recv(100).startswith(b"HTTP/1.1 400")
     while time.monotonic() < opened + 15:
         assert server.post("/predict", jpeg()).elapsed.total_seconds() < 5
         slow[0].sendall(b"X-A: b\r\n")
+        refused.sendall(b"more")
         time.sleep(1)
     for each in slow:
         each.settimeout(TIMEOUT)
         assert each.recv(100) == b""
     assert 15 < time.monotonic() - opened < 40
+    assert wait_until_closed(refused, opened + 40)
+
+
+def wait_until_closed(connection: socket.socket, deadline: float) -> bool:
+    """Send more until the other end has closed the connection; return whether it has."""
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < deadline:
+            connection.sendall(b"more")
+            time.sleep(0.1)
+        return False
+    return True
+
+
+def test_azures_own_client_learns_that_a_body_of_200_mb_is_too_large(keyed: Server) -> None:
+    models = pytest.importorskip("azure.cognitiveservices.vision.customvision.prediction.models")
+    with pytest.raises(models.CustomVisionErrorException, match="larger than the limit of 4194304 bytes"):
+        client(keyed).classify_image(PROJECT, NAME, bytes(200 << 20))
 
 
 def test_images_that_decode_slowly_hold_up_nobody(server: Server) -> None:

@@ -174,7 +174,7 @@ def test_a_second_export_writes_nothing(folder: Path) -> None:
 def test_keywords_that_are_there_are_not_added_again_and_deleted_ones_stay_deleted(folder: Path) -> None:
     sidecar = folder / "a.jpg.xmp"
     sidecar.write_text(LIGHTROOM)
-    assert tag(folder, {"a.jpg": ["zebra", "apple & pear"]}).unchanged == 1
+    assert tag(folder, {"a.jpg": ["zebra", "Apple & Pear"]}).unchanged == 1
     assert tag(folder, {"a.jpg": ["dog"]}).written == 1
     sidecar.write_text(sidecar.read_text().replace("<rdf:li>dog</rdf:li>", "", 3))  # of four, in the order of the lists
     assert tag(folder, {"a.jpg": ["dog"]}).unchanged == 1
@@ -211,6 +211,7 @@ BAD = {
     "not UTF-8": LIGHTROOM.encode("utf-16"),
     "no element found": "",
     "dc:subject is not a list": f'<rdf:RDF {RDF}><rdf:Description {DC} dc:subject="x"/></rdf:RDF>',
+    "dc:subject is not a list;": LIGHTROOM.replace("<dc:subject>", "<dc:subject>x"),
     "over 8 MB": LIGHTROOM + " " * (8 << 20),
 }
 
@@ -243,6 +244,16 @@ def test_read_only_sidecars_and_folders_are_left_alone(folder: Path, run_tagger:
     assert sorted(os.listdir(folder)) == ["a.jpg", "a.jpg.xmp", "b.jpg"]
     with pytest.raises(TooManyFailed, match="all 1 sidecars were left alone"):
         tag(folder, {"a.jpg": ["cat"]}).check()
+
+
+def test_a_folder_that_may_not_be_listed_stops_no_other(tmp_path: Path, run_tagger: Run) -> None:
+    folder = write_images(tmp_path / "photos", ["closed/a.jpg", "open/b.jpg"])
+    tag(folder, {"closed/a.jpg": ["cat"], "open/b.jpg": ["dog"]}, dry_run=True)
+    (folder / "closed").chmod(0)
+    ran = run_tagger("export", tmp_path / "results", "--format", "xmp", preexec_fn=without_root_powers)
+    (folder / "closed").chmod(0o755)
+    assert ran.stdout.startswith(f"1 sidecars written, 1 left alone\nleft alone: {folder}/closed: "), ran.stderr
+    assert [path.name for path in folder.rglob("*.xmp")] == ["b.jpg.xmp"]
 
 
 def test_mode_and_link_of_a_sidecar_stay(folder: Path) -> None:
@@ -284,7 +295,8 @@ def test_two_images_never_share_a_sidecar(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", ["a.jpg", "a.png", "b.jpg"])
     found = tag(folder, {"a.jpg": ["x"], "a.png": ["y"], "b.jpg": ["z"]}, sidecar="name.xmp")
     assert (found.written, len(found.left_alone)) == (1, 2)
-    assert found.left_alone[0] == f"{folder}/a.xmp: 2 images share it; use --sidecar name.ext.xmp"
+    reason = "another image would have the same sidecar; use --sidecar name.ext.xmp"
+    assert found.left_alone[0] == f"{folder}/a.xmp: {reason}"
     assert tag(folder, {"a.jpg": ["x"], "a.png": ["y"]}).written == 2
 
 
@@ -305,7 +317,6 @@ def test_a_dry_run_prints_and_writes_nothing(folder: Path, run_tagger: Run) -> N
     assert sorted(os.listdir(folder)) == ["a.jpg", "b.jpg"]
     written = json.loads(run_tagger(*command, "--json").stdout)
     assert (written["written"], written["dry_run"]) == (1, False)
-    assert run_tagger(*command, "--out", "x").returncode == 1
     ran = run_tagger("export", folder.parent / "results", "--format", "csv", "--out", "x", "--under", "AI")
     assert ran.stderr == "tagger: --under: no effect with --format csv; omit it, or use xmp\n"
 
@@ -402,7 +413,7 @@ def test_of_keywords_in_several_places_the_first_counts(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("reason", [name for name in BAD if name not in ("not UTF-8", "dc:subject is not a list")])
+@pytest.mark.parametrize("reason", [name for name in BAD if name != "not UTF-8" and "list" not in name])
 def test_an_image_with_a_bad_sidecar_is_left_unlabelled_and_named(tmp_path: Path, reason: str) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

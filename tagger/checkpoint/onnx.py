@@ -65,7 +65,7 @@ def convert(info: ModelInfo, scorer: nn.Module, example: Tensor) -> bytes:
     return content
 
 
-def with_metadata(content: bytes, info: ModelInfo, agreement: Mapping[str, object]) -> bytes:
+def with_metadata(content: bytes, info: ModelInfo, agreement: Mapping[str, object], precision: str = "fp32") -> bytes:
     """Return an ONNX file that describes its model."""
     import onnx
 
@@ -80,6 +80,7 @@ def with_metadata(content: bytes, info: ModelInfo, agreement: Mapping[str, objec
         "thresholds": thresholds,
         "temperature": info.temperature,
         "preprocessing": asdict(info.preprocessing),
+        "precision": precision,
         "agreement": agreement,
         "unknown": info.statistics and _encoded(info.statistics),
     }
@@ -116,6 +117,11 @@ def session(content: bytes, name: str, optimise: bool = True) -> InferenceSessio
         return onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen of its own
         raise ModelError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error
+
+
+def precision(loaded: InferenceSession) -> str:
+    """Return the precision in the metadata of a file."""
+    return str(json.loads(loaded.get_modelmeta().custom_metadata_map.get("precision", '"fp32"')))
 
 
 def describe(model: str) -> ModelInfo:

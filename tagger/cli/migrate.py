@@ -1,4 +1,4 @@
-"""`migrate`: images, labels and figures out of other services."""
+"""`migrate`: images, labels and figures from other services."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tagger.cli.options import Json, Quiet
 from tagger.cli.printing import print_json, progress, show
 from tagger.errors import MissingExtra, SourceError, UsageError
 
-HELP = "Copy images, labels and figures out of another service (`migrate customvision`)."
+HELP = "Copy images, labels and figures from another service (`migrate customvision`)."
 migrate = typer.Typer(cls=Commands, no_args_is_help=True, help=HELP, **STYLE)
 app.add_typer(migrate, name="migrate")
 
 
 @migrate.callback()
 def services() -> None:
-    """Copy images, labels and figures out of another service."""
+    """Copy images, labels and figures from another service."""
 
 
 @migrate.command(

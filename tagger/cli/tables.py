@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -130,6 +130,10 @@ def export(
     model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
     check: Annotated[str | None, typer.Option(help="onnx: photographs to compare on [default: probe images].")] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx: write it also under 99.5% agreement.")] = False,
+    precision: Annotated[
+        Literal["fp32", "int8"],
+        typer.Option(help="onnx: int8 takes its ranges from some of the photographs of --check."),
+    ] = "fp32",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -156,12 +160,19 @@ def export(
 
         if model is not None:
             raise UsageError(f"--model {model}: has no effect with --format {format}; the checkpoint is the argument")
-        written = (export_onnx if format == "onnx" else export_customvision)(table, out, check, force)
+        if format == "onnx":
+            written = export_onnx(table, out, check, force, precision)
+        elif precision != "fp32":
+            raise UsageError(f"--precision {precision}: has no effect with --format {format}; use --format onnx")
+        else:
+            written = export_customvision(table, out, check, force)
     else:
         from tagger.tagging import export
 
-        if check is not None or force:
-            raise UsageError(f"--check and --force have no effect with --format {format}: omit them, or use onnx")
+        if check is not None or force or precision != "fp32":
+            raise UsageError(
+                f"--check, --force and --precision have no effect with --format {format}: omit them, or use onnx"
+            )
         written = export.export(table, out, format, model)
     if as_json:
         print_json(asdict(written))

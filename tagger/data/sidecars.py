@@ -9,10 +9,15 @@ from tagger import storage
 
 
 def by_folder(uris: Iterable[str]) -> Iterator[tuple[set[str], list[str]]]:
-    """Yield the names in each folder of the images, and its images; nothing lies beside one in an archive."""
-    for folder, images in groupby(uris, storage.parent):
-        is_folder = "::" not in folder and not folder.startswith(("http://", "https://"))
-        yield {*((storage.names_in(folder) or ()) if is_folder else ())}, [*images]
+    """Yield the names in each folder of the images, and its images."""
+    yield from ((names_in(folder), [*images]) for folder, images in groupby(uris, storage.parent))
+
+
+def names_in(folder: str) -> set[str]:
+    """Return the names in the folder of an image; none in an archive and behind a web address."""
+    if "::" in folder or folder.startswith(("http://", "https://")):
+        return set()
+    return {*(storage.names_in(folder) or ())}
 
 
 def name_in_folder(uri: str) -> str:

@@ -94,7 +94,7 @@ def measure(
     if info.only_engine == "onnx":
         raise UsageError(f"{model}: its agreement was measured when it was exported, and is in its metadata")
     contents = photographs(manifest.locations(manifest.read_source(source).table), limit, source)
-    calibration, compared = _halves(contents)
+    calibration, compared = halves(contents)
     odd = [variant for content in compared[:ODD] for variant in odd_variants(content)]
     choices = [
         choice
@@ -121,7 +121,7 @@ def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
         return
     log.warning("%s: measuring on %d of the photographs which faster precision gives the same tags", info.name, SAMPLE)
     try:
-        calibration, compared = _halves(photographs(uris, SAMPLE, info.name), SAMPLE_CALIBRATION)
+        calibration, compared = halves(photographs(uris, SAMPLE, info.name), SAMPLE_CALIBRATION)
     except SourceError as error:
         log.info("%s", error)
         return
@@ -214,7 +214,7 @@ def _decodable(uri: str) -> bytes | None:
     return content
 
 
-def _halves(contents: Sequence[bytes], most: int = CALIBRATION) -> tuple[list[bytes], list[bytes]]:
+def halves(contents: Sequence[bytes], most: int = CALIBRATION) -> tuple[list[bytes], list[bytes]]:
     """Split the photographs by content: what int8 is calibrated on is never used to compare it."""
     first = [content for content in contents if hashlib.sha256(content).digest()[0] % 5 < 2]
     calibration = first[:most] or list(contents[:1])

@@ -1,4 +1,4 @@
-"""Export in the layout of Custom Vision's ONNX zips, for programs that read those."""
+"""Export of a checkpoint as a zip in the layout of Custom Vision's ONNX exports."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _PIXELS = {
     "Image.NominalPixelRange": "NominalRange_0_255",
     "Image.ColorSpaceGamma": "SRGB",
 }
-"""Metadata of the model file that readers go by."""
+"""Metadata of the model file that readers rely on."""
 
 
 def export_customvision(
     model: StrPath, out: StrPath, check: StrPath | None = None, force: bool = False
 ) -> ExportedModel:
-    """Write a checkpoint as a zip of model.onnx, labels.txt and metadata, measured as `--format onnx` is.
+    """Write a checkpoint as a zip of model.onnx, labels.txt and metadata; its agreement is measured as for onnx.
 
     Raises ModelError, UsageError, SourceError or MissingExtra.
     """
@@ -45,9 +45,9 @@ def export_customvision(
     _check_labels(info)
     content, found = converted(model, info, check, force)
     facts = {"model_id": info.model_id, "preprocessing": asdict(info.preprocessing), "agreement": asdict(found)}
-    taking_floats = with_float_input(content, {f"tagger.{name}": json.dumps(value) for name, value in facts.items()})
-    _check_equal(content, taking_floats, info)
-    whole = _zipped(taking_floats, info)
+    exported = with_float_input(content, {f"tagger.{name}": json.dumps(value) for name, value in facts.items()})
+    _check_equal(content, exported, info)
+    whole = _zipped(exported, info)
     storage.write_atomic(storage.absolute(out), whole)
     return ExportedModel(out, len(whole), found)
 
@@ -68,20 +68,12 @@ def with_float_input(content: bytes, facts: Mapping[str, str]) -> bytes:
         helper.make_node("Transpose", ["cv_pixels"], [onnx_files.INPUT], perm=[0, 2, 3, 1]),
     ]
     nodes = [*before, *graph.node, helper.make_node("Identity", [scores.name], [OUTPUT])]
-    limits = [
-        helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in (("cv_low", 0), ("cv_high", 255))
-    ]
-    made = helper.make_graph(
-        nodes,
-        graph.name,
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, height, width])],
-        [
-            helper.make_tensor_value_info(
-                OUTPUT, TensorProto.FLOAT, [batch, scores.type.tensor_type.shape.dim[1].dim_value]
-            )
-        ],
-        [*graph.initializer, *limits],
-    )
+    limits = {"cv_low": 0, "cv_high": 255}
+    constants = [helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in limits.items()]
+    classes = scores.type.tensor_type.shape.dim[1].dim_value
+    floats = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, 3, height, width])
+    output = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, classes])
+    made = helper.make_graph(nodes, graph.name, [floats], [output], [*graph.initializer, *constants])
     whole = helper.make_model(
         made, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions
     )
@@ -93,15 +85,15 @@ def with_float_input(content: bytes, facts: Mapping[str, str]) -> bytes:
 def _check_labels(info: ModelInfo) -> None:
     """Raise ModelError for labels that one line of labels.txt cannot hold."""
     if odd := [name for name in info.label_names if name != name.strip() or len(name.splitlines()) != 1]:
-        raise ModelError(f"{info.name}: labels.txt has a label a line, which {odd[0]!r} does not fit; rename the label")
+        raise ModelError(f"{info.name}: labels.txt has one label per line, and {odd[0]!r} does not fit; rename it")
 
 
-def _check_equal(content: bytes, taking_floats: bytes, info: ModelInfo) -> None:
+def _check_equal(content: bytes, exported: bytes, info: ModelInfo) -> None:
     """Raise ModelError unless both files give the same scores."""
     pixels = probe_images(info.preprocessing.size)
     (expected,) = onnx_files.session(content, info.name).run([onnx_files.SCORES], {onnx_files.INPUT: pixels})
     floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
-    (scores,) = onnx_files.session(taking_floats, info.name).run([OUTPUT], {INPUT: floats})
+    (scores,) = onnx_files.session(exported, info.name).run([OUTPUT], {INPUT: floats})
     if not np.allclose(scores, expected, atol=1e-5):
         raise ModelError(f"{info.name}: gives other scores as a Custom Vision export; use --format onnx")
 

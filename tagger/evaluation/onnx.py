@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,12 +15,14 @@ from tagger.checkpoint import onnx as onnx_files
 from tagger.checkpoint.info import ModelInfo
 from tagger.data import manifest
 from tagger.errors import ModelError, UsageError
-from tagger.evaluation import agreement
+from tagger.evaluation import agreement, int8
 from tagger.inference.engines import Float32Array, probe_images
 from tagger.inference.engines.choice import MIN_AGREEMENT
 from tagger.inference.engines.onnx import OnnxEngine
 from tagger.models.scorer import Scorer
 from tagger.storage import StrPath
+
+Precision: TypeAlias = Literal["fp32", "int8"]
 
 PHOTOGRAPHS, PROBES = 1000, 64
 """Images compared, at most."""
@@ -55,38 +59,52 @@ class ExportedModel:
         )
 
 
-def export_onnx(model: StrPath, out: StrPath, check: StrPath | None = None, force: bool = False) -> ExportedModel:
+def export_onnx(
+    model: StrPath,
+    out: StrPath,
+    check: StrPath | None = None,
+    force: bool = False,
+    precision: Precision = "fp32",
+) -> ExportedModel:
     """Write a checkpoint as an ONNX file.
 
     It is compared with the reference on the photographs of `check`, else on probe images; under 99.5% agreement it is
-    written only with `force`. Raises ModelError, UsageError, SourceError or MissingExtra.
+    written only with `force`. int8 needs `check`: it takes its ranges from some of the photographs, and is compared on
+    the others. Raises ModelError, UsageError, SourceError or MissingExtra.
     """
     model, out = os.fspath(model), os.fspath(out)
     if not out.lower().endswith(onnx_files.SUFFIX):
         raise UsageError(f"--out {out}: the name of an ONNX file ends in {onnx_files.SUFFIX}")
     info = checkpoint.describe(model)
-    content, found = converted(model, info, check, force)
-    whole = onnx_files.with_metadata(content, info, asdict(found))
+    content, found = converted(model, info, check, force, precision)
+    whole = onnx_files.with_metadata(content, info, asdict(found), precision)
     storage.write_atomic(storage.absolute(out), whole)
     return ExportedModel(out, len(whole), found)
 
 
-def converted(model: str, info: ModelInfo, check: StrPath | None, force: bool) -> tuple[bytes, Agreement]:
+def converted(
+    model: str, info: ModelInfo, check: StrPath | None, force: bool, precision: Precision = "fp32"
+) -> tuple[bytes, Agreement]:
     """Return a checkpoint as ONNX without metadata, and its agreement with the reference.
 
     Raises ModelError when they do not agree, unless `force`.
     """
+    if precision == "int8" and check is None:
+        raise UsageError("--precision int8: its ranges are taken from photographs like yours; name some with --check")
     if info.only_engine:
         raise ModelError(f"{model}: {_WHY_NOT[info.only_engine]}")
     scorer = Scorer(
         checkpoint.build(info), info.preprocessing.mean, info.preprocessing.std, info.task, info.temperature
     ).eval()
     content = onnx_files.convert(info, scorer, torch.from_numpy(probe_images(info.preprocessing.size, count=2)))
-    found = _compared(info, scorer, OnnxEngine(content, info.name), check)
+    calibration, compared = _photographs(check, precision)
+    if precision == "int8":
+        content = int8.quantised(content, agreement.fitted(info, calibration), info.name)
+    found = _compared(info, scorer, OnnxEngine(content, info.name, precision=precision), compared)
     if not found.top1 >= MIN_AGREEMENT and not force:
         raise ModelError(
-            f"{model}: as ONNX it gives the reference's top tag for {found.top1:.1%} of {found.images:,} {found.kind}, "
-            f"under {MIN_AGREEMENT:.1%}; --force writes it all the same"
+            f"{model}: as ONNX in {precision} it gives the reference's top tag for {found.top1:.1%} of "
+            f"{found.images:,} {found.kind}, under {MIN_AGREEMENT:.1%}; --force writes it all the same"
         )
     return content, found
 
@@ -97,16 +115,23 @@ _WHY_NOT = {
 }
 
 
-def _compared(info: ModelInfo, scorer: Scorer, engine: OnnxEngine, check: StrPath | None) -> Agreement:
+def _photographs(check: StrPath | None, precision: Precision) -> tuple[list[bytes], list[bytes]]:
+    """Return the photographs that int8 takes its ranges from, and those that are compared."""
     if check is None:
+        return [], []
+    source = os.fspath(check)
+    contents = agreement.photographs(manifest.locations(manifest.read_source(source).table), PHOTOGRAPHS, source)
+    return agreement.halves(contents) if precision == "int8" else ([], contents)
+
+
+def _compared(info: ModelInfo, scorer: Scorer, engine: OnnxEngine, contents: Sequence[bytes]) -> Agreement:
+    """Compare an ONNX file with the reference on photographs, or on probe images where there are none."""
+    if not contents:
         kind, pixels = "probe images", probe_images(info.preprocessing.size, PROBES)
         with torch.inference_mode():
             scored = [scorer(batch)[0] for batch in torch.from_numpy(pixels).split(8)]
         expected: Float32Array = torch.cat(scored).numpy()
     else:
-        source = os.fspath(check)
-        uris = manifest.locations(manifest.read_source(source).table)
-        contents = agreement.photographs(uris, PHOTOGRAPHS, source)
         kind, pixels = "photographs", agreement.fitted(info, contents)
         expected = agreement.reference(info, contents)
     scores, _ = engine(pixels)

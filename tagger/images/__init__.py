@@ -7,6 +7,7 @@ from tagger.images.decode import (
     SPARE,
     ImageInfo,
     decode,
+    known_formats,
     prepare,
     prepare_for,
     prepare_image,
@@ -15,5 +16,5 @@ from tagger.images.transforms import Preprocessing, UInt8Array, fit, normalise, 
 
 __all__ = [
     "DECODE_VERSION", "FORMATS", "MAX_PIXELS", "SPARE", "ImageInfo", "Preprocessing", "UInt8Array", "decode", "fit",
-    "normalise", "prepare", "prepare_for", "prepare_image", "resized",
+    "known_formats", "normalise", "prepare", "prepare_for", "prepare_image", "resized",
 ]  # fmt: skip

@@ -187,7 +187,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
     """Yield the image opened by each format that accepts its first bytes; collect the reasons of those that fail."""
-    for name in _known_formats():
+    for name in known_formats():
         factory, recognises = Image.OPEN[name]
         try:
             recognised = not recognises or recognises(data[:16])
@@ -303,7 +303,7 @@ def _one_line(error: Exception) -> str:
 
 
 @functools.cache
-def _known_formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """Return the formats that this Pillow, and pillow-heif where it is installed, can open."""
     return tuple(name for name in FORMATS if name in Image.OPEN)
 

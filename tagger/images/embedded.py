@@ -7,12 +7,12 @@ import io
 from collections.abc import Iterator
 from typing import IO
 
-from PIL import Image, IptcImagePlugin
+from PIL import Image, IptcImagePlugin, UnidentifiedImageError
 
 from tagger import storage
 from tagger.errors import ImageError
 from tagger.images import xmp
-from tagger.images.decode import FORMATS
+from tagger.images.decode import known_formats
 
 _KEYWORDS, _CHARSET = (2, 25), (1, 90)
 """Record and number of an IPTC data set."""
@@ -26,10 +26,12 @@ def read(uri: str) -> xmp.Packet:
     """
     with _opened(uri) as file:
         try:
-            with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            with Image.open(file, formats=known_formats()) as image:
                 packet, iptc = image.info.get("xmp"), IptcImagePlugin.getiptcinfo(image) or {}
+        except UnidentifiedImageError as error:
+            raise ImageError("unsupported", f"{uri}: not an image format that can be read") from error
         except Exception as error:  # on damaged bytes Pillow's may be of any type
-            raise ImageError("corrupt", f"{uri}: cannot be opened for its keywords ({error})") from error
+            raise ImageError("corrupt", f"{uri}: cannot read its keywords ({error})") from error
     found = xmp.read(uri, packet.rstrip(b"\0")) if packet else xmp.Packet(uri, b"")
     if not found.keywords and (texts := iptc.get(_KEYWORDS)):
         charset = "utf-8" if iptc.get(_CHARSET) == _UTF8 else None

@@ -10,6 +10,7 @@ libraries that write the whole packet anew do not promise.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -96,6 +97,8 @@ class Packet:
     keywords: dict[KeywordList, list[str]] = field(default_factory=dict)
     """Of the lists that are there."""
     places: dict[KeywordList, Element] = field(default_factory=dict)
+    loose: set[KeywordList] = field(default_factory=set)
+    """The lists that have text outside their items."""
     rdf: list[Element] = field(default_factory=list)
     descriptions: list[Element] = field(default_factory=list)
     encoding: str | None = None
@@ -128,12 +131,13 @@ class Packet:
     def new(self, tags: Iterable[str], under: str = "", others: Iterable[Path] = ()) -> list[Path]:
         """Return the paths of the tags that are neither among the keywords, nor among `others`, nor were added before.
 
-        One that was added before and is missing now was deleted by a person.
+        One that was added before and is missing now was deleted by a person. Case does not tell keywords apart.
         """
         known = {*self._flat(SUBJECT), *self.predicted(), *(path[-1] for path in (*self._deep(), *others))}
+        known = set(map(_key, known))
         parents = LIGHTROOM.path(_valid(under))
         paths = dict.fromkeys(LIGHTROOM.path(_valid(tag)) for tag in tags)
-        return [(*parents, *path) for path in paths if path and path[-1] not in known]
+        return [(*parents, *path) for path in paths if path and _key(path[-1]) not in known]
 
     def added(self, new: Sequence[Path], others: Sequence[Path] = ()) -> bytes:
         """Return the packet with these keywords at the end of each list.
@@ -162,7 +166,7 @@ class Packet:
 
     def _longer(self, each: KeywordList, new: Sequence[Path]) -> Edit:
         """Return the edit that puts keywords at the end of a list."""
-        if each not in self.places:
+        if each not in self.places or each in self.loose:
             raise SourceError(f"{self.uri}: {each.prefix}:{each.name} is not a list; nothing was added")
         place = self.places[each]
         space = self._space(place)
@@ -261,7 +265,8 @@ class _Handlers:
             return
         if inside[3:4] == [_ITEM]:
             self.packet.keywords[known][-1] += text
-        elif text.strip():  # a text that is not in a list
+        elif text.strip():
+            self.packet.loose.add(known)
             self.packet.keywords[known].append(text)
 
     def _inside(self) -> list[str]:
@@ -291,6 +296,11 @@ def _items(each: KeywordList, paths: Iterable[Path], prefix: str) -> list[str]:
 
 def _deeper(space: str, depth: int = 1) -> str:
     return space and space + " " * depth
+
+
+def _key(text: str) -> str:
+    """Return what is equal for spellings of one keyword: other case, composed and decomposed accents."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _valid(text: str) -> str:

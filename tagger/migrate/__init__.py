@@ -1,1 +1,1 @@
-"""Datasets out of other services: images, labels and figures."""
+"""Datasets from other services: images, labels and figures."""

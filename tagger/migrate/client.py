@@ -1,4 +1,7 @@
-"""GET requests of a migration: retried, no faster than the service allows, and the key sent to its endpoint alone."""
+"""GET requests of a migration, with retries and the pauses that the service asks for.
+
+The key is sent to its endpoint only.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class LinkExpired(SourceError):
-    """A link to an image that leads nowhere now; listing the image again gives a new one."""
+    """A link to an image that has expired; listing the image again gives a new one."""
 
 
 class Client:
@@ -44,7 +47,7 @@ class Client:
         self._lock, self._not_before = threading.Lock(), 0.0
 
     def get(self, path: str, **query: object) -> Any:
-        """Return the JSON answer of a call; raises SourceError, AccessDenied or SourceNotFound."""
+        """Return the JSON response of a call; raises SourceError, AccessDenied or SourceNotFound."""
         params = {name: str(value) for name, value in query.items()}
         url = f"{self._root}/{path}"
         status, content, _ = self._answer(
@@ -60,10 +63,10 @@ class Client:
         try:
             return httpx.Response(200, content=content).json()
         except ValueError as error:
-            raise SourceError(f"{url}: the answer is not JSON ({message}); check --endpoint") from error
+            raise SourceError(f"{url}: the response is not JSON ({message}); check --endpoint") from error
 
     def download(self, url: str) -> bytes:
-        """Return what is behind a link; raises LinkExpired or SourceError."""
+        """Return the content of a link; raises LinkExpired or SourceError."""
         if not url.startswith(("https://", "http://")):
             raise SourceError(f"{url}: not a link that can be followed")
         status, content, headers = self._answer(lambda: self._http.stream("GET", url), MAX_IMAGE)
@@ -77,7 +80,7 @@ class Client:
         return content
 
     def _answer(self, stream: Callable[[], Any], most: int) -> tuple[int, bytes, httpx.Headers]:
-        """Return status, content and headers, after as many attempts as it takes."""
+        """Return status, content and headers; raises SourceError after ATTEMPTS attempts."""
         for attempt in range(ATTEMPTS):
             self._wait()
             try:
@@ -96,7 +99,7 @@ class Client:
             time.sleep(seconds)
 
     def _pause(self, seconds: float) -> None:
-        """Send nothing for a while, from any thread."""
+        """Hold back the requests of all threads."""
         with self._lock:
             self._not_before = max(self._not_before, time.monotonic() + min(seconds, MAX_PAUSE))
 
@@ -111,7 +114,7 @@ def _limited(response: httpx.Response, most: int) -> bytes:
 
 
 def _retry_after(headers: httpx.Headers, attempt: int) -> float:
-    """Return the seconds that the service asks for, as a number or a date, else ever longer ones."""
+    """Return the seconds that the service asks for, as a number or a date, else exponential backoff."""
     text = headers.get("retry-after", "")
     try:
         return float(text)

@@ -1,10 +1,10 @@
-"""A project of Azure Custom Vision -> a folder that `tagger train` reads.
+"""Copy of a project of Azure Custom Vision in a folder that `tagger train` reads.
 
 OUT/
   images/<image id>.<suffix>
   metadata.jsonl        file_name, labels: [] for the negative tag, null for no tag
   manifest.parquet      the same as a manifest
-  images.jsonl          SHA-256, size and tags of every image, written as it is downloaded
+  images.jsonl          SHA-256, size and tags of each image, written once it is downloaded
   project.json          project and tags, as the service describes them
   iterations.json       iterations with their performance
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from PIL import Image
 
@@ -27,12 +28,12 @@ from tagger.checkpoint.info import Json
 from tagger.data import ingest
 from tagger.data.config import LabelOptions
 from tagger.errors import SourceError, SourceNotFound, TaggerError, UsageError
-from tagger.images import FORMATS
+from tagger.images import known_formats
 from tagger.images.suffixes import suffix_of
 from tagger.migrate.client import Client, LinkExpired
 
 TAKE = 256
-"""Images per page, the most that the service gives."""
+"""Images per page, the maximum of the service."""
 OnProgress = Callable[[int, int], None]
 RECORDS = "images.jsonl"
 
@@ -45,13 +46,13 @@ class Migrated:
     multilabel: bool
     images: int
     downloaded: int
-    """Images that were not there already."""
+    """Images downloaded by this run."""
     tagged: int
     negative: int
     """Images known to have none of the tags."""
     untagged: int
     with_regions: int
-    """Images with boxes, which are in images.jsonl alone."""
+    """Images with boxes, which are in images.jsonl only."""
     iterations: int
     failed: tuple[str, ...]
     """Errors of the images that could not be fetched."""
@@ -116,7 +117,7 @@ class _Copy:
         self._have = _downloaded(folder)
         self._log = folder / RECORDS
         self.records: dict[str, Json] = {}
-        """Id -> file, sha256, bytes, tags, regions."""
+        """Id -> file, sha256, bytes, tags, regions, created."""
         self.downloaded, self.failed = 0, list[str]()
 
     def run(self, pool: ThreadPoolExecutor, on_progress: OnProgress) -> None:
@@ -126,10 +127,10 @@ class _Copy:
             for kind in ("tagged", "untagged"):
                 for page in self._pages(kind):
                     for image, found in zip(page, pool.map(self._copied, page), strict=True):
-                        self._note(image, found)
-                        if isinstance(found, dict) and image["id"] not in self._have:
-                            log.write(json.dumps({"id": image["id"], **self.records[image["id"]]}) + "\n")
-                            log.flush()
+                        if isinstance(found, str):
+                            self.failed.append(found)
+                        else:
+                            self._record(image, found, log)
                     on_progress(len(self.records) + len(self.failed), total)
         _write_lines(self._log, [{"id": id, **record} for id, record in self.records.items()])
         if len(self.records) + len(self.failed) < total:
@@ -142,20 +143,17 @@ class _Copy:
             yield [{**image, "id": _checked_id(image)} for image in page]
             skip += len(page)
 
-    def _note(self, image: Json, found: Json | str) -> None:
-        if isinstance(found, str):
-            self.failed.append(found)
-            return
-        self.downloaded += image["id"] not in self._have
-        facts = {
-            "tags": image.get("tags") or [],
-            "regions": image.get("regions") or [],
-            "created": image.get("created"),
-        }
-        self.records[image["id"]] = {**found, **facts}
+    def _record(self, image: Json, found: Json, log: TextIO) -> None:
+        """Record an image that is on disk; one that was downloaded now also goes into the log at once."""
+        lists = {name: image.get(name) or [] for name in ("tags", "regions")}
+        self.records[image["id"]] = record = {**found, **lists, "created": image.get("created")}
+        if image["id"] not in self._have:
+            self.downloaded += 1
+            log.write(f"{json.dumps({'id': image['id'], **record})}\n")
+            log.flush()
 
     def _copied(self, image: Json) -> Json | str:
-        """Return file, sha256 and bytes of an image on disk, downloading it first if needed; or what went wrong."""
+        """Return file, sha256 and bytes of an image on disk, downloading it if needed; or the error."""
         if image["id"] in self._have:
             return self._have[image["id"]]
         try:
@@ -191,7 +189,7 @@ def _listed(projects: list[Json], key: str) -> str:
 
 
 def _iterations(client: Client, project: str) -> list[Json]:
-    """Return the iterations, those that are trained with their performance, or with the reason why there is none."""
+    """Return the iterations, those that are trained with their performance or the error of asking for it."""
     path, found = f"projects/{project}/iterations", []
     for iteration in client.get(path):
         figures: Json = {}
@@ -212,7 +210,7 @@ def _labels(image: Json, tags: Mapping[str, Json]) -> list[str] | None:
 
 
 def _downloaded(folder: Path) -> dict[str, Json]:
-    """Return what an earlier run downloaded and is still as it was."""
+    """Return the images of earlier runs whose files are unchanged: id -> file, sha256, bytes."""
     path, found = folder / RECORDS, dict[str, Json]()
     for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
@@ -231,9 +229,9 @@ def _sha256(path: Path) -> str:
 
 
 def _format(content: bytes) -> str | None:
-    """Return the format of an image, None for what is none."""
+    """Return the format of an image; None for other content."""
     try:
-        with Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with Image.open(io.BytesIO(content), formats=known_formats()) as image:
             return image.format
     except Exception:  # Pillow has many of its own
         return None
@@ -244,7 +242,7 @@ def _checked_id(record: Json) -> str:
     try:
         return str(uuid.UUID(str(record["id"])))
     except (ValueError, KeyError) as error:
-        raise SourceError(f"the service gave an id that is none: {str(record.get('id'))[:80]!r}") from error
+        raise SourceError(f"the service gave an id that is no UUID: {str(record.get('id'))[:80]!r}") from error
 
 
 def _write(path: Path, value: object) -> None:

@@ -41,6 +41,7 @@ def html(markdown: str, image: Callable[[str], bytes]) -> str:
     tokens = parser.parse(markdown)
     for figure in (child for token in tokens for child in token.children or () if child.type == "image"):
         _inline(figure, image)
+    _let_keys_scroll(tokens)
     starts = [index for index, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
 
     def rendered(part: Sequence[Token]) -> Markup:
@@ -50,6 +51,13 @@ def html(markdown: str, image: Callable[[str], bytes]) -> str:
     title = "".join(child.content for child in head[1].children or ())
     parts = [(rendered(part[1:2]), rendered(part[3:])) for part in sections]
     return _template("page.html.jinja").render(title=Markup.escape(title), head=rendered(head), parts=parts)
+
+
+def _let_keys_scroll(tokens: Sequence[Token]) -> None:
+    """Let the keyboard reach what may be wider than the page: tables and wide figures."""
+    for before, token in pairwise(tokens):
+        if before.type == "table_open" or any("wide" in str(each.attrs.get("class")) for each in token.children or ()):
+            before.attrSet("tabindex", "0")
 
 
 def _inline(figure: Token, image: Callable[[str], bytes]) -> None:

@@ -196,15 +196,16 @@ def _add_queries(app: FastAPI, session: Session) -> None:
                 "multilabel": images.has_several(),
                 "palette": images.palette(),
                 "statuses": images.statuses(),
+                "queue": visible(config.queue or ""),
                 "unknown": images.has_unknown(),
-                "sort": config.sort,
+                "sort": config.first_sort,
                 "tag": config.tag or "",
             }
         )
 
     @app.get("/api/images")
     def page(
-        sort: Literal["uncertain", "unknown", "disagree", "newest", "tag"] = "uncertain",
+        sort: Literal["uncertain", "unknown", "disagree", "newest", "tag", "queue"] = "uncertain",
         tag: _Text = "",
         folder: _Text = "",
         status: Annotated[str, Parameter(max_length=40)] = "tagged",
@@ -225,6 +226,11 @@ def _add_queries(app: FastAPI, session: Session) -> None:
     def details(image: Annotated[int, Field(ge=0, le=_MAX_ID)]) -> JSONResponse:
         row = _one(images, image)
         return _json({**_card(row, most=100), **_facts(row)})
+
+    @app.get("/api/images/{image}/neighbours")
+    def neighbours(image: Annotated[int, Field(ge=0, le=_MAX_ID)]) -> JSONResponse:
+        session.refresh()
+        return _json({"images": [_card(row) | {"similarity": row["similarity"]} for row in images.neighbours(image)]})
 
     @app.get("/api/tags")
     def tags(q: _Text = "") -> JSONResponse:
@@ -289,6 +295,8 @@ def _card(row: Row, most: int = _SHOWN) -> Row:
         "tags": (row["tags"] or [])[:most],
         "candidates": (row["candidates"] or [])[:most],
         "others": row["others"] or [],
+        "reason": row["reason"],
+        "given": row["given"],
         "disagrees": not row["agrees"],
         "labels": row["labels"],
         "by": row["decider"],

@@ -26,11 +26,17 @@ class ReviewConfig:
             "first, or by tag."
         ),
     ] = "uncertain"
+    queue: Annotated[str | None, Option("File of `tagger suggest`: begin with its images, in its order.")] = None
     tag: Annotated[str | None, Option("Show only images with this tag, until another filter is chosen.")] = None
     model: Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")] = None
     against: Annotated[str | None, Option("Name of the model to compare with [default: every other one].")] = None
     by: Annotated[str | None, Option("Name of the reviewer, stored with every decision.")] = None
     port: Annotated[int, Option("Port; the next free one if it is in use. 0: any.", ge=0, le=65_535)] = 8010
+
+    @property
+    def first_sort(self) -> str:
+        """Return the order of the first page."""
+        return "queue" if self.queue and self.sort == "uncertain" else self.sort
 
     def __post_init__(self) -> None:
         options.check(self)

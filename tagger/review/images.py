@@ -26,8 +26,14 @@ SUGGESTED = 20
 """Tags or folders that are suggested for what was typed."""
 FIXED = 9
 """Tags up to which digits always mean the same tag."""
-_SAMPLE = 10_000
-"""Rows that show whether images have several tags."""
+LAST = 1 << 40
+"""Place of images that are not in the queue."""
+NEIGHBOURS = 6
+"""Nearest labelled images of one that is shown alone."""
+COMPARED = 10_000
+"""Labelled images, those decided last, that are compared for it."""
+EMBEDDED = 100_000
+"""Images whose embeddings are at hand: those labelled before, then the least certain."""
 
 _COLUMNS = (
     "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "candidates", "top_tag",
@@ -43,16 +49,31 @@ _OTHERS = """
         ) = 1
     ) WHERE top_tag IS NOT NULL GROUP BY uri
 """
-_SINGLE = "candidates[1].score - coalesce(candidates[2].score, 1 - candidates[1].score)"
-"""SQL: the margin between the best two tags."""
-_MULTI = "2 * list_min([abs(pair.score - 0.5) for pair in candidates])"
-"""SQL: the distance of the least certain tag from 0.5."""
+_QUEUED = """
+    CREATE TEMP TABLE queued AS
+    SELECT coalesce(image_id, uri) AS image, min(place) AS place, arg_min(reason, place) AS reason,
+        CASE WHEN count(labels) > 0 THEN list_distinct(flatten(list(labels))) END AS given,
+        arg_min(model_id, place) FILTER (labels IS NOT NULL) AS model_id,
+        arg_min(candidates, place) FILTER (labels IS NOT NULL) AS candidates
+    FROM queue GROUP BY image
+"""
+_SHOWN = f"""
+    SELECT latest.* EXCLUDE (embedding) REPLACE (
+        coalesce(queued.candidates[:1], latest.tags) AS tags,
+        coalesce(queued.candidates, latest.candidates) AS candidates,
+        coalesce(queued.model_id, latest.model_id) AS model_id
+    ), coalesce(place, {LAST}) AS place, reason, given
+    FROM latest LEFT JOIN queued ON coalesce(latest.image_id, latest.uri) = queued.image
+"""
+"""SQL: rows with their place in the queue. A labelled image of the queue has the queue's candidates, which are those of
+a model that has not seen it."""
 ORDERS = {
     "uncertain": ("margin",),
     "unknown": ("novelty", "margin"),
     "disagree": ("agrees", "margin"),
     "newest": ("age",),
     "tag": ("sort_tag", "margin"),
+    "queue": ("place",),
 }
 """Names of orders -> columns to sort by, none of them null; then the id."""
 
@@ -83,6 +104,8 @@ class Query:
         elif self.status != "all":
             found.append("status = $status")
             values["status"] = self.status
+        if self.sort == "queue":
+            found.append(f"place < {LAST}")
         if self.reviewed != "all":
             found.append(f"decided.key IS {'NOT' * (self.reviewed == 'yes')} NULL")
         return [*found, *["NOT agrees"] * self.disagree, *["unknown"] * self.unknown], values
@@ -148,6 +171,26 @@ class Images:
     def statuses(self) -> list[Row]:
         """Return every status with its number of images."""
         return self.rows("SELECT status, count(*) AS images FROM images GROUP BY ALL ORDER BY images DESC, status")
+
+    def neighbours(self, image: int) -> list[Row]:
+        """Return the nearest labelled images by the cosine of their embeddings, with their `similarity`."""
+        found = self.rows(
+            f"""
+            SELECT near.id, list_cosine_similarity(near.embedding, this.embedding) AS similarity
+            FROM embeddings AS this JOIN embeddings AS near
+                ON near.model_id = this.model_id AND len(near.embedding) = len(this.embedding) AND near.key <> this.key
+            WHERE this.id = $id AND near.key IN (SELECT key FROM decided ORDER BY decided_at DESC LIMIT {COMPARED})
+            AND isfinite(similarity) ORDER BY similarity DESC, near.id LIMIT $most
+            """,
+            id=image,
+            most=NEIGHBOURS,
+        )
+        similar = {row["id"]: row["similarity"] for row in found}
+        return [{**row, "similarity": similar[row["id"]]} for row in self.find(list(similar))]
+
+    def in_queue(self) -> int:
+        """Return how many images of the queue are in the table."""
+        return int(self.rows(f"SELECT count(DISTINCT key) AS images FROM images WHERE place < {LAST}")[0]["images"])
 
     def has_unknown(self) -> bool:
         """Return whether the model tells unknown images."""
@@ -220,10 +263,17 @@ def _beyond(order: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def open_images(url: StrPath, model: str | None = None, against: str | None = None) -> Iterator[Images]:
+def open_images(
+    url: StrPath,
+    model: str | None = None,
+    against: str | None = None,
+    queue: pa.Table | None = None,
+    labels: pa.Table | None = None,
+) -> Iterator[Images]:
     """Read a results table for a review, into a temporary database whose SQL can reach no other file.
 
-    Raises SourceNotFound, UsageError for a model that is not in the table, or TableError for a damaged part.
+    `queue` has suggestions, `labels` the decisions so far. Raises SourceNotFound, UsageError for a model that is not in
+    the table, or TableError for a damaged part.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = f"{folder}/review.duckdb"  # on disk, where columns are compressed
@@ -232,9 +282,10 @@ def open_images(url: StrPath, model: str | None = None, against: str | None = No
             if against is not None and against not in names:
                 raise UsageError(f"--against {against}: expected one of {', '.join(names) or 'no other model'}")
             table.rows(f"ATTACH '{file}' AS review")
-            table.create_latest(_COLUMNS)
-            multilabel = _is_multilabel(table)
-            _create(table, against, multilabel)
+            table.create_latest((*_COLUMNS, "embedding"))
+            multilabel = table.is_multilabel()
+            _create(table, against, schema.SUGGESTIONS.empty_table() if queue is None else queue)
+            _create_embeddings(table, schema.LABELS.empty_table() if labels is None else labels)
             table.rows("DETACH review")
         with contextlib.closing(_connect(file)) as connection:
             yield Images(str(url), table.model, tuple(names), multilabel, connection)
@@ -248,31 +299,26 @@ def _connect(file: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _is_multilabel(table: Table) -> bool:
-    """Return whether an image may have several tags: the scores of some image add up to more than 1."""
-    total = "list_sum([pair.score for pair in candidates])"
-    found = table.row(f"SELECT max(total) AS total FROM (SELECT {total} AS total FROM latest LIMIT {_SAMPLE})")
-    return (found["total"] or 0) > 1.01
-
-
-def _create(table: Table, against: str | None, multilabel: bool) -> None:
+def _create(table: Table, against: str | None, queue: pa.Table) -> None:
     """Create the tables of a review; ids follow the order by uncertainty."""
     table.rows("SET preserve_insertion_order = true")
     chosen = {"chosen": against} if against else {}
     table.rows(_OTHERS.format(chosen="AND model = $chosen" * len(chosen)), mine=table.model, **chosen)
+    place = pa.array(range(len(queue)), pa.int64())
+    table.connection.register("queue", queue.append_column("place", place))
+    table.rows(_QUEUED)
     table.rows(
         f"""
         CREATE TABLE review.images AS
         SELECT row_number() OVER () AS id, * FROM (
-            SELECT latest.*, others, hash(coalesce(image_id, uri)) AS key,
+            SELECT shown.*, others, hash(coalesce(image_id, uri)) AS key,
                 list_distinct([pair.tag for pair in list_concat(tags, candidates[1:1])]) AS names,
-                CASE WHEN {TAGGED} AND len(candidates) > 0
-                    THEN coalesce(nullif({_MULTI if multilabel else _SINGLE}, 'nan'::FLOAT), 2) ELSE 3 END AS margin,
+                {table.margin()} AS margin,
                 coalesce(len([other.tag for other in others if other.tag <> top_tag]) = 0, true) AS agrees,
                 coalesce(-epoch_us(tagged_at), 0) AS age,
                 coalesce(-nullif(unknown_score, 'nan'::FLOAT), 'inf'::FLOAT) AS novelty,
                 coalesce(tags[1].tag, top_tag, '') AS sort_tag
-            FROM latest LEFT JOIN other USING (uri) ORDER BY margin, uri
+            FROM ({_SHOWN}) AS shown LEFT JOIN other USING (uri) ORDER BY margin, uri
         )
         """
     )
@@ -290,3 +336,17 @@ def _create(table: Table, against: str | None, multilabel: bool) -> None:
         """
     )
     table.rows("CREATE TABLE review.decided (key UBIGINT, labels VARCHAR[], decider VARCHAR, decided_at TIMESTAMPTZ)")
+
+
+def _create_embeddings(table: Table, labels: pa.Table) -> None:
+    """Create the table of embeddings, of at most EMBEDDED images."""
+    table.connection.register("labelled", pa.table({"image": decisions.image_of(labels)}))
+    table.rows(
+        f"""
+        CREATE TABLE review.embeddings AS
+        SELECT id, key, model_id, embedding FROM latest JOIN (
+            SELECT min(id) AS id, key, arg_min(uri, id) AS uri FROM review.images WHERE {TAGGED} GROUP BY key
+            ORDER BY key IN (SELECT hash(image) FROM labelled) DESC, min(place), min(id) LIMIT {EMBEDDED}
+        ) USING (uri) WHERE embedding IS NOT NULL
+        """
+    )

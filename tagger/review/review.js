@@ -4,6 +4,7 @@
 const at = id => document.getElementById(id);
 const grid = at("grid"), single = at("single"), filter = at("filter"), other = at("other").elements.tag;
 const DIGITS = 9, AT_ONCE = 4;
+const REASONS = {duplicate: "a copy has another label; ", dark: "dark; ", blurred: "blurred; "};
 const loading = new Set();
 
 let facts, images = [], current = 0, more = false;
@@ -92,7 +93,7 @@ function palette() {
   const image = images[current];
   if (facts.palette.length) return facts.palette;
   if (!image) return [];
-  return [...new Set([...image.candidates.map(pair => pair.tag), ...shown(image)])].slice(0, DIGITS);
+  return [...new Set([...(image.given ?? []), ...image.candidates.map(pair => pair.tag), ...shown(image)])].slice(0, DIGITS);
 }
 
 /** Send decisions; `known` has the labels of images that are not on this page any more, for an undo. */
@@ -220,6 +221,7 @@ function chips(image) {
 function remarks(image) {
   const found = [];
   const tags = predicted(image);
+  if (image.reason && image.given) found.push(`${REASONS[image.reason] ?? ""}labelled ${image.given.join(", ") || "none of these"}`);
   if (image.labels && image.labels.join() !== tags.join()) found.push(`was ${tags.join(", ") || "no tag"}`);
   if (image.labels && image.by) found.push(`by ${image.by}`);
   if (image.disagrees) found.push(image.others.map(each => `${each.model}: ${each.tag}`).join(", "));
@@ -247,15 +249,9 @@ function fetchImages() {
   }
 }
 
-function describe(image) {
-  const state = image.labels ? `reviewed: ${image.labels.join(", ") || "none of these"}` : `${shown(image).join(", ") || "no tag"}`;
-  return `${image.name}, ${state}`;
-}
-
 function dress(element, image) {
   const place = images.indexOf(image);
   element.setAttribute("aria-selected", selected.has(image.id));
-  element.setAttribute("aria-label", describe(image));
   element.tabIndex = place === current ? 0 : -1;
   element.classList.toggle("done", image.labels !== null && !drafts.has(image.id));
   element.classList.toggle("draft", drafts.has(image.id));
@@ -414,10 +410,11 @@ async function drawSingle() {
     next.setAttribute("aria-label", "Next image");
     const focused = single.contains(document.activeElement);
     single.replaceChildren(make("div", {className: "photo"}, photo(image, "full", image.name)),
-      make("div", {className: "side"}, make("div", {className: "row"}, back, previous, next), make("div", {className: "labels"}), make("div", {className: "more side"})));
+      make("div", {className: "side"}, make("div", {className: "row"}, back, previous, next), make("div", {className: "labels"}), make("section", {className: "near", hidden: true}), make("div", {className: "more side"})));
     if (focused) back.focus();
     fetchImages();
     describeFully(image);
+    drawNeighbours(image);
   }
   const state = make("div", {className: image.labels && !drafts.has(image.id) ? "done" : drafts.has(image.id) ? "draft" : ""}, chips(image), ...remarks(image));
   single.querySelector(".labels").replaceChildren(state);
@@ -443,6 +440,20 @@ async function describeFully(image) {
     for (const [name, value] of Object.entries(lines)) if (value) list.append(make("dt", {textContent: name}), make("dd", {textContent: value}));
     for (const each of found.others) list.append(make("dt", {textContent: each.model}), make("dd", {textContent: `${each.tag} ${percent(each.score)}`}));
     single.querySelector(".more").replaceChildren(table, list);
+  } catch (error) { say(error.message, true); }
+}
+
+/** Show the labelled images whose embeddings are nearest; nothing where the table has no embeddings. */
+async function drawNeighbours(image) {
+  try {
+    const found = (await call(`api/images/${image.id}/neighbours`)).images, near = single.querySelector(".near");
+    if (single.dataset.image !== String(image.id) || !found.length) return;
+    const list = make("ul", {}, ...found.map(each => make("li", {title: each.uri},
+      make("div", {className: "frame"}, photo(each, "thumbnails", each.name)),
+      make("span", {textContent: each.labels.join(", ") || "none of these"}))));
+    near.replaceChildren(make("h2", {textContent: "Nearest labelled images"}), list);
+    near.hidden = false;
+    fetchImages();
   } catch (error) { say(error.message, true); }
 }
 
@@ -521,6 +532,7 @@ async function start() {
   filter.elements.tag.value = facts.tag;
   at("multilabel").checked = facts.multilabel;
   at("disagree").hidden = !facts.others.length;
+  if (!facts.queue) filter.elements.sort.querySelector("[value=queue]").remove();
   if (!facts.others.length) filter.elements.sort.querySelector("[value=disagree]").remove();
   at("unknown").hidden = !facts.unknown;
   if (!facts.unknown) filter.elements.sort.querySelector("[value=unknown]").remove();

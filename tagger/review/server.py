@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable
 
+import pyarrow as pa
+
+from tagger.data import decisions
 from tagger.data.decisions import LabelsFile
 from tagger.errors import UsageError
 from tagger.review.app import Session, create
 from tagger.review.config import ReviewConfig
-from tagger.review.images import open_images
+from tagger.review.images import Images, open_images
 from tagger.serve import listening
 from tagger.storage import StrPath
+from tagger.tagging.suggest import suggestions
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 _PORTS = 20
@@ -29,7 +36,14 @@ def review(
     config = config or ReviewConfig()
     labels = LabelsFile(config.labels)
     labels.merge()  # decisions of a review that was killed
-    with open_images(os.fspath(results), config.model, config.against) as images, _listen(config.port) as listener:
+    decided = decisions.read(labels.uri) if os.path.exists(labels.path) else None
+    queue = suggestions.read(config.queue) if config.queue else None
+    with (
+        open_images(os.fspath(results), config.model, config.against, queue, decided) as images,
+        _listen(config.port) as listener,
+    ):
+        if queue is not None:
+            _check_queue(images, queue, str(config.queue))
         session = Session(images, labels, config)
         app = create(session, listener.getsockname()[1])
         try:
@@ -38,6 +52,15 @@ def review(
         finally:
             session.readers.shutdown(cancel_futures=True)
             labels.merge()
+
+
+def _check_queue(images: Images, queue: pa.Table, name: str) -> None:
+    """Warn of images of the queue that are not in the table; raise UsageError when none is."""
+    total, found = len(decisions.image_of(queue).unique()), images.in_queue()
+    if not found:
+        raise UsageError(f"--queue {name}: none of its {total:,} images is in {images.table}; tag them first")
+    if found < total:
+        log.warning("--queue %s: %d of its %d images are not in %s", name, total - found, total, images.table)
 
 
 def _listen(port: int) -> socket.socket:

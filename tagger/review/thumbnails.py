@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import re
 import secrets
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -17,25 +20,55 @@ from tagger.errors import ImageError, SourceError
 
 THUMBNAIL, FULL = 320, 1600
 """Longest side in pixels of a thumbnail, and of an image that is shown alone."""
+CACHE = 2 << 30
+"""Bytes of cached thumbnails; over it, those that were not used for longest are deleted."""
+_PRUNED = 2000
+"""Thumbnails that are written between two deletions."""
 _READ_SECONDS = 20.0
 _QUALITY = 85
 _IMAGE_ID = re.compile("[0-9a-f]{64}")
 _END = b"\xff\xd9"
 """The last bytes of a JPEG that was written whole."""
+_written = itertools.count()
 
 
 def thumbnail(uri: str, image_id: str | None) -> bytes:
     """Return a thumbnail, from the cache where it is there. Raises as `full()` does."""
     if image_id is None or not _IMAGE_ID.fullmatch(image_id):
         return _rendered(storage.read_bytes(uri, 1, _READ_SECONDS), THUMBNAIL)
-    path = storage.cache_folder() / "thumbnails" / image_id[:2] / f"{image_id}-{THUMBNAIL}.jpg"
+    path = _folder() / image_id[:2] / f"{image_id}-{THUMBNAIL}.jpg"
     with contextlib.suppress(OSError):  # not there yet
         if (content := path.read_bytes()).endswith(_END):
+            os.utime(path)
             return content
     content = _rendered(_read(uri, image_id), THUMBNAIL)
     with contextlib.suppress(OSError):  # a cache that cannot be written makes it slower, nothing else
         _write(path, content)
+    if next(_written) % _PRUNED == 0:
+        threading.Thread(target=prune, daemon=True).start()
     return content
+
+
+def _folder() -> Path:
+    return storage.cache_folder() / "thumbnails"
+
+
+def prune(most: int = CACHE) -> None:
+    """Delete the thumbnails that were not used for longest, until the others take at most `most` bytes."""
+    left = most
+    for _, size, path in sorted(_cached(), reverse=True):
+        left -= size
+        if left < 0:
+            with contextlib.suppress(OSError):  # another review has deleted it
+                path.unlink()
+
+
+def _cached() -> Iterator[tuple[float, int, Path]]:
+    """Yield when each thumbnail was last used, its bytes, and its path."""
+    for path in _folder().glob("*/*"):
+        with contextlib.suppress(OSError):
+            found = path.stat()
+            yield found.st_mtime, found.st_size, path
 
 
 def full(uri: str, image_id: str | None) -> bytes:

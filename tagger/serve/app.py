@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -26,14 +25,10 @@ from tagger.serve.customvision import Target
 from tagger.serve.errors import Refused, of_row
 from tagger.serve.fetch import Fetcher, anywhere, is_public
 from tagger.serve.metrics import Measured, Metrics
-from tagger.serve.models import Models
-from tagger.serve.projects import calls, predictions, training
-from tagger.serve.projects.calls import State
+from tagger.serve.models import Checkpoints, Models
+from tagger.serve.projects import calls, predictions, routes
 from tagger.serve.projects.iteration_calls import published, target_of
-from tagger.serve.projects.links import PATH, Links
-from tagger.serve.projects.loaded import Loaded
-from tagger.serve.projects.project import Projects
-from tagger.serve.projects.trainings import Trainings
+from tagger.serve.projects.links import PATH
 from tagger.serve.stored import Store
 from tagger.training.config import TrainConfig
 
@@ -67,15 +62,9 @@ class Service:
         self.models = Models(sources, model_config, decoders, self._on_batch)
         self.bodies = Bodies(config.max_bytes)
         self.fetcher = Fetcher(config.max_bytes, anywhere if config.allow_private_urls else is_public)
-        self.training: State | None = None
         self.stored_predictions = config.stored_predictions
-        if config.projects:
-            projects = Projects(config.projects)
-            self.training = State(
-                projects, Trainings(projects, replace(train_config, device=model_config.device)),
-                Loaded(model_config, decoders, self._on_batch), Links(), self.fetcher, config.max_bytes,
-                model_config.max_pixels,
-            )  # fmt: skip
+        checkpoints = Checkpoints(model_config, decoders, self._on_batch)
+        self.training = routes.start(config, model_config, train_config, checkpoints, self.fetcher)
 
     def _on_batch(self, model: str, images: int) -> None:
         self.metrics.batches.labels(model).observe(images)
@@ -93,7 +82,7 @@ class Service:
         project = self.training and self.training.projects.find(call.project)
         if self.training and project and call.name and not call.container:
             iteration = published(project, call.name)
-            return target_of(iteration, await asyncio.wrap_future(self.training.loaded.get(project, iteration)))
+            return target_of(iteration, await asyncio.wrap_future(self.training.model(project, iteration)))
         only = call.container and len(self.models.names()) == 1
         return customvision.target_of(self.models.find(None if only else call.name))
 
@@ -124,7 +113,7 @@ def create(service: Service) -> FastAPI:
         for task in tasks:
             task.cancel()
         if service.training:
-            await asyncio.to_thread(service.training.trainings.close)
+            await asyncio.to_thread(routes.close, service.training)
         if service.store:
             await asyncio.to_thread(service.store.flush)
 
@@ -141,39 +130,39 @@ def create(service: Service) -> FastAPI:
 
 def _open_routes(service: Service) -> APIRouter:
     """Return the routes that need no key."""
-    routes = APIRouter()
+    router = APIRouter()
     page = resources.files("tagger.serve").joinpath("page.html").read_text("utf-8")
 
-    @routes.get("/", include_in_schema=False)
+    @router.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page)
 
-    @routes.get(f"{PATH}/{{project}}/{{image}}", include_in_schema=False)
-    async def linked_image(project: str, image: str, se: str = "", sig: str = "") -> Response:
-        return training.linked_image(service.training, project, image, se, sig)
+    @router.get(f"{PATH}/{{project}}/{{kind}}/{{id}}", include_in_schema=False)
+    async def linked_file(project: str, kind: str, id: str, se: str = "", sig: str = "") -> Response:
+        return routes.linked_file(service.training, project, kind, id, se, sig)
 
-    @routes.get("/healthz", response_class=PlainTextResponse)
+    @router.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
         """Answer `ok`: the models are loaded."""
         return "ok"
 
-    return routes
+    return router
 
 
 def _plain_routes(service: Service) -> APIRouter:
-    routes = APIRouter(dependencies=[Depends(service.check_key)])
+    router = APIRouter(dependencies=[Depends(service.check_key)])
 
-    @routes.get("/models")
+    @router.get("/models")
     async def models() -> dict[str, Any]:
         """List the models with their labels and thresholds."""
         return {"models": [_described(batcher) for batcher in service.models.all()]}
 
-    @routes.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return the metrics for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @routes.post("/predict", openapi_extra=_BODY)
+    @router.post("/predict", openapi_extra=_BODY)
     async def predict(request: Request, model: str | None = None) -> JSONResponse:
         """Tag an image: its bytes, a multipart part `image`, or JSON with its `url`. The answer is a results row."""
         kind = request.headers.get("content-type", "")
@@ -186,17 +175,17 @@ def _plain_routes(service: Service) -> APIRouter:
         known = batching.results_row(row) | {"uri": url and storage.public_uri(url)}
         return JSONResponse(known, 200 if row["status"] in TAGGED else of_row(row).status)
 
-    return routes
+    return router
 
 
 def _customvision_routes(service: Service) -> APIRouter:
-    routes = APIRouter(dependencies=[Depends(service.check_key)])
+    router = APIRouter(dependencies=[Depends(service.check_key)])
 
-    @routes.api_route("/{path:path}", methods=["GET", "POST", "PATCH", "DELETE"], include_in_schema=False)
+    @router.api_route("/{path:path}", methods=["GET", "POST", "PATCH", "DELETE"], include_in_schema=False)
     async def customvision_call(request: Request) -> Response:
         path = request.scope["raw_path"].decode("latin-1")
         if calls.is_training(path):
-            return await training.answer(service.training, service.bodies, request, path)
+            return await routes.answer(service.training, service.bodies, request, path)
         if request.method != "POST":
             raise Refused(404, "NotFound", "no such call; see /docs")
         call = customvision.parse(path)
@@ -207,7 +196,7 @@ def _customvision_routes(service: Service) -> APIRouter:
                 raise
             return PlainTextResponse("Error processing image", 200 if call.takes_url else 500)
 
-    return routes
+    return router
 
 
 async def _predicted(service: Service, call: customvision.Call, request: Request) -> dict[str, Any]:

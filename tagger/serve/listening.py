@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tagger.errors import UsageError
 
 HEAD_SECONDS = 20
-"""Limit on the time that the head of a request takes to arrive."""
+"""Limit on the time that a head takes to arrive, and the rest of a body whose request was refused."""
 KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 60
 """Limit on the time that requests at work have when the server ends."""
@@ -37,33 +37,41 @@ def run(app: FastAPI, listener: socket.socket, on_start: Callable[[], None]) -> 
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time that the head of a request takes."""
+    """HTTP/1.1 with a limit on the time that a head takes, or the rest of a body that was answered before its end."""
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time of the first request."""
         super().connection_made(transport)
-        self._expect_head()
+        self._watch()
 
     def data_received(self, data: bytes) -> None:
         """Receive a piece of a request."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
-            self._expect_head()
-        elif self._deadline:
-            self._deadline.cancel()
-            self._deadline = None
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request, or discard what is left of the body."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the time limit."""
         super().connection_lost(exc)
+        self._stop()
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
+            self._stop()
+        elif not self._deadline:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
         if self._deadline:
             self._deadline.cancel()
-
-    def _expect_head(self) -> None:
-        if not self._deadline:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+            self._deadline = None
 
 
 _SETTINGS: dict[str, Any] = {

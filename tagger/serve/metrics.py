@@ -41,14 +41,14 @@ class Measured:
             return
         started, status = time.perf_counter(), 500
 
-        async def noted(message: Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, counted)
         finally:
             self._metrics.requests.labels(str(status)).inc()
             self._metrics.seconds.observe(time.perf_counter() - started)

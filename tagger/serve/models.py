@@ -1,11 +1,13 @@
-"""The models of a server, each loaded once, and again when its checkpoint changes."""
+"""The models of a server: those of the command line, loaded again when they change, and iterations of projects."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from tagger import checkpoint, storage
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
 """Between two looks at the checkpoints on disk."""
+MOST = 16
+"""Iterations of projects in memory."""
 
 OnBatch = Callable[[str, int], None]
 """Model and images of a batch that was scored."""
@@ -88,6 +92,30 @@ class Models:
             await asyncio.sleep(WATCH_SECONDS)
             for served in self._served.values():
                 await asyncio.to_thread(served.refresh)
+
+
+class Checkpoints:
+    """Checkpoints that never change, each loaded at its first use; the `MOST` used last stay in memory."""
+
+    def __init__(self, config: ModelConfig, decoders: ThreadPoolExecutor, on_batch: OnBatch) -> None:
+        self._config, self._decoders, self._on_batch = config, decoders, on_batch
+        self._loader, self._lock = ThreadPoolExecutor(1, "load"), threading.Lock()
+        self._futures: dict[str, Future[Batcher]] = {}
+
+    def get(self, folder: str, name: str) -> Future[Batcher]:
+        """Return a model, or begin to load it; a load that failed is tried again."""
+        with self._lock:
+            future = self._futures.pop(folder, None)
+            if future is None or (future.done() and future.exception()):
+                future = self._loader.submit(self._load, folder, name)
+            self._futures[folder] = future
+            for oldest in list(self._futures)[:-MOST]:
+                del self._futures[oldest]
+            return future
+
+    def _load(self, folder: str, name: str) -> Batcher:
+        model = build(replace(checkpoint.describe(folder), name=name), self._config)
+        return Batcher(model, self._decoders, lambda images: self._on_batch(name, images))
 
 
 def _version(source: str) -> tuple[int, int, int] | None:

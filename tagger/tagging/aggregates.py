@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import pyarrow as pa
+
 from tagger import schema
 from tagger.errors import TableError, UsageError, first_line
 from tagger.storage import StrPath
@@ -27,6 +29,13 @@ GENERATION = "left(run_id, 8)"
 RANK = "row_number() OVER (PARTITION BY uri ORDER BY left(run_id, 8) DESC, status <> 'ok', tagged_at DESC, run_id DESC)"
 """SQL: 1 for the latest row of a file, as in results.LATEST_ORDER."""
 
+_SAMPLE = 10_000
+"""Rows that show whether images have several tags."""
+_SINGLE = "candidates[1].score - coalesce(candidates[2].score, 1 - candidates[1].score)"
+"""SQL: the margin between the best two tags."""
+_MULTI = "2 * list_min([abs(pair.score - 0.5) for pair in candidates])"
+"""SQL: the distance of the least certain tag from 0.5, doubled."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -40,21 +49,31 @@ class Table:
 
     def rows(self, sql: str, **values: object) -> list[Row]:
         """Return the rows of a query; `$name` in it stands for a value. Raises TableError for a damaged part."""
-        import duckdb
-
-        try:
+        with self._named_damage():
             found = self.connection.execute(sql, values) if values else self.connection.execute(sql)
             return [
                 dict(zip([name for name, *_ in found.description or ()], row, strict=True)) for row in found.fetchall()
             ]
-        except duckdb.Error as error:
-            raise TableError(
-                f"{self.url}: cannot be read ({first_line(error)}); see `tagger status {self.url} --verify`"
-            ) from error
+
+    def arrow(self, sql: str, **values: object) -> pa.Table:
+        """Return the answer of a query as a table; raises TableError for a damaged part."""
+        with self._named_damage():
+            return self.connection.sql(sql, params=values or None).to_arrow_table()
 
     def row(self, sql: str, **values: object) -> Row:
         """Return the one row of a query."""
         return self.rows(sql, **values)[0]
+
+    @contextlib.contextmanager
+    def _named_damage(self) -> Iterator[None]:
+        import duckdb
+
+        try:
+            yield
+        except duckdb.Error as error:
+            raise TableError(
+                f"{self.url}: cannot be read ({first_line(error)}); see `tagger status {self.url} --verify`"
+            ) from error
 
     def create_latest(self, columns: Sequence[str]) -> None:
         """Create the view `latest`: these columns of the model's latest row per file.
@@ -72,8 +91,19 @@ class Table:
         )
         self.rows(
             f"CREATE TEMP VIEW latest AS SELECT {names} FROM mine ANTI JOIN repeated ON hash(uri) = key "
-            f"UNION ALL SELECT {names} FROM ranked"
+            f"UNION ALL SELECT * FROM ranked"
         )
+
+    def is_multilabel(self) -> bool:
+        """Return whether an image may have several tags: the scores of some image add up to more than 1."""
+        total = "list_sum([pair.score for pair in candidates])"
+        found = self.row(f"SELECT max(total) AS total FROM (SELECT {total} AS total FROM latest LIMIT {_SAMPLE})")
+        return (found["total"] or 0) > 1.01
+
+    def margin(self) -> str:
+        """Return the SQL of how certain a row of `latest` is: from 0 to 1, 2 where scores are NaN, 3 without tags."""
+        margin = _MULTI if self.is_multilabel() else _SINGLE
+        return f"CASE WHEN {TAGGED} AND len(candidates) > 0 THEN coalesce(nullif({margin}, 'nan'::FLOAT), 2) ELSE 3 END"
 
 
 @contextlib.contextmanager

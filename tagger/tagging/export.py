@@ -130,11 +130,12 @@ def _is_plain(label: str) -> bool:
 
 def _label_studio(rows: pa.Table, kind: str, out: str) -> bytes:
     """Tasks to import; local files are named as Label Studio serves them with the document root `/`."""
-    tasks = (_task(row, kind) for row in _stream(rows))
+    tasks = (label_studio_task(row, kind) for row in _stream(rows))
     return ("[\n" + ",\n".join(json.dumps(task, ensure_ascii=False) for task in tasks) + "\n]\n").encode()
 
 
-def _task(row: dict[str, Any], kind: str) -> dict[str, Any]:
+def label_studio_task(row: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return one task for Label Studio."""
     uri: str = row["uri"]
     image = (
         uri

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from typing import Literal, NamedTuple, TypeAlias
 
 from tagger import storage
@@ -47,7 +49,7 @@ class Sidecars:
     untagged: int
     """Images without a tag, or that were not read whole."""
     gone: int
-    """Images that are no longer there, or in an archive."""
+    """Images that are no longer there, in an archive or behind a web address."""
     left_alone: list[str]
     """Sidecar and reason."""
 
@@ -55,7 +57,7 @@ class Sidecars:
         """Return the counts and the sidecars that were left alone, in lines."""
         verb = "would be written" if self.dry_run else "written"
         counts = {"up to date": self.unchanged, "left alone": len(self.left_alone)}
-        images = {"without a tag": self.untagged, "no longer there or in an archive": self.gone}
+        images = {"without a tag": self.untagged, "gone, in an archive or behind a web address": self.gone}
         lines = [
             f"{self.written:,} sidecars {verb}" + "".join(f", {n:,} {name}" for name, n in counts.items() if n),
             *(f"images {name}: {n:,}" for name, n in images.items() if n),
@@ -110,27 +112,40 @@ def _tags(results: str, model: str | None) -> dict[str, list[str]]:
 
 
 def _sidecars(tags: Mapping[str, Sequence[str]], config: SidecarConfig) -> Iterator[Sidecar]:
-    """Write the sidecar of each image."""
+    """Write the sidecar of each image, folder by folder."""
     with ThreadPoolExecutor(_WRITERS) as pool:
-        for names, images in sidecars.by_folder(tags):
-            there = [sidecars.xmp_beside(image, names) for image in images]
-            places = [_place(image, found, config) for image, found in zip(images, there, strict=True)]
-            uses = Counter(places)
+        for folder, images in groupby(tags, storage.parent):
+            try:
+                names = sidecars.names_in(folder)
+            except SourceError as error:
+                yield from (Sidecar(image, "left_alone", reason=str(error)) for image in images)
+                continue
+            found = {image: sidecars.name_in_folder(image) in names for image in images}
+            yield from (Sidecar(image, "gone") for image, is_there in found.items() if not is_there)
+            there = {image: sidecars.xmp_beside(image, names) for image, is_there in found.items() if is_there}
+            places = {image: _place(image, paths, config) for image, paths in there.items()}
+            uses = Counter(places.values())
+            shared = (uses[place] > 1 for place in places.values())
+            yield from pool.map(
+                partial(_sidecar, config=config),
+                places,
+                places.values(),
+                there.values(),
+                [tags[image] for image in places],
+                shared,
+            )
 
-            def write(
-                image: str, place: str, there: list[str], names: set[str] = names, uses: Counter[str] = uses
-            ) -> Sidecar:
-                if sidecars.name_in_folder(image) not in names:
-                    return Sidecar(place, "gone")
-                if uses[place] > 1:
-                    reason = f"{place}: {uses[place]} images share it; use --sidecar name.ext.xmp"
-                    return Sidecar(place, "left_alone", reason=reason)
-                try:
-                    return _write(image, place, there, tags[image], config)
-                except (SourceError, ImageError, WriteError) as error:
-                    return Sidecar(place, "left_alone", reason=str(error))
 
-            yield from pool.map(write, images, places, there)
+def _sidecar(
+    image: str, place: str, there: Sequence[str], tags: Sequence[str], is_shared: bool, config: SidecarConfig
+) -> Sidecar:
+    """Write the sidecar of an image, or leave it alone."""
+    try:
+        if is_shared:
+            raise WriteError(f"{place}: another image would have the same sidecar; use --sidecar name.ext.xmp")
+        return _write(image, place, there, tags, config)
+    except (SourceError, ImageError, WriteError) as error:
+        return Sidecar(place, "left_alone", reason=str(error))
 
 
 def _place(image: str, there: Sequence[str], config: SidecarConfig) -> str:
@@ -143,10 +158,10 @@ def _place(image: str, there: Sequence[str], config: SidecarConfig) -> str:
 
 def _write(image: str, place: str, there: Sequence[str], tags: Sequence[str], config: SidecarConfig) -> Sidecar:
     """Add the tags of an image to its sidecar; raises an error, and writes nothing, where that is not possible."""
-    exists = place in there
+    exists, elsewhere = place in there, [path for path in there if path != place]
     place = _writable(place)
     packet = _read(place) if exists else xmp.empty(place)
-    others = [] if packet.keywords else _elsewhere(image, [path for path in there if path != place])
+    others = [] if packet.keywords else _elsewhere(image, elsewhere)
     new = packet.new(tags, config.under, others)
     if not new:
         return Sidecar(place, "unchanged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -125,11 +126,13 @@ def test_a_slow_step_is_logged_again_and_again(caplog: pytest.LogCaptureFixture)
         with progress("listing s3://key:secret@bucket", seconds=0.1) as show:
             time.sleep(0.25)
             show("loading a model")
+            logging.getLogger("tagger.inference").warning("no OpenVINO")
             time.sleep(0.25)
 
     slow()
     assert caplog.messages.count("listing s3://bucket") >= 2
     assert "loading a model" in caplog.messages
+    assert ("prefect.flow_runs", logging.WARNING, "no OpenVINO") in caplog.record_tuples
 
 
 def test_flows_can_be_pickled_by_value_as_process_and_remote_runners_do() -> None:

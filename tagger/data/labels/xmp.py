@@ -28,7 +28,7 @@ class _Found(NamedTuple):
 
 def matches(file: LabelFile) -> bool:
     """Return whether sidecars in the first folders hold keywords that people gave."""
-    if file.kind != "folder":
+    if file.kind != "folder" or storage.is_remote(file.uri):  # listing a bucket again could cost more than reading it
         return False
     pairs = (
         (image, paths)

@@ -28,13 +28,14 @@ class OnnxEngine:
 
     shares_cores = True
 
-    def __init__(self, content: bytes, name: str, batch_size: int | None = None) -> None:
+    def __init__(self, content: bytes, name: str, batch_size: int | None = None, precision: str | None = None) -> None:
         import onnxruntime
 
-        self.name = f"onnxruntime {onnxruntime.__version__} cpu fp32"
+        self._session = onnx_files.session(content, name)
+        precision = precision or onnx_files.precision(self._session)
+        self.name = f"onnxruntime {onnxruntime.__version__} cpu {precision}"
         self.batch_size, self.concurrency = batch_size or BATCH_SIZE, hardware.cores()
         self.images_per_second: float | None = None
-        self._session = onnx_files.session(content, name)
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """Score any number of images."""

@@ -108,7 +108,7 @@ def comparison(found: Comparison) -> Markup:
     """Return variants of a model with their accuracies."""
     names, shares, remarks = zip(*found.rows, strict=True)
     accuracies = [percent(share) for share in shares]
-    return table((found.title, "l", names), ("test accuracy", "r", accuracies), ("", "l", remarks))
+    return table((found.title, "l", names), ("test accuracy", "r", accuracies), ("remark", "l", remarks))
 
 
 def every_run(report: BenchmarkReport) -> Markup:

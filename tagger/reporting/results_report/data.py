@@ -10,6 +10,7 @@ from tagger.reporting.histogram import BINS
 from tagger.reporting.results_report.card import Card, find_card
 from tagger.storage import StrPath
 from tagger.tagging.aggregates import GENERATION, RANK, TAGGED, Row, Table, open_table
+from tagger.tagging.alike import Alike, near_duplicates
 
 LISTED = 30
 """Tags in the table of tags."""
@@ -21,6 +22,9 @@ UNCERTAIN = 18
 GROUPS = 8
 """Groups of duplicates that are shown, and examples of each status and of each change of tag."""
 EXAMPLES = 3
+ALIKE = 6
+"""Groups of near-duplicates that are shown, each with at most ALIKE_EXAMPLES images."""
+ALIKE_EXAMPLES = 4
 
 _COLUMNS = (
     "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "top_tag", "top_score",
@@ -66,6 +70,8 @@ class ResultsReport:
     """groups, images, bytes"""
     groups: list[Row]
     """copies, uris"""
+    alike: Alike | None
+    """None without embeddings."""
     changes: Row | None
     """Of the last run; None when it is the first."""
     switched: list[Row]
@@ -77,7 +83,8 @@ class ResultsReport:
     def uris(self) -> list[str]:
         """Return the images that are shown, tag by tag."""
         of_tags = [row for tag in self.tags for row in (*tag.most_sure, *tag.least_sure)]
-        return [row["uri"] for row in (*of_tags, *self.uncertain)] + [group["uris"][0] for group in self.groups]
+        alike = [uri for group in (self.alike.shown if self.alike else ()) for uri in group["uris"]]
+        return [row["uri"] for row in (*of_tags, *self.uncertain)] + [group["uris"][0] for group in self.groups] + alike
 
 
 def gather(url: StrPath, model: str | None = None, checkpoints: str = "checkpoints") -> ResultsReport:
@@ -91,11 +98,13 @@ def gather(url: StrPath, model: str | None = None, checkpoints: str = "checkpoin
         changes, switched, shifted = _changes(table)
         duplicates, groups = _duplicates(table)
         ids = table.rows(f"SELECT model_id, count(*) AS files FROM latest WHERE {TAGGED} GROUP BY ALL ORDER BY ALL")
+        totals, versions = _totals(table), {row["model_id"]: row["files"] for row in ids}
+        newest = max(versions, key=lambda each: versions[each], default="")
         return ResultsReport(
             name=storage.public_uri(str(url)),
             model=table.model,
             models=table.models,
-            totals=_totals(table),
+            totals=totals,
             formats=table.rows(
                 "SELECT format, count(*) AS files FROM latest WHERE format IS NOT NULL GROUP BY ALL ORDER BY 2 DESC, 1"
             ),
@@ -109,10 +118,11 @@ def gather(url: StrPath, model: str | None = None, checkpoints: str = "checkpoin
             ),
             duplicates=duplicates,
             groups=groups,
+            alike=near_duplicates(table, totals["tagged"], newest, ALIKE, ALIKE_EXAMPLES),
             changes=changes,
             switched=switched,
             shifted=shifted,
-            card=find_card(table.model, {row["model_id"]: row["files"] for row in ids}, checkpoints),
+            card=find_card(table.model, versions, checkpoints),
         )
 
 

@@ -13,6 +13,8 @@ from tagger.reporting.formatting import UNKNOWN, count, decimal, listed, percent
 from tagger.reporting.pages import Images
 from tagger.reporting.results_report.data import SHOWN, ResultsReport, gather
 from tagger.storage import StrPath
+from tagger.tagging.aggregates import Row
+from tagger.tagging.alike import COMPARED, NARROWED, SIMILARITY
 
 THUMBNAILS = 200
 """Images that are read at most, by default."""
@@ -64,6 +66,9 @@ def markdown(report: ResultsReport, images: Images) -> str:
         score=lambda row: decimal(row["score"]),
         tag_and_score=lambda row: f"{row['tag']} {decimal(row['score'])}",
         copies=lambda row: f"{row['copies']:,} copies",
+        compared=_compared(report),
+        alike=_alike(report),
+        similarity=lambda row: row["caption"],
         groups=[{**group, "uri": group["uris"][0]} for group in report.groups],
         size=size,
         counted=pages.counted,
@@ -80,6 +85,32 @@ def summary(report: ResultsReport) -> str:
     return f"{tagged} by {report.model}; {failed}." + (f" The most frequent tags are {most}." if most else "")
 
 
+def _compared(report: ResultsReport) -> str:
+    """Return what was found among the near-duplicates, and of how many images."""
+    found, tagged = report.alike, report.totals["tagged"]
+    if found is None:
+        return ""
+    what = f"{pages.counted(found.images, 'image')} in {pages.counted(found.groups, 'group')} look alike"
+    how = f"the cosine of their embeddings and that of the first in the group is at least {SIMILARITY:g}"
+    result = f"{what}: {how}." if found.groups else "No two images look alike."
+    if tagged > NARROWED:
+        return f"{result} {count(found.compared)} of {count(tagged)} images were compared, the first that were read."
+    if tagged > COMPARED:
+        return f"{result} {count(found.compared)} of {count(tagged)} images were compared, all those of some best tags."
+    return f"{result} {pages.counted(found.compared, 'image')} were compared; exact copies count once."
+
+
+def _alike(report: ResultsReport) -> list[list[Row]]:
+    """Return the images of each group of near-duplicates that is shown, with their captions."""
+    return [
+        [
+            {"uri": uri, "caption": decimal(score) if place else pages.counted(group["images"], "image")}
+            for place, (uri, score) in enumerate(zip(group["uris"], group["scores"], strict=True))
+        ]
+        for group in (report.alike.shown if report.alike else ())
+    ]
+
+
 def _share(part: int, whole: int) -> str:
     return f"{count(part)} ({percent(part / whole)})" if whole else count(part)
 
@@ -89,8 +120,10 @@ def _facts(report: ResultsReport) -> Markup:
     totals = report.totals
     pixels = [f"{value:.3g}" for value in totals["megapixels"] or () if value is not None]
     formats = [f"{row['format']} {count(row['files'])}" for row in report.formats[:6]]
+    runs = next(row for row in report.models if row["model"] == report.model)
     rows = [
         ("files", count(totals["files"])),
+        (f"rows of {pages.counted(runs['runs'], 'run')}", count(runs["rows"])),
         ("tagged", _share(totals["tagged"], totals["files"])),
         ("of these truncated", _share(totals["truncated"], totals["tagged"])),
         ("failed", _share(totals["failed"], totals["files"])),
@@ -104,7 +137,7 @@ def _facts(report: ResultsReport) -> Markup:
         ("first row, UTC", f"{totals['first']:%Y-%m-%d %H:%M}"),
         ("last row, UTC", f"{totals['last']:%Y-%m-%d %H:%M}"),
     ]
-    return pages.table(("", report.model), "lr", rows)
+    return pages.table(("figure", report.model), "lr", rows)
 
 
 def _models(report: ResultsReport) -> Markup:
@@ -140,7 +173,9 @@ def _changes(report: ResultsReport) -> Markup:
         "mended": "tagged, failed before",
     }
     return pages.table(
-        ("", "files"), "lr", [(name, count(report.changes[key])) for key, name in names.items() if report.changes[key]]
+        ("change", "files"),
+        "lr",
+        [(name, count(report.changes[key])) for key, name in names.items() if report.changes[key]],
     )
 
 

@@ -6,24 +6,35 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from fastapi import Response
 
 from tagger.checkpoint.info import Json
+from tagger.errors import TaggerError
+from tagger.serve import fetch
 from tagger.serve.batching import Batcher
 from tagger.serve.errors import Refused
 from tagger.serve.fetch import Fetcher
+from tagger.serve.models import Checkpoints
 from tagger.serve.projects.links import Links
-from tagger.serve.projects.loaded import Loaded
 from tagger.serve.projects.project import Project, Projects, canonical
-from tagger.serve.projects.trainings import Trainings
+from tagger.serve.projects.training import Trainings
+
+if TYPE_CHECKING:
+    from tagger.serve.projects.exports import Exports
+    from tagger.serve.projects.suggestions import Suggestions
+
+T = TypeVar("T")
 
 MAX_NAME, MAX_TEXT = 256, 4096
 MAX_TAKE, DEFAULT_TAKE = 256, 50
+LOAD_SECONDS = 300.0
+"""Limit on the time that a model takes to load, with those that are loaded before it."""
 
 Answer: TypeAlias = Json | list[Json] | int | bool | Response | None
 """None: no content."""
@@ -35,11 +46,18 @@ class State:
 
     projects: Projects
     trainings: Trainings
-    loaded: Loaded
+    checkpoints: Checkpoints
     links: Links
+    exports: Exports
+    suggestions: Suggestions
     fetcher: Fetcher
     max_bytes: int
     max_pixels: int
+
+    def model(self, project: Project, iteration: Json) -> Future[Batcher]:
+        """Return the model of an iteration, or begin to load it."""
+        name = f"{project.facts['name']}/{iteration['name']}"
+        return self.checkpoints.get(str(project.checkpoint(iteration["id"])), name)
 
 
 @dataclass(frozen=True)
@@ -97,13 +115,20 @@ class Call:
             raise Refused(400, "BadRequest", "the body must be a JSON object")
         return found
 
+    def link(self, kind: str, id: str) -> str:
+        """Return a link to the file of a record of the project."""
+        return self.state.links.sign(self.base, self.project.id, kind, id)
+
     def fetch(self, url: str) -> bytes:
         """Return what is behind a URL; raises Refused."""
-        return asyncio.run_coroutine_threadsafe(self.state.fetcher.fetch(url), self.loop).result()
+        return asyncio.run_coroutine_threadsafe(self.state.fetcher.fetch(url), self.loop).result(2 * fetch.SECONDS)
 
-    def batcher(self, project: Project, iteration: Json) -> Batcher:
-        """Return the loaded model of an iteration."""
-        return self.state.loaded.get(project, iteration).result()
+    def batcher(self, iteration: Json) -> Batcher:
+        """Return the model of an iteration; raises Refused when it cannot be loaded."""
+        try:
+            return self.state.model(self.project, iteration).result(LOAD_SECONDS)
+        except (TaggerError, OSError, TimeoutError) as error:
+            raise Refused(500, "ErrorPredictionModelNotFound", f"the iteration cannot be loaded: {error}") from error
 
 
 Handler: TypeAlias = Callable[[Call], Answer]
@@ -145,6 +170,13 @@ def checked_text(value: object, name: str, most: int = MAX_NAME) -> str:
     return value
 
 
+def checked_number(value: object, name: str, default: float = 0.0) -> float:
+    """Return a number, the default for None; raises Refused."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise Refused(400, "BadRequestPredictionInvalidQueryParameters", f"{name} must be a number")
+    return default if value is None else float(value)
+
+
 def checked_ids(value: object, name: str, most: int) -> list[str]:
     """Return ids as they are stored, [] for None; raises Refused."""
     if value is None:
@@ -169,6 +201,19 @@ def paged(call: Call, found: list[Json]) -> list[Json]:
     """Return the part of a list that a call asks for with `take` and `skip`."""
     skip, take = int(call.number("skip", 0, 1e9)), int(call.number("take", DEFAULT_TAKE, MAX_TAKE))
     return found[skip : skip + take]
+
+
+def token_page(token: Json, names: Sequence[str], found: Sequence[T], most: int = MAX_TAKE) -> tuple[Json, Sequence[T]]:
+    """Return the page of a list that a query token asks for, and the token that asks for the next one."""
+    count, start = token.get("maxcount") or DEFAULT_TAKE, token.get("continuation") or "0"
+    if not isinstance(count, int) or not 1 <= count <= most:
+        raise Refused(400, "BadRequestPredictionResultsExceededCount", f"maxCount must be from 1 to {most}")
+    if not isinstance(start, str) or not start.isdigit() or len(start) > 9:
+        raise Refused(400, "BadRequestPredictionInvalidQueryParameters", "continuation is not one that was answered")
+    end = int(start) + count
+    given = {name: token.get(name.lower()) for name in names}
+    following = str(end) if end < len(found) else None
+    return {**given, "maxCount": count, "continuation": following}, found[int(start) : end]
 
 
 def _lower(pairs: list[tuple[str, Any]]) -> Json:

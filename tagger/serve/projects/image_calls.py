@@ -12,9 +12,9 @@ from fastapi.responses import JSONResponse
 from tagger.checkpoint.info import Json
 from tagger.serve.body import images_in
 from tagger.serve.errors import Refused
-from tagger.serve.projects.adding import OK, Added, Entry, add, with_tags
 from tagger.serve.projects.calls import Answer, Call, checked_ids, checked_list, checked_text, handles, paged
 from tagger.serve.projects.project import IMAGES, TAGS, Project
+from tagger.serve.projects.uploads import OK, Added, Entry, add, with_tags
 
 MAX_BATCH, MAX_BATCH_TAGS, MAX_IDS = 64, 20, 256
 FETCHED_TOGETHER = 8
@@ -100,7 +100,7 @@ def delete_images(call: Call) -> Answer:
         if images:
             project.write(*((IMAGES, image["id"], None) for image in images))
         for image in images:
-            project.image_path(image).unlink(missing_ok=True)
+            project.image_path(IMAGES, image).unlink(missing_ok=True)
     return None
 
 
@@ -202,7 +202,7 @@ def view_of(call: Call) -> Callable[[Json], Json]:
     tags = project.journal.of(TAGS)
 
     def view(image: Json) -> Json:
-        link = call.state.links.sign(call.base, project.id, image["id"])
+        link = call.link(IMAGES, image["id"])
         named = [
             {"tagId": tag, "tagName": tags[tag]["name"], "created": at}
             for tag, at in image["tags"].items()

@@ -1,25 +1,19 @@
-"""Calls about trainings, iterations, their performance, and predictions of iterations."""
+"""Calls about trainings, iterations and their performance."""
 
 from __future__ import annotations
 
 import json
-import math
 
 from tagger import checkpoint
 from tagger.checkpoint.info import Json
-from tagger.errors import TaggerError
-from tagger.inference.pipeline import Row
-from tagger.schema import TAGGED
-from tagger.serve import customvision
 from tagger.serve.batching import Batcher
-from tagger.serve.body import image_in, url_in
 from tagger.serve.customvision import Target
-from tagger.serve.errors import Refused, of_row
+from tagger.serve.errors import Refused
 from tagger.serve.projects.calls import MAX_TEXT, Answer, Call, checked_ids, checked_text, handles
-from tagger.serve.projects.image_calls import MAX_BATCH, view_of
-from tagger.serve.projects.project import COMPLETED, IMAGES, ITERATIONS, TRAINING, Project, now
+from tagger.serve.projects.project import COMPLETED, EXPORTING, EXPORTS, ITERATIONS, TRAINING, Project, now
 
 MAX_HOURS = 1000
+EXPORTED_TO = ("ONNX",)
 _SHOWN = (
     "id", "name", "status", "created", "lastModified", "trainedAt", "domainId", "classificationType", "trainingType",
     "reservedBudgetInHours", "trainingTimeInMinutes", "publishName", "originalPublishResourceId",
@@ -69,10 +63,12 @@ def delete_iteration(call: Call) -> Answer:
         iteration = _iteration(call)
         if iteration["status"] == TRAINING:
             raise Refused(409, "BadRequestTrainingAlreadyInProgress", "the iteration is being trained")
+        if (export := project.journal.get(EXPORTS, iteration["id"])) and export["status"] == EXPORTING:
+            raise Refused(409, "BadRequestExportAlreadyInProgress", "the iteration is being exported")
         if iteration.get("publishName"):
             raise Refused(400, "BadRequestIterationIsPublished", "unpublish the iteration first")
-        project.write((ITERATIONS, iteration["id"], None))
-    project.remove_training(iteration["id"])
+        project.write((ITERATIONS, iteration["id"], None), (EXPORTS, iteration["id"], None))
+    project.remove_iteration(iteration["id"])
     return None
 
 
@@ -81,9 +77,9 @@ def publish_iteration(call: Call) -> Answer:
     """Publish an iteration under a name that predictions use."""
     project, name = call.project, call.text("publishName")
     resource = call.text("predictionId", "unnamed", MAX_TEXT)
-    _loaded(call, project, _trained(call))
+    call.batcher(trained(call))
     with project.lock:
-        iteration = _trained(call)
+        iteration = trained(call)
         others = [each for each in project.journal.of(ITERATIONS).values() if each.get("publishName") == name]
         taken = [each for each in others if each["id"] != iteration["id"]]
         if taken and not call.flag("overwrite"):
@@ -109,7 +105,7 @@ def unpublish_iteration(call: Call) -> Answer:
 @handles("GET", "projects/{project}/iterations/{iteration}/performance")
 def get_iteration_performance(call: Call) -> Answer:
     """Return precision, recall and average precision of the test images, or validation where there are none."""
-    iteration = _trained(call)
+    iteration = trained(call)
     bundle = json.loads((call.project.checkpoint(iteration["id"]) / checkpoint.BUNDLE).read_text("utf-8"))
     metrics = bundle["metrics"].get("test") or bundle["metrics"]["val"]
     ids = {name: id for id, name in iteration["tags"].items()}
@@ -122,32 +118,6 @@ def get_iteration_performance(call: Call) -> Answer:
         "recallStdDeviation": 0.0,
         "averagePrecision": metrics["mean_average_precision"] or 0.0,
     }
-
-
-@handles("POST", "projects/{project}/quicktest/image")
-def quick_test_image(call: Call) -> Answer:
-    """Predict an image with an iteration, published or not."""
-    return _quick_test(call, image_in(call.body, call.content_type))
-
-
-@handles("POST", "projects/{project}/quicktest/url")
-def quick_test_image_url(call: Call) -> Answer:
-    """Predict an image behind a URL with an iteration, published or not."""
-    return _quick_test(call, call.fetch(url_in(call.body, call.content_type)))
-
-
-@handles("POST", "projects/{project}/tagsandregions/suggestions")
-def suggest_tags_and_regions(call: Call) -> Answer:
-    """Suggest tags of images: the predictions of an iteration, and how uncertain they are."""
-    project, iteration = call.project, _trained(call, call.text("iterationId"))
-    batcher = _loaded(call, project, iteration)
-    images = [project.record(IMAGES, id) for id in call.listed_ids("imageIds", MAX_BATCH)]
-    futures = [batcher.submit(project.image_path(image).read_bytes()) for image in images]
-    view, target = view_of(call), target_of(iteration, batcher)
-    return [
-        _suggestion(view(image), target, project, future.result())
-        for image, future in zip(images, futures, strict=True)
-    ]
 
 
 def target_of(iteration: Json, batcher: Batcher) -> Target:
@@ -163,46 +133,16 @@ def published(project: Project, name: str) -> Json:
     raise Refused(404, "NotFoundIteration", "Invalid iteration")
 
 
-def _suggestion(image: Json, target: Target, project: Project, row: Row) -> Json:
-    predictions = customvision.answer(project.id, row, target)["predictions"] if row["status"] in TAGGED else []
-    entropy = -sum(each["probability"] * math.log2(max(each["probability"], 1e-12)) for each in predictions)
-    suggested = {"project": project.id, "iteration": target.iteration, "predictions": predictions}
-    return {**image, **suggested, "predictionUncertainty": entropy}
-
-
-def _quick_test(call: Call, content: bytes) -> Json:
-    project = call.project
-    iteration = _trained(call, call.query.get("iterationid") or _latest(project))
-    batcher = _loaded(call, project, iteration)
-    row = batcher.submit(content).result()
-    if row["status"] not in TAGGED:
-        raise of_row(row)
-    return customvision.answer(project.id, row, target_of(iteration, batcher))
-
-
-def _latest(project: Project) -> str:
-    done = [id for id, each in project.journal.of(ITERATIONS).items() if each["status"] == COMPLETED]
-    if not done:
-        raise Refused(404, "NotFoundProjectDefaultIteration", "the project has no trained iteration")
-    return done[-1]
-
-
 def _iteration(call: Call) -> Json:
     return call.project.record(ITERATIONS, call.ids["iteration"])
 
 
-def _trained(call: Call, id: str | None = None) -> Json:
+def trained(call: Call, id: str | None = None) -> Json:
+    """Return an iteration, that of the path by default; raises Refused unless its training is completed."""
     iteration = call.project.record(ITERATIONS, id or call.ids["iteration"])
     if iteration["status"] != COMPLETED:
         raise Refused(400, "BadRequestIterationIsNotTrained", f"the iteration is not trained ({iteration['status']})")
     return iteration
-
-
-def _loaded(call: Call, project: Project, iteration: Json) -> Batcher:
-    try:
-        return call.batcher(project, iteration)
-    except (TaggerError, OSError) as error:
-        raise Refused(500, "ErrorPredictionModelNotFound", f"the iteration cannot be loaded: {error}") from error
 
 
 def _figures(tag: Json) -> Json:
@@ -217,4 +157,11 @@ def _figures(tag: Json) -> Json:
 
 def _view(project: Project, iteration: Json) -> Json:
     shown = {name: iteration.get(name) for name in _SHOWN}
-    return {**shown, "projectId": project.id, "exportable": False, "exportableTo": [], "customBaseModelInfo": None}
+    to = EXPORTED_TO if iteration["status"] == COMPLETED else ()
+    return {
+        **shown,
+        "projectId": project.id,
+        "exportable": bool(to),
+        "exportableTo": [*to],
+        "customBaseModelInfo": None,
+    }

@@ -1,4 +1,4 @@
-"""Links to images that need no key and expire, as those of a cloud store."""
+"""Links to files that need no key and expire, as those of a cloud store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from tagger.serve.errors import Refused
 
 SECONDS = 3600.0
-PATH = "/customvision/images"
+PATH = "/customvision/files"
 
 
 class Links:
@@ -19,17 +19,17 @@ class Links:
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds, self._secret = seconds, secrets.token_bytes(32)
 
-    def sign(self, base: str, project: str, image: str) -> str:
-        """Return a link to an image."""
+    def sign(self, base: str, project: str, kind: str, id: str) -> str:
+        """Return a link to the file of a record."""
         expires = str(int(time.time() + self._seconds))
-        return f"{base.rstrip('/')}{PATH}/{project}/{image}?se={expires}&sig={self._signature(project, image, expires)}"
+        signature = self._signature(project, kind, id, expires)
+        return f"{base.rstrip('/')}{PATH}/{project}/{kind}/{id}?se={expires}&sig={signature}"
 
-    def check(self, project: str, image: str, expires: str, signature: str) -> None:
+    def check(self, project: str, kind: str, id: str, expires: str, signature: str) -> None:
         """Raise Refused for a link that was not signed here or has expired."""
-        expected = self._signature(project, image, expires)
+        expected = self._signature(project, kind, id, expires)
         if not hmac.compare_digest(expected.encode(), signature.encode()) or float(expires) < time.time():
-            raise Refused(403, "AuthenticationFailed", "the link is not valid or has expired; list the image again")
+            raise Refused(403, "AuthenticationFailed", "the link is not valid or has expired; ask for it again")
 
-    def _signature(self, project: str, image: str, expires: str) -> str:
-        text = f"{project}\n{image}\n{expires}".encode()
-        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()
+    def _signature(self, *signed: str) -> str:
+        return hmac.new(self._secret, "\n".join(signed).encode(), hashlib.sha256).hexdigest()

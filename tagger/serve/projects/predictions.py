@@ -10,20 +10,20 @@ from tagger.errors import TaggerError
 from tagger.images.suffixes import suffix_of
 from tagger.inference.pipeline import Row
 from tagger.serve.errors import Refused
-from tagger.serve.projects.adding import Entry
-from tagger.serve.projects.calls import Answer, Call, checked_ids, checked_list, handles
+from tagger.serve.projects.calls import Answer, Call, checked_ids, checked_list, checked_number, handles, token_page
 from tagger.serve.projects.image_calls import MAX_BATCH, added, batch
 from tagger.serve.projects.project import PREDICTIONS, Project, now
+from tagger.serve.projects.uploads import Entry
 
 log = logging.getLogger(__name__)
 
-MAX_COUNT, DEFAULT_COUNT, MAX_TAGS = 256, 50, 2
+MAX_TAGS = 2
 _ORDERS = ("Newest", "Oldest", "Suggested")
 
 
 def store(project: Project, found: Json, row: Row, content: bytes, application: str, most: int) -> bool:
     """Store an answer and its image, dropping the oldest beyond `most`; return whether that worked."""
-    kept = [
+    shown = [
         {name: each[name] for name in ("probability", "tagId", "tagName", "tagType")} for each in found["predictions"]
     ]
     record: Json = {
@@ -32,10 +32,10 @@ def store(project: Project, found: Json, row: Row, content: bytes, application: 
         "created": now(),
         "iteration": found["iteration"],
         "application": application[:256],
-        "predictions": kept,
+        "predictions": shown,
     }
     try:
-        storage.write_atomic(storage.local_uri(str(project.prediction_path(record))), content)
+        storage.write_atomic(storage.local_uri(str(project.image_path(PREDICTIONS, record))), content)
         with project.lock:
             oldest = list(project.journal.of(PREDICTIONS).values())[: -most + 1 or None]
             project.write((PREDICTIONS, record["id"], record), *((PREDICTIONS, old["id"], None) for old in oldest))
@@ -43,7 +43,7 @@ def store(project: Project, found: Json, row: Row, content: bytes, application: 
         log.warning("a prediction is not stored: %s", error)
         return False
     for old in oldest:
-        project.prediction_path(old).unlink(missing_ok=True)
+        project.image_path(PREDICTIONS, old).unlink(missing_ok=True)
     return True
 
 
@@ -51,14 +51,8 @@ def store(project: Project, found: Json, row: Row, content: bytes, application: 
 def query_predictions(call: Call) -> Answer:
     """List stored predictions, a page at a time."""
     project, token = call.project, call.json()
-    most = token.get("maxcount") or DEFAULT_COUNT
-    if not isinstance(most, int) or not 1 <= most <= MAX_COUNT:
-        raise Refused(400, "BadRequestPredictionResultsExceededCount", f"maxCount must be from 1 to {MAX_COUNT}")
-    found, start = _chosen(project, token), _start(token.get("continuation"))
-    rest = start + most < len(found)
-    given = {name: token.get(name.lower()) for name in _TOKEN}
-    answered = {**given, "maxCount": most, "continuation": str(start + most) if rest else None}
-    return {"token": answered, "results": [_view(call, project, each) for each in found[start : start + most]]}
+    answered, page = token_page(token, _TOKEN, _chosen(project, token))
+    return {"token": answered, "results": [_view(call, project, each) for each in page]}
 
 
 @handles("DELETE", "projects/{project}/predictions")
@@ -76,7 +70,7 @@ def create_images_from_predictions(call: Call) -> Answer:
         (id,) = checked_ids([given.get("id")], "id", 1)
         ids.append(id)
         record = project.journal.get(PREDICTIONS, id)
-        path = record and project.prediction_path(record)
+        path = record and project.image_path(PREDICTIONS, record)
         content = path.read_bytes() if path and path.exists() else None
         entries.append(Entry(id, content, tags, "ErrorImageNotFound"))
     outcomes, answer = added(call, entries)
@@ -110,22 +104,13 @@ def _chosen(project: Project, token: Json) -> list[Json]:
 
 def _within(record: Json, tag: Json) -> bool:
     """Return whether a prediction has the tag with a probability between the thresholds."""
-    low, high = tag.get("minthreshold") or 0.0, tag.get("maxthreshold") or 1.0
-    if not isinstance(low, int | float) or not isinstance(high, int | float):
-        raise Refused(400, "BadRequestPredictionInvalidQueryParameters", "thresholds must be numbers")
+    low = checked_number(tag.get("minthreshold"), "minThreshold")
+    high = checked_number(tag.get("maxthreshold"), "maxThreshold", 1.0)
     return any(each["tagId"] == tag.get("id") and low <= each["probability"] <= high for each in record["predictions"])
 
 
-def _start(continuation: object) -> int:
-    if continuation in (None, ""):
-        return 0
-    if not isinstance(continuation, str) or not continuation.isdigit() or len(continuation) > 9:
-        raise Refused(400, "BadRequestPredictionInvalidQueryParameters", "continuation is not one that was answered")
-    return int(continuation)
-
-
 def _view(call: Call, project: Project, record: Json) -> Json:
-    link = call.state.links.sign(call.base, project.id, record["id"])
+    link = call.link(PREDICTIONS, record["id"])
     shown = {name: record[name] for name in ("id", "created", "iteration", "predictions")}
     links = {"resizedImageUri": link, "thumbnailUri": link, "originalImageUri": link}
     return {**shown, **links, "project": project.id, "domain": project.facts["domainId"]}
@@ -137,4 +122,4 @@ def _remove(project: Project, ids: list[str]) -> None:
         if gone:
             project.write(*((PREDICTIONS, record["id"], None) for record in gone))
     for record in gone:
-        project.prediction_path(record).unlink(missing_ok=True)
+        project.image_path(PREDICTIONS, record).unlink(missing_ok=True)

@@ -1,11 +1,12 @@
 """Projects as folders: a journal of tags, images and iterations, images named by their content, and checkpoints.
 
     PROJECTS/<project id>/
-      journal.jsonl               tags, images, iterations, predictions
+      journal.jsonl               tags, images, predictions, iterations, exports
       images/<SHA-256>.<suffix>
       predictions/<prediction id>.<suffix>
       trainings/<iteration id>.parquet, .log
       checkpoints/<iteration id>/
+      exports/<iteration id>.zip, .log
 
 Names of files are made here, from ids and hashes that were made here; nothing in a request becomes part of a path.
 """
@@ -28,13 +29,16 @@ from tagger.errors import TableError
 from tagger.serve.errors import Refused
 from tagger.serve.projects.journal import Change, Journal, encoded
 
-PROJECT, TAGS, IMAGES, ITERATIONS, PREDICTIONS = "project", "tags", "images", "iterations", "predictions"
+PROJECT, TAGS, IMAGES, PREDICTIONS = "project", "tags", "images", "predictions"
+ITERATIONS, EXPORTS = "iterations", "exports"
 """Kinds of records."""
 JOURNAL = "journal.jsonl"
 NEGATIVE = "Negative"
 """Type of the tag that means: none of the others."""
 TRAINING, COMPLETED, FAILED = "Training", "Completed", "Failed"
 """Statuses of an iteration."""
+EXPORTING, DONE = "Exporting", "Done"
+"""Statuses of an export, or FAILED."""
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tagger image")
 _DELETED = "_deleted-"
 
@@ -50,7 +54,7 @@ def new_id() -> str:
 
 
 def canonical(id: str) -> str:
-    """Return an id as it is stored; raises Refused for what is none."""
+    """Return an id as it is stored; raises Refused for anything else."""
     try:
         return str(uuid.UUID(id))
     except ValueError as error:
@@ -91,13 +95,9 @@ class Project:
         """Make changes, all or none."""
         self.journal.write(*changes)
 
-    def image_path(self, image: Json) -> Path:
-        """Return the file of an image."""
-        return self.folder / "images" / str(image["file"])
-
-    def prediction_path(self, prediction: Json) -> Path:
-        """Return the file of a stored prediction's image."""
-        return self.folder / "predictions" / str(prediction["file"])
+    def image_path(self, kind: str, record: Json) -> Path:
+        """Return the file of an image, or of the image of a stored prediction."""
+        return self.folder / kind / str(record["file"])
 
     def checkpoint(self, iteration: str) -> Path:
         """Return the checkpoint folder of an iteration."""
@@ -107,11 +107,16 @@ class Project:
         """Return a file beside the checkpoint: the data of its training, or the log."""
         return self.folder / "trainings" / f"{iteration}.{suffix}"
 
-    def remove_training(self, iteration: str) -> None:
-        """Delete the checkpoint of an iteration, its log and the data of its training."""
+    def export(self, iteration: str) -> Path:
+        """Return the exported file of an iteration; its log is beside it."""
+        return self.folder / "exports" / f"{iteration}.zip"
+
+    def remove_iteration(self, iteration: str) -> None:
+        """Delete the files of an iteration."""
         shutil.rmtree(self.checkpoint(iteration), ignore_errors=True)
-        for suffix in ("parquet", "log"):
-            self.training_file(iteration, suffix).unlink(missing_ok=True)
+        files = [self.training_file(iteration, "parquet"), self.training_file(iteration, "log"), self.export(iteration)]
+        for path in (*files, self.export(iteration).with_suffix(".log")):
+            path.unlink(missing_ok=True)
 
     def tag_counts(self) -> Counter[str]:
         """Return tag id -> images."""

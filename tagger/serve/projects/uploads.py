@@ -1,4 +1,4 @@
-"""Images that are added to a project: decoded, stored by content, noted in the journal, and only then answered."""
+"""Images that are added to a project: decoded, stored by content, recorded in the journal, and only then answered."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Added:
 
 
 def add(project: Project, entries: Sequence[Entry], max_bytes: int, max_pixels: int) -> list[Added]:
-    """Add images; return an outcome per entry. Raises WriteError when they cannot be noted in the journal."""
+    """Add images; return an outcome per entry. Raises WriteError when the journal cannot be written."""
     stored = [_stored(project, entry, max_bytes, max_pixels) for entry in entries]
     changed: dict[str, Json] = {}
     with project.lock:
-        found = [_noted(project, *each, changed) for each in zip(entries, stored, strict=True)]
+        found = [_recorded(project, *each, changed) for each in zip(entries, stored, strict=True)]
         if changed:
             project.write(*((IMAGES, id, image) for id, image in changed.items()))
     return found
 
 
-def _noted(project: Project, entry: Entry, image: Json | str, changed: dict[str, Json]) -> Added:
+def _recorded(project: Project, entry: Entry, image: Json | str, changed: dict[str, Json]) -> Added:
     """Add the tags of an entry to its image, or its image to `changed`; an image of this content may be known."""
     if isinstance(image, str):
         return Added(entry.source, image)

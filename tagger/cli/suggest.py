@@ -1,0 +1,35 @@
+"""`suggest`: which images to label next, and which labels to look at again."""
+
+from __future__ import annotations
+
+from tagger.cli.app import app
+from tagger.cli.options import Json, Quiet
+from tagger.cli.printing import print_json, progress, show
+from tagger.options import Suggestable, SuggestionsOut, expand
+from tagger.tagging.suggest.config import SuggestConfig
+
+
+@app.command(epilog="Example: tagger suggest results --labels labels.parquet --count 50")
+@expand
+def suggest(
+    source: Suggestable,
+    config: SuggestConfig,
+    out: SuggestionsOut = "suggested.parquet",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Choose the images of a results table to label next, or those of a dataset whose labels look wrong.
+
+    Of results: uncertain ones that are unlike each other. Of a dataset: near-duplicates with different labels, labels
+    that a model trained on the other images contradicts, dark and blurred images. Look at them with `tagger review
+    RESULTS --queue FILE`, or in Label Studio.
+    """
+    from tagger.tagging.suggest.run import suggest
+
+    with progress(quiet or as_json) as show_step:
+        show_step(f"reading {source}", 0)
+        found = suggest(source, out, config, lambda done, total: show_step("images", done, total))
+    if as_json:
+        print_json({"out": out, **found.counts()})
+    elif not quiet:
+        show(f"{found.text()}\nsuggestions: {out}")

@@ -1,0 +1,100 @@
+"""Training calls over HTTP: a request becomes a Call, whose function runs in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from fastapi import Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+
+from tagger.errors import WriteError
+from tagger.inference.config import ModelConfig
+from tagger.serve.body import Bodies
+from tagger.serve.config import ServeConfig
+from tagger.serve.errors import Refused
+from tagger.serve.fetch import Fetcher
+from tagger.serve.models import Checkpoints
+from tagger.serve.projects import calls, image_calls, iteration_calls, predictions, project_calls  # noqa: F401
+from tagger.serve.projects.calls import Call, State
+from tagger.serve.projects.exports import Exports
+from tagger.serve.projects.links import Links
+from tagger.serve.projects.project import EXPORTS, Projects
+from tagger.serve.projects.suggestions import Suggestions
+from tagger.serve.projects.training import Trainings
+from tagger.training.config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+MAX_BATCH_BYTES = 256 << 20
+"""Limit on the body of a call that adds images."""
+MAX_JSON_BYTES = 1 << 20
+"""Limit on any other body."""
+_KEYS = ("training-key", "ocp-apim-subscription-key", "authorization")
+_THREADS = ThreadPoolExecutor(16, "training-call")
+
+
+async def answer(state: State | None, bodies: Bodies, request: Request, raw_path: str) -> Response:
+    """Answer a training call; raises Refused."""
+    if state is None:
+        raise Refused(404, "NotFound", "training calls are not served; start the server with --projects FOLDER")
+    if not any(request.headers.get(name) for name in _KEYS):  # a web page of another site cannot send such a header
+        raise Refused(401, "401", "training calls need the header Training-Key; without --key-file any value will do")
+    handler, ids = calls.find(request.method, raw_path)
+    takes_images = "/images" in raw_path.lower() or "/quicktest" in raw_path.lower()
+    async with bodies.read(request, MAX_BATCH_BYTES if takes_images else MAX_JSON_BYTES) as body:
+        query = {name.lower(): value for name, value in request.query_params.items()}
+        kind, loop = request.headers.get("content-type", ""), asyncio.get_running_loop()
+        call = Call(state, ids, query, body, kind, str(request.base_url), loop)
+        try:
+            found = await loop.run_in_executor(_THREADS, handler, call)
+        except WriteError as error:
+            log.warning("%s", error)
+            raise Refused(507, "ErrorStorage", "the change cannot be stored; nothing was changed") from error
+    if isinstance(found, Response):
+        return found
+    return Response(status_code=204) if found is None else JSONResponse(found)
+
+
+def linked_file(state: State | None, project: str, kind: str, id: str, expires: str, signature: str) -> Response:
+    """Return the file that a signed link leads to; raises Refused."""
+    if state is None:
+        raise Refused(404, "NotFound", "no such call; see /docs")
+    state.links.check(project, kind, id, expires, signature)
+    found = state.projects.get(project)
+    path = found.export(id) if kind == EXPORTS else found.image_path(kind, found.record(kind, id))
+    if not path.exists():
+        raise Refused(404, "NotFoundImage", "Invalid image")
+    return FileResponse(path, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def start(
+    config: ServeConfig,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    checkpoints: Checkpoints,
+    fetcher: Fetcher,
+) -> State | None:
+    """Open the folder of projects and go on with what the last server had begun; None where there is no folder."""
+    if config.projects is None:
+        return None
+    projects = Projects(config.projects)
+    return State(
+        projects=projects,
+        trainings=Trainings(projects, replace(train_config, device=model_config.device)),
+        checkpoints=checkpoints,
+        links=Links(),
+        exports=Exports(projects),
+        suggestions=Suggestions(),
+        fetcher=fetcher,
+        max_bytes=config.max_bytes,
+        max_pixels=model_config.max_pixels,
+    )
+
+
+def close(state: State) -> None:
+    """End the processes of trainings and exports; the next server goes on with them."""
+    state.trainings.close()
+    state.exports.close()

@@ -1,0 +1,1 @@
+"""Suggestions: images to label next, and labels to look at again."""
