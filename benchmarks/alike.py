@@ -3,7 +3,7 @@
     python -m benchmarks.alike PHOTOS [--model MODEL]
 
 Each photograph is copied in every way of benchmarks.duplicates and tagged with embeddings. Prints a Markdown table: the
-share of copies whose similarity to their original is over three thresholds (0.93 is the report's), and the share of
+share of copies whose similarity to their original is over three thresholds (0.9 is the report's), and the share of
 copies with the best tag of their original, which decides what is compared in a large table. Look at the pairs of
 originals, whose names are printed: some may be near-duplicates.
 """

@@ -1,6 +1,6 @@
 """Drift on photographs: false alarms on halves of the same images, and alarms on changed ones.
 
-    python -m benchmarks.drift IMAGES FOREIGN --model MODEL [--halves 20] [--no-embeddings]
+    python -m benchmarks.drift IMAGES FOREIGN --model MODEL [--halves 20] [--changed 20] [--no-embeddings]
 
 IMAGES and FOREIGN are folders, such as ants and bees, and flowers. All are tagged once with embeddings, and so are
 copies of IMAGES: blurred (Gaussian, 1% of the short side), darkened (to 40%), recompressed (JPEG quality 30). Then, for
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("foreign", type=Path)
     parser.add_argument("--model", default="imagenet")
     parser.add_argument("--halves", type=int, default=20)
+    parser.add_argument("--changed", type=int, default=20, help="Halves with foreign images, or copies.")
     parser.add_argument("--no-embeddings", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -56,7 +57,8 @@ def main() -> None:
         print(f"{machine.describe()}\n{len(rows['same'])} images, {arguments.halves} halves, {arguments.model}\n")
         print("| second run | alarms | figures: mean effect (alarms) |\n|---|--:|---|")
         for kind in ("same", "foreign", *CHANGES):
-            found = [compare(folder / f"{kind}-{seed}", rows, kind, seed) for seed in range(arguments.halves)]
+            seeds = range(arguments.halves if kind == "same" else arguments.changed)
+            found = [compare(folder / f"{kind}-{seed}", rows, kind, seed) for seed in seeds]
             print(line(kind, found), flush=True)
 
 

@@ -1,7 +1,7 @@
 """Shards that two runs of the same source tag twice.
 
-    python -m benchmarks.overlap [--files 4000] [--shard-size 250] [--seconds 6] [--repetitions 5] [--flow]
-        [--workers N] [--model imagenet-lite2]
+    python -m benchmarks.overlap [--files 12000] [--shard-size 1000] [--seconds 6] [--repetitions 5] [--flow]
+        [--workers N] [--model checkpoints/cifar10-speedrun]
 
 Tags copies of one photograph twice at the same time, the second run starting `--seconds` after the first, each time
 into a new table. `--flow` starts flow runs (python -m flows.tag) instead of commands; `--workers` decodes in processes.
@@ -29,13 +29,13 @@ from benchmarks import machine
 def main() -> None:
     """Parse, tag, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=4000)
-    parser.add_argument("--shard-size", type=int, default=250)
+    parser.add_argument("--files", type=int, default=12_000)
+    parser.add_argument("--shard-size", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--flow", action="store_true")
     parser.add_argument("--workers", type=int)
-    parser.add_argument("--model", default="imagenet-lite2")
+    parser.add_argument("--model", default="checkpoints/cifar10-speedrun")
     arguments = parser.parse_args()
     module = ["flows.tag"] if arguments.flow else ["tagger.cli", "tag", "--quiet"]
     options = ["--model", arguments.model, "--shard-size", str(arguments.shard_size)]

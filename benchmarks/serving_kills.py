@@ -40,7 +40,7 @@ def server(*options: object) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
         assert process.stdout
         url = process.stdout.readline().split()[-1]
         credentials = ApiKeyCredentials(in_headers={"Training-key": "any"})
-        client = CustomVisionTrainingClient(url, credentials)
+        client = CustomVisionTrainingClient(url, credentials)  # type: ignore[no-untyped-call]
         client.config.retry_policy.retries = 0
         try:
             yield client, process
@@ -54,7 +54,7 @@ def upload(client: Any, project: Any, left: list[tuple[Path, str]], answered: di
         while left:
             some = left[:BATCH]
             entries = [
-                models.ImageFileCreateEntry(name=path.name, contents=path.read_bytes(), tag_ids=[tag])
+                models.ImageFileCreateEntry(name=path.name, contents=bytearray(path.read_bytes()), tag_ids=[tag])
                 for path, tag in some
             ]
             found = client.create_images_from_files(project.id, models.ImageFileCreateBatch(images=entries))

@@ -166,11 +166,13 @@ def _margins(rows: pa.Table) -> list[float]:
 def _suggested(rows: pa.Table, labelled: Sequence[str], count: int) -> list[str]:
     """Return the uris that `tagger suggest` chooses."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, f"part-{rows['run_id'][0]}-0.parquet").write_bytes(schema.serialise(rows, "results"))
+        out = Path(folder, "results")
+        out.mkdir()
+        (out / f"part-{rows['run_id'][0]}-0.parquet").write_bytes(schema.serialise(rows, "results"))
         listed = [{"uri": str(uri), "labels": ["x"]} for uri in labelled]
         labels = Path(folder, "labels.parquet")
         labels.write_bytes(schema.serialise(schema.from_rows(listed, "manifest"), "manifest"))
-        found = tagger.suggest(folder, config=tagger.SuggestConfig(count=count, labels=str(labels)))
+        found = tagger.suggest(out, config=tagger.SuggestConfig(count=count, labels=str(labels)))
     uris: list[str] = found.table["uri"].to_pylist()
     return uris
 

@@ -14,6 +14,8 @@ from prefect.automations import Automation, CallWebhook, ChangeFlowRunState, Eve
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
+from prefect.types import SecretDict
+from pydantic import SecretStr
 
 from flows import command
 
@@ -36,7 +38,7 @@ def automations(
     _replace(mark_zombies(timedelta(seconds=silence)))
     print(f"created: {ZOMBIES}")
     if webhook:
-        block = Webhook(method="POST", url=webhook, headers={"Content-Type": "application/json"})
+        block = Webhook(url=SecretStr(webhook), headers=SecretDict({"Content-Type": "application/json"}))
         _replace(report_failures(block))
         print(f"created: {FAILURES}")
 
@@ -55,7 +57,11 @@ def mark_zombies(silence: timedelta) -> Automation:
             threshold=1,
             within=silence,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: the process is gone.")],
+        actions=[
+            ChangeFlowRunState(
+                name=None, state=StateType.CRASHED, message="No heartbeat: the process is gone.", force=False
+            )
+        ],
     )
 
 

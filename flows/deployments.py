@@ -44,12 +44,13 @@ def check() -> None:
         _check(load_flow_from_entrypoint(deployment["entrypoint"]), deployment.get("parameters") or {}, place)
 
 
-def check_parameters() -> None:
-    """Check as a build step of prefect.yaml, which ends `prefect deploy` with one line."""
+def check_parameters() -> dict[str, str]:
+    """Check as a build step of prefect.yaml, ending `prefect deploy` with one line; return the folder of the file."""
     try:
         check()
     except UsageError as error:
         sys.exit(f"tagger: {error}")
+    return {"folder": str(FILE.absolute().parent)}
 
 
 def _check(flow: Flow[..., Any], given: dict[str, Any], place: str) -> None:

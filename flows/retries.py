@@ -12,7 +12,7 @@ from tagger.errors import AccessDenied, SourceError, SourceNotFound, TaggerError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DELAYS = [30, 120]
+DELAYS: list[float] = [30, 120]
 """Seconds before each retry, made longer by chance up to twice: several runs do not retry together."""
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tagger.errors import TaggerError
     from tagger.evaluation.evaluate import evaluate
     from tagger.inference.model import Model, load, predict
+    from tagger.reporting.drift_report import write as drift
+    from tagger.reporting.results_report import write as report
     from tagger.tagging.compact import compact
     from tagger.tagging.config import TagConfig
     from tagger.tagging.export import export
@@ -35,6 +37,7 @@ _HOMES = {
     "TaggerError": "tagger.errors",
     "TrainConfig": "tagger.training.config",
     "compact": "tagger.tagging.compact",
+    "drift": "tagger.reporting.drift_report:write",
     "evaluate": "tagger.evaluation.evaluate",
     "export": "tagger.tagging.export",
     "export_xmp": "tagger.tagging.export_xmp",
@@ -44,6 +47,7 @@ _HOMES = {
     "query": "tagger.tagging.results",
     "read_labels": "tagger.data.decisions",
     "read_results": "tagger.tagging.results",
+    "report": "tagger.reporting.results_report:write",
     "suggest": "tagger.tagging.suggest.run",
     "tag": "tagger.tagging.run",
     "train": "tagger.training.train",
@@ -52,13 +56,14 @@ _HOMES = {
 
 __all__ = [
     "Ingested", "Manifest", "Model", "SuggestConfig", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact",
-    "evaluate", "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels", "read_results", "suggest",
-    "tag", "train", "tune",
+    "drift", "evaluate", "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels", "read_results",
+    "report", "suggest", "tag", "train", "tune",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `import tagger` stays instant."""
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        module, _, function = _HOMES[name].partition(":")
+        return getattr(import_module(module), function or name)
     raise AttributeError(f"module 'tagger' has no attribute {name!r}")

@@ -76,8 +76,8 @@ def test_functions_stay_short() -> None:
 def test_the_public_names_are_pinned() -> None:
     names = [
         "Ingested", "Manifest", "Model", "SuggestConfig", "Summary", "TagConfig", "TaggerError", "TrainConfig",
-        "compact", "evaluate", "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels",
-        "read_results", "suggest", "tag", "train", "tune",
+        "compact", "drift", "evaluate", "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels",
+        "read_results", "report", "suggest", "tag", "train", "tune",
     ]  # fmt: skip
     assert sorted(tagger.__all__) == names
     for name in tagger.__all__:

@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 import tagger
 from tagger import schema
 from tagger.data import decisions, scan
+from tagger.evaluation import label_errors
 from tagger.tagging.suggest import suggestions, suspects
 from tagger.tagging.suggest.config import SuggestConfig
 
@@ -180,6 +181,46 @@ def test_the_command_writes_parquet_or_tasks_and_overwrites_no_other_table(tmp_p
     assert task["predictions"][0]["result"][0]["value"] == {"choices": ["cat"]}
     for given, message in ((("--count", 0), "--count"), (("--multilabel",), "--multilabel has no effect")):
         assert message in run_tagger("suggest", out, *given).stderr
+
+
+# --- label errors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_planted_wrong_labels_are_the_first_suspects(task: str) -> None:
+    rng = np.random.default_rng(0)
+    names = rng.integers(0, 4, 400)
+    features = (rng.normal(size=(4, 32))[names] + rng.normal(0, 0.7, (400, 32))).astype(np.float32)
+    truth = np.eye(4, dtype=np.float32)[names]
+    if task == "multilabel":
+        truth[:, 3] += truth[:, 0]  # whoever has label 0 has label 3
+    wrong = rng.choice(400, 20, replace=False)
+    truth[wrong] = np.roll(truth[wrong], 1, axis=1)
+    scores = label_errors.out_of_sample(features, truth, np.arange(400), task)
+    found = label_errors.find(scores, truth, task)
+    assert len({row for row, _ in found[:20]} & {*wrong.tolist()}) >= 18
+    assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+
+
+def test_copies_do_not_vouch_for_each_other() -> None:
+    """Five copies with the same wrong label would each confirm the others if they were in several folds."""
+    rng = np.random.default_rng(0)
+    names = np.repeat([0, 1], 50)
+    features = (rng.normal(size=(2, 16))[names] + rng.normal(0, 0.5, (100, 16))).astype(np.float32)
+    features[:5], truth = features[0], np.eye(2, dtype=np.float32)[names]
+    truth[:5] = [0, 1]
+    groups = np.arange(100)
+    groups[:5] = 0
+    found = label_errors.find(label_errors.out_of_sample(features, truth, groups, "multiclass"), truth, "multiclass")
+    assert {row for row, _ in found[:5]} == {0, 1, 2, 3, 4}
+
+
+def test_a_label_that_one_image_has_cannot_be_checked() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.eye(3, dtype=np.float32)[[0] * 20 + [1] * 20 + [2]]
+    scores = label_errors.out_of_sample(rng.normal(size=(41, 8)).astype(np.float32), truth, np.arange(41), "multiclass")
+    assert np.isnan(scores[40, 2])
+    assert 40 not in [row for row, _ in label_errors.find(scores, truth, "multiclass")]
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ RUN_COLUMNS = ["run_id", "tagged_at", "engine"]
 
 
 def run(source: object, out: object, model: str = MODEL, **options: Any) -> tagger.Summary:
-    return tagger.tag(str(source), model, str(out), TagConfig(**{"batch_size": 4, **options}))
+    return tagger.tag(str(source), model, str(out), TagConfig(**{"batch_size": 4, "tag_unknown": True, **options}))
 
 
 def rows(out: object, **options: Any) -> dict[str, dict[str, Any]]:
@@ -52,7 +52,7 @@ def assert_same_table(one: object, other: object, ignore: Sequence[str] = ()) ->
             if column in ("tags", "candidates") and a is not None:
                 assert [p["tag"] for p in a] == [p["tag"] for p in b], (uri, column)
                 assert np.allclose([p["score"] for p in a], [p["score"] for p in b], atol=1e-4), (uri, column)
-            elif column == "top_score":
+            elif column in ("top_score", "unknown_score"):
                 assert (pd.isna(a) and pd.isna(b)) or abs(a - b) < 1e-4, uri
             else:
                 assert a is b or a == b or (pd.isna(a) and pd.isna(b)), (uri, column, a, b)

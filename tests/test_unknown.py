@@ -275,7 +275,7 @@ def test_summary_and_pages_count_unknown_images(photos: Path, model: Path, tmp_p
     out = tmp_path / "out"
     ran = run_tagger("tag", photos, "--model", model, "--out", out)
     count = int(tagger.read_results(out)["unknown"].sum())
-    assert f"52 tagged, {count} of them unknown, 1 failed" in ran.stdout
+    assert f"52 tagged, 1 failed (1 unsupported), {count} unknown" in ran.stdout
     again = json.loads(run_tagger("tag", photos, "--model", model, "--out", out, "--redo", "--json").stdout)
     assert again["models"][0]["unknown"] == count
     page = report.text(report.gather(out))

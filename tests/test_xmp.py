@@ -211,6 +211,7 @@ BAD = {
     "not UTF-8": LIGHTROOM.encode("utf-16"),
     "no element found": "",
     "dc:subject is not a list": f'<rdf:RDF {RDF}><rdf:Description {DC} dc:subject="x"/></rdf:RDF>',
+    "dc:subject is not a list;": LIGHTROOM.replace("<dc:subject>", "<dc:subject>x"),
     "over 8 MB": LIGHTROOM + " " * (8 << 20),
 }
 
@@ -316,7 +317,6 @@ def test_a_dry_run_prints_and_writes_nothing(folder: Path, run_tagger: Run) -> N
     assert sorted(os.listdir(folder)) == ["a.jpg", "b.jpg"]
     written = json.loads(run_tagger(*command, "--json").stdout)
     assert (written["written"], written["dry_run"]) == (1, False)
-    assert run_tagger(*command, "--out", "x").returncode == 1
     ran = run_tagger("export", folder.parent / "results", "--format", "csv", "--out", "x", "--under", "AI")
     assert ran.stderr == "tagger: --under: no effect with --format csv; omit it, or use xmp\n"
 
@@ -413,7 +413,7 @@ def test_of_keywords_in_several_places_the_first_counts(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("reason", [name for name in BAD if name not in ("not UTF-8", "dc:subject is not a list")])
+@pytest.mark.parametrize("reason", [name for name in BAD if name != "not UTF-8" and "list" not in name])
 def test_an_image_with_a_bad_sidecar_is_left_unlabelled_and_named(tmp_path: Path, reason: str) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -79,8 +79,9 @@ def _of_one(features: Float32Array, truth: Float32Array, queries: Float32Array) 
     means = truth.T @ rows / counts[:, None]
     weight = _solve(rows - truth @ means, means.T)
     bias = np.log(counts / len(rows)) - (means.T * weight).sum(axis=0) / 2
-    discriminant = special.log_softmax(asked @ weight + bias, axis=1)
-    return (discriminant + 2 * np.log(_votes(features, truth, queries))) / 3
+    discriminant: Array = special.log_softmax(asked @ weight + bias, axis=1)
+    logits: Array = (discriminant + 2 * np.log(_votes(features, truth, queries))) / 3
+    return logits
 
 
 def _of_several(features: Float32Array, truth: Float32Array, queries: Float32Array) -> Array:
@@ -91,7 +92,9 @@ def _of_several(features: Float32Array, truth: Float32Array, queries: Float32Arr
     means, others = truth.T @ rows / counts[:, None], (1 - truth).T @ rows / rest[:, None]
     weight = _solve(rows, (means - others).T)
     bias = np.log(counts / rest) - ((means + others).T * weight).sum(axis=0) / 2
-    return (asked @ weight + bias + 2 * special.logit(_votes(features, truth, queries))) / 3
+    votes: Array = special.logit(_votes(features, truth, queries))
+    logits: Array = (asked @ weight + bias + 2 * votes) / 3
+    return logits
 
 
 def _standardised(features: Float32Array, queries: Float32Array) -> tuple[Float32Array, Float32Array]:
@@ -104,7 +107,8 @@ def _solve(residuals: Float32Array, targets: Float32Array) -> Array:
     covariance = residuals.T @ residuals / len(residuals)
     size = len(covariance)
     shrunken = (1 - SHRINKAGE) * covariance + (SHRINKAGE * np.trace(covariance) / size + 1e-6) * np.eye(size)
-    return linalg.solve(shrunken, targets, assume_a="pos")
+    solved: Array = linalg.solve(shrunken, targets, assume_a="pos")
+    return solved
 
 
 def _votes(features: Float32Array, truth: Float32Array, queries: Float32Array) -> Array:
@@ -160,7 +164,8 @@ def _doubts_of_several(scores: Array, truth: Array) -> Array:
     ]
     opposite = np.where(has, 1 - scores, scores)
     suspect = (opposite > 0.5) & (opposite >= np.where(has, limits[1], limits[0]))
-    return np.where(suspect, opposite, 0).max(axis=1)
+    doubts: Array = np.where(suspect, opposite, 0).max(axis=1)
+    return doubts
 
 
 def _means(scores: Array, rows: Array) -> Array:

@@ -97,6 +97,8 @@ class Packet:
     keywords: dict[KeywordList, list[str]] = field(default_factory=dict)
     """Of the lists that are there."""
     places: dict[KeywordList, Element] = field(default_factory=dict)
+    loose: set[KeywordList] = field(default_factory=set)
+    """The lists that have text outside their items."""
     rdf: list[Element] = field(default_factory=list)
     descriptions: list[Element] = field(default_factory=list)
     encoding: str | None = None
@@ -164,7 +166,7 @@ class Packet:
 
     def _longer(self, each: KeywordList, new: Sequence[Path]) -> Edit:
         """Return the edit that puts keywords at the end of a list."""
-        if each not in self.places:
+        if each not in self.places or each in self.loose:
             raise SourceError(f"{self.uri}: {each.prefix}:{each.name} is not a list; nothing was added")
         place = self.places[each]
         space = self._space(place)
@@ -263,7 +265,8 @@ class _Handlers:
             return
         if inside[3:4] == [_ITEM]:
             self.packet.keywords[known][-1] += text
-        elif text.strip():  # a text that is not in a list
+        elif text.strip():
+            self.packet.loose.add(known)
             self.packet.keywords[known].append(text)
 
     def _inside(self) -> list[str]:

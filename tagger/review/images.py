@@ -30,6 +30,8 @@ LAST = 1 << 40
 """Place of images that are not in the queue."""
 NEIGHBOURS = 6
 """Nearest labelled images of one that is shown alone."""
+COMPARED = 10_000
+"""Labelled images, those decided last, that are compared for it."""
 EMBEDDED = 100_000
 """Images whose embeddings are at hand: those labelled before, then the least certain."""
 
@@ -173,11 +175,11 @@ class Images:
     def neighbours(self, image: int) -> list[Row]:
         """Return the nearest labelled images by the cosine of their embeddings, with their `similarity`."""
         found = self.rows(
-            """
+            f"""
             SELECT near.id, list_cosine_similarity(near.embedding, this.embedding) AS similarity
             FROM embeddings AS this JOIN embeddings AS near
                 ON near.model_id = this.model_id AND len(near.embedding) = len(this.embedding) AND near.key <> this.key
-            WHERE this.id = $id AND near.key IN (SELECT key FROM decided)
+            WHERE this.id = $id AND near.key IN (SELECT key FROM decided ORDER BY decided_at DESC LIMIT {COMPARED})
             AND isfinite(similarity) ORDER BY similarity DESC, near.id LIMIT $most
             """,
             id=image,

@@ -14,7 +14,7 @@ COMPARED = 20_000
 """Images that are compared at most, each with each."""
 NARROWED = 1_000_000
 """Images of a table up to which DuckDB chooses those to compare; of more, the first are taken as they are read."""
-SIMILARITY = 0.93
+SIMILARITY = 0.9
 """Least cosine of a group's first image and another; benchmarks/alike.py shows what higher and lower ones find."""
 _BLOCK = 512
 

@@ -85,12 +85,10 @@ class ModelSummary:
         if self.done_before:
             lines.append(f"{self.done_before:,} were tagged before and have not changed")
         cut = f" ({self.truncated:,} of them truncated)" if self.truncated else ""
-        unknown = "" if self.unknown is None else f", {self.unknown:,} of them unknown"
+        unknown = "" if self.unknown is None else f", {self.unknown:,} unknown"
         if self.tagged or failed:
-            lines.append(
-                f"{self.tagged:,} tagged{cut}{unknown}, {failed:,} failed"
-                + (f" ({counts_text(self.failed)})" * bool(failed))
-            )
+            reasons = f" ({counts_text(self.failed)})" if failed else ""
+            lines.append(f"{self.tagged:,} tagged{cut}, {failed:,} failed{reasons}{unknown}")
         else:
             lines.append("nothing to do: 0 images decoded")
         if self.failed_before:

@@ -63,8 +63,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 def pairs(names: Iterable[str], scores: Iterable[float]) -> list[dict[str, Any]]:
     """Return tags with their scores, the best first; those with NaN are left out."""
     both = zip(names, scores, strict=True)
-    found = [{"tag": name, "score": float(score)} for name, score in both if math.isfinite(score)]
-    return sorted(found, key=lambda pair: -pair["score"])[:SHOWN]
+    best = sorted(((score, name) for name, score in both if math.isfinite(score)), key=lambda pair: -pair[0])
+    return [{"tag": name, "score": float(score)} for score, name in best[:SHOWN]]
 
 
 def read(file: StrPath) -> pa.Table:
