@@ -55,8 +55,6 @@ def ray() -> Iterator[str]:
 
 
 CLUSTERS: dict[Runner, Callable[[], contextlib.AbstractContextManager[str]]] = {"dask": dask, "ray": ray}
-MARKS: dict[Runner, str] = {"dask": "from multiprocessing", "ray": "ray::"}
-"""In the command line of a worker."""
 
 
 def main() -> None:
@@ -85,9 +83,7 @@ def print_row(runner: Runner, address: str, folder: Path) -> None:
     seconds = {}
     for test, workers in (("warm", 2), ("one", 1), ("two", 2)):
         seconds[test] = tag(runner, address, folder / f"{runner}-{test}", workers)
-    half_way = threading.Thread(
-        target=kill_half_way, args=(runner, folder / f"{runner}-killed", folder / f"{runner}-two")
-    )
+    half_way = threading.Thread(target=kill_half_way, args=(folder / f"{runner}-killed", folder / f"{runner}-two"))
     half_way.start()
     seconds["killed"] = tag(runner, address, folder / f"{runner}-killed", 2)
     half_way.join()
@@ -109,23 +105,25 @@ def tag(runner: Runner, address: str, out: Path, workers: int) -> float:
     return counts.seconds
 
 
-def kill_half_way(runner: Runner, out: Path, whole: Path) -> None:
+def kill_half_way(out: Path, whole: Path) -> None:
     """Kill a worker once half of the parts are written."""
     parts = len(list(whole.glob("*.parquet")))
     while len(list(out.glob("*.parquet"))) < parts / 2:
         time.sleep(0.05)
-    os.kill(busy_workers(runner)[0], signal.SIGKILL)
+    os.kill(busy_workers()[0], signal.SIGKILL)
 
 
-def busy_workers(runner: Runner) -> list[int]:
-    """Return the processes of this machine that have loaded a model for the runner."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-            if MARKS[runner] in command and "openvino" in (folder / "maps").read_text():
-                found.append(int(folder.name))
-    return found
+def busy_workers() -> list[int]:
+    """Return the processes started by this one that have loaded a model."""
+    psutil: Any = import_module("psutil")
+    return [each.pid for each in psutil.Process().children(recursive=True) if _has_model(each.pid)]
+
+
+def _has_model(pid: int) -> bool:
+    try:
+        return "openvino" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:  # it has ended
+        return False
 
 
 def table(out: Path) -> pd.DataFrame:

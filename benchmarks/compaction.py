@@ -1,6 +1,7 @@
 """Queries of a table that is compacted while readers read it and a writer adds to it: does one fail, or differ?
 
-    python -m benchmarks.compaction [--parts 2000] [--rows 50] [--readers 1] [--rounds 5] [--store]
+    python -m benchmarks.compaction [--parts 2000] [--rows 50] [--readers 1] [--rounds 5] [--pause 0.05]
+        [--store]
 
 Compacts the table `--rounds` times without a grace period. Meanwhile pandas (read_results), DuckDB (tagger.query) and
 `tagger query` read all of its rows, each in `--readers` processes, and compare those that were there at first.
@@ -76,7 +77,7 @@ def read(name: str, out: str, ready: Event, stop: Event, answers: SimpleQueue[An
             answers.put((name, f"{type(error).__name__}: {error}"))
 
 
-def write(out: str, stop: Event, parts: SimpleQueue[int]) -> None:
+def write(out: str, pause: float, stop: Event, parts: SimpleQueue[int]) -> None:
     """Add parts of other files until stopped, as a run does."""
     for number in itertools.count():
         if stop.is_set():
@@ -86,7 +87,7 @@ def write(out: str, stop: Event, parts: SimpleQueue[int]) -> None:
                  "tagged_at": plan_scale.TIME} for row in range(20)]  # fmt: skip
         content = schema.serialise(schema.from_rows(rows, "results"), "results")
         storage.write_atomic(storage.join(out, f"part-00000002-bbbbbbbb-{number:05d}.parquet"), content)
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def main() -> None:
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50)
     parser.add_argument("--readers", type=int, default=1, help="processes of each kind")
     parser.add_argument("--rounds", type=int, default=5, help="compactions")
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds between two parts that are added")
     parser.add_argument("--store", action="store_true")
     arguments = parser.parse_args()
     print(f"{machine.describe()}\n")
@@ -108,10 +110,10 @@ def main() -> None:
             boto3.client("s3").create_bucket(Bucket="tables")
             out = "s3://tables/results"
         plan_scale.write_table(out, round(arguments.parts * arguments.rows / (1 - plan_scale.NEW)), arguments.rows)
-        compact_and_read(out, arguments.readers, arguments.rounds)
+        compact_and_read(out, arguments.readers, arguments.rounds, arguments.pause)
 
 
-def compact_and_read(out: str, readers: int, rounds: int) -> None:
+def compact_and_read(out: str, readers: int, rounds: int, pause: float) -> None:
     """Compact while others read and write; print what they saw."""
     context = get_context("spawn")
     stop, answers, parts = context.Event(), context.SimpleQueue(), context.SimpleQueue()
@@ -121,7 +123,7 @@ def compact_and_read(out: str, readers: int, rounds: int) -> None:
         context.Process(target=read, args=(name, out, each, stop, answers))
         for name, each in zip(names, ready, strict=True)
     ]
-    processes.append(context.Process(target=write, args=(out, stop, parts)))
+    processes.append(context.Process(target=write, args=(out, pause, stop, parts)))
     for process in processes:
         process.start()
     for each in ready:

@@ -8,7 +8,7 @@ score. Compared are known test images with one kind of flowers that was left out
 flowers. mahalanobis: the distance from the nearest class mean by the common covariance of the classes; relative: less
 that from the mean of all (Ren et al. 2021, arXiv 2106.09022), both of features of unit length (Mueller and Hein 2025,
 arXiv 2505.18032) with Ledoit and Wolf's shrinkage, the same for both; knn: the cosine distance from the fifth nearest
-(Sun et al. 2022, arXiv 2204.06507), and of 2,000 or 500 images at most. Prints a Markdown table of means.
+(Sun et al. 2022, arXiv 2204.06507), and of 1,000 or 300 images at most. Prints a Markdown table of means.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def measures(train: Float32Array, classes: Names) -> Iterator[tuple[str, Measure
     yield "mahalanobis", absolute
     yield "relative mahalanobis", relative
     order = np.random.default_rng(0).permutation(len(train))
-    for most in (len(train), 2000, 500):
+    for most in (len(train), 1000, 300):
         name = "knn" if most == len(train) else f"knn, {most:,} images"
         yield name, of_features(train[order[:most]], train[:20]).distances
 

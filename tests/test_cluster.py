@@ -18,6 +18,7 @@ from processes import TIMEOUT
 from test_tagging import assert_same_table, plant_bad_files
 from test_tagging import run as run_locally
 
+from benchmarks.cluster import busy_workers
 from tagger.errors import UsageError
 from tagger.tagging import cluster, run
 from tagger.tagging.config import TagConfig
@@ -33,7 +34,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(160):
         photo(index, (800, 600)).save(folder / f"{index:03d}.jpg", quality=90)
     plant_bad_files(folder)
-    run_locally(folder, folder.parent / "local")
+    run_locally(folder, folder.parent / "local", tag_unknown=False)
     return folder
 
 
@@ -79,20 +80,6 @@ def test_a_cluster_gives_the_table_of_a_local_run(
     assert_same_table(tmp_path / "out", many.parent / "local")
 
 
-def workers_of(runner: str) -> list[int]:
-    """Return the processes that have tagged something."""
-    mark = {"ray": "ray::", "dask": "from multiprocessing"}[runner]
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-            if mark in command and "openvino" in (folder / "maps").read_text():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.parametrize("runner", ["ray", "dask"])
 def test_the_shards_of_a_killed_worker_are_done_by_another(
     many: Path, tmp_path: Path, request: pytest.FixtureRequest, runner: str
@@ -102,7 +89,7 @@ def test_the_shards_of_a_killed_worker_are_done_by_another(
     def kill_one() -> None:
         deadline = time.monotonic() + 60
         while not killed and time.monotonic() < deadline:
-            if len(list((tmp_path / "out").glob("*.parquet"))) >= 3 and (found := workers_of(runner)):
+            if len(list((tmp_path / "out").glob("*.parquet"))) >= 3 and (found := busy_workers()):
                 os.kill(found[0], signal.SIGKILL)
                 killed.append(found[0])
             time.sleep(0.01)

@@ -24,7 +24,7 @@ from tagger.storage import StrPath
 
 KEPT = 0.95
 """Share of the held-out images that are not unknown."""
-EXAMPLES, HELD_OUT = 2000, 1000
+EXAMPLES, HELD_OUT = 1000, 1000
 """Images of a split that are stored, and that are compared with them, at most."""
 NEIGHBOUR = 5
 LEAST = 20
@@ -46,7 +46,7 @@ def fit(splits: Mapping[str, Rows], embed: Embed, seed: int = 0) -> Statistics |
         return None
     drawn = {name: _drawn(rows, EXAMPLES if name == "train" else HELD_OUT, seed) for name, rows in splits.items()}
     found = of_features(*(embed(drawn[name]) for name in ("train", held_out)))
-    facts: dict[str, object] = {"split": held_out, "images": len(drawn[held_out])}
+    facts = {**found.facts, "split": held_out}
     if held_out == "val" and len(drawn["test"]):
         facts["test"] = float(found.unknown(found.distances(embed(drawn["test"]))).mean())
     return replace(found, facts=facts)
@@ -55,7 +55,8 @@ def fit(splits: Mapping[str, Rows], embed: Embed, seed: int = 0) -> Statistics |
 def of_features(examples: Float32Array, held_out: Float32Array) -> Statistics:
     """Return the statistics of the features (N, D) of training images, with the cut that keeps 95% of held-out ones."""
     stored = unit(examples).astype(np.float16).astype(np.float32)
-    found = Statistics(stored, min(NEIGHBOUR, len(stored)), cut=np.inf)
+    facts = {"split": "val", "images": len(held_out)}
+    found = Statistics(stored, min(NEIGHBOUR, len(stored)), cut=np.inf, facts=facts)
     return replace(found, cut=float(np.quantile(found.distances(held_out), KEPT, method="higher")))
 
 
