@@ -2,7 +2,7 @@
 #
 #     docker build --target serve -t tagger-serve .
 #     docker build --target worker -t tagger-worker .
-FROM python:3.12.12-slim-bookworm AS base
+FROM python:3.11.14-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \

@@ -76,7 +76,8 @@ Source = Annotated[str, Option("Folder, file, glob, URL, .txt/.csv/.parquet list
 Models = Annotated[
     list[str],
     Option(
-        "imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or .onnx file; repeatable."
+        "imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or an .onnx file; "
+        "repeatable."
     ),
 ]
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]
@@ -94,13 +95,13 @@ ManifestOut = Annotated[str, Option("Manifest to write; the name must end in .pa
 Results = Annotated[str, Option("Results folder or URL, as written by `tagger tag --out`.")]
 Grace = Annotated[
     float,
-    Option("Seconds that merged parts stay before they are deleted, for queries that have begun; 0: none.", ge=0),
+    Option("Seconds to keep merged parts for running queries before they are deleted; 0: delete them at once.", ge=0),
 ]
 ReportPage = Annotated[str, Option("Page to write.")]
 DriftPage = Annotated[str, Option("Page to write, .html; the figures are written beside it as .parquet.")]
 OneModel = Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")]
 Checkpoints = Annotated[str, Option("Folder with the checkpoint of the model, for the numbers of its card.")]
-Thumbnails = Annotated[int, Option("Images read for thumbnails at most; 0 for none.", ge=0)]
+Thumbnails = Annotated[int, Option("Maximum number of images read for thumbnails; 0: none.", ge=0)]
 Reference = Annotated[
     str | None,
     Option("run_id, run number, or days such as 2026-11 or 2026-11-01..2026-11-15 [default: all runs before]."),

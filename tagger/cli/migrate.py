@@ -35,9 +35,9 @@ def customvision(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Copy a project of Azure Custom Vision: images, tags, negatives, and the figures of its iterations.
+    """Copy a project of Azure Custom Vision: images, tags, negatives, and the metrics of its iterations.
 
-    `tagger train OUT/manifest.parquet` reads the copy. Images that are there already are not downloaded again.
+    `tagger train OUT/manifest.parquet` reads the copy. Images already there are not downloaded again.
     """
     try:
         from tagger.migrate.customvision import migrate

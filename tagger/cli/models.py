@@ -47,11 +47,11 @@ class Listed:
 def models(
     folder: Annotated[str, typer.Argument(help="Folder of checkpoints.")] = CHECKPOINTS,
     speed: Annotated[
-        bool, typer.Option("--speed", help="Load each model and measure images/s, decoding aside.")
+        bool, typer.Option("--speed", help="Load each model and measure images/s, without decoding.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the models that are here: packaged ones, timm models in the hub's cache, the checkpoints of a folder."""
+    """List the available models: packaged ones, timm models in the hub's cache, the checkpoints of a folder."""
     from tagger import checkpoint
 
     absent = folder == CHECKPOINTS and not os.path.isdir(folder)

@@ -10,7 +10,7 @@ Results = Annotated[str, typer.Argument(help="Results folder or URL, as written 
 Model = Annotated[
     str,
     typer.Option(
-        help="imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or .onnx file."
+        help="imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or an .onnx file."
     ),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device.")]

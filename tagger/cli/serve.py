@@ -34,7 +34,7 @@ def serve(
     """Serve models over HTTP: the calls of Azure Custom Vision's clients, POST /predict, and a page.
 
     With --projects also its training calls: images and tags are stored in the folder, and trained there. SIGTERM ends
-    the server once the requests at work are answered. A checkpoint that changes on disk is loaded again.
+    the server after the requests in progress. A checkpoint that changes on disk is loaded again.
     """
     try:
         from tagger.serve import server

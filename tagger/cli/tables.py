@@ -52,7 +52,7 @@ def query(
     ] = "table",
     out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
     present: Annotated[
-        bool, typer.Option("--present", help="Only files that the last listing of a source has.")
+        bool, typer.Option("--present", help="Only files that are in the last listing of a source.")
     ] = False,
 ) -> None:
     """Query the results table with SQL; default: counts of tags, and files by status.
@@ -129,7 +129,7 @@ def export(
     out: Annotated[str | None, typer.Option(help="File to write; none for xmp.")] = None,
     model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
     check: Annotated[str | None, typer.Option(help="onnx: photographs to compare on [default: probe images].")] = None,
-    force: Annotated[bool, typer.Option("--force", help="onnx: write it also under 99.5% agreement.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="onnx: write the file even below 99.5% agreement.")] = False,
     precision: Annotated[
         Literal["fp32", "int8"],
         typer.Option(help="onnx: int8 takes its ranges from some of the photographs of --check."),

@@ -38,7 +38,7 @@ def tag(
     as_json: Json = False,
     quiet: Quiet = False,
     log_format: Annotated[
-        Literal["text", "json"], typer.Option(help="json: progress and warnings on stderr, one JSON object a line.")
+        Literal["text", "json"], typer.Option(help="json: progress and warnings on stderr, one JSON object per line.")
     ] = "text",
 ) -> None:
     """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""

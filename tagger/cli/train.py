@@ -80,7 +80,7 @@ def calibrate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Let a checkpoint tell unknown images, by the images it was trained on; its weights and scores stay."""
+    """Add detection of unknown images to a checkpoint, from its training images; scores do not change."""
     from tagger.evaluation.unknown import calibrate
 
     with progress(as_json) as show_step:

@@ -36,14 +36,14 @@ class ModelConfig:
     precision: Annotated[
         Precision,
         Option(
-            "Precision; -checked: uncertain images again in fp32. auto: a less exact one only where it was measured to "
-            "agree."
+            "Precision; -checked: score uncertain images again in fp32. auto: a less exact one only if it was measured "
+            "to agree."
         ),
     ] = "auto"
     embeddings: Annotated[bool, Option("Store the feature vector of each image.")] = False
-    tag_unknown: Annotated[
-        bool, Option("Tag also images that are unlike the training images; without it their tags are empty.")
-    ] = False
+    tag_unknown: Annotated[bool, Option("Also tag images unlike the training images; by default they get no tags.")] = (
+        False
+    )
     max_pixels: Annotated[int, Option("Larger images get a too_large row.", ge=1)] = MAX_PIXELS
     truncated: Annotated[
         Literal["tag", "fail"],

@@ -18,7 +18,7 @@ class ServeConfig:
 
     host: Annotated[str, Option("Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1"
     port: Annotated[int, Option("Port; 0: a free one.", ge=0, le=65_535)] = 8000
-    key_file: Annotated[str | None, Option("File of keys, one a line; calls without one of them get 401.")] = None
+    key_file: Annotated[str | None, Option("File of keys, one per line; calls without one get 401.")] = None
     results: Annotated[
         str | None, Option("Results folder for images and predictions [default: nothing is stored].")
     ] = None
@@ -26,7 +26,7 @@ class ServeConfig:
         str | None, Option("Folder of projects: serves Custom Vision's training calls [default: they are not served].")
     ] = None
     stored_predictions: Annotated[
-        int, Option("Predictions, with their images, that each project stores at most; the oldest go.", ge=0)
+        int, Option("Maximum number of stored predictions per project; the oldest are deleted.", ge=0)
     ] = 1000
     max_body: Annotated[int, Option("Limit on a request's body, and on an image behind a URL, in MB.", ge=1)] = 20
     allow_private_urls: Annotated[bool, Option("Also fetch URLs of private, loopback and link-local addresses.")] = (

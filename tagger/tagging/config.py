@@ -29,7 +29,7 @@ class TagConfig(ModelConfig):
     redo: Annotated[bool, Option("Tag everything again.")] = False
     min_files: Annotated[
         int | None,
-        Option("Fewest files that the source must have, lest a disk is not mounted [default: 0; in a flow 1].", ge=0),
+        Option("Minimum number of files, in case a disk is not mounted [default: 0; in a flow 1].", ge=0),
     ] = None
     max_failed: Annotated[
         str | None,

@@ -17,8 +17,8 @@ class SuggestConfig:
     labels: Annotated[
         str | None,
         Option(
-            "labels.parquet of `tagger review`: its images are left out. Of results, a manifest with labels too; of a "
-            "dataset, its labels replace those of the dataset."
+            "labels.parquet of `tagger review`; its images are left out. Results: or a manifest with labels. Dataset: "
+            "its labels also replace those of the dataset."
         ),
     ] = None
     format: Annotated[
