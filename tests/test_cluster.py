@@ -34,7 +34,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(160):
         photo(index, (800, 600)).save(folder / f"{index:03d}.jpg", quality=90)
     plant_bad_files(folder)
-    run_locally(folder, folder.parent / "local", tag_unknown=False)
+    run_locally(folder, folder.parent / "local")
     return folder
 
 

@@ -171,7 +171,7 @@ def test_a_run_goes_on_over_a_compaction_of_its_parts(photos: Path, tmp_path: Pa
     run(photos, out)
     for index in range(6):
         photo(50 + index).save(photos / f"new{index}.jpg")
-    plan = job.prepare(photos, MODEL, out, TagConfig(shard_size=2, batch_size=2, tag_unknown=True))
+    plan = job.prepare(photos, MODEL, out, TagConfig(shard_size=2, batch_size=2))
     work = job.Work(plan)
     counts = work.run(at_most=2)
     assert tagger.compact(out, grace=0).merged == 3

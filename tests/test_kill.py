@@ -49,11 +49,11 @@ def test_runs_killed_at_random_moments_end_with_the_uninterrupted_table(tmp_path
     for index in range(200):
         photo(index, (800, 600)).save(folder / f"{index:03d}.jpg", quality=90)
     plant_bad_files(folder)
-    run(folder, tmp_path / "whole", batch_size=32, tag_unknown=False)
+    run(folder, tmp_path / "whole", batch_size=32)
     rows = kill_and_rerun(folder, tmp_path / "killed", MODEL, 4)
     assert 0 < rows[1] < len(tagger.read_results(tmp_path / "whole"))
     assert_same_table(tmp_path / "killed", tmp_path / "whole")
-    assert run(folder, tmp_path / "killed", tag_unknown=False).reasons == {"unreadable before": 2}
+    assert run(folder, tmp_path / "killed").reasons == {"unreadable before": 2}
 
 
 def test_a_run_whose_output_is_deleted_ends_with_the_whole_table_or_says_so(tmp_path: Path) -> None:

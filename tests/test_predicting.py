@@ -102,9 +102,7 @@ def test_mixed_inputs_keep_their_order_and_bad_ones_are_rows(model: tagger.Model
 
 
 def test_inputs_are_scored_in_batches_and_options_are_those_of_tag(photos: Path) -> None:
-    model = tagger.load(
-        MODEL, device="cpu", engine="eager", top_k=2, threshold=0.0, batch_size=3, embeddings=True, tag_unknown=True
-    )
+    model = tagger.load(MODEL, device="cpu", engine="eager", top_k=2, threshold=0.0, batch_size=3, embeddings=True)
     sizes: list[int] = []
     engine = model.engine
 

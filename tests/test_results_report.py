@@ -40,7 +40,7 @@ def tagged(photos: Path, tmp_path: Path) -> Path:
     shutil.copy(photos / "2.jpg", photos / NASTY)
     (photos / "damaged.jpg").write_bytes(b"no image")
     cut_short(photos / "short.jpg")
-    tagger.tag(photos, MODEL, tmp_path / "out", tagger.TagConfig(tag_unknown=True))
+    tagger.tag(photos, MODEL, tmp_path / "out")
     return tmp_path / "out"
 
 

@@ -108,7 +108,7 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sink = io.BytesIO()
         photo(50).save(sink, "PNG")
         archive.writestr("inside.png", sink.getvalue())
-    tagger.tag(photos, MODEL, folder / "out", TagConfig(device="cpu", tag_unknown=True))
+    tagger.tag(photos, MODEL, folder / "out", TagConfig(device="cpu"))
     return folder
 
 

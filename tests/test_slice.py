@@ -43,7 +43,7 @@ def test_processes_that_start_together_do_one_plan_between_them(many: Path, tmp_
     assert len({summary["run_id"] for summary in summaries}) == 1
     assert [summary["tagged"] for summary in summaries] == [12, 12, 12]
     assert len(tagger.read_results(out, latest=False)) == 36
-    run(many, tmp_path / "alone", tag_unknown=False)
+    run(many, tmp_path / "alone")
     assert_same_table(out, tmp_path / "alone")
     assert len(list((out / "_runs").glob("*-slice-*-of-3.json"))) == 3
 

@@ -35,7 +35,7 @@ RUN_COLUMNS = ["run_id", "tagged_at", "engine"]
 
 
 def run(source: object, out: object, model: str = MODEL, **options: Any) -> tagger.Summary:
-    return tagger.tag(str(source), model, str(out), TagConfig(**{"batch_size": 4, "tag_unknown": True, **options}))
+    return tagger.tag(str(source), model, str(out), TagConfig(**{"batch_size": 4, **options}))
 
 
 def rows(out: object, **options: Any) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
-from pictures import write_stripes
+from pictures import without_statistics, write_stripes
 from PIL import Image
 
 import tagger
@@ -72,15 +72,6 @@ def photos(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def table(photos: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("table") / "results"
     tagger.tag(photos, model, out)
-    return out
-
-
-def without_statistics(model: Path, out: Path) -> Path:
-    """The checkpoint as an earlier version wrote it."""
-    shutil.copytree(model, out, ignore=shutil.ignore_patterns(FILE))
-    bundle = json.loads((out / "tagger.json").read_text())
-    del bundle["unknown"]
-    (out / "tagger.json").write_text(json.dumps(bundle))
     return out
 
 
