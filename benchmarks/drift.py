@@ -65,7 +65,10 @@ def main() -> None:
 def tag_all(arguments: argparse.Namespace, folder: Path) -> dict[str, pa.Table]:
     """Tag the images, the foreign ones and the copies; return the rows of each kind, those of images by name."""
     photos, out = folder / "photos", folder / "results"
-    shutil.copytree(arguments.images, photos / "same")
+    for path in sorted(arguments.images.rglob("*.jpg")):
+        copied = photos / "same" / path.relative_to(arguments.images)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied)
     some = np.random.default_rng(0).permutation(sorted(arguments.foreign.rglob("*.jpg")))
     for number, path in enumerate(some[: len(list((photos / "same").rglob("*.jpg")))]):
         (photos / "foreign").mkdir(exist_ok=True)

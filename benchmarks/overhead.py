@@ -14,6 +14,7 @@ import io
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 
 from benchmarks import machine
 from tagger import checkpoint
+from tagger.checkpoint.info import ModelInfo
 from tagger.images import UInt8Array
 from tagger.inference import batch as batches_of
 from tagger.inference.batch import Decoding
@@ -50,8 +52,13 @@ class Stubs(run.Models):
 
     def get(self, target: Target, config: TagConfig) -> Model:
         """Return a model without its network."""
-        info = checkpoint.describe(target.model)
+        info = _info(target.model)
         return Model(info, Stub(len(info.label_names)), config.selector(info), config)
+
+
+def _info(model: str) -> ModelInfo:
+    """Return the description of a model, without statistics: the stub's embeddings are not its own."""
+    return replace(checkpoint.describe(model), statistics=None)
 
 
 def main() -> None:
@@ -98,7 +105,7 @@ def _run(photos: Path, out: Path, arguments: argparse.Namespace) -> float:
 
 def _alone(photos: Path, model: str) -> None:
     """Time the stages in one thread: read, hash, decode; then all that is ours."""
-    info = checkpoint.describe(model)
+    info = _info(model)
     stub = Model(info, Stub(len(info.label_names)), TagConfig().selector(info))
     plan = run.prepare(str(photos), model, str(photos.parent / "alone"), TagConfig())
     how = Decoding.of([info.preprocessing], TagConfig().limits)

@@ -27,7 +27,7 @@ class Statistics:
     examples: Float32Array
     """(N, D) of unit length, in the precision of the file: float16"""
     neighbour: int
-    """The distance of an image is that to the so-manieth nearest example."""
+    """Rank of the nearest example whose distance counts: 1 for the nearest."""
     cut: float
     facts: Mapping[str, object] = field(default_factory=dict)
     """Split and number of the images that the cut was chosen on, and the share of unknown test images."""

@@ -21,7 +21,7 @@ LEAST = 30
 _EXPECTED = 5.0
 """Categories expected less often in a sample are taken together: the chi-squared test needs it (Cochran 1954)."""
 _FOLDS, _SHUFFLES = 5, 100
-_NEIGHBOURS, _UNLIKE = 5, 0.01
+_NEIGHBOURS, _UNLIKE = 5, 0.02
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def score_batches(
     files, parts = _cut(size, how.files)
     decoding = decoder.ahead + -(-max(size, IMAGES_AHEAD) // files)
     scoring = callers + max(1, IMAGES_AHEAD // (files * parts))
-    with contextlib.closing(decoder), _pool(callers) as pool:
+    with contextlib.closing(decoder), _one_blas_thread(models), _pool(callers) as pool:
         decoder.open(how, decoding + (scoring + 1) * parts)
         decoded = bounded(decoder.submit, batches_of.batched(batches, files), decoding, lambda batch: batch.bytes)
         groups = iter(lambda: list(islice(decoded, parts)), [])
@@ -146,6 +146,18 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_blas_thread(models: Sequence[Model]) -> Iterator[None]:
+    """Compute the distances of unknown images in the thread that asks; more would take the cores from the engine."""
+    if all(model.info.statistics is None for model in models):
+        yield
+        return
+    import threadpoolctl
+
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        yield
 
 
 def bounded(
