@@ -25,6 +25,7 @@ from tagger.errors import ModelError, SourceError
 from tagger.evaluation import unknown
 from tagger.evaluation.onnx import export_onnx
 from tagger.inference.config import ModelConfig
+from tagger.inference.pipeline import score_rows
 from tagger.reporting.results_report import report
 from tagger.review.images import Query, open_images
 from tagger.tagging import results
@@ -284,6 +285,21 @@ def test_the_review_shows_unknown_images_alone_or_first(table: Path) -> None:
     assert len(alone) >= 12
     scores = [row["unknown_score"] for row in first]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_distances_take_one_thread_while_a_run_goes_on(model: Path, photos: Path) -> None:
+    import threadpoolctl
+
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+
+    def inspect(*image: object) -> dict[str, Any]:
+        return {"threads": threads()}
+
+    before, loaded = threads(), tagger.load(model)
+    entries = [{"uri": str(photos / "foreign" / "0.png"), "bytes": None}]
+    (row,) = score_rows(entries, [loaded], None, inspect)
+    assert (set(row["threads"]), threads()) == ({1}, before)
 
 
 # --- calibrate -------------------------------------------------------------------------------------------------------

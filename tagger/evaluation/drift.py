@@ -114,7 +114,7 @@ def _areas(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
 def find_novel(reference: Array, current: Array) -> tuple[Difference, npt.NDArray[np.float64]] | None:
     """Count embeddings (N, D) that are unlike the reference: few of them among many move no mean and no AUC.
 
-    One is unlike it when its cosine distance to the fifth nearest of the reference is over that of all but 1% of the
+    One is unlike it when its cosine distance to the fifth nearest of the reference is over that of all but 2% of the
     reference's own (left out one by one). Returns the share of these with Fisher's exact test, and each distance. None
     when a sample is too small.
     """
