@@ -19,7 +19,7 @@ KEYS = frozenset(
         "work_pool", "triggers", "sla",
     ]
 )  # fmt: skip
-"""What Prefect reads of a deployment; it ignores other keys."""
+"""Keys of a deployment that Prefect reads; it ignores others."""
 
 
 def read(file: Path = FILE) -> list[dict[str, Any]]:

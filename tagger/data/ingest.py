@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.data import labels as label_files
@@ -198,10 +197,5 @@ def _folders(source: str, root: str | None) -> Sequence[str]:
 
 def _refuse_foreign(uri: str) -> None:
     """Raise TableError when the file to be overwritten is not a manifest."""
-    try:
-        with storage.open_input(uri) as file:
-            footer = schema.footer_of(pq.read_schema(file))
-    except (pa.ArrowInvalid, SourceError):
-        footer = {}
-    if footer.get("table") != "manifest":
+    if manifest.table_in(uri) != "manifest":
         raise TableError(f"{uri}: exists and is not a tagger manifest; choose another --out, nothing was overwritten")

@@ -12,6 +12,7 @@ from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from tagger import schema, storage
 from tagger.data.labels import text
@@ -217,3 +218,12 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
         skipped: Counter[str] = Counter()
         values = (value for value in parquet.read([column.name])[column.name].to_pylist() if value)
         return Manifest(_collect(_describe_all(_resolved(values, source, skipped)), on_found), skipped)
+
+
+def table_in(uri: str) -> str | None:
+    """Return the name of the table that a file of ours holds; None for any other file."""
+    try:
+        with storage.open_input(uri) as file:
+            return schema.footer_of(pq.read_schema(file)).get("table")
+    except (pa.ArrowInvalid, SourceError):
+        return None

@@ -67,6 +67,8 @@ OUTAGE = 120.0
 _PAUSE = 2.0
 _reached: set[str] = set()
 """Stores that have answered and have not been given up since: scheme and bucket."""
+_away: set[str] = set()
+"""Those of them that cannot be reached now; many threads wait, one line says so."""
 
 
 def through_outages(url: str, call: Callable[[], T]) -> T:
@@ -82,11 +84,14 @@ def through_outages(url: str, call: Callable[[], T]) -> T:
             if time.monotonic() > end:
                 _reached.discard(store)  # other calls need not wait as long again
                 raise
-            log.warning("%s: cannot be reached; waiting for it", store)
+            if store not in _away:
+                _away.add(store)
+                log.warning("%s: cannot be reached; waiting for it", store)
             time.sleep(_PAUSE)
         else:
             if url.startswith(STORES):
                 _reached.add(store)
+                _away.discard(store)
             return result
 
 

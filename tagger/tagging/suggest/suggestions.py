@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tagger import schema, storage
-from tagger.errors import SourceError, TableError
+from tagger.data import manifest
+from tagger.errors import TableError
 from tagger.storage import StrPath
 from tagger.tagging import export
 
@@ -92,12 +92,7 @@ def check_place(out: StrPath, format: str = "auto") -> None:
     uri = storage.absolute(str(out))
     if _are_tasks(uri, format) or not storage.exists(uri):
         return
-    try:
-        with storage.open_input(uri) as file:
-            footer = schema.footer_of(pq.read_schema(file))
-    except (pa.ArrowInvalid, SourceError):
-        footer = {}
-    if footer.get("table") != "suggestions":
+    if manifest.table_in(uri) != "suggestions":
         raise TableError(f"--out {out}: exists and holds no suggestions of tagger; choose another file")
 
 
