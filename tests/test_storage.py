@@ -313,6 +313,21 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert storage.names_in(str(tmp_path / "a")) == ["b.json"]
 
 
+def test_a_file_whose_folder_is_moved_while_it_is_written_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, folder = os.fsync, tmp_path / "out"
+
+    def move_first(descriptor: int) -> None:
+        sync(descriptor)
+        if not (tmp_path / "moved").exists():
+            folder.rename(tmp_path / "moved")
+
+    monkeypatch.setattr(os, "fsync", move_first)
+    storage.write_atomic(str(folder / "part.parquet"), b"rows")
+    assert (folder / "part.parquet").read_bytes() == b"rows"
+
+
 def test_writing_below_a_file_is_a_write_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(WriteError, match="cannot write"):

@@ -259,6 +259,13 @@ def write_new(uri: str, content: bytes) -> bool:
 
 
 def _write_local(path: str, content: bytes, publish: Callable[[str, str], None] = os.replace) -> None:
+    try:
+        _write_and_publish(path, content, publish)
+    except FileNotFoundError:  # the folder was moved or deleted meanwhile: write once more, into a new one
+        _write_and_publish(path, content, publish)
+
+
+def _write_and_publish(path: str, content: bytes, publish: Callable[[str, str], None]) -> None:
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f"_tmp-{secrets.token_hex(6)}")
