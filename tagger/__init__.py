@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tagger.inference.model import Model, load, predict
     from tagger.reporting.drift_report import write as drift
     from tagger.reporting.results_report import write as report
+    from tagger.reviewing.config import ReviewConfig
+    from tagger.reviewing.server import review
+    from tagger.serving.config import ServeConfig
+    from tagger.serving.server import serve
     from tagger.tagging.compact import compact
     from tagger.tagging.config import TagConfig
     from tagger.tagging.export import export
@@ -31,6 +35,8 @@ _HOMES = {
     "Ingested": "tagger.data.ingest",
     "Manifest": "tagger.data.manifest",
     "Model": "tagger.inference.model",
+    "ReviewConfig": "tagger.reviewing.config",
+    "ServeConfig": "tagger.serving.config",
     "SuggestConfig": "tagger.tagging.suggest.config",
     "Summary": "tagger.tagging.summary",
     "TagConfig": "tagger.tagging.config",
@@ -48,6 +54,8 @@ _HOMES = {
     "read_labels": "tagger.data.decisions",
     "read_results": "tagger.tagging.results",
     "report": "tagger.reporting.results_report:write",
+    "review": "tagger.reviewing.server",
+    "serve": "tagger.serving.server",
     "suggest": "tagger.tagging.suggest.run",
     "tag": "tagger.tagging.run",
     "train": "tagger.training.train",
@@ -55,9 +63,10 @@ _HOMES = {
 }
 
 __all__ = [
-    "Ingested", "Manifest", "Model", "SuggestConfig", "Summary", "TagConfig", "TaggerError", "TrainConfig", "compact",
-    "drift", "evaluate", "export", "export_xmp", "ingest", "load", "predict", "query", "read_labels", "read_results",
-    "report", "suggest", "tag", "train", "tune",
+    "Ingested", "Manifest", "Model", "ReviewConfig", "ServeConfig", "SuggestConfig", "Summary", "TagConfig",
+    "TaggerError", "TrainConfig", "compact", "drift", "evaluate", "export", "export_xmp", "ingest", "load",
+    "predict", "query", "read_labels", "read_results", "report", "review", "serve", "suggest", "tag", "train",
+    "tune",
 ]  # fmt: skip
 
 

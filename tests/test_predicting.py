@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,11 @@ def test_the_examples_of_the_python_page_run(
     page = (ROOT / "docs" / "python.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
     local = code.replace('method="probe"', f'method="probe", backbone="local-dir:{timm_folder}"')
+    local = local.replace("port=8000", "port=0").replace("on_start=print", "on_start=stop")
     monkeypatch.chdir(tmp_path)
-    found: dict[str, Any] = {}
+    urls: list[str] = []
+    found: dict[str, Any] = {"stop": lambda url: (urls.append(url), signal.raise_signal(signal.SIGTERM))}
     exec(local, found)
+    assert len(urls) == 2, "the review page and the server were up"
     assert found["model"].info.label_names == ("left", "right")
     assert "2 tagged, 0 failed" in capsys.readouterr().out

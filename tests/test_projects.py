@@ -32,8 +32,8 @@ models = pytest.importorskip("azure.cognitiveservices.vision.customvision.traini
 prediction = pytest.importorskip("azure.cognitiveservices.vision.customvision.prediction")
 credentials = pytest.importorskip("msrest.authentication").ApiKeyCredentials
 
-from tagger.serve.projects.journal import Journal  # noqa: E402
-from tagger.serve.projects.journal import encoded as line_of  # noqa: E402
+from tagger.serving.projects.journal import Journal  # noqa: E402
+from tagger.serving.projects.journal import encoded as line_of  # noqa: E402
 
 KEY = {"Training-Key": "any"}
 RESOURCE = "/subscriptions/x/resourceGroups/y/providers/Microsoft.CognitiveServices/accounts/z"
@@ -577,7 +577,7 @@ def test_a_change_that_cannot_be_written_is_not_made(journal: Path) -> None:
 
 
 def test_a_journal_of_mostly_replaced_records_is_written_anew(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tagger.serve.projects.journal.COMPACTED", 100)
+    monkeypatch.setattr("tagger.serving.projects.journal.COMPACTED", 100)
     found = Journal(journal)
     for number in range(50):
         found.write(("tags", "2", {"name": str(number)}))

@@ -27,7 +27,7 @@ from processes import TIMEOUT, started
 import tagger
 from tagger import schema
 from tagger.data import decisions
-from tagger.review import thumbnails
+from tagger.reviewing import thumbnails
 from tagger.tagging.config import TagConfig
 
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
@@ -202,7 +202,7 @@ def test_odd_tables_are_shown(tmp_path: Path) -> None:
 def test_sql_of_the_page_reaches_no_file(tmp_path: Path) -> None:
     import duckdb
 
-    from tagger.review.images import open_images
+    from tagger.reviewing.images import open_images
 
     write_table(tmp_path / "out", [{"uri": "/p/x.jpg", "candidates": scored({"a": 0.9})}])
     with open_images(tmp_path / "out") as images:

@@ -325,8 +325,8 @@ def test_objects_are_read_alike_with_and_without_obstore(
 
 
 def test_a_review_shows_images_of_a_bucket_from_results_in_a_bucket(bucket: str) -> None:
-    from tagger.review.images import Query, open_images
-    from tagger.review.thumbnails import thumbnail
+    from tagger.reviewing.images import Query, open_images
+    from tagger.reviewing.thumbnails import thumbnail
 
     tagger.tag(f"s3://{bucket}/photos", MODEL, f"s3://{bucket}/out")
     with open_images(f"s3://{bucket}/out") as images:

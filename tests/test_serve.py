@@ -37,8 +37,8 @@ import tagger
 
 pytest.importorskip("prometheus_client", reason="needs the extra `serve`")
 
-from tagger.serve import batching, fetch
-from tagger.serve.errors import Refused
+from tagger.serving import batching, fetch
+from tagger.serving.errors import Refused
 
 NAME = "cifar10-speedrun"
 KEY = "secret-1"

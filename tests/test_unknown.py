@@ -27,7 +27,7 @@ from tagger.evaluation.onnx import export_onnx
 from tagger.inference.config import ModelConfig
 from tagger.inference.pipeline import score_rows
 from tagger.reporting.results_report import report
-from tagger.review.images import Query, open_images
+from tagger.reviewing.images import Query, open_images
 from tagger.tagging import results
 from tagger.tagging.compact import compact
 from tagger.tagging.config import TagConfig

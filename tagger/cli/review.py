@@ -10,7 +10,7 @@ from tagger.cli.options import Quiet
 from tagger.cli.printing import progress, show
 from tagger.errors import MissingExtra
 from tagger.options import expand
-from tagger.review.config import ReviewConfig
+from tagger.reviewing.config import ReviewConfig
 
 
 @app.command(epilog="Example: tagger review results --labels labels.parquet --by ada")
@@ -21,7 +21,7 @@ def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False)
     The page is for this machine only, and its URL has a token. Train on the decisions with `tagger train --labels`.
     """
     try:
-        from tagger.review import server
+        from tagger.reviewing import server
     except ModuleNotFoundError as error:
         raise MissingExtra("tagger review", str(error.name), "serve") from error
 

@@ -12,7 +12,7 @@ from tagger.cli.printing import say, show
 from tagger.errors import MissingExtra, UsageError
 from tagger.inference.config import ModelConfig
 from tagger.options import Fields, expand
-from tagger.serve.config import ServeConfig
+from tagger.serving.config import ServeConfig
 from tagger.training.config import TrainConfig
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -37,7 +37,7 @@ def serve(
     the server after the requests in progress. A checkpoint that changes on disk is loaded again.
     """
     try:
-        from tagger.serve import server
+        from tagger.serving import server
     except ModuleNotFoundError as error:
         raise MissingExtra("tagger serve", str(error.name), "serve") from error
     if not config.host.startswith(_LOOPBACK) and config.key_file is None:

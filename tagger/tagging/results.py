@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUNS = "_runs"
+IDLE = "--idle"
+"""End of the name of the record of a run with nothing to do, in place of a random one."""
 MERGED = "-merged.parquet"
 """End of the name of a part that replaces others."""
 _LOCAL_READERS = 4

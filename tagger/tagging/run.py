@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 
 FIRST = f"{1:08d}"
 """Generation of a first run."""
-IDLE = "--idle"
-"""End of the name of the record of a run with nothing to do, in place of a random one."""
 _SAMPLE = 8
 """Number of files read to check whether a store grants access."""
 MEASURE_FILES = 50_000
@@ -372,7 +370,7 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
         **facts,
     }
     part = "-slice-{}-of-{}".format(*plan.config.own_slice) if plan.config.own_slice else ""
-    name = plan.run_id if plan.shards else f"{plan.run_id[:8]}{IDLE}"
+    name = plan.run_id if plan.shards else f"{plan.run_id[:8]}{results.IDLE}"
     uri = storage.join(plan.out, f"{results.RUNS}/{name}{part}.json")
     storage.write_atomic(uri, json.dumps(record, indent=2).encode())
 

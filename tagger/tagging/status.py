@@ -62,12 +62,13 @@ class RunStatus:
 
     def text(self) -> str:
         """Return the run on one line."""
+        name = self.name.replace(results.IDLE, "")
         done = f"{self.tagged:,} of {self.files_to_tag:,} tagged" if self.files_to_tag else "nothing to do"
         done = done if self.state == "finished" else "not finished"
         failed = f", failed: {counts_text(self.failed)}" if self.failed else ""
         rate = f", {self.images_per_second:,.0f} images/s" if self.images_per_second else ""
         bound = f", bound by {self.bound_by}" if self.bound_by else ""
-        return f"{self.name}: {done}{failed}{rate}{bound}, {_age(self.age_seconds)} ago, {self.source}"
+        return f"{name}: {done}{failed}{rate}{bound}, {_age(self.age_seconds)} ago, {self.source}"
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tagger.checkpoint.info import Json
-from tagger.serve.errors import Refused
-from tagger.serve.projects.calls import MAX_TEXT, Answer, Call, checked_text, handles
-from tagger.serve.projects.project import IMAGES, ITERATIONS, NEGATIVE, PROJECT, TAGS, Project, canonical, new_id, now
+from tagger.serving.errors import Refused
+from tagger.serving.projects.calls import MAX_TEXT, Answer, Call, checked_text, handles
+from tagger.serving.projects.project import IMAGES, ITERATIONS, NEGATIVE, PROJECT, TAGS, Project, canonical, new_id, now
 
 DOMAINS = {
     "ee85a74c-405e-4adc-bb47-ffa8ca0c9f31": "General",

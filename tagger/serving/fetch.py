@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import httpcore
 import httpx
 
-from tagger.serve.errors import Refused
+from tagger.serving.errors import Refused
 
 SECONDS = 15.0
 """Limit on a whole download, redirects included."""

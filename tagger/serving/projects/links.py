@@ -7,7 +7,7 @@ import hmac
 import secrets
 import time
 
-from tagger.serve.errors import Refused
+from tagger.serving.errors import Refused
 
 SECONDS = 3600.0
 PATH = "/customvision/files"

@@ -14,8 +14,8 @@ from tagger import checkpoint, storage
 from tagger.errors import TaggerError, UsageError
 from tagger.inference.config import ModelConfig
 from tagger.inference.model import build
-from tagger.serve.batching import Batcher
-from tagger.serve.errors import Refused
+from tagger.serving.batching import Batcher
+from tagger.serving.errors import Refused
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from fastapi.responses import JSONResponse
 
 from tagger.checkpoint.info import Json
-from tagger.serve.body import images_in
-from tagger.serve.errors import Refused
-from tagger.serve.projects.calls import Answer, Call, checked_ids, checked_list, checked_text, handles, paged
-from tagger.serve.projects.project import IMAGES, TAGS, Project
-from tagger.serve.projects.uploads import OK, Added, Entry, add, with_tags
+from tagger.serving.body import images_in
+from tagger.serving.errors import Refused
+from tagger.serving.projects.calls import Answer, Call, checked_ids, checked_list, checked_text, handles, paged
+from tagger.serving.projects.project import IMAGES, TAGS, Project
+from tagger.serving.projects.uploads import OK, Added, Entry, add, with_tags
 
 MAX_BATCH, MAX_BATCH_TAGS, MAX_IDS = 64, 20, 256
 FETCHED_TOGETHER = 8

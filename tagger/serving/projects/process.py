@@ -1,4 +1,4 @@
-"""One training of a project, in a process of its own: `python -m tagger.serve.projects.process DATASET OUT OPTIONS`.
+"""One training of a project, in a process of its own: `python -m tagger.serving.projects.process DATASET OUT OPTIONS`.
 
 It ends with the server, however that ends: its stdin is a pipe from there. Started again with the same arguments it
 goes on where it was.

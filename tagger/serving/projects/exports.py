@@ -8,11 +8,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from tagger.checkpoint.info import Json
-from tagger.serve.errors import Refused
-from tagger.serve.projects import child
-from tagger.serve.projects.calls import Answer, Call, handles
-from tagger.serve.projects.iteration_calls import EXPORTED_TO, trained
-from tagger.serve.projects.project import DONE, EXPORTING, EXPORTS, FAILED, ITERATIONS, Project, Projects
+from tagger.serving.errors import Refused
+from tagger.serving.projects import child
+from tagger.serving.projects.calls import Answer, Call, handles
+from tagger.serving.projects.iteration_calls import EXPORTED_TO, trained
+from tagger.serving.projects.project import DONE, EXPORTING, EXPORTS, FAILED, ITERATIONS, Project, Projects
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from tagger import schema, storage
 from tagger.errors import TaggerError
 from tagger.inference.pipeline import Row
-from tagger.serve.batching import results_row
+from tagger.serving.batching import results_row
 from tagger.tagging import results
 from tagger.tagging.plan import next_generation
 

@@ -12,7 +12,7 @@ from tagger import images
 from tagger.checkpoint.info import Json
 from tagger.errors import ImageError, WriteError
 from tagger.images.suffixes import suffix_of
-from tagger.serve.projects.project import IMAGES, NEGATIVE, TAGS, Project, image_id, now
+from tagger.serving.projects.project import IMAGES, NEGATIVE, TAGS, Project, image_id, now
 
 log = logging.getLogger(__name__)
 

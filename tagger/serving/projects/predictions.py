@@ -9,11 +9,11 @@ from tagger.checkpoint.info import Json
 from tagger.errors import TaggerError
 from tagger.images.suffixes import suffix_of
 from tagger.inference.pipeline import Row
-from tagger.serve.errors import Refused
-from tagger.serve.projects.calls import Answer, Call, checked_ids, checked_list, checked_number, handles, token_page
-from tagger.serve.projects.image_calls import MAX_BATCH, added, batch
-from tagger.serve.projects.project import PREDICTIONS, Project, now
-from tagger.serve.projects.uploads import Entry
+from tagger.serving.errors import Refused
+from tagger.serving.projects.calls import Answer, Call, checked_ids, checked_list, checked_number, handles, token_page
+from tagger.serving.projects.image_calls import MAX_BATCH, added, batch
+from tagger.serving.projects.project import PREDICTIONS, Project, now
+from tagger.serving.projects.uploads import Entry
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from email.message import Message
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from tagger.serve.errors import Refused
+from tagger.serving.errors import Refused
 
 SECONDS = 60.0
 """Limit on the time that a body takes to arrive."""

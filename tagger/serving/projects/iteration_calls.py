@@ -6,11 +6,11 @@ import json
 
 from tagger import checkpoint
 from tagger.checkpoint.info import Json
-from tagger.serve.batching import Batcher
-from tagger.serve.customvision import Target
-from tagger.serve.errors import Refused
-from tagger.serve.projects.calls import MAX_TEXT, Answer, Call, checked_ids, checked_text, handles
-from tagger.serve.projects.project import COMPLETED, EXPORTING, EXPORTS, ITERATIONS, TRAINING, Project, now
+from tagger.serving.batching import Batcher
+from tagger.serving.customvision import Target
+from tagger.serving.errors import Refused
+from tagger.serving.projects.calls import MAX_TEXT, Answer, Call, checked_ids, checked_text, handles
+from tagger.serving.projects.project import COMPLETED, EXPORTING, EXPORTS, ITERATIONS, TRAINING, Project, now
 
 MAX_HOURS = 1000
 EXPORTED_TO = ("ONNX",)

@@ -12,18 +12,18 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from tagger.errors import WriteError
 from tagger.inference.config import ModelConfig
-from tagger.serve.body import Bodies
-from tagger.serve.config import ServeConfig
-from tagger.serve.errors import Refused
-from tagger.serve.fetch import Fetcher
-from tagger.serve.models import Checkpoints
-from tagger.serve.projects import calls, image_calls, iteration_calls, predictions, project_calls  # noqa: F401
-from tagger.serve.projects.calls import Call, State
-from tagger.serve.projects.exports import Exports
-from tagger.serve.projects.links import Links
-from tagger.serve.projects.project import EXPORTS, Projects
-from tagger.serve.projects.suggestions import Suggestions
-from tagger.serve.projects.training import Trainings
+from tagger.serving.body import Bodies
+from tagger.serving.config import ServeConfig
+from tagger.serving.errors import Refused
+from tagger.serving.fetch import Fetcher
+from tagger.serving.models import Checkpoints
+from tagger.serving.projects import calls, image_calls, iteration_calls, predictions, project_calls  # noqa: F401
+from tagger.serving.projects.calls import Call, State
+from tagger.serving.projects.exports import Exports
+from tagger.serving.projects.links import Links
+from tagger.serving.projects.project import EXPORTS, Projects
+from tagger.serving.projects.suggestions import Suggestions
+from tagger.serving.projects.training import Trainings
 from tagger.training.config import TrainConfig
 
 log = logging.getLogger(__name__)

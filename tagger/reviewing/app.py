@@ -23,11 +23,11 @@ from tagger import schema
 from tagger.data.decisions import LabelsFile
 from tagger.errors import ImageError, MissingExtra, SourceError, TaggerError, first_line
 from tagger.redaction import public_uri, redact, visible
-from tagger.review import thumbnails
-from tagger.review.config import MAX_LABEL, ReviewConfig
-from tagger.review.images import PAGE, Images, Query
-from tagger.serve.body import Bodies
-from tagger.serve.errors import Refused
+from tagger.reviewing import thumbnails
+from tagger.reviewing.config import MAX_LABEL, ReviewConfig
+from tagger.reviewing.images import PAGE, Images, Query
+from tagger.serving.body import Bodies
+from tagger.serving.errors import Refused
 from tagger.tagging.aggregates import Row
 from tagger.tagging.results import plain
 
@@ -164,7 +164,7 @@ def _is_own_page(request: Request) -> bool:
 
 
 def _add_page(app: FastAPI) -> None:
-    folder = resources.files("tagger.review")
+    folder = resources.files("tagger.reviewing")
     page = folder.joinpath("page.html").read_text("utf-8")
 
     @app.get("/")

@@ -10,14 +10,14 @@ from itertools import islice
 from tagger.checkpoint.info import Json
 from tagger.inference.pipeline import Row
 from tagger.schema import TAGGED
-from tagger.serve import customvision
-from tagger.serve.body import image_in, url_in
-from tagger.serve.customvision import Target
-from tagger.serve.errors import Refused, of_row
-from tagger.serve.projects.calls import Answer, Call, checked_ids, checked_number, handles, token_page
-from tagger.serve.projects.image_calls import MAX_BATCH, view_of
-from tagger.serve.projects.iteration_calls import target_of, trained
-from tagger.serve.projects.project import COMPLETED, IMAGES, ITERATIONS, Project
+from tagger.serving import customvision
+from tagger.serving.body import image_in, url_in
+from tagger.serving.customvision import Target
+from tagger.serving.errors import Refused, of_row
+from tagger.serving.projects.calls import Answer, Call, checked_ids, checked_number, handles, token_page
+from tagger.serving.projects.image_calls import MAX_BATCH, view_of
+from tagger.serving.projects.iteration_calls import target_of, trained
+from tagger.serving.projects.project import COMPLETED, IMAGES, ITERATIONS, Project
 
 MOST = 2000
 """Images without tags, the newest ones, that a query predicts."""

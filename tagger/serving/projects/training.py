@@ -14,9 +14,9 @@ from dataclasses import asdict, replace
 from tagger import checkpoint, schema, storage
 from tagger.checkpoint.info import Json
 from tagger.errors import TaggerError
-from tagger.serve.errors import Refused
-from tagger.serve.projects import child
-from tagger.serve.projects.project import (
+from tagger.serving.errors import Refused
+from tagger.serving.projects import child
+from tagger.serving.projects.project import (
     COMPLETED,
     FAILED,
     ITERATIONS,
@@ -122,7 +122,7 @@ class Trainings:
         dataset, out = project.training_file(id, "parquet"), project.checkpoint(id)
         out.parent.mkdir(exist_ok=True)
         options = json.dumps(asdict(_config_of(iteration, self._config)))
-        command = [sys.executable, "-m", "tagger.serve.projects.process", str(dataset), str(out), options]
+        command = [sys.executable, "-m", "tagger.serving.projects.process", str(dataset), str(out), options]
         return child.run(command, project.training_file(id, "log"), self._closing)
 
 

@@ -16,18 +16,18 @@ from fastapi import Response
 
 from tagger.checkpoint.info import Json
 from tagger.errors import TaggerError
-from tagger.serve import fetch
-from tagger.serve.batching import Batcher
-from tagger.serve.errors import Refused
-from tagger.serve.fetch import Fetcher
-from tagger.serve.models import Checkpoints
-from tagger.serve.projects.links import Links
-from tagger.serve.projects.project import Project, Projects, canonical
-from tagger.serve.projects.training import Trainings
+from tagger.serving import fetch
+from tagger.serving.batching import Batcher
+from tagger.serving.errors import Refused
+from tagger.serving.fetch import Fetcher
+from tagger.serving.models import Checkpoints
+from tagger.serving.projects.links import Links
+from tagger.serving.projects.project import Project, Projects, canonical
+from tagger.serving.projects.training import Trainings
 
 if TYPE_CHECKING:
-    from tagger.serve.projects.exports import Exports
-    from tagger.serve.projects.suggestions import Suggestions
+    from tagger.serving.projects.exports import Exports
+    from tagger.serving.projects.suggestions import Suggestions
 
 T = TypeVar("T")
 

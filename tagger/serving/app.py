@@ -17,19 +17,19 @@ from tagger import storage
 from tagger.inference.config import ModelConfig
 from tagger.inference.pipeline import Row
 from tagger.schema import TAGGED
-from tagger.serve import batching, customvision
-from tagger.serve.batching import Batcher
-from tagger.serve.body import Bodies, image_in, is_multipart, url_in
-from tagger.serve.config import ServeConfig
-from tagger.serve.customvision import Target
-from tagger.serve.errors import Refused, of_row
-from tagger.serve.fetch import Fetcher, anywhere, is_public
-from tagger.serve.metrics import Measured, Metrics
-from tagger.serve.models import Checkpoints, Models
-from tagger.serve.projects import calls, predictions, routes
-from tagger.serve.projects.iteration_calls import published, target_of
-from tagger.serve.projects.links import PATH
-from tagger.serve.stored import Store
+from tagger.serving import batching, customvision
+from tagger.serving.batching import Batcher
+from tagger.serving.body import Bodies, image_in, is_multipart, url_in
+from tagger.serving.config import ServeConfig
+from tagger.serving.customvision import Target
+from tagger.serving.errors import Refused, of_row
+from tagger.serving.fetch import Fetcher, anywhere, is_public
+from tagger.serving.metrics import Measured, Metrics
+from tagger.serving.models import Checkpoints, Models
+from tagger.serving.projects import calls, predictions, routes
+from tagger.serving.projects.iteration_calls import published, target_of
+from tagger.serving.projects.links import PATH
+from tagger.serving.stored import Store
 from tagger.training.config import TrainConfig
 
 _KEY_HEADERS = ("prediction-key", "ocp-apim-subscription-key", "training-key")
@@ -131,7 +131,7 @@ def create(service: Service) -> FastAPI:
 def _open_routes(service: Service) -> APIRouter:
     """Return the routes that need no key."""
     router = APIRouter()
-    page = resources.files("tagger.serve").joinpath("page.html").read_text("utf-8")
+    page = resources.files("tagger.serving").joinpath("page.html").read_text("utf-8")
 
     @router.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:

@@ -26,8 +26,8 @@ import pyarrow as pa
 from tagger import schema, storage
 from tagger.checkpoint.info import Json, fingerprint
 from tagger.errors import TableError
-from tagger.serve.errors import Refused
-from tagger.serve.projects.journal import Change, Journal, encoded
+from tagger.serving.errors import Refused
+from tagger.serving.projects.journal import Change, Journal, encoded
 
 PROJECT, TAGS, IMAGES, PREDICTIONS = "project", "tags", "images", "predictions"
 ITERATIONS, EXPORTS = "iterations", "exports"

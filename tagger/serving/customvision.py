@@ -16,8 +16,8 @@ from urllib.parse import unquote
 from tagger.checkpoint.info import ModelInfo
 from tagger.inference.model import Model
 from tagger.inference.pipeline import Row
-from tagger.serve.batching import SCORES, Batcher
-from tagger.serve.errors import Refused
+from tagger.serving.batching import SCORES, Batcher
+from tagger.serving.errors import Refused
 
 _ENDING = r"(?P<body>image|url)(?P<nostore>/nostore)?/?"
 _PUBLISHED = r"(?P<kind>classify|detect)/iterations/(?P<name>[^/]+)"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tagger.checkpoint.info import Json
 from tagger.errors import WriteError
-from tagger.serve.projects.project import Project
+from tagger.serving.projects.project import Project
 
 log = logging.getLogger(__name__)
 

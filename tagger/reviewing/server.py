@@ -12,10 +12,10 @@ import pyarrow as pa
 from tagger.data import decisions
 from tagger.data.decisions import LabelsFile
 from tagger.errors import UsageError
-from tagger.review.app import Session, create
-from tagger.review.config import ReviewConfig
-from tagger.review.images import Images, open_images
-from tagger.serve import listening
+from tagger.reviewing.app import Session, create
+from tagger.reviewing.config import ReviewConfig
+from tagger.reviewing.images import Images, open_images
+from tagger.serving import listening
 from tagger.storage import StrPath
 from tagger.tagging.suggest import suggestions
 
