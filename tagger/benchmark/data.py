@@ -18,7 +18,7 @@ from tagger.data import cifar10
 from tagger.data.arrays import LabelledImages
 from tagger.data.dataset import BoolArray, Dataset, SeveralLabels, truth_of
 from tagger.errors import SourceError, UsageError
-from tagger.images import Preprocessing, UInt8Array
+from tagger.images import UInt8Array
 from tagger.training import data as training_data
 from tagger.training.config import TrainConfig
 from tagger.training.data import Callbacks, TrainingData
@@ -157,10 +157,10 @@ def _own(dataset: str, config: BenchmarkConfig, callbacks: Callbacks) -> Benchma
         method: Literal["finetune", "probe"] = "finetune" if "finetune" in config.models else "probe"
         options = TrainConfig(backbone=config.backbone, method=method, device=config.device)
     try:
-        found = training_data.read(dataset, options, callbacks, Preprocessing(size=(side, side), crop_pct=1.0), True)
+        found = training_data.read(dataset, options, callbacks, benchmark_side=side)
     except SeveralLabels as error:
         raise UsageError(f"{error.args[0].partition(';')[0]}; a benchmark takes one label per image") from error
     if not found.rows("test").any():
         raise SourceError(f"{dataset}: no image is in the test split; label more images")
     assert found.square is not None
-    return BenchmarkData(found.name, "", found.square, found.dataset, found)
+    return BenchmarkData(found.name, "", found.square.arrays, found.dataset, found)

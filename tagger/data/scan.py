@@ -9,7 +9,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,10 +71,19 @@ class Scan:
         """Return which files decode."""
         return np.array([image_id != "" for image_id in self.image_ids], dtype=bool)
 
-    def decoded_arrays(self, name: str) -> dict[int, UInt8Array]:
-        """Return pixels, training or square arrays by their place among the files that decode."""
-        rows, arrays = np.flatnonzero(self.have).tolist(), self.arrays[name]
-        return {place: arrays[row] for place, row in enumerate(rows) if row in arrays}
+    def of_decoded(self) -> Scan:
+        """Return the rows of the files that decode."""
+        rows = np.flatnonzero(self.have).tolist()
+        return replace(
+            self,
+            image_ids=[self.image_ids[row] for row in rows],
+            fingerprint=self.fingerprint[rows],
+            features=None if self.features is None else self.features[rows],
+            arrays={
+                name: {place: arrays[row] for place, row in enumerate(rows) if row in arrays}
+                for name, arrays in self.arrays.items()
+            },
+        )
 
     def fingerprints(self) -> list[Fingerprint]:
         """Return the fingerprints of the files that decode."""
