@@ -81,7 +81,7 @@ def gather(
     return benchmark_report.BenchmarkReport(
         dataset=data.name,
         runs=runs,
-        label_names=data.train.label_names,
+        label_names=data.dataset.label_names,
         truth=data.test.labels,
         note=data.note,
         published=_published(data, of_model),
@@ -107,7 +107,7 @@ def _run(row: Json, scores: Float32Array) -> benchmark_report.Run:
 
 def _published(data: BenchmarkData, models: Collection[str]) -> list[benchmark_report.Published]:
     """Return the published accuracies of these models, on all of CIFAR-10; of other images there are none."""
-    same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train.labels) == ALL["training"]
+    same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train) == ALL["training"]
     return [each for each in PUBLISHED if same and each.model in models]
 
 
@@ -162,7 +162,7 @@ def _neighbours(net: Knn, data: BenchmarkData, scores: Float32Array) -> benchmar
 
 def _mistakes(data: BenchmarkData, scores: Float32Array) -> benchmark_report.Mistakes:
     """Return the most confident mistakes."""
-    truth, tags, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
+    truth, tags, names = data.test.labels, scores.argmax(axis=1), data.dataset.label_names
     wrong = np.flatnonzero(tags != truth)
     surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
     captions = [f"{names[tags[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]

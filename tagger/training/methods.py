@@ -18,6 +18,7 @@ from torch import nn
 from tagger import models
 from tagger.checkpoint import Built
 from tagger.data import normalisation
+from tagger.data.arrays import LabelledImages
 from tagger.data.pixels import ArrayPixels
 from tagger.errors import UsageError
 from tagger.inference.engines import Float32Array
@@ -30,7 +31,7 @@ from tagger.training.launch import Job
 from tagger.training.loaders import AugmentedImages, ImageLoader, Normaliser, batches, workers_for
 from tagger.training.recipe import SPEEDRUN, Recipe
 from tagger.training.resume import State
-from tagger.training.scratch import Labelled, Network
+from tagger.training.scratch import Network
 from tagger.training.shared import SHARED_MEMORY, share_pixels
 from tagger.training.trainer import Diverged, Epoch, Trainer, label_weights, logits_of, score_of
 
@@ -232,7 +233,9 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     batch_size = config.batch_size or SPEEDRUN.batch_size
     rate = SPEEDRUN.lr * batch_size / SPEEDRUN.batch_size
     recipe = replace(SPEEDRUN, epochs=config.epochs or SPEEDRUN.epochs, batch_size=batch_size, lr=rate)
-    part = {name: Labelled(data.pixels.arrays[data.rows(name)], data.truth(name)) for name in ("train", "val", "test")}
+    part = {
+        name: LabelledImages(data.pixels.arrays[data.rows(name)], data.truth(name)) for name in ("train", "val", "test")
+    }
     computed = normalisation.compute("standardise", part["train"].images)
     network = Network("tagger_speedrun", {}, len(data.dataset.label_names), computed)
     make = partial(
