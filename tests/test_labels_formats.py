@@ -14,6 +14,7 @@ from label_files import WRITERS, Row, Writer, write_images
 
 import tagger
 from tagger.data import labels
+from tagger.data.config import LabelOptions
 from tagger.data.ingest import Ingested
 from tagger.data.labels import FORMATS
 from tagger.errors import TableError, UsageError
@@ -271,7 +272,7 @@ def test_rows_stream(tmp_path: Path, writer: Writer) -> None:
     file, _ = label_files.write(tmp_path, writer, rows)
     del rows
     notes = labels.Notes()
-    found = labels.find(str(file), "auto", None, uris, notes)
+    found = labels.find(LabelOptions(labels=str(file)), None, uris, notes)
     assert isinstance(found, labels.LabelSource)
     tracemalloc.start()
     records = sum(1 for _ in labels.read(found, labels.Options(), notes))

@@ -16,7 +16,7 @@ from tagger import schema, storage
 from tagger.data import labels as label_files
 from tagger.data import manifest
 from tagger.data.config import DEFAULTS, LabelOptions
-from tagger.data.labels import EXAMPLES, ColumnNames, LabelSource, Notes, class_counts
+from tagger.data.labels import EXAMPLES, LabelSource, Notes, class_counts
 from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import SourceError, TableError, UsageError
 from tagger.storage import StrPath
@@ -139,26 +139,24 @@ def read_labelled(
     on_found: Callable[[int], None] = lambda found: None,
 ) -> Ingested:
     """List a source and find its labels, as ingest() does, without writing a manifest."""
-    label_files.read_options(options)  # before a long listing
-    return _labelled(source, manifest.read_source(source, on_found), options)
+    reading = label_files.read_options(options)  # before a long listing
+    return _labelled(source, manifest.read_source(source, on_found), options, reading)
 
 
 def corrected(source: str, found: Ingested, labels: str) -> Ingested:
     """Return a source whose images have the labels of a file; those that it does not name keep theirs."""
-    over = _labelled(source, found, LabelOptions(labels=labels))
+    over = _labelled(source, found, LabelOptions(labels=labels), label_files.Options())
     _refuse_without_labels(over, source, labels)
     place = found.table.schema.get_field_index("labels")
     merged = pc.coalesce(over.table["labels"], found.table["labels"])
     return replace(over, table=over.table.set_column(place, "labels", merged))
 
 
-def _labelled(source: str, found: Manifest, options: LabelOptions) -> Ingested:
+def _labelled(source: str, found: Manifest, options: LabelOptions, reading: label_files.Options) -> Ingested:
     """Find the labels of a listed source."""
-    reading = label_files.read_options(options)
     notes, root, table = Notes(), _root_of(source), found.table
     uris: list[str] = table["uri"].to_pylist()
-    columns = ColumnNames(options.file_column, options.label_column, options.split_column)
-    label_source = label_files.find(options.labels, options.label_format, root, uris, notes, columns)
+    label_source = label_files.find(options, root, uris, notes)
     if options.label_field and (isinstance(label_source, str) or not label_source.format.has_fields):
         shown = label_source if isinstance(label_source, str) else f"{label_source.name} answers one question only"
         raise UsageError(f"--label-field {', '.join(options.label_field)}: {shown}; omit it")

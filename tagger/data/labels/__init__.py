@@ -16,12 +16,11 @@ from tagger.data.labels.formats import FORMATS
 from tagger.data.labels.joining import Joined, class_counts, join
 from tagger.data.labels.moved import follow
 from tagger.data.labels.names import read_names
-from tagger.data.labels.record import EXAMPLES, ColumnNames, Format, Notes, Options, Record, names_of
+from tagger.data.labels.record import EXAMPLES, Format, Notes, Options, Record, names_of
 
 __all__ = [
     "EXAMPLES",
     "FORMATS",
-    "ColumnNames",
     "Format",
     "Joined",
     "LabelSource",

@@ -81,17 +81,6 @@ class Options:
     """Questions whose answers are labels: controls of Label Studio, jobs of SageMaker, attributes of VIA."""
 
 
-class ColumnNames(NamedTuple):
-    """The columns of a table that the user named."""
-
-    file: str | None = None
-    labels: tuple[str, ...] = ()
-    split: str | None = None
-
-
-NO_NAMES = ColumnNames()
-
-
 class Columns(NamedTuple):
     """The positions of the columns that the user named."""
 
