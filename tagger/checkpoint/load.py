@@ -121,7 +121,7 @@ def build_resized(backbone: ModelInfo) -> nn.Module:
     return net
 
 
-def list_checkpoints(folder: str = "checkpoints") -> tuple[list[ModelInfo], list[ModelError]]:
+def list_checkpoints(folder: str) -> tuple[list[ModelInfo], list[ModelError]]:
     """Describe every checkpoint directly inside a folder; return also the errors of those that are broken."""
     root = storage.absolute(folder)
     names = storage.names_in(root)

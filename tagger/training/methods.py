@@ -126,8 +126,7 @@ def fine_tune(
     net.to(data.device).to(memory_format=torch.channels_last)
     normaliser = Normaliser(data.pretrained.preprocessing, data.device)
     pixels = {name: data.pixels.fitted(data.indices(name)) for name in (data.evaluated if splits is None else splits)}
-    batches_of = {name: map(normaliser, torch.from_numpy(part).split(64)) for name, part in pixels.items()}
-    logits = {name: logits_of(net, inputs).numpy() for name, inputs in batches_of.items()}
+    logits = {name: logits_of(net, normaliser.batches(part)).numpy() for name, part in pixels.items()}
     net.cpu()
     return TrainedNetwork(
         network,

@@ -18,7 +18,6 @@ from tagger.training.data import TrainingData
 from tagger.training.loaders import Normaliser
 from tagger.training.methods import TrainedNetwork
 
-_BATCH = 64
 _FROZEN = ("probe", "knn")
 """Methods that leave the features of the backbone as they are."""
 
@@ -36,8 +35,8 @@ def embed(network: Built, pixels: UInt8Array, device: str) -> Float32Array:
     """Return the embeddings (N, D) of images (N, H, W, 3) of the size of the network's input."""
     net, normaliser = network.net.eval().to(device), Normaliser(network.preprocessing, device)
     timm_net, parts = cast(TimmNet, net), list[Float32Array]()
-    for batch in torch.from_numpy(pixels).split(_BATCH):
-        features = timm_net.forward_head(timm_net.forward_features(normaliser(batch)), pre_logits=True)
+    for batch in normaliser.batches(pixels):
+        features = timm_net.forward_head(timm_net.forward_features(batch), pre_logits=True)
         parts.append(features.float().cpu().numpy())
     net.cpu()
     return np.concatenate(parts)

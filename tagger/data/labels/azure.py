@@ -31,7 +31,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; raises UsageError when a tag has no name and there is no list of tags."""
     tags = options.tags or _tags_beside(file)
-    notes.classes.update(dict.fromkeys(name for name in tags.values() if name))
+    notes.add_classes(name for name in tags.values() if name)
     for image in _flat(element for key, element in json_stream.events(file.uri, file.encoding) if not key):
         if not isinstance(image, dict) or not image.get("id"):
             notes.add("entries without an id", str(image)[:80])

@@ -23,7 +23,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; the images lie in the folder `images` beside the lists."""
     names = options.names or _pairs(file.folder, CLASSES)
-    notes.classes.update(dict.fromkeys(names.values()))
+    notes.add_classes(names.values())
     class_of, is_training = _pairs(file.folder, LABELS), _pairs(file.folder, SPLITS)
     splits = {"1": "train", "0": "test"}
     for image_id, path in _pairs(file.folder, IMAGES).items():

@@ -29,7 +29,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; a line without ids is unlabelled."""
     names = options.names or by_position(_lines(file.folder, SYNSETS))
-    notes.classes.update(dict.fromkeys(names.values()))
+    notes.add_classes(names.values())
     own = [file.uri.rpartition("/")[2]]
     for subset in _subsets(file.folder) if own == [SYNSETS] else own:
         split = split_of(subset.removesuffix(".txt"))

@@ -53,6 +53,10 @@ class Notes:
         if example and len(shown) < EXAMPLES and example not in shown:
             shown.append(example)
 
+    def add_classes(self, names: Iterable[str]) -> None:
+        """Note that the label files name these classes."""
+        self.classes.update(dict.fromkeys(names))
+
     def lines(self) -> list[str]:
         """Return one line per kind: `rows that name a file not in the source: 12 (a.jpg, b.jpg, ...)`."""
         return [f"{kind}: {count:,}{self._shown(kind)}" for kind, count in self.counts.items()]
