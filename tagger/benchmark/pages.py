@@ -14,6 +14,7 @@ from tagger import checkpoint, hardware, storage
 from tagger.benchmark.data import ALL, CIFAR10, BenchmarkData
 from tagger.benchmark.published import PUBLISHED
 from tagger.checkpoint.info import Json
+from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Array
 from tagger.inference.engines import Float32Array
 from tagger.models.convnet import ConvNet
@@ -24,11 +25,11 @@ from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
 from tagger.reporting import benchmark_report
 from tagger.reporting.formatting import joined
+from tagger.training.result import MISTAKES
 
 PLOTS, MODELS = "plots", "models"
 FolderOf = Callable[[str, int], str]
 SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
-SHOWN_MISTAKES = 24
 INLINE = 1_000_000
 """Bytes of figures in a Markdown artifact, which is stored in a database; the files have all figures."""
 VARIANTS = {
@@ -163,8 +164,7 @@ def _neighbours(net: Knn, data: BenchmarkData, scores: Float32Array) -> benchmar
 def _mistakes(data: BenchmarkData, scores: Float32Array) -> benchmark_report.Mistakes:
     """Return the most confident mistakes."""
     truth, tags, names = data.test.labels, scores.argmax(axis=1), data.dataset.label_names
-    wrong = np.flatnonzero(tags != truth)
-    surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
+    surest = metrics.confident_mistakes(scores, data.test.truth, MISTAKES)
     captions = [f"{names[tags[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
     return benchmark_report.Mistakes(list(data.test.images[surest]), captions)
 

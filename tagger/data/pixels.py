@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tagger import hardware, images, storage
+from tagger import images, storage
 from tagger.data.cache import ImageCache
-from tagger.data.scan import THUMBNAIL, at_most, fitted_arrays
+from tagger.data.scan import THUMBNAIL, at_most, fit_all, fitted_arrays
 from tagger.images import Preprocessing, UInt8Array
 
 IN_MEMORY = 3_000_000_000
@@ -72,9 +71,7 @@ class FilePixels:
 
     def fitted(self, rows: Rows) -> UInt8Array:
         """Return images as the tagging pipeline feeds them."""
-        with ThreadPoolExecutor(hardware.cores()) as pool:
-            found = list(pool.map(self._fitted, rows.tolist()))
-        return np.stack(found) if found else np.zeros((0, *self.preprocessing.size, 3), dtype=np.uint8)
+        return fit_all(self._fitted, rows.tolist(), self.preprocessing)
 
     def thumbnail(self, row: int) -> UInt8Array:
         """Return the whole image, at most 160 pixels long."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ _LOOKED_UP, _STORED = 2000, 500
 """Files per query of the cache, and per transaction."""
 
 OnProgress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -231,18 +233,17 @@ def _stacked(vectors: Mapping[int, Float32Array], count: int) -> Float32Array:
 
 def fitted_arrays(arrays: UInt8Array, preprocessing: Preprocessing) -> UInt8Array:
     """Return images (N, H, W, 3), resized and cropped."""
-    if not len(arrays):
-        return np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
+    return fit_all(lambda array: images.fit(Image.fromarray(array), preprocessing), arrays, preprocessing)
+
+
+def fit_all(fit: Callable[[T], UInt8Array], items: Iterable[T], preprocessing: Preprocessing) -> UInt8Array:
+    """Return the images (N, H, W, 3) that a function fits to a preprocessing, in threads."""
     with ThreadPoolExecutor(hardware.cores()) as pool:
-        return np.stack(list(pool.map(lambda array: images.fit(Image.fromarray(array), preprocessing), arrays)))
+        found = list(pool.map(fit, items))
+    return np.stack(found) if found else np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
 
 
-def embed(
-    arrays: UInt8Array,
-    backbone: ModelInfo,
-    device: str,
-    on_progress: OnProgress,
-) -> tuple[Float32Array, int]:
+def embed(arrays: UInt8Array, backbone: ModelInfo, device: str, on_progress: OnProgress) -> tuple[Float32Array, int]:
     """Return embeddings (N, D) of images (N, H, W, 3) in memory, and how many had to be computed."""
     cache, engine = ImageCache(), None
     ids = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
@@ -252,12 +253,10 @@ def embed(
         engine = engine or _models(backbone, device)[0].engine
         rows = missing[start : start + _STORED]
         pixels = fitted_arrays(arrays[rows], backbone.preprocessing)
-        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(rows), engine.batch_size)]
-        with ThreadPoolExecutor(engine.concurrency) as pool:
-            found = np.concatenate([embedding for _, embedding in pool.map(engine, batches)])
+        _, found = engines.run(engine, pixels)
         fresh = {ids[row]: vector for row, vector in zip(rows, found, strict=True)}
         cache.add((), backbone.model_id, fresh)
         known.update(fresh)
         on_progress(start + len(rows), len(missing))
     cache.close()
-    return _stacked(dict(enumerate(known[image_id] for image_id in ids)), len(ids)), len(missing)
+    return np.stack([known[image_id] for image_id in ids]), len(missing)

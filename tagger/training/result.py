@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
 
-import numpy as np
 from sklearn.metrics import precision_recall_curve
 
 from tagger import checkpoint, options, schema, storage
@@ -199,8 +198,7 @@ def _mistakes(trained: Trained) -> bytes | None:
     """Return the most confident mistakes as a grid of images; None without any."""
     split, dataset = trained.reported, trained.data.dataset
     names, scores, truth = dataset.label_names, trained.scores[split], trained.truth[split]
-    wrong = np.flatnonzero(truth[np.arange(len(truth)), scores.argmax(axis=1)] == 0)
-    confident = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
+    confident = metrics.confident_mistakes(scores, truth, MISTAKES)
     if not len(confident):
         return None
     rows = trained.data.indices(split)[confident]
