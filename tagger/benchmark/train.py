@@ -32,12 +32,11 @@ from tagger.training import knn, methods, scratch
 from tagger.training.config import TrainConfig
 from tagger.training.data import Callbacks, TrainingData
 from tagger.training.recipe import Recipe
-from tagger.training.result import Trained
+from tagger.training.result import Trained, embed
 from tagger.training.resume import State
 from tagger.training.scratch import Network
 from tagger.training.train import fit_and_evaluate
 from tagger.training.trainer import Diverged, Epoch
-from tagger.training.unknown import embed
 
 QUERIES = 1000
 """Held-out images that k is chosen on within a budget."""
