@@ -63,7 +63,7 @@ def read_options(options: LabelOptions) -> Options:
     if options.label_names is None:
         return reading
     uri = storage.absolute(options.label_names)
-    with text.open_text(uri, text.encoding_of(uri)) as file:
+    with text.open_text(uri) as file:
         is_list = file.read(1 << 16).strip(text.BLANK).startswith("[")
     if is_list and (tags := azure.read_tags(uri)):
         return replace(reading, tags=tags)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, takewhile
 
 from tagger import storage
-from tagger.data.labels import json_stream, text
+from tagger.data.labels import json_stream
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, dicts, unique
 from tagger.errors import TableError, UsageError
 
@@ -59,7 +59,7 @@ def tag_list(elements: Iterable[object]) -> Tags:
 
 def read_tags(uri: str) -> Tags:
     """Return the tags of a saved GetTags list; empty when the JSON holds something else."""
-    events = json_stream.events(uri, text.encoding_of(uri))
+    events = json_stream.events(uri)
     return tag_list(element for _, element in takewhile(lambda event: not event[0], events))
 
 

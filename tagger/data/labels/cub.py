@@ -38,7 +38,7 @@ def _pairs(folder: str, name: str) -> Mapping[str, str]:
     if not storage.exists(uri):
         return {}
     pairs: dict[str, str] = {}
-    for line in text.lines(uri, text.encoding_of(uri)):
+    for line in text.lines(uri):
         row = line.split(maxsplit=1)
         if len(row) > 1 and pairs.setdefault(row[0], row[1]) != row[1]:
             raise TableError(f"{uri}: id {row[0]} stands for {pairs[row[0]]} and for {row[1]}; remove one")
