@@ -14,13 +14,8 @@ from PIL import Image
 
 from tagger import images, storage
 from tagger.data.cache import ImageCache
-from tagger.data.scan import THUMBNAIL, at_most, fit_all, fitted_arrays
+from tagger.data.scan import IN_MEMORY, THUMBNAIL, fit_all, fitted_arrays, for_training
 from tagger.images import Preprocessing, UInt8Array
-
-IN_MEMORY = 3_000_000_000
-"""Bytes of decoded images that are cached; a larger dataset is decoded again in every epoch."""
-ROOM = 1.15
-"""Training images are this much larger than the network's input, so that random crops are hardly enlarged."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -41,11 +36,6 @@ class Pixels(Protocol):
         ...
 
 
-def training_side(preprocessing: Preprocessing) -> int:
-    """Return the short side of training images."""
-    return round(ROOM * max(preprocessing.size))
-
-
 @dataclass
 class FilePixels:
     """Images of files; decoded ones are cached while they fit into `limit` bytes."""
@@ -64,7 +54,7 @@ class FilePixels:
             return known
         decoded: list[Image.Image] = []  # at the scale of the network's input, as in a scan
         images.prepare(storage.read_bytes(self.uris[row]), [self.preprocessing], inspect=decoded.append)
-        array = at_most(decoded[0], training_side(self.preprocessing))
+        array = for_training(decoded[0], self.preprocessing)
         if len(self.uris) * array.nbytes < self.limit:
             self.training[row] = array
         return array

@@ -32,6 +32,10 @@ from tagger.inference.pipeline import Row, score_rows
 
 THUMBNAIL = 160
 """Longest side of a thumbnail in pixels."""
+IN_MEMORY = 3_000_000_000
+"""Bytes of decoded images that are cached; a larger dataset is decoded again in every epoch."""
+ROOM = 1.15
+"""Training images are this much larger than the network's input, so that random crops are hardly enlarged."""
 _LOOKED_UP, _STORED = 2000, 500
 """Files per query of the cache, and per transaction."""
 
@@ -43,10 +47,8 @@ T = TypeVar("T")
 class Arrays:
     """Pixels to return from the same decode; files whose other results are cached are not decoded for them."""
 
-    pixels: bool = False
-    """As the backbone wants them: (H, W, 3)."""
-    training_side: int | None = None
-    """The whole image, its short side at most this long."""
+    training: bool = False
+    """Those that fine-tuning wants, where they fit into memory: fitted to the backbone, and whole to be augmented."""
     square: Preprocessing | None = None
     """Fitted by this preprocessing; always returned, so that every file is decoded."""
 
@@ -113,6 +115,8 @@ def scan(
     found = Scan([""] * count, np.zeros((count, duplicates.SIDE, duplicates.SIDE, 3), np.uint8))
     vectors: dict[int, Float32Array] = {}
     fresh: dict[int, cache_file.Image] = {}
+    if backbone and not _fits(count, backbone.preprocessing):
+        arrays = replace(arrays, training=False)
     missing = _missing(table, cache, backbone, arrays, found, vectors)
     try:
         look = _inspector(backbone, arrays)
@@ -195,10 +199,9 @@ def _inspector(backbone: ModelInfo | None, arrays: Arrays) -> Callable[[Image.Im
 
     def inspect(image: Image.Image, size: tuple[int, int], fitted: Fitted) -> Row:
         row = describe(image)
-        if arrays.pixels and backbone:
+        if arrays.training and backbone:
             row["pixels"] = fitted[backbone.preprocessing]
-        if arrays.training_side:
-            row["training"] = at_most(image, arrays.training_side)
+            row["training"] = for_training(image, backbone.preprocessing)
         if arrays.square:
             row["square"] = images.fit(image, arrays.square, size)
         return row
@@ -214,9 +217,19 @@ def describe(image: Image.Image) -> Row:
     return {"fingerprint": duplicates.thumbnail(image).tobytes(), "thumbnail": encoded.getvalue()}
 
 
-def at_most(image: Image.Image, side: int) -> UInt8Array:
-    """Return an image (H, W, 3) with its short side no longer than `side`."""
-    ratio = side / min(image.size)
+def _fits(count: int, preprocessing: Preprocessing) -> bool:
+    """Return whether so many images, fitted and whole, are cached in memory."""
+    side, (height, width) = _training_side(preprocessing), preprocessing.size
+    return count * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
+
+
+def _training_side(preprocessing: Preprocessing) -> int:
+    return round(ROOM * max(preprocessing.size))
+
+
+def for_training(image: Image.Image, preprocessing: Preprocessing) -> UInt8Array:
+    """Return a whole image (H, W, 3), its short side no longer than random crops need."""
+    ratio = _training_side(preprocessing) / min(image.size)
     if ratio < 1:
         size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)

@@ -14,8 +14,8 @@ from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.data import dataset as datasets
 from tagger.data import scan
 from tagger.data.dataset import BoolArray, Dataset
-from tagger.data.pixels import IN_MEMORY, ArrayPixels, FilePixels, Pixels, Rows, training_side
-from tagger.data.scan import Arrays, Scan
+from tagger.data.pixels import ArrayPixels, FilePixels, Pixels, Rows
+from tagger.data.scan import IN_MEMORY, Arrays, Scan
 from tagger.data.splits import NAMES
 from tagger.errors import SourceError
 from tagger.images import Preprocessing, UInt8Array
@@ -114,7 +114,8 @@ def read(dataset: str, config: TrainConfig, callbacks: Callbacks, benchmark_side
     callbacks.say(f"{len(found):,} labelled images, {len(found.label_names):,} labels")
     side = config.image_size or SCRATCH_SIDE if config.method == "scratch" else benchmark_side
     square = Preprocessing(size=(side, side), crop_pct=1.0) if side else None
-    arrays, on_image = _arrays(found, backbone, config, square), partial(callbacks.on_progress, "images")
+    arrays = Arrays(training=config.method in ("auto", "finetune"), square=square)
+    on_image = partial(callbacks.on_progress, "images")
     images, scanned = datasets.scan(dataset, found, backbone, config.device, arrays, on_image)
     callbacks.say(f"{scanned.decoded:,} images read and decoded, {len(found) - scanned.decoded:,} cached")
     images, report = datasets.split(images, scanned, config.seed)
@@ -137,15 +138,6 @@ def read(dataset: str, config: TrainConfig, callbacks: Callbacks, benchmark_side
     for line in (report[0], *(f"note: {note}" for note in data.notes)):
         callbacks.say(line)
     return data
-
-
-def _arrays(found: Dataset, backbone: ModelInfo | None, config: TrainConfig, square: Preprocessing | None) -> Arrays:
-    """Return the pixels that fine-tuning will want, where they fit into memory."""
-    if backbone is None or config.method not in ("auto", "finetune"):
-        return Arrays(square=square)
-    side, (height, width) = training_side(backbone.preprocessing), backbone.preprocessing.size
-    fits = len(found) * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
-    return Arrays(pixels=fits, training_side=side if fits else None, square=square)
 
 
 def _pixels(images: Dataset, backbone: ModelInfo, scanned: Scan, device: str) -> FilePixels:
