@@ -157,6 +157,11 @@ class TrainConfig:
         """Return the task of tagger.json."""
         return "multilabel" if self.multilabel else "multiclass"
 
+    @property
+    def score_name(self) -> str:
+        """Return the metric that models are chosen by."""
+        return "mean average precision" if self.multilabel else "accuracy"
+
     def preprocessing(self, backbone: Preprocessing) -> Preprocessing:
         """Return the backbone's preprocessing with this size and fit."""
         size = (self.image_size, self.image_size) if self.image_size else backbone.size

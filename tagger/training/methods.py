@@ -72,7 +72,7 @@ def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callba
         return probed
     tuned = fine_tune(data, config, probed if head_fits else None, state, callbacks)
     scores = probed.candidates | tuned.candidates
-    found = f"fine-tuning: validation {_score_name(config)} {tuned.candidates['finetune']:.1%}"
+    found = f"fine-tuning: validation {config.score_name} {tuned.candidates['finetune']:.1%}"
     if tuned.method == "probe":
         callbacks.say(f"{found} at best; the probe is better and is saved")
         return replace(probed, candidates=scores, curve=tuned.curve, seconds_before=tuned.seconds_before)
@@ -85,7 +85,7 @@ def fit_probe(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> 
     head = probe.fit(*data.part("train"), *data.part("val"), config)
     features, truth = data.part("val")
     found = score_of(head(features), truth, config.multilabel)
-    callbacks.say(f"probe: validation {_score_name(config)} {found:.1%} ({len(truth):,} images)")
+    callbacks.say(f"probe: validation {config.score_name} {found:.1%} ({len(truth):,} images)")
     network = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
     head_fits = backbones.set_head(network.net, head)
     if not head_fits and config.method != "finetune":
@@ -286,7 +286,3 @@ def seconds_per_image(network: Built, config: TrainConfig, device: str = "cpu") 
         if device == "cuda":
             torch.cuda.synchronize()
     return (time.perf_counter() - started) / size
-
-
-def _score_name(config: TrainConfig) -> str:
-    return "mean average precision" if config.multilabel else "accuracy"

@@ -204,9 +204,8 @@ def _plots(trained: Trained) -> dict[str, tuple[str, bytes]]:
         if (grid := _mistakes(trained)) is not None:
             drawn["mistakes"] = ("Most confident mistakes", grid)
     if trained.fitted.curve:
-        name = "accuracy" if task == "multiclass" else "mean average precision"
         curve = [asdict(epoch) for epoch in trained.fitted.curve]
-        drawn["learning"] = ("Learning curves", plots.learning_curves(curve, name))
+        drawn["learning"] = ("Learning curves", plots.learning_curves(curve, trained.config.score_name))
     return drawn
 
 
