@@ -47,23 +47,15 @@ VARIANTS = {
 """Model -> title, and the variants of it that are compared."""
 
 
-def write(
-    out: str,
-    data: BenchmarkData,
-    rows: Sequence[Json],
-    scores: Sequence[Float32Array],
-    folder: FolderOf,
-    command: str,
-) -> None:
-    """Write report.md with its plots, and report.html; `folder` gives the checkpoint of a model and seed."""
-    facts = gather(data, rows, scores, folder, command)
-    drawn = dict(benchmark_report.plot_files(facts))
+def write(out: str, report: benchmark_report.BenchmarkReport) -> None:
+    """Write report.md with its plots, and report.html."""
+    drawn = dict(benchmark_report.plot_files(report))
     for name in set(storage.names_in(storage.join(out, PLOTS)) or ()) - set(drawn):
         storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # of models that are no longer in the report
     for name, content in drawn.items():
         storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
-    storage.write_atomic(storage.join(out, "report.md"), benchmark_report.markdown(facts, PLOTS).encode())
-    storage.write_atomic(storage.join(out, "report.html"), benchmark_report.html(facts, drawn).encode())
+    storage.write_atomic(storage.join(out, "report.md"), benchmark_report.markdown(report, PLOTS).encode())
+    storage.write_atomic(storage.join(out, "report.html"), benchmark_report.html(report, drawn).encode())
 
 
 def gather(
@@ -73,7 +65,7 @@ def gather(
     folder: FolderOf,
     command: str,
 ) -> benchmark_report.BenchmarkReport:
-    """Return the facts of the report; images come from the shown run of each model."""
+    """Return the facts of the report, with images of the shown run of each model; `folder` gives its checkpoint."""
     runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
     shown = {model.name: model.shown for model in benchmark_report.by_model(runs)}
     nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}

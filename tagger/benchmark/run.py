@@ -117,7 +117,7 @@ class Benchmark:
         out = storage.absolute(self.out)
         table = schema.from_rows([_row(facts) for facts in rows], "benchmark")
         storage.write_atomic(storage.join(out, "results.parquet"), schema.serialise(table, "benchmark"))
-        pages.write(out, self.data, rows, scores, self.folder, self.command)
+        pages.write(out, pages.gather(self.data, rows, scores, self.folder, self.command))
         return rows
 
     def run(self) -> list[Json]:

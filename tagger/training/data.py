@@ -23,6 +23,7 @@ from tagger.inference.engines import Float32Array
 from tagger.training import loaders
 from tagger.training.config import TrainConfig
 from tagger.training.distributed import start_server
+from tagger.training.probe import Part
 from tagger.training.trainer import Epoch
 
 SCRATCH_SIDE = 32
@@ -80,7 +81,7 @@ class TrainingData:
         """Return targets (N, K) of a split."""
         return self.dataset.truth[self.rows(split)]
 
-    def part(self, split: str) -> tuple[Float32Array, Float32Array]:
+    def part(self, split: str) -> Part:
         """Return features (N, D) and targets (N, K) of a split."""
         assert self.features is not None
         return self.features[self.rows(split)], self.truth(split)

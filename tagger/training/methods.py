@@ -82,7 +82,7 @@ def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callba
 
 def fit_probe(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> tuple[TrainedNetwork, bool]:
     """Fit a linear classifier on frozen features; return it, and whether it could be put into the network's head."""
-    head = probe.fit(*data.part("train"), *data.part("val"), config)
+    head = probe.fit(data.part("train"), data.part("val"), config)
     features, truth = data.part("val")
     found = score_of(head(features), truth, config.multilabel)
     callbacks.say(f"probe: validation {config.score_name} {found:.1%} ({len(truth):,} images)")
@@ -213,7 +213,7 @@ def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> Tr
     def compared(metric: str, done: int, total: int) -> None:
         callbacks.on_progress(f"{metric} distances", done, total)
 
-    found = knn.fit(*data.part("train"), *data.part("val"), compared)
+    found = knn.fit(data.part("train"), data.part("val"), compared)
     callbacks.say(f"knn: k = {found.k}, {found.metric}; validation accuracy {found.accuracy:.1%}")
     network, net = backbones.with_neighbours(data.pretrained, found, len(data.dataset.label_names), config)
     head = net.neighbours.forward_head
