@@ -32,7 +32,8 @@ class LabelledImages:
     @cached_property
     def labels(self) -> Int64Array:
         """Return the index (N,) of the label of each image, where each has one."""
-        return self.truth.argmax(axis=1)
+        labels: Int64Array = self.truth.argmax(axis=1)
+        return labels
 
     def some(self, count: int, seed: int) -> LabelledImages:
         """Return so many of them, drawn by seed, in their order; all of them when there are no more."""
