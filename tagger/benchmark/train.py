@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from tagger import hardware
+from tagger import hardware, models
 from tagger.benchmark import data as benchmark_data
 from tagger.benchmark.baselines import BASELINES, TRANSFER, Baseline
 from tagger.benchmark.budget import Cut, fit_into
@@ -209,16 +210,16 @@ def train_knn(task: Task) -> Model:
     metric, k = knn.best(curves)
     task.callbacks.say(f"k = {k}, {metric}; validation {curves[metric][k]:.1%}")
     side = data.images.shape[1]
-    net = Knn(len(names), len(train), k, metric, dtype="uint8", input_size=side)
+    model_args: dict[str, object] = {
+        "examples": len(train), "k": k, "metric": metric, "dtype": "uint8", "input_size": side
+    }  # fmt: skip
+    net = cast(Knn, models.build("tagger_knn", len(names), model_args))
     net.remember(torch.from_numpy(train.images).permute(0, 3, 1, 2), torch.from_numpy(train.labels))
-    model_args: dict[str, object] = {"examples": len(train), "k": k, "metric": metric}
     computed = Normalisation("none", std=(1 / 255,) * 3)
     seconds = time.perf_counter() - started
     counts = f"{len(queries):,} of {len(data.validation):,}"
     return Model(
-        network=Built(
-            net, "tagger_knn", model_args | {"dtype": "uint8", "input_size": side}, computed.preprocessing(side)
-        ),
+        network=Built(net, "tagger_knn", model_args, computed.preprocessing(side)),
         title="k nearest neighbours",
         scores=_scores(net, data, computed),
         seconds=seconds,
