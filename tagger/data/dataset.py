@@ -167,4 +167,4 @@ def split(dataset: Dataset, scan: Scan, seed: int) -> tuple[Dataset, list[str]]:
     groups = duplicates.near_duplicates(scan.fingerprints())
     given = dataset.table["split"].to_pylist()
     assigned = splits.assign(dataset.image_ids, dataset.labels, groups, given, seed=seed)
-    return dataset.with_splits(assigned.split), assigned.text(dataset.uris).splitlines()
+    return dataset.with_splits(assigned.split), assigned.lines(dataset.uris)
