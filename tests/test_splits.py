@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import photo
 from PIL import Image, ImageOps
 
 from tagger import images
-from tagger.data import duplicates, splits
+from tagger.data import dataset, duplicates, splits
 from tagger.errors import UsageError
 
 Labels = list[tuple[str, ...] | None]
@@ -169,3 +170,12 @@ def test_copies_of_real_photographs_never_cross_a_split(real_photos: Path) -> No
     together = [len(set(found.split[row : row + 3])) == 1 for row in range(0, len(labels), 3)]
     assert np.mean(together) == 1
     assert shares(found.split) == pytest.approx([0.70, 0.15, 0.15], abs=0.03)
+
+
+def test_a_name_with_a_line_break_stays_in_its_line_of_the_report(tmp_path: Path) -> None:
+    for name, seed in (("cat/1\n.jpg", 1), ("cat/2.jpg", 1), ("dog/3.jpg", 2)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        photo(seed).save(tmp_path / name)
+    found = dataset.read_dataset(str(tmp_path), multilabel=False)
+    _, report = dataset.split(*dataset.scan("photos", found), seed=0)
+    assert any("kept together" in line and line.endswith("cat/2.jpg") for line in report)
