@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from tagger import storage
 from tagger.checkpoint.info import ModelInfo, fingerprint
-from tagger.data import duplicates, ingest, manifest, splits
+from tagger.data import duplicates, manifest, splits
 from tagger.data import scan as scans
+from tagger.data.labels import source
 from tagger.data.labels.joining import TWINS, class_counts, twins
 from tagger.data.scan import Arrays, OnProgress, Scan
 from tagger.errors import SourceError, UsageError
@@ -100,10 +101,10 @@ def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None)
     Labels in the file of `corrections` replace those of their images. Raises SourceError without two labels to tell
     apart, SeveralLabels when images have several but should have one.
     """
-    found = ingest.read_labelled(dataset)
+    found = source.read_labelled(dataset)
     earlier = found.notes.lines() if corrections else []
     if corrections:
-        found = ingest.corrected(dataset, found, corrections)
+        found = source.corrected(dataset, found, corrections)
     labels = found.table["labels"]
     labelled = found.table.filter(pc.is_valid(labels))
     if not len(labelled):
