@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagger.benchmark.config import BenchmarkConfig
-from tagger.cli.app import STYLE, Commands, app
-from tagger.cli.options import Json, Model, Quiet
+from tagger.cli.app import STYLE, Commands, Json, Quiet, app
 from tagger.cli.printing import print_json, print_table, say, show
 from tagger.inference.config import ModelConfig
-from tagger.options import Cifar10, Fields, Images, ReportOut, expand
+from tagger.options import Cifar10, Fields, Images, Model, ReportOut, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:

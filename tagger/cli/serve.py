@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tagger.cli.app import app
-from tagger.cli.options import Quiet
+from tagger.cli.app import Quiet, app
 from tagger.cli.printing import say, show
 from tagger.errors import MissingExtra, UsageError
 from tagger.inference.config import ModelConfig
