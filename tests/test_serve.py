@@ -38,6 +38,7 @@ import tagger
 pytest.importorskip("prometheus_client", reason="needs the extra `serve`")
 
 from tagger.serving import batching, fetch
+from tagger.serving.body import Memory
 from tagger.serving.errors import Refused
 
 NAME = "cifar10-speedrun"
@@ -358,6 +359,8 @@ def test_sloppy_json_is_read(keyed: Server, site: str, text: str) -> None:
         (b'{"url": "http://169.254.169.254/latest"}', "application/json", 400, "BadRequestImageUrl"),
         (b'{"url": "http://%s/"}' % (b"a" * 5000), "application/json", 400, "BadRequestImageUrl"),
         (b'{"url": "http://[bad"}', "application/json", 400, "BadRequestImageUrl"),
+        (b'{"url": "http://xn--a/"}', "application/json", 400, "BadRequestImageUrl"),
+        (b'{"url": "http://93.184.216.34:99999/"}', "application/json", 400, "BadRequestImageUrl"),
         (b'{"url": "http://host.invalid/"}', "application/json", 400, "BadRequestImageUrl"),
         (jpeg(), "application/octet-stream", 415, "UnsupportedMediaType"),
     ],
@@ -391,14 +394,16 @@ def test_the_calls_of_an_exported_container_are_answered_its_way(server: Server)
 # --- URLs -------------------------------------------------------------------------------------------------------------
 
 
-def fetched(url: str, permits: Any = fetch.anywhere, seconds: float = 5) -> bytes:
-    return asyncio.run(fetch.Fetcher(1 << 20, permits, seconds).fetch(url))
+def fetched(url: str, permits: Any = fetch.anywhere, seconds: float = 5, memory: int = 1 << 30) -> bytes:
+    with Memory(memory).held() as held:
+        return asyncio.run(fetch.Fetcher(1 << 20, permits, seconds).fetch(url, held))
 
 
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
-     "::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1"],
+     "::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "::7f00:1",
+     "64:ff9b:1::7f00:1", "fec0::1"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not fetch.is_public(address)
@@ -494,6 +499,35 @@ def test_urls_without_an_end_or_an_image_are_given_up(site: str) -> None:
         fetched(f"{site}/missing")
     with pytest.raises(Refused, match="cannot be fetched"):
         fetched("http://127.0.0.1:1/a.jpg")
+
+
+def test_images_behind_urls_count_in_the_memory_of_all_requests(site: str) -> None:
+    with pytest.raises(Refused, match="the server is busy"):
+        fetched(f"{site}/endless", memory=100_000)
+
+
+def test_hosts_and_name_servers_that_are_slow_hold_up_nothing_else(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def slow(host: str, *arguments: Any, **options: Any) -> Any:
+        time.sleep(3 if host == "slow.test" else 0)
+        return resolve("127.0.0.1", *arguments, **options)
+
+    async def seconds() -> float:
+        fetcher = fetch.Fetcher(1 << 20, fetch.anywhere, seconds=3)
+        with Memory().held() as held:
+            urls = ["http://slow.test/"] * 20 + [f"{site}/slow"] * 20
+            slow = [asyncio.create_task(fetcher.fetch(url, held)) for url in urls]
+            await asyncio.sleep(0.2)
+            started = time.monotonic()
+            assert await fetcher.fetch(f"{site.replace('127.0.0.1', 'quick.test')}/cat.jpg", held) == jpeg()
+            await asyncio.to_thread(time.sleep, 0)
+            took = time.monotonic() - started
+            await asyncio.gather(*slow, return_exceptions=True)
+        return took
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    assert asyncio.run(seconds()) < 1.5
 
 
 # --- plain calls ------------------------------------------------------------------------------------------------------

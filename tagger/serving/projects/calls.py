@@ -18,6 +18,7 @@ from tagger.checkpoint.info import Json
 from tagger.errors import TaggerError
 from tagger.serving import fetch
 from tagger.serving.batching import Batcher
+from tagger.serving.body import Held
 from tagger.serving.errors import Refused
 from tagger.serving.fetch import Fetcher
 from tagger.serving.models import Checkpoints
@@ -70,6 +71,7 @@ class Call:
     query: Mapping[str, str]
     """By lower-case name."""
     body: bytes
+    held: Held
     content_type: str
     base: str
     """URL of the server, for links."""
@@ -121,7 +123,8 @@ class Call:
 
     def fetch(self, url: str) -> bytes:
         """Return what is behind a URL; raises Refused."""
-        return asyncio.run_coroutine_threadsafe(self.state.fetcher.fetch(url), self.loop).result(2 * fetch.SECONDS)
+        fetching = self.state.fetcher.fetch(url, self.held)
+        return asyncio.run_coroutine_threadsafe(fetching, self.loop).result(2 * fetch.SECONDS)
 
     def batcher(self, iteration: Json) -> Batcher:
         """Return the model of an iteration; raises Refused when it cannot be loaded."""

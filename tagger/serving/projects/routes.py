@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from tagger.errors import WriteError
 from tagger.inference.config import ModelConfig
-from tagger.serving.body import Bodies
+from tagger.serving.body import Memory, read
 from tagger.serving.config import ServeConfig
 from tagger.serving.errors import Refused
 from tagger.serving.fetch import Fetcher
@@ -36,7 +36,7 @@ _KEYS = ("training-key", "ocp-apim-subscription-key", "authorization")
 _THREADS = ThreadPoolExecutor(16, "training-call")
 
 
-async def answer(state: State | None, bodies: Bodies, request: Request, raw_path: str) -> Response:
+async def answer(state: State | None, memory: Memory, request: Request, raw_path: str) -> Response:
     """Answer a training call; raises Refused."""
     if state is None:
         raise Refused(404, "NotFound", "training calls are not served; start the server with --projects FOLDER")
@@ -44,10 +44,11 @@ async def answer(state: State | None, bodies: Bodies, request: Request, raw_path
         raise Refused(401, "401", "training calls need the header Training-Key; without --key-file any value will do")
     handler, ids = calls.find(request.method, raw_path)
     takes_images = "/images" in raw_path.lower() or "/quicktest" in raw_path.lower()
-    async with bodies.read(request, MAX_BATCH_BYTES if takes_images else MAX_JSON_BYTES) as body:
+    with memory.held() as held:
+        body = await read(request, held, MAX_BATCH_BYTES if takes_images else MAX_JSON_BYTES)
         query = {name.lower(): value for name, value in request.query_params.items()}
         kind, loop = request.headers.get("content-type", ""), asyncio.get_running_loop()
-        call = Call(state, ids, query, body, kind, str(request.base_url), loop)
+        call = Call(state, ids, query, body, held, kind, str(request.base_url), loop)
         try:
             found = await loop.run_in_executor(_THREADS, handler, call)
         except WriteError as error:
