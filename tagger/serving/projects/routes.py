@@ -17,12 +17,18 @@ from tagger.serving.config import ServeConfig
 from tagger.serving.errors import Refused
 from tagger.serving.fetch import Fetcher
 from tagger.serving.models import Checkpoints
-from tagger.serving.projects import calls, image_calls, iteration_calls, predictions, project_calls  # noqa: F401
+from tagger.serving.projects import (  # noqa: F401
+    calls,
+    image_calls,
+    iteration_calls,
+    predictions,
+    project_calls,
+    suggestions,
+)
 from tagger.serving.projects.calls import Call, State
 from tagger.serving.projects.exports import Exports
 from tagger.serving.projects.links import Links
 from tagger.serving.projects.project import EXPORTS, Projects
-from tagger.serving.projects.suggestions import Suggestions
 from tagger.serving.projects.training import Trainings
 from tagger.training.config import TrainConfig
 
@@ -78,7 +84,7 @@ def start(
     checkpoints: Checkpoints,
     fetcher: Fetcher,
 ) -> State | None:
-    """Open the folder of projects and go on with what the last server had begun; None where there is no folder."""
+    """Open the folder of projects and resume what the last server had not finished; None without a folder."""
     if config.projects is None:
         return None
     projects = Projects(config.projects)
@@ -88,7 +94,6 @@ def start(
         checkpoints=checkpoints,
         links=Links(),
         exports=Exports(projects),
-        suggestions=Suggestions(),
         fetcher=fetcher,
         max_bytes=config.max_bytes,
         max_pixels=model_config.max_pixels,
@@ -96,6 +101,6 @@ def start(
 
 
 def close(state: State) -> None:
-    """End the processes of trainings and exports; the next server goes on with them."""
-    state.trainings.close()
-    state.exports.close()
+    """End the processes of trainings and exports; the next server resumes them."""
+    state.trainings.worker.close()
+    state.exports.worker.close()
