@@ -167,6 +167,13 @@ def multipart(content: bytes, name: str = "imageData", extra: str = "") -> dict[
     return {"content": whole, "headers": {"Content-Type": "multipart/form-data; boundary=b0"}}
 
 
+def dotnet(content: bytes) -> dict[str, Any]:
+    """A multipart body of .NET's HttpClient: the boundary has quotation marks, the name has none."""
+    sent = multipart(content)
+    whole = sent["content"].replace(b'name="imageData"', b"name=imageData; filename=a.jpg; filename*=utf-8''a.jpg")
+    return {"content": whole, "headers": {"Content-Type": 'multipart/form-data; boundary="b0"'}}
+
+
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +305,15 @@ def test_azures_own_client_understands_the_errors(
     assert raised.value.response.status_code == status
 
 
+def test_a_model_is_served_under_the_name_that_a_script_uses(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "a=b")
+    with serving(f"Iteration 1={MODEL}", f"{tmp_path}/a=b") as server:
+        assert [model["name"] for model in server.get("/models").json()["models"]] == ["Iteration 1", "a=b"]
+        found = server.post(CALL.replace(NAME, "Iteration%201") + "/image", jpeg()).json()
+        assert (found["tagger"]["model"], len(found["predictions"])) == ("Iteration 1", 10)
+        assert 'tagger_batch_images_count{model="Iteration 1"} 1.0' in server.get("/metrics").text
+
+
 def test_detection_is_not_what_a_classifier_does(keyed: Server) -> None:
     models = pytest.importorskip("azure.cognitiveservices.vision.customvision.prediction.models")
     with pytest.raises(models.CustomVisionErrorException, match="Invalid project type for operation"):
@@ -320,6 +336,7 @@ def test_paths_of_every_version_and_case_are_served(server: Server, path: str) -
         {"content": jpeg(), "headers": {"Content-Type": "application/x-www-form-urlencoded"}},  # curl's own
         multipart(jpeg()),
         multipart(jpeg(), "IMAGEDATA", '; filename="a.jpg"'),
+        dotnet(jpeg()),
     ):
         answer = server.post(path, **sent)  # type: ignore[arg-type]
         assert answer.status_code == 200, answer.text
@@ -660,8 +677,14 @@ def test_azures_own_client_learns_that_a_body_of_200_mb_is_too_large(keyed: Serv
         client(keyed).classify_image(PROJECT, NAME, bytes(200 << 20))
 
 
-def test_images_that_decode_slowly_hold_up_nobody(server: Server) -> None:
-    content = slow_image()
+def memory_of(server: Server) -> int:
+    """Return the memory of a server in MB."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) >> 10
+
+
+def test_images_that_decode_slowly_hold_up_nobody_and_leave_no_memory(server: Server) -> None:
+    content, before = slow_image(), memory_of(server)
     with ThreadPoolExecutor(3) as pool:
         slow = [pool.submit(server.post, "/predict", content) for _ in range(3)]
         time.sleep(0.3)
@@ -669,6 +692,7 @@ def test_images_that_decode_slowly_hold_up_nobody(server: Server) -> None:
         assert quick.status_code == 200
         assert not any(future.done() for future in slow)
         assert all(future.result().status_code == 200 for future in slow)
+    assert memory_of(server) < before + 300
 
 
 def test_sigterm_answers_what_is_at_work_and_then_ends(tmp_path: Path) -> None:
@@ -777,7 +801,11 @@ def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> N
             ([MODEL, "--port", port], f"--host 127.0.0.1 --port {port}: cannot listen there"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "keys"], "is empty; write one key a line"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "none"], "none: cannot be read"),
-            ([MODEL, MODEL, "--port", 0], "another model is named cifar10-speedrun too"),
+            (
+                [MODEL, MODEL, "--port", 0],
+                "two models are named cifar10-speedrun; NAME=MODEL",
+            ),
+            (["other=nowhere"], "nowhere: no such checkpoint"),
             ([MODEL, "--port", 0, "--max-body", 0], "--max-body"),
         ):
             ran = run_tagger("serve", *arguments)

@@ -1,4 +1,4 @@
-"""The application: routes, keys, and the way from a request to a prediction."""
+"""The application: routes, keys, and predictions of requests."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Service:
         self.metrics.batches.labels(model).observe(images)
 
     def check_key(self, request: Request) -> None:
-        """Raise Refused unless the request has a key, or none is needed; every key is compared in full."""
+        """Raise Refused unless the request has a valid key or none is needed; keys are compared in constant time."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         given = [request.headers.get(name, "") for name in _KEY_HEADERS] + [token * (scheme.lower() == "bearer")]
         same = [hmac.compare_digest(each.encode("latin-1"), key) for each in given for key in self.keys]

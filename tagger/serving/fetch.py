@@ -20,7 +20,7 @@ MAX_URL = 4096
 REDIRECTS = 3
 MAX_PORT = 65_535
 _RESOLVERS = ThreadPoolExecutor(64, "resolve")
-"""Threads of their own: a name server that is slow to answer holds up nothing else."""
+"""Separate threads: a name server that is slow to answer delays nothing else."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway maps to the IPv4 address in their last 32 bits."""
 _REQUEST = {"Accept": "image/*, */*", "Accept-Encoding": "identity", "User-Agent": "tagger"}
@@ -39,7 +39,7 @@ class Fetcher:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(),
             network_backend=_CheckedBackend(permits),
-            max_connections=None,  # hosts that are slow to answer hold up no other; memory is limited by `Held`
+            max_connections=None,  # hosts that are slow to answer do not delay others; memory is limited by `Held`
             max_keepalive_connections=0,
         )
 
