@@ -26,7 +26,10 @@ def serve(
     ],
     train_config: Annotated[TrainConfig, Fields(("backbone", "method", "image_size", "epochs"))],
     models: Annotated[
-        list[str] | None, typer.Argument(help="Checkpoint folders or URLs, timm/NAME, or .onnx files.")
+        list[str] | None,
+        typer.Argument(
+            help="Checkpoint folders or URLs, timm/NAME, or .onnx files; NAME=MODEL serves one under that name."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""One training of a project, in a process of its own: `python -m tagger.serving.projects.process DATASET OUT OPTIONS`.
+"""One training of a project, in a separate process: `python -m tagger.serving.projects.process DATASET OUT OPTIONS`.
 
 It ends with the server, however that ends: its stdin is a pipe from there. Started again with the same arguments it
 goes on where it was.
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def run(dataset: str, out: str, config: TrainConfig) -> None:
-    """Train, or go on with a training that was killed."""
+    """Train, or continue a training that was killed."""
     unfinished = os.path.exists(os.path.join(out, UNFINISHED))
     if os.path.exists(os.path.join(out, checkpoint.BUNDLE)) and not unfinished:
         return
