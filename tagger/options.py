@@ -80,6 +80,8 @@ Models = Annotated[
         "repeatable."
     ),
 ]
+IMAGENET = "imagenet"
+"""The model of commands and flows when none is named."""
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]
 Dataset = Annotated[str, Option("Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
 Suggestable = Annotated[

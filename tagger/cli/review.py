@@ -18,7 +18,8 @@ from tagger.reviewing.config import ReviewConfig
 def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False) -> None:
     """Confirm and correct the tags of a results table on a web page; every decision is a label to train on.
 
-    The page is for this machine only, and its URL has a token. Train on the decisions with `tagger train --labels`.
+    The page is for this machine only, and its URL has a token. Train on the decisions: `tagger train FOLDER
+    --labels labels.parquet`, FOLDER being that of the images.
     """
     try:
         from tagger.reviewing import server

@@ -15,7 +15,7 @@ from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import print_json, print_prediction, progress, show
 from tagger.errors import TooManyFailed, UsageError
 from tagger.inference.config import ModelConfig
-from tagger.options import Fields, Models, ResultsOut, Source, expand
+from tagger.options import IMAGENET, Fields, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tagger.tagging.plan import Plan
     from tagger.tagging.summary import Summary
 
-IMAGENET, RESULTS = "imagenet", "results"
-"""The model and the folder that are used when none is named."""
+RESULTS = "results"
+"""The results folder when none is named."""
 
 
 @app.command(epilog="Example: tagger tag ~/photos")
@@ -113,4 +113,4 @@ def predict(
         for row in rows:
             print_prediction(row)
     if all(row["candidates"] is None for row in rows):
-        raise TooManyFailed(f"no tags for any of {len(rows)} images")
+        raise TooManyFailed("none of the images can be read")
