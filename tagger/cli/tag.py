@@ -32,16 +32,20 @@ RESULTS = "results"
 @expand
 def tag(
     source: Source,
-    config: TagConfig,
+    *,
     model: Models = (IMAGENET,),  # type: ignore[assignment]
     out: ResultsOut = RESULTS,
+    config: TagConfig,
     as_json: Json = False,
     quiet: Quiet = False,
     log_format: Annotated[
         Literal["text", "json"], typer.Option(help="json: progress and warnings on stderr, one JSON object per line.")
     ] = "text",
 ) -> None:
-    """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""
+    """Tag the new and changed images of a source.
+
+    Every file has one row in the results table, also one that is no image or is damaged.
+    """
     with json_lines() if log_format == "json" else nullcontext() as lines:
         _check_place(source, out)
         summary = _tag(source, config, model, out, quiet or as_json, lines)
@@ -89,8 +93,9 @@ def _check_place(source: str, out: str) -> None:
 @expand
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or URLs.")],
-    config: Annotated[ModelConfig, Fields(("top_k", "device", "engine", "precision", "max_pixels"))],
+    *,
     model: Model = IMAGENET,
+    config: Annotated[ModelConfig, Fields(("top_k", "device", "engine", "precision", "max_pixels"))],
     as_json: Json = False,
 ) -> None:
     """Show the best tags of single images; nothing is written."""
