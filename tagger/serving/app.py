@@ -69,7 +69,7 @@ class Service:
     def _on_batch(self, model: str, images: int) -> None:
         self.metrics.batches.labels(model).observe(images)
 
-    def check_key(self, request: Request) -> None:
+    async def check_key(self, request: Request) -> None:
         """Raise Refused unless the request has a key, or none is needed; every key is compared in full."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         given = [request.headers.get(name, "") for name in _KEY_HEADERS] + [token * (scheme.lower() == "bearer")]
