@@ -93,7 +93,7 @@ def _name(figure: Figure) -> str:
 def _figures(figures: list[Figure]) -> Markup:
     rows = [
         (
-            _name(each), percent(each.effect), _probability(each.p_value), "**drift**" if each.drifted else "",
+            _name(each), percent(each.effect), _probability(each.p_value), "drift" if each.drifted else "",
             decimal(each.reference_mean), decimal(each.current_mean), count(each.reference_images),
             count(each.current_images),
         )
