@@ -86,6 +86,8 @@ Model = Annotated[
     str, Option("imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or an .onnx file.")
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")]
+IMAGENET = "imagenet"
+"""The model of commands and flows when none is named."""
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]
 Dataset = Annotated[str, Option("Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
 Suggestable = Annotated[

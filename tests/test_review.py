@@ -550,6 +550,33 @@ def test_several_tags_are_chosen_and_then_accepted_and_undone(browser: Any, tmp_
     assert pa.array(found).null_count == 0
 
 
+def test_a_tag_that_was_typed_has_a_key_on_the_next_images(browser: Any, tmp_path: Path) -> None:
+    rows = [
+        {
+            "uri": f"/p/{at}.jpg",
+            "image_id": f"{at:064}",
+            "candidates": scored({f"tag {at} {n}": 0.1 for n in range(12)}),
+        }
+        for at in range(3)
+    ]
+    write_table(tmp_path / "out", rows)
+    with reviewing(tmp_path / "out", tmp_path / "l.parquet") as review:
+        tab = browser.new_page()
+        tab.set_default_timeout(20_000)
+        tab.goto(review.url)
+        tab.locator("#grid li").first.wait_for()
+        tab.locator("#multilabel").uncheck()
+        tab.locator("#grid li").first.click()
+        tab.keyboard.press("t")
+        tab.keyboard.type("eel")
+        tab.keyboard.press("Enter")
+        tab.get_by_text("1 done, 2 left").wait_for()
+        tab.keyboard.press("9")
+        tab.get_by_text("2 done, 1 left").wait_for()
+        tab.close()
+    assert tagger.read_labels(tmp_path / "l.parquet")["labels"].map(list).tolist() == [["eel"], ["eel"]]
+
+
 @pytest.mark.slow
 def test_ten_images_reviewed_by_keyboard_survive_a_kill_and_train_a_model(
     browser: Any, tmp_path: Path, run_tagger: Any

@@ -19,7 +19,10 @@ def report(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a page about a results table: tags with scores and images, failures, duplicates, changes."""
+    """Write a page about a results table.
+
+    It shows tags with scores and images, failures, duplicates, and what the last run changed.
+    """
     from tagger.reporting import results_report
 
     found = results_report.write(results, out, model, checkpoints, thumbnails)
@@ -41,7 +44,10 @@ def drift(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two periods of a results table: scores, tags, failures, formats, sizes, embeddings."""
+    """Compare two periods of a results table.
+
+    The figures are scores, tags, failures, formats, sizes and embeddings.
+    """
     from tagger.reporting import drift_report
     from tagger.tagging.drift import LIMIT
 

@@ -33,8 +33,9 @@ def serve(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serve models over HTTP: the calls of Azure Custom Vision's clients, POST /predict, and a page.
+    """Serve models over HTTP.
 
+    The server answers the calls of Azure Custom Vision's clients and POST /predict, and has a page to try it.
     With --projects also its training calls: images and tags are stored in the folder, and trained there. SIGTERM ends
     the server after the requests in progress. A checkpoint that changes on disk is loaded again.
     """

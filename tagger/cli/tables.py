@@ -30,7 +30,7 @@ def ingest(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List a source into a manifest: one row per image file, with its labels where there are any."""
+    """List image files and their labels into a manifest. It has one row per file."""
     from tagger.data import ingest
 
     with progress(quiet or as_json) as show_step:
@@ -54,8 +54,9 @@ def query(
         bool, typer.Option("--present", help="Only files that are in the last listing of a source.")
     ] = False,
 ) -> None:
-    """Query the results table with SQL; default: counts of tags, and files by status.
+    """Query a results table with SQL.
 
+    Without a query: counts of tags, and of files by status.
     Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows). SQL can read and
     write any file that you can.
     """
@@ -85,9 +86,9 @@ def status(
     verify: Annotated[bool, typer.Option("--verify", help="Read every byte of every part file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a results table: files done, missing, failed and vanished, its last runs, and damaged parts.
+    """Show the state of a results table.
 
-    Exits with 1 when a part is damaged.
+    Files done, missing, failed and vanished, the last runs, and damaged parts. Exits with 1 when a part is damaged.
     """
     from tagger.tagging.status import status
 
@@ -106,9 +107,10 @@ def status(
 @app.command(epilog="Example: tagger compact results")
 @expand
 def compact(results: Results, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Merge small part files into large ones; queries and runs may go on meanwhile.
+    """Merge small part files into large ones.
 
-    The rows stay the same. Parts that were merged are deleted after --grace seconds.
+    Queries and runs may go on meanwhile. The rows stay the same. Parts that were merged are deleted after --grace
+    seconds.
     """
     from tagger.tagging.compact import compact
 
@@ -137,8 +139,9 @@ def export(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a manifest's labels, or the latest tags of results, for other tools; or a checkpoint as an ONNX file.
+    """Write labels or tags for other tools, or a model as ONNX.
 
+    TABLE is a manifest, whose labels are written, a results folder, whose latest tags are, or a checkpoint.
     `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file. customvision: a zip
     of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx. xmp: tags are added to the
     keywords in the sidecar beside each image; nothing that is there is changed.

@@ -107,10 +107,14 @@ def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None)
         found = source.corrected(dataset, found, corrections)
     labels = found.table["labels"]
     labelled = found.table.filter(pc.is_valid(labels))
+    if not len(found):
+        raise SourceError(
+            f"{dataset}: no images found; expected a manifest with labels, or a folder of labelled images"
+        )
     if not len(labelled):
         raise SourceError(
-            f"{dataset}: none of {len(found):,} images has a label; put them into two class folders or more, or "
-            f"give labels with `tagger ingest {dataset} --labels FILE --out dataset.parquet` and train on that"
+            f"{dataset}: none of {len(found):,} images has a label; put them into two class folders or more, "
+            "label them with `tagger review`, or add the labels of a file with --labels"
         )
     counts = class_counts(labelled["labels"])
     if len(counts) < 2 and not (multilabel and counts):

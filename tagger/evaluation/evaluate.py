@@ -95,7 +95,7 @@ def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Ta
     if not any(known):
         raise UsageError(
             f"{dataset}: its labels ({', '.join(unknown[:5])}) are none of {info.name}'s "
-            f"({', '.join(info.label_names[:5])})"
+            f"({', '.join(info.label_names[:5])}); rename the folders, or the labels in the label file"
         )
     count = len(known) - sum(known)
     left_out = f"left out: {count:,} images, with labels that {info.name} never saw: {', '.join(unknown[:5])}"

@@ -136,7 +136,8 @@ def _without_copies(pool: pa.Table, config: SuggestConfig) -> tuple[pa.Table, li
     from tagger.data import scan  # it imports torch
 
     first = pool.slice(0, max(READ, config.count))
-    note = "no embeddings (`tagger tag --embeddings`): chosen by uncertainty alone, without near-duplicates"
+    added = "`tagger tag SOURCE --embeddings` adds them"
+    note = f"no embeddings ({added}): chosen by uncertainty alone, without near-duplicates"
     try:
         found = scan.scan(schema.conform(first.select(["uri"]), "manifest"))
     except AccessDenied as error:
