@@ -127,7 +127,7 @@ def agreement(
 
     found = measure(model, source, config.choice, limit, None if as_json else say)
     if as_json:
-        print_json(found.to_dict())
+        print_json(asdict(found))
     else:
         print_table(found.columns, found.rows())
         show(found.text())

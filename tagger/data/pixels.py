@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,6 @@ from tagger.data.scan import IN_MEMORY, THUMBNAIL, fit_all, fitted_arrays, for_t
 from tagger.images import Preprocessing, UInt8Array
 
 Rows = npt.NDArray[np.int64]
-
-
-class Pixels(Protocol):
-    """Images by row."""
-
-    def training_image(self, row: int) -> UInt8Array:
-        """Return an image (H, W, 3) to be augmented."""
-        ...
-
-    def fitted(self, rows: Rows) -> UInt8Array:
-        """Return images (N, H, W, 3) exactly as the tagging pipeline feeds them to the network."""
-        ...
-
-    def thumbnail(self, row: int) -> UInt8Array:
-        """Return a small image (H, W, 3) for people."""
-        ...
 
 
 @dataclass
@@ -98,3 +82,7 @@ class ArrayPixels:
     def fitted(self, rows: Rows) -> UInt8Array:
         """Return images resized and cropped to the network's input."""
         return fitted_arrays(self.arrays[rows], self.preprocessing)
+
+
+Pixels: TypeAlias = FilePixels | ArrayPixels
+"""Images by row: to be augmented, fitted as the tagging pipeline feeds them to the network, or small for people."""

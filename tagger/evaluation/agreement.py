@@ -73,10 +73,6 @@ class Agreement:
         machine = f"{hardware.cores()} cores of {self.processor}"
         return f"{self.photographs:,} photographs, {machine}; recorded in {self.recorded_in}"
 
-    def to_dict(self) -> Json:
-        """Return all of it as plain values."""
-        return dict(vars(self))
-
 
 def measure(
     model: str,
