@@ -1,8 +1,9 @@
 """Drift on photographs: false alarms on halves of the same images, and alarms on changed ones.
 
-    python -m benchmarks.drift IMAGES FOREIGN --model MODEL [--halves 20] [--changed 20] [--no-embeddings]
+    python -m benchmarks.drift IMAGES FOREIGN ... --model MODEL [--halves 20] [--changed 20] [--seed 0]
+        [--no-embeddings]
 
-IMAGES and FOREIGN are folders, such as ants and bees, and flowers. All are tagged once with embeddings, and so are
+IMAGES and each FOREIGN are folders, such as ants and bees, and flowers. All are tagged once with embeddings, and so are
 copies of IMAGES: blurred (Gaussian, 1% of the short side), darkened (to 40%), recompressed (JPEG quality 30). Then, for
 each of the halves, drawn by seed, a results table has one half of IMAGES as its first run, and as its second one the
 other half: as it is, with one image in ten replaced by a foreign one, or as copies. `tagger drift` compares the two.
@@ -33,6 +34,7 @@ from tagger.tagging.drift import Drift
 
 SHARE = 0.1
 """Share of foreign images."""
+SUFFIXES = (".jpg", ".jpeg")
 CHANGES: dict[str, Callable[[Image.Image], tuple[Image.Image, int]]] = {
     "blurred": lambda image: (image.filter(ImageFilter.GaussianBlur(0.01 * min(image.size))), 92),
     "darkened": lambda image: (image.point(lambda value: value * 0.4), 92),
@@ -45,10 +47,11 @@ def main() -> None:
     """Parse, tag, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
-    parser.add_argument("foreign", type=Path)
+    parser.add_argument("foreign", type=Path, nargs="+")
     parser.add_argument("--model", default="imagenet")
     parser.add_argument("--halves", type=int, default=20)
-    parser.add_argument("--changed", type=int, default=20, help="Halves with foreign images, or copies.")
+    parser.add_argument("--changed", type=int, default=20, help="Halves with foreign images, or copies; 0 for none.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the first halves.")
     parser.add_argument("--no-embeddings", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -56,45 +59,54 @@ def main() -> None:
         rows = tag_all(arguments, folder)
         print(f"{machine.describe()}\n{len(rows['same'])} images, {arguments.halves} halves, {arguments.model}\n")
         print("| second run | alarms | figures: mean effect (alarms) |\n|---|--:|---|")
-        for kind in ("same", "foreign", *CHANGES):
-            seeds = range(arguments.halves if kind == "same" else arguments.changed)
+        for kind in rows:
+            count = arguments.halves if kind == "same" else arguments.changed
+            seeds = range(arguments.seed, arguments.seed + count)
             found = [compare(folder / f"{kind}-{seed}", rows, kind, seed) for seed in seeds]
-            print(line(kind, found), flush=True)
+            if found:
+                print(line(kind, found), flush=True)
 
 
 def tag_all(arguments: argparse.Namespace, folder: Path) -> dict[str, pa.Table]:
     """Tag the images, the foreign ones and the copies; return the rows of each kind, those of images by name."""
-    photos, out = folder / "photos", folder / "results"
-    for path in sorted(arguments.images.rglob("*.jpg")):
-        copied = photos / "same" / path.relative_to(arguments.images)
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copied)
-    some = np.random.default_rng(0).permutation(sorted(arguments.foreign.rglob("*.jpg")))
-    for number, path in enumerate(some[: len(list((photos / "same").rglob("*.jpg")))]):
-        (photos / "foreign").mkdir(exist_ok=True)
-        shutil.copy(path, photos / "foreign" / f"{number}.jpg")
-    for path in sorted((photos / "same").rglob("*.jpg")):
+    photos, out, paths = folder / "photos", folder / "results", files(arguments.images)
+    for path in paths:
+        copied = _copied(path, photos / "same" / path.relative_to(arguments.images))
         for kind, change in CHANGES.items():
             changed, quality = change(Image.open(path).convert("RGB"))
-            copied = photos / kind / path.relative_to(photos / "same")
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            changed.save(copied, quality=quality)
+            other = photos / kind / copied.relative_to(photos / "same")
+            other.parent.mkdir(parents=True, exist_ok=True)
+            changed.save(other, "JPEG", quality=quality)
+    for source in arguments.foreign:
+        for path in np.random.default_rng(0).permutation(files(source))[: len(paths)]:
+            _copied(path, photos / source.name / path.relative_to(source))
     tagger.tag(photos, arguments.model, out, tagger.TagConfig(embeddings=not arguments.no_embeddings))
     table = results.read_table(out).sort_by("uri")
     kinds = pa.array([Path(uri).relative_to(photos).parts[0] for uri in table["uri"].to_pylist()])
-    return {kind: table.filter(pc.equal(kinds, kind)) for kind in ("same", "foreign", *CHANGES)}
+    names = ("same", *(source.name for source in arguments.foreign), *CHANGES)
+    return {kind: table.filter(pc.equal(kinds, kind)) for kind in names}
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the photographs below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _copied(path: Path, copied: Path) -> Path:
+    copied.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(path, copied))
 
 
 def compare(out: Path, rows: dict[str, pa.Table], kind: str, seed: int) -> Drift:
     """Compare one half of the images with the other half, as it is, in part foreign, or as copies."""
     order = np.random.default_rng(seed).permutation(len(rows["same"]))
     first, second = np.array_split(order, 2)
-    if kind == "foreign":
-        count = round(SHARE * len(second))
-        foreign = np.random.default_rng(seed).permutation(len(rows["foreign"]))[:count]
-        current = pa.concat_tables([rows["same"].take(second[count:]), rows["foreign"].take(foreign)])
-    else:
+    if kind == "same" or kind in CHANGES:
         current = rows[kind].take(second)
+    else:
+        count = round(SHARE * len(second))
+        foreign = np.random.default_rng(seed).permutation(len(rows[kind]))[:count]
+        current = pa.concat_tables([rows["same"].take(second[count:]), rows[kind].take(foreign)])
     out.mkdir()
     for run, table in enumerate((rows["same"].take(first), current), 1):
         (out / f"part-{run:08d}-aa-00000.parquet").write_bytes(schema.serialise(_of_run(table, run), "results"))

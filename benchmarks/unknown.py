@@ -1,7 +1,7 @@
 """Unknown images: known and unknown images told apart by `unknown_score`, and by the best score.
 
     python -m benchmarks.unknown --flowers FLOWERS --hymenoptera HYMENOPTERA --cifar CIFAR --backbone local-dir:FOLDER
-        [--method probe] [--seeds 3] [--only flowers insects cifar]
+        [--method probe] [--seeds 3] [--only flowers insects cifar] [--record FILE]
 
 FLOWERS and HYMENOPTERA (ants and bees) are folders of class folders, CIFAR is CIFAR-10 as class folders of 32 pixels.
 Three comparisons: models of flowers with one kind left out, for each kind; a model of ants and bees against flowers;
@@ -9,15 +9,19 @@ checkpoints/cifar10-speedrun against flowers, ants and bees. Known images are th
 other splits, which the models are trained on. AUROC is the chance that an unknown image has a higher unknown_score (a
 lower best score) than a known one; FPR95 the share of unknown images that pass as known at the limit that 95% of the
 known images pass. `kept` and `found` are the shares of known images that are not unknown, and of unknown images that
-are, at the checkpoint's own cut. Prints a Markdown table: means over left-out kinds and seeds.
+are, at the checkpoint's own cut. Prints a Markdown table: means over left-out kinds and seeds. The result of each model
+is appended to --record as a line of JSON; another run with the same file computes only what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,33 +68,57 @@ def main() -> None:
     parser.add_argument("--backbone", default="imagenet")
     parser.add_argument("--method", default="probe", choices=("probe", "knn", "finetune"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--record", type=Path)
     arguments = parser.parse_args()
     print(f"{machine.describe()}\n{arguments.method} on {arguments.backbone}, {arguments.seeds} seeds\n\n{HEAD}")
-    for name, results in comparisons(arguments):
-        print(row(name, list(results)), flush=True)
+    for name, comparisons in all_comparisons(arguments):
+        results = [recorded(arguments, f"{name}: {which}", compute) for which, compute in comparisons]
+        print(row(name, results), flush=True)
 
 
-def comparisons(arguments: argparse.Namespace) -> Iterator[tuple[str, Iterator[Result]]]:
-    """Yield the name of each comparison and its results."""
+def recorded(arguments: argparse.Namespace, name: str, compute: Callable[[], Result]) -> Result:
+    """Return the recorded result of a comparison, or compute and record it."""
+    key, file = f"{arguments.method} on {arguments.backbone}, {name}", arguments.record
+    lines = map(json.loads, file.read_text().splitlines() if file and file.exists() else [])
+    if found := [Result(**line["result"]) for line in lines if line["key"] == key]:
+        return found[0]
+    result = compute()
+    line = json.dumps({"key": key, "result": asdict(result)})
+    print(line, file=sys.stderr, flush=True)
+    if file:
+        with file.open("a") as record:
+            print(line, file=record)
+    return result
+
+
+Comparison = tuple[str, Callable[[], Result]]
+"""Left-out kind and seed, and the computation."""
+
+
+def all_comparisons(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Comparison]]]:
+    """Yield the name of each row and its comparisons."""
     flowers, insects, seeds = arguments.flowers, arguments.hymenoptera, range(arguments.seeds)
-    kinds = sorted(folder.name for folder in flowers.iterdir())
-    config = {"backbone": arguments.backbone, "method": arguments.method}
+    train = partial(_trained, config={"backbone": arguments.backbone, "method": arguments.method})
     if "flowers" in arguments.only:
+        kinds = sorted(folder.name for folder in flowers.iterdir())
+        rest = {left_out: [kind for kind in kinds if kind != left_out] for left_out in kinds}
         yield (
             "flowers, one kind left out",
-            (
-                _trained(flowers, [kind for kind in kinds if kind != left_out], files(flowers / left_out), config, seed)
-                for left_out in kinds
+            [
+                (f"{kind}, seed {seed}", partial(train, flowers, rest[kind], files(flowers / kind), seed))
                 for seed in seeds
-            ),
+                for kind in kinds
+            ],
         )
     if "insects" in arguments.only:
-        trained = (_trained(insects, ["ants", "bees"], files(flowers), config, seed) for seed in seeds)
+        unknown = files(flowers)
+        trained = [(f"seed {seed}", partial(train, insects, ["ants", "bees"], unknown, seed)) for seed in seeds]
         yield "ants and bees; flowers", trained
     if "cifar" in arguments.only:
         known = files(arguments.cifar / "test")
-        yield "CIFAR-10; flowers", (_compared(CIFAR10, known, files(flowers), seed) for seed in seeds)
-        yield "CIFAR-10; ants and bees", (_compared(CIFAR10, known, files(insects), seed) for seed in seeds)
+        for name, folder in (("flowers", flowers), ("ants and bees", insects)):
+            compared = [(f"seed {seed}", partial(_compared, CIFAR10, known, files(folder), seed)) for seed in seeds]
+            yield f"CIFAR-10; {name}", compared
 
 
 def files(folder: Path) -> list[str]:
@@ -98,7 +126,7 @@ def files(folder: Path) -> list[str]:
     return [str(path) for path in sorted(folder.rglob("*.*")) if path.is_file()]
 
 
-def _trained(folder: Path, kinds: Sequence[str], unknown: list[str], config: dict[str, Any], seed: int) -> Result:
+def _trained(folder: Path, kinds: Sequence[str], unknown: list[str], seed: int, config: dict[str, Any]) -> Result:
     """Train on some kinds of a folder, and compare their test images with unknown ones."""
     rows = [{"uri": path, "labels": [Path(path).parent.name]} for path in files(folder)]
     with tempfile.TemporaryDirectory() as place:

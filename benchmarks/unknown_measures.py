@@ -1,6 +1,7 @@
 """Measures of unknown images on frozen features: which one tells them best.
 
     python -m benchmarks.unknown_measures FLOWERS HYMENOPTERA [--seeds 2]
+    python -m benchmarks.unknown_measures FOREIGN ... --cifar CIFAR
 
 FLOWERS and HYMENOPTERA are results of `tagger tag FOLDER --embeddings`, of class folders. Each seed splits the
 known images 60:20:20 into training, validation and test; a logistic regression on the training features gives the best
@@ -9,17 +10,25 @@ flowers. mahalanobis: the distance from the nearest class mean by the common cov
 that from the mean of all (Ren et al. 2021, arXiv 2106.09022), both of features of unit length (Mueller and Hein 2025,
 arXiv 2505.18032) with Ledoit and Wolf's shrinkage, the same for both; knn: the cosine distance from the fifth nearest
 (Sun et al. 2022, arXiv 2204.06507), and of 1,000 or 300 images at most. Prints a Markdown table of means.
+
+With --cifar, all tables are of checkpoints/cifar10-speedrun: CIFAR of train/CLASS/* and test/CLASS/*, FOREIGN of other
+photographs. energy: the negative logarithm of the sum of the exponentials of the logits (Liu et al. 2020, arXiv
+2010.03759); energy + knn: their sum, each in standard deviations of the first 500 test images, the others are compared.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from scipy.special import logsumexp, softmax
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -27,25 +36,31 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks import machine
-from benchmarks.unknown import auroc, fpr95
+from benchmarks.unknown import CIFAR10, auroc, fpr95
+from tagger import checkpoint
 from tagger.checkpoint.unknown import unit
 from tagger.evaluation.unknown import of_features
 from tagger.inference.engines import Float32Array
+from tagger.models.speedrun import Speedrun
 from tagger.tagging import results
 
 Names = npt.NDArray[np.str_]
 Measure = Callable[[Float32Array], npt.NDArray[np.floating]]
 """Features (N, D) -> the higher, the less known (N,)."""
+HELD_OUT = 500
 
 
 def main() -> None:
     """Parse, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("flowers")
-    parser.add_argument("hymenoptera")
+    parser.add_argument("tables", nargs="+")
+    parser.add_argument("--cifar")
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
-    flowers, insects = read(arguments.flowers), read(arguments.hymenoptera)
+    if arguments.cifar:
+        print(f"{machine.describe()}\n\n{table(of_cifar(arguments.cifar, arguments.tables))}")
+        return
+    flowers, insects = map(read, arguments.tables)
     found: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for seed in range(arguments.seeds):
         for name, known, classes, unknown in comparisons(flowers, insects):
@@ -63,10 +78,15 @@ def main() -> None:
 
 def read(folder: str) -> tuple[Float32Array, Names]:
     """Return the embeddings of a results table, and the names of the images' folders."""
+    return read_splits(folder)[:2]
+
+
+def read_splits(folder: str) -> tuple[Float32Array, Names, Names]:
+    """Return the embeddings of a results table, and the names of the images' folders and of those above."""
     rows = results.latest(results.read_table(folder)).to_pandas()
     rows = rows[rows["embedding"].notna()]
-    names = np.array([Path(uri).parent.name for uri in rows["uri"]])
-    return np.stack(rows["embedding"].to_list()).astype(np.float32), names
+    parts = np.array([Path(uri).parts[-3:-1] for uri in rows["uri"]])
+    return np.stack(rows["embedding"].to_list()).astype(np.float32), parts[:, 1], parts[:, 0]
 
 
 def comparisons(
@@ -77,6 +97,49 @@ def comparisons(
     for kind in np.unique(kinds):
         yield "flowers, one kind left out", features[kinds != kind], kinds[kinds != kind], features[kinds == kind]
     yield "ants and bees; flowers", *insects, features
+
+
+def of_cifar(cifar: str, foreign: Sequence[str]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return AUROC and FPR95 of each measure on the embeddings of the CIFAR-10 network, by foreign table."""
+    features, classes, splits = read_splits(cifar)
+    train, test = features[splits == "train"], features[splits == "test"]
+    test = test[np.random.default_rng(0).permutation(len(test))]
+    held_out, known = test[:HELD_OUT], test[HELD_OUT:]
+    found = {}
+    for name, score in cifar_measures(train, classes[splits == "train"], held_out):
+        pairs = {Path(each).name: (score(known), score(read(each)[0])) for each in foreign}
+        found[name] = {which: [(auroc(*pair), fpr95(*pair))] for which, pair in pairs.items()}
+    return found
+
+
+def cifar_measures(train: Float32Array, classes: Names, held_out: Float32Array) -> Iterator[tuple[str, Measure]]:
+    """Yield the measures of the CIFAR-10 network's embeddings."""
+    network = cast(Speedrun, checkpoint.build(checkpoint.describe(CIFAR10)))
+
+    @torch.inference_mode()
+    def logits(features: Float32Array) -> npt.NDArray[np.floating]:
+        found: npt.NDArray[np.floating] = (network.head(torch.from_numpy(features)) * network.scale).numpy()
+        return found
+
+    def energy(features: Float32Array) -> npt.NDArray[np.floating]:
+        return -np.asarray(logsumexp(logits(features), axis=1))
+
+    yield "best score", lambda features: -softmax(logits(features), axis=1).max(axis=1)
+    yield "energy", energy
+    absolute, relative = mahalanobis(train, classes)
+    yield "mahalanobis", absolute
+    yield "relative mahalanobis", relative
+    stored = of_features(train[np.random.default_rng(0).permutation(len(train))][:1000], held_out)
+    for neighbour in (1, 5, 50):
+        yield f"knn, neighbour {neighbour}", replace(stored, neighbour=neighbour).distances
+    scores = energy, stored.distances
+    scales = [(score(held_out).mean(), score(held_out).std()) for score in scores]
+    yield (
+        "energy + knn, neighbour 5",
+        lambda features: np.sum(
+            [(score(features) - mean) / spread for score, (mean, spread) in zip(scores, scales, strict=True)], axis=0
+        ),
+    )
 
 
 def measures(train: Float32Array, classes: Names) -> Iterator[tuple[str, Measure]]:

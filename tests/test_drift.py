@@ -21,6 +21,7 @@ import tagger
 from tagger import schema
 from tagger.errors import DriftFound, UsageError
 from tagger.evaluation import drift as tests
+from tagger.evaluation.metrics import Array
 from tagger.reporting import drift_report
 from tagger.tagging import drift, results
 
@@ -307,6 +308,42 @@ def test_effects_are_shares_of_the_images() -> None:
     assert values is not None
     assert (counts.effect, values.effect) == (pytest.approx(0.1), pytest.approx(0.1, abs=0.002))
     assert tests.jensen_shannon(np.array([1, 0]), np.array([0, 1])) == 1
+
+
+def embeddings(rng: np.random.Generator, count: int) -> Array:
+    """Embeddings of two kinds of images, some of them odd."""
+    centres = np.random.default_rng(0).normal(0, 1, (2, 128))
+    spread = rng.uniform(0.5, 2, (count, 1))
+    return centres[rng.integers(0, 2, count)] + spread * rng.normal(0, 1, (count, 128))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_foreign_images_that_are_like_each_other_are_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    foreign = rng.normal(0.7, 0.6, (16, 128))
+    found = tests.find_novel(embeddings(rng, 200), np.concatenate([embeddings(rng, 184), foreign]))
+    assert found is not None
+    difference, distances = found
+    assert difference.p_value < 1e-4
+    assert 0.05 < difference.effect < 0.13
+    assert np.isin(np.argsort(distances)[-16:], np.arange(184, 200)).sum() >= 14
+
+
+def test_foreign_images_are_found_where_the_reference_is_small_or_large() -> None:
+    rng = np.random.default_rng(0)
+    for before, now in ((60, 800), (800, 100)):
+        foreign = rng.normal(0.7, 0.6, (now // 10, 128))
+        current = np.concatenate([embeddings(rng, now - len(foreign)), foreign])
+        same, other = (tests.find_novel(embeddings(rng, before), each) for each in (embeddings(rng, now), current))
+        assert same is not None
+        assert other is not None
+        assert other[0].p_value < 0.01 < same[0].p_value
+
+
+def test_embeddings_that_are_all_the_same_are_no_drift() -> None:
+    found = tests.find_novel(np.ones((40, 8)), np.ones((40, 8)))
+    assert found is not None
+    assert (found[0].effect, found[0].p_value) == (0, 1)
 
 
 def test_many_rare_tags_of_the_same_mix_are_no_drift() -> None:

@@ -111,30 +111,71 @@ def _areas(scores: Array, targets: Array) -> npt.NDArray[np.float64]:
     return areas
 
 
-def find_novel(reference: Array, current: Array) -> tuple[Difference, npt.NDArray[np.float64]] | None:
+def find_novel(reference: Array, current: Array, seed: int = 0) -> tuple[Difference, npt.NDArray[np.float64]] | None:
     """Count embeddings (N, D) that are unlike the reference: few of them among many move no mean and no AUC.
 
-    One is unlike it when its cosine distance to the fifth nearest of the reference is over that of all but 2% of the
-    reference's own (left out one by one). Returns the share of these with Fisher's exact test, and each distance. None
-    when a sample is too small.
+    One is unlike it when its distance from the reference is over that of all but 2% of the reference's own (left out
+    one by one): the cosine distance of standardised embeddings to the fifth nearest. Returns the share of these, less
+    the reference's, and each distance. The mean distance over that limit is tested against that of shuffled periods:
+    foreign images that are in both halves of a shuffle are near to each other. None when a sample is too small.
     """
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import StandardScaler
+
     if min(len(reference), len(current)) < LEAST:
         return None
-    own, distances = _distances(reference, reference, 1), _distances(reference, current, 0)
-    limit = np.quantile(own, 1 - _UNLIKE)
-    beyond = [int((each > limit).sum()) for each in (distances, own)]
-    counts = [[beyond[0], len(distances) - beyond[0]], [beyond[1], len(own) - beyond[1]]]
-    effect = beyond[0] / len(distances) - beyond[1] / len(own)
-    return Difference(max(0.0, effect), float(stats.fisher_exact(counts, alternative="greater").pvalue)), distances
+    features = StandardScaler().fit_transform(np.concatenate([reference, current]).astype(np.float32))
+    now = np.repeat([False, True], [len(reference), len(current)])
+    search = NearestNeighbors(n_neighbors=_reach(now), metric="cosine", algorithm="brute").fit(features)
+    distances, neighbours = search.kneighbors()
+    rng = np.random.default_rng(seed)
+    periods = (rng.permutation(now) for _ in range(_SHUFFLES))
+    shuffled = [_excess(_nearby(distances, ~each[neighbours]), each)[1] for each in periods]
+    exact = _distances(features, ~now)
+    share, mean = _excess(exact, now)
+    return Difference(max(0.0, share), _tail(mean, np.array(shuffled))), exact[now]
 
 
-def _distances(reference: Array, queries: Array, own: int) -> npt.NDArray[np.float64]:
-    """Return cosine distances (N,) to the _NEIGHBOURS-th nearest of the reference, after the `own` nearest."""
+def _reach(now: npt.NDArray[np.bool_]) -> int:
+    """Return the number of neighbours among which, of shuffled periods, there are enough of the reference."""
+    return min(len(now) - 1, 4 * _NEIGHBOURS * len(now) // int((~now).sum()))
+
+
+def _nearby(distances: Array, inside: npt.NDArray[np.bool_]) -> Array:
+    """Return the distance (N,) to the _NEIGHBOURS-th of the sorted neighbours (N, K) that are in the reference."""
+    counts = np.cumsum(inside, axis=1)
+    places = np.where(counts[:, -1] < _NEIGHBOURS, -1, np.argmax(counts >= _NEIGHBOURS, axis=1))
+    found: Array = distances[np.arange(len(distances)), places]
+    return found
+
+
+def _distances(features: Array, reference: npt.NDArray[np.bool_]) -> Array:
+    """Return the cosine distance (N,) of each row to the _NEIGHBOURS-th nearest row of the reference but itself."""
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=_NEIGHBOURS + own, metric="cosine", algorithm="brute").fit(reference)
-    found: npt.NDArray[np.float64] = search.kneighbors(queries)[0][:, -1]
+    search = NearestNeighbors(n_neighbors=_NEIGHBOURS, metric="cosine", algorithm="brute").fit(features[reference])
+    found = np.empty(len(features))
+    found[reference] = search.kneighbors()[0][:, -1]
+    found[~reference] = search.kneighbors(features[~reference])[0][:, -1]
     return found
+
+
+def _excess(distances: Array, now: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the share of current distances over all but 2% of the reference's, and the mean excess.
+
+    Both are less the reference's own.
+    """
+    excess = np.maximum(distances - np.quantile(distances[~now], 1 - _UNLIKE), 0)
+    share, mean = (each[now].mean() - each[~now].mean() for each in (excess > 0, excess))
+    return float(share), float(mean)
+
+
+def _tail(found: float, shuffled: npt.NDArray[np.float64]) -> float:
+    """Return the chance of a value at least as high, by a Pearson type III curve through the shuffled ones."""
+    spread = shuffled.std()
+    if not spread:
+        return 1.0
+    return float(stats.pearson3.sf((found - shuffled.mean()) / spread, stats.skew(shuffled)))
 
 
 def significant(p_values: Sequence[float], level: float) -> list[bool]:
