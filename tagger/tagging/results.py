@@ -40,6 +40,8 @@ MERGED = "-merged.parquet"
 """End of the name of a part that replaces others."""
 _LOCAL_READERS = 4
 _REMOTE_READERS = 16
+_AHEAD = 64 << 20
+"""Bytes of parts that are read ahead, about; in memory their columns take several times as much."""
 _LISTINGS = 3
 """Attempts to read a table whose parts are deleted by compactions meanwhile."""
 _SMALL = 4 << 20
@@ -182,11 +184,12 @@ def read_parts(
 ) -> Iterator[pa.Table | None]:
     """Yield the rows of each part, in order, with the current columns or some of them; None for a damaged part.
 
-    A few parts are read ahead. `models` selects the rows of these models.
+    A few parts are read ahead, fewer if they are large. `models` selects the rows of these models.
     """
     wanted = schema.RESULTS.names if columns is None else list(columns)
     sizes = sizes or {}
-    ahead = readers(uris[0]) if uris else 1
+    largest = max((sizes.get(uri) or 1 for uri in uris), default=1)
+    ahead = min(readers(uris[0]), max(2, _AHEAD // largest)) if uris else 1
     waiting: deque[Future[pa.Table | None]] = deque()
     with ThreadPoolExecutor(ahead) as pool:
         for uri in uris:
