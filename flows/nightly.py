@@ -29,8 +29,8 @@ PAGES = "_reports"
 @flow(name="nightly", flow_run_name=run_name, persist_result=False)
 def nightly(
     source: shared.Source,
-    model: SomeModels,
     out: shared.ResultsOut,
+    model: SomeModels = (shared.IMAGENET,),  # type: ignore[assignment]
     options: TagConfig = DEFAULTS,
     runner: Runner = "local",
     address: Address = None,

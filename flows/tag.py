@@ -1,4 +1,4 @@
-"""Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --model MODEL --out RESULTS`.
+"""Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --out RESULTS`.
 
 One plan, at most 16 tasks with a share of the shards each, and one report. The results table decides what is done: a
 retried task, a rerun after a kill and the next nightly run only do what is missing. The tasks run in the main thread,
@@ -23,7 +23,7 @@ from flows import command
 from flows.names import links, run_name
 from flows.progress import progress
 from flows.retries import retried
-from tagger.options import Models, Option, ResultsOut, Source
+from tagger.options import IMAGENET, Models, Option, ResultsOut, Source
 from tagger.redaction import visible
 from tagger.reporting import run_report
 from tagger.tagging import cluster, run
@@ -113,8 +113,8 @@ def at_most(hours: float | None) -> Iterator[None]:
 @flow(name="tag", flow_run_name=run_name, persist_result=False)
 def tag(
     source: Source,
-    model: SomeModels,
     out: ResultsOut,
+    model: SomeModels = (IMAGENET,),  # type: ignore[assignment]
     options: TagConfig = DEFAULTS,
     runner: Runner = "local",
     address: Address = None,

@@ -275,8 +275,9 @@ def check_footer(schema: pa.Schema, kind: str, name: str) -> dict[str, str]:
     footer = footer_of(schema)
     if footer.get("table") != kind:
         what = f"a tagger {footer['table']} table" if "table" in footer else "not written by tagger"
+        hint = "; pass it as --labels" if footer.get("table") == "labels" else ""
         columns = ", ".join(schema.names[:8])
-        raise TableError(f"{name}: expected a {kind} table, but this is {what} (columns: {columns})")
+        raise TableError(f"{name}: expected a {kind} table, but this is {what} (columns: {columns}){hint}")
     version = footer.get("schema", "")
     if not version.isdigit() or int(version) > VERSION:
         raise TableError(f"{name}: written with schema {version or 'unknown'}, newer than {VERSION}; upgrade tagger")

@@ -153,12 +153,17 @@ def test_models_lists_the_good_ones_beside_a_broken_one(run_tagger: Run, tmp_pat
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "0"], 2, "greater than or equal to 1"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--max-failed", "many"], 1, "--max-failed many"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "many"], 2, "--top-k"),
-        (["query", "{out}"], 1, "no results here"),
+        (["query", "{out}"], 1, "no results here; RESULTS is the folder that"),
         (["predict", "{photos}", "--model", MODEL], 1, "is a folder; `tagger tag` tags all images of one"),
         (["models", "/no/such"], 1, "no such folder"),
         (["ingest", "{photos}", "--out", "m.csv"], 1, "ends in .parquet"),
         (["train", "{photos}", "--out", "{out}", "--method", "prob"], 2, "'finetune', 'knn', 'scratch'"),
-        (["train", "{photos}", "--out", "{out}"], 1, "none of 6 images has a label"),
+        (
+            ["train", "{photos}", "--out", "{out}"],
+            1,
+            "none of 6 images has a label; put them into two class folders or",
+        ),
+        (["train", "{empty}", "--out", "{out}"], 1, "no images found; expected a manifest with labels, or a folder of"),
         (
             ["train", "x", "--out", "{out}", "--method", "scratch", "--lr", "1"],
             1,
@@ -179,7 +184,8 @@ def test_mistakes_are_one_line_and_an_exit_code(
             pytest.skip("gcsfs is installed here")
         except ImportError:
             pass
-    filled = [argument.format(photos=photos, out=tmp_path / "out") for argument in arguments]
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(photos=photos, out=tmp_path / "out", empty=tmp_path / "empty") for argument in arguments]
     ran = run_tagger(*filled)
     assert ran.returncode == code, ran.stderr
     assert message in ran.stderr

@@ -112,6 +112,11 @@ def test_without_measurements_fp32_is_chosen() -> None:
     assert choice.choose(Choice(device="cpu", engine="torch"), {}, has_cuda=True) == Choice("cpu", "torch", "fp32")
 
 
+def test_a_precision_that_the_device_lacks_is_an_error_that_names_the_others() -> None:
+    with pytest.raises(UsageError, match=r"--precision fp16: .* on --device cpu; expected one of fp32, bf16"):
+        choice.choose(Choice(precision="fp16"), {}, has_cuda=False)
+
+
 @pytest.mark.parametrize(
     ("checked", "chosen"),
     [

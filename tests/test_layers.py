@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from pictures import ROOT
@@ -47,6 +48,12 @@ def test_a_module_imports_only_from_packages_above_its_own() -> None:
             assert parts[0] not in ("prefect", "flows"), f"{path} imports {name}"
             assert parts[0] != "fsspec" or room == "storage", f"{path}: only tagger/storage touches fsspec"
     assert seen == set(ORDER)
+
+
+def test_the_wheel_has_every_page_and_template() -> None:
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["tagger"]
+    files = {path for path in (ROOT / "tagger").rglob("*.*") if path.suffix not in (".py", ".pyc") and path.is_file()}
+    assert files == {path for pattern in packed for path in (ROOT / "tagger").glob(pattern)}
 
 
 def test_the_flows_do_not_import_the_command_line() -> None:

@@ -260,7 +260,9 @@ def test_a_queue_is_shown_in_its_order_with_its_labels_and_candidates(tmp_path: 
 )
 def test_a_queue_that_is_none_is_one_line(tagged: Path, run_tagger: Any, content: bytes, message: str) -> None:
     (tagged / "q.parquet").write_bytes(content)
-    ran = run_tagger("review", tagged / "out", "--labels", tagged / "l2.parquet", "--queue", tagged / "q.parquet")
+    ran = run_tagger(
+        "review", tagged / "out", "--labels", tagged / "l2.parquet", "--queue", tagged / "q.parquet", "--quiet"
+    )
     assert ran.returncode == 1
     assert message in ran.stderr
     assert ran.stderr.count("\n") == 1
@@ -430,7 +432,7 @@ def test_a_port_in_use_is_passed_over(tagged: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_one_line(tagged: Path, run_tagger: Any, arguments: tuple[str, ...], message: str) -> None:
-    ran = run_tagger("review", tagged / "out", *arguments)
+    ran = run_tagger("review", tagged / "out", *arguments, "--quiet")
     assert ran.returncode == 1
     assert message in ran.stderr
     assert ran.stderr.count("\n") == 1
@@ -548,6 +550,33 @@ def test_several_tags_are_chosen_and_then_accepted_and_undone(browser: Any, tmp_
     found = tagger.read_labels(tmp_path / "l.parquet").sort_values("uri")["labels"].map(list).tolist()
     assert found == [["cat", "owl", "eel"], *[["cat", "eel"]] * 3]
     assert pa.array(found).null_count == 0
+
+
+def test_a_tag_that_was_typed_has_a_key_on_the_next_images(browser: Any, tmp_path: Path) -> None:
+    rows = [
+        {
+            "uri": f"/p/{at}.jpg",
+            "image_id": f"{at:064}",
+            "candidates": scored({f"tag {at} {n}": 0.1 for n in range(12)}),
+        }
+        for at in range(3)
+    ]
+    write_table(tmp_path / "out", rows)
+    with reviewing(tmp_path / "out", tmp_path / "l.parquet") as review:
+        tab = browser.new_page()
+        tab.set_default_timeout(20_000)
+        tab.goto(review.url)
+        tab.locator("#grid li").first.wait_for()
+        tab.locator("#multilabel").uncheck()
+        tab.locator("#grid li").first.click()
+        tab.keyboard.press("t")
+        tab.keyboard.type("eel")
+        tab.keyboard.press("Enter")
+        tab.get_by_text("1 done, 2 left").wait_for()
+        tab.keyboard.press("9")
+        tab.get_by_text("2 done, 1 left").wait_for()
+        tab.close()
+    assert tagger.read_labels(tmp_path / "l.parquet")["labels"].map(list).tolist() == [["eel"], ["eel"]]
 
 
 @pytest.mark.slow

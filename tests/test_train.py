@@ -27,9 +27,9 @@ from safetensors.numpy import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tagger
-from tagger import checkpoint
+from tagger import checkpoint, schema
 from tagger.data.pixels import FilePixels
-from tagger.errors import SourceError, UsageError
+from tagger.errors import SourceError, TableError, UsageError
 from tagger.evaluation.evaluate import evaluate
 from tagger.images.transforms import Preprocessing
 from tagger.options import command
@@ -171,12 +171,12 @@ def test_any_backbone_learns_at_another_image_size(
 def test_known_negatives_have_no_vote() -> None:
     features = np.array([[0, 0], [1, 1], [9, 9], [9, 8]], dtype=np.float32)
     truth = np.array([[1, 0], [0, 0], [0, 1], [0, 1]], dtype=np.float32)
-    found = knn.fit(features, truth, features + 0.1, truth)
+    found = knn.fit((features, truth), (features + 0.1, truth))
     assert found.labels.tolist() == [0, 1, 1]
     assert found.examples.tolist() == features[[0, 2, 3]].tolist()
     assert (found.k, found.accuracy) == (1, 1.0)
     with pytest.raises(SourceError, match="0 training and 0 held-out"):
-        knn.fit(features, 0 * truth, features, 0 * truth)
+        knn.fit((features, 0 * truth), (features, 0 * truth))
 
 
 def test_evaluate_reproduces_the_numbers_of_the_card(colours: Path, probe: Path) -> None:
@@ -686,6 +686,10 @@ def test_nothing_to_learn_is_an_error_that_says_so(coloured: Path, config: Any, 
         image_of(index, COLOURS["red"]).save(flat / f"{index}.png")
     with pytest.raises(SourceError, match="none of 3 images has a label"):
         train(str(flat), str(tmp_path / "made"), config())
+    decided = tmp_path / "labels.parquet"
+    decided.write_bytes(schema.serialise(schema.LABELS.empty_table(), "labels"))
+    with pytest.raises(TableError, match=r"labels\.parquet: .* a tagger labels table .*; pass it as --labels"):
+        train(str(decided), str(tmp_path / "made"), config())
     with open(tmp_path / "one.csv", "w") as file:
         file.write("file,label\n" + "".join(f"{index}.png,red\n" for index in range(3)))
     tagger.ingest(str(flat), str(tmp_path / "one.parquet"), labels=str(tmp_path / "one.csv"))

@@ -268,8 +268,10 @@ def test_summary_and_pages_count_unknown_images(photos: Path, model: Path, tmp_p
     ran = run_tagger("tag", photos, "--model", model, "--out", out)
     count = int(tagger.read_results(out)["unknown"].sum())
     assert f"52 tagged, 1 failed (1 unsupported), {count} unknown" in ran.stdout
+    untagged = int((tagger.read_results(out)["tags"].str.len() == 0).sum())
+    assert f"{untagged} of these have no tag: unknown (see --tag-unknown), or no score over its" in ran.stdout
     again = json.loads(run_tagger("tag", photos, "--model", model, "--out", out, "--redo", "--json").stdout)
-    assert again["models"][0]["unknown"] == count
+    assert (again["models"][0]["unknown"], again["models"][0]["untagged"]) == (count, untagged)
     page = report.text(report.gather(out))
     assert f"unknown | {count} ({count / 52:.1%})" in page
     shown = run_tagger("predict", photos / "foreign" / "0.png", "--model", model).stdout

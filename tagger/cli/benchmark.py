@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagger.benchmark.config import BenchmarkConfig
-from tagger.cli.app import STYLE, Commands, app
-from tagger.cli.options import Json, Model, Quiet
+from tagger.cli.app import STYLE, Commands, Json, Quiet, app
 from tagger.cli.printing import print_json, print_table, say, show
 from tagger.inference.config import ModelConfig
-from tagger.options import Cifar10, Fields, Images, ReportOut, expand
+from tagger.options import Cifar10, Fields, Images, Model, ReportOut, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
@@ -28,7 +27,9 @@ class Benchmarks(Commands):
         return list(super().parse_args(ctx, args if known else ["models", *args]))
 
 
-HELP = "Compare models on the same images (`benchmark cifar10`, `benchmark DATASET`), or measure this machine."
+HELP = """Compare models on the same images, or measure this machine.
+
+`tagger benchmark DATASET` is short for `tagger benchmark models DATASET`."""
 benchmark = typer.Typer(cls=Benchmarks, no_args_is_help=True, help=HELP, **STYLE)
 app.add_typer(benchmark, name="benchmark")
 
@@ -43,7 +44,10 @@ def models(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train models from nearest neighbours to fine-tuning on the same images and report accuracy and cost."""
+    """Train several models, report accuracy and cost.
+
+    All are trained on the same images, from nearest neighbours to fine-tuning.
+    """
     from tagger import hardware
     from tagger.benchmark.run import Benchmark
 
@@ -91,7 +95,10 @@ def throughput(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of images.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Measure each stage of tagging alone and a whole run, and report which stage is the bottleneck."""
+    """Measure each stage of tagging, and a whole run.
+
+    The stage that limits the rate is named.
+    """
     from tagger.benchmark.throughput import measure
 
     found = measure(model, source, TagConfig(**asdict(config)), limit)
@@ -111,15 +118,16 @@ def agreement(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of photographs.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Measure agreement with eager fp32 and timm's transform, and the speed, of every engine and precision.
+    """Measure agreement and speed of engines and precisions.
 
-    The result is recorded with the checkpoint; `auto` then takes the fastest setting that agrees on 99.5%.
+    The reference is eager fp32 with timm's transform. The result is recorded with the checkpoint; `auto` then takes the
+    fastest setting that agrees on 99.5%.
     """
     from tagger.evaluation.agreement import measure
 
     found = measure(model, source, config.choice, limit, None if as_json else say)
     if as_json:
-        print_json(found.to_dict())
+        print_json(asdict(found))
     else:
         print_table(found.columns, found.rows())
         show(found.text())

@@ -7,19 +7,18 @@ from typing import Annotated
 
 import typer
 
-from tagger.cli.app import STYLE, Commands, app
-from tagger.cli.options import Json, Quiet
+from tagger.cli.app import STYLE, Commands, Json, Quiet, app
 from tagger.cli.printing import print_json, progress, show
 from tagger.errors import MissingExtra, SourceError, UsageError
 
-HELP = "Copy images, labels and figures from another service (`migrate customvision`)."
+HELP = "Copy images and labels from Azure Custom Vision."
 migrate = typer.Typer(cls=Commands, no_args_is_help=True, help=HELP, **STYLE)
 app.add_typer(migrate, name="migrate")
 
 
 @migrate.callback()
 def services() -> None:
-    """Copy images, labels and figures from another service."""
+    """Copy images and labels from Azure Custom Vision."""
 
 
 @migrate.command(
@@ -35,8 +34,9 @@ def customvision(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Copy a project of Azure Custom Vision: images, tags, negatives, and the metrics of its iterations.
+    """Copy a project of Azure Custom Vision.
 
+    The copy has images, tags, negatives, and the metrics of the iterations.
     `tagger train OUT/manifest.parquet` reads the copy. Images already there are not downloaded again.
     """
     try:

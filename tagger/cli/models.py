@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagger.cli.app import app
-from tagger.cli.options import Json
+from tagger.cli.app import Json, app
 from tagger.cli.printing import headline, print_json, print_table, progress, say, show
 
 if TYPE_CHECKING:
@@ -51,7 +50,10 @@ def models(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the available models: packaged ones, timm models in the hub's cache, the checkpoints of a folder."""
+    """List the available models.
+
+    They are packaged ones, timm models in the hub's cache, and the checkpoints of a folder.
+    """
     from tagger import checkpoint
 
     absent = folder == CHECKPOINTS and not os.path.isdir(folder)

@@ -39,7 +39,9 @@ def print_prediction(row: Json) -> None:
     """Print an image's best tags with bars."""
     show(row["uri"])
     if row["unknown"]:
-        show("  unknown: unlike the images that the model was trained on")
+        show("  no tag, unknown: unlike the images that the model was trained on")
+    elif row["tags"] == []:
+        show("  no tag: no score is over its threshold")
     if row["error"]:
         show(f"  {row['status']}: {row['error']}")
     for pair in row.get("candidates") or []:

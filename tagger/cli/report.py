@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tagger import options
-from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import print_json, show
 from tagger.options import expand
 
@@ -20,7 +19,10 @@ def report(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a page about a results table: tags with scores and images, failures, duplicates, changes."""
+    """Write a page about a results table.
+
+    It shows tags with scores and images, failures, duplicates, and what the last run changed.
+    """
     from tagger.reporting import results_report
 
     found = results_report.write(results, out, model, checkpoints, thumbnails)
@@ -42,7 +44,10 @@ def drift(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two periods of a results table: scores, tags, failures, formats, sizes, embeddings."""
+    """Compare two periods of a results table.
+
+    The figures are scores, tags, failures, formats, sizes and embeddings.
+    """
     from tagger.reporting import drift_report
     from tagger.tagging.drift import LIMIT
 

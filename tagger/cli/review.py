@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from tagger import options
-from tagger.cli.app import app
-from tagger.cli.options import Quiet
+from tagger.cli.app import Quiet, app
 from tagger.cli.printing import progress, show
 from tagger.errors import MissingExtra
 from tagger.options import expand
@@ -16,9 +15,10 @@ from tagger.reviewing.config import ReviewConfig
 @app.command(epilog="Example: tagger review results --labels labels.parquet --by ada")
 @expand
 def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False) -> None:
-    """Confirm and correct the tags of a results table on a web page; every decision is a label to train on.
+    """Confirm and correct tags on a web page.
 
-    The page is for this machine only, and its URL has a token. Train on the decisions with `tagger train --labels`.
+    Every decision is a label: train with `tagger train FOLDER --labels labels.parquet`, where FOLDER has the images.
+    The page is for this machine only, and its URL has a token.
     """
     try:
         from tagger.reviewing import server

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tagger.cli.app import app
-from tagger.cli.options import Quiet
+from tagger.cli.app import Quiet, app
 from tagger.cli.printing import say, show
 from tagger.errors import MissingExtra, UsageError
 from tagger.inference.config import ModelConfig
@@ -34,8 +33,9 @@ def serve(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Serve models over HTTP: the calls of Azure Custom Vision's clients, POST /predict, and a page.
+    """Serve models over HTTP.
 
+    The server answers the calls of Azure Custom Vision's clients and POST /predict, and has a page to try it.
     With --projects also its training calls: images and tags are stored in the folder, and trained there. SIGTERM ends
     the server after the requests in progress. A checkpoint that changes on disk is loaded again.
     """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import print_json, progress, show
 from tagger.options import Suggestable, SuggestionsOut, expand
 from tagger.tagging.suggest.config import SuggestConfig
@@ -18,11 +17,11 @@ def suggest(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Choose the images of a results table to label next, or those of a dataset whose labels look wrong.
+    """Choose images to label next, or labels that look wrong.
 
-    Of results: uncertain ones that are unlike each other. Of a dataset: near-duplicates with different labels, labels
-    that a model trained on the other images contradicts, dark and blurred images. Look at them with `tagger review
-    RESULTS --queue FILE`, or in Label Studio.
+    Of a results table: uncertain images that are unlike each other. Of a dataset: near-duplicates with different
+    labels, labels that a model trained on the other images contradicts, dark and blurred images. Look at them with
+    `tagger review RESULTS --queue FILE`, or in Label Studio.
     """
     from tagger.tagging.suggest.run import suggest
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tagger import options
-from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet, Results
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import emit, print_json, progress, show, titled
 from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
-from tagger.options import Grace, ManifestOut, Source, expand
-from tagger.options import Results as ResultsTable
+from tagger.options import Grace, ManifestOut, Results, Source, expand
 from tagger.tagging.config import SidecarConfig
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ def ingest(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List a source into a manifest: one row per image file, with its labels where there are any."""
+    """List image files and their labels into a manifest. It has one row per file."""
     from tagger.data import ingest
 
     with progress(quiet or as_json) as show_step:
@@ -44,6 +42,7 @@ def ingest(
 
 
 @app.command(epilog='Example: tagger query results "SELECT uri, tag FROM tags" --format csv')
+@expand
 def query(
     results: Results,
     sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,
@@ -55,8 +54,9 @@ def query(
         bool, typer.Option("--present", help="Only files that are in the last listing of a source.")
     ] = False,
 ) -> None:
-    """Query the results table with SQL; default: counts of tags, and files by status.
+    """Query a results table with SQL.
 
+    Without a query: counts of tags, and of files by status.
     Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows). SQL can read and
     write any file that you can.
     """
@@ -80,14 +80,15 @@ def query(
 
 
 @app.command(epilog="Example: tagger status results --verify")
+@expand
 def status(
     results: Results,
     verify: Annotated[bool, typer.Option("--verify", help="Read every byte of every part file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a results table: files done, missing, failed and vanished, its last runs, and damaged parts.
+    """Show the state of a results table.
 
-    Exits with 1 when a part is damaged.
+    Files done, missing, failed and vanished, the last runs, and damaged parts. Exits with 1 when a part is damaged.
     """
     from tagger.tagging.status import status
 
@@ -105,10 +106,11 @@ def status(
 
 @app.command(epilog="Example: tagger compact results")
 @expand
-def compact(results: ResultsTable, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Merge small part files into large ones; queries and runs may go on meanwhile.
+def compact(results: Results, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Merge small part files into large ones.
 
-    The rows stay the same. Parts that were merged are deleted after --grace seconds.
+    Queries and runs may go on meanwhile. The rows stay the same. Parts that were merged are deleted after --grace
+    seconds.
     """
     from tagger.tagging.compact import compact
 
@@ -137,8 +139,9 @@ def export(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a manifest's labels, or the latest tags of results, for other tools; or a checkpoint as an ONNX file.
+    """Write labels or tags for other tools, or a model as ONNX.
 
+    TABLE is a manifest, whose labels are written, a results folder, whose latest tags are, or a checkpoint.
     `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file. customvision: a zip
     of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx. xmp: tags are added to the
     keywords in the sidecar beside each image; nothing that is there is changed.

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tagger.cli.app import app
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.logs import JsonLines, json_lines, json_progress
-from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import print_json, print_prediction, progress, show
 from tagger.errors import TooManyFailed, UsageError
 from tagger.inference.config import ModelConfig
-from tagger.options import Fields, Models, ResultsOut, Source, expand
+from tagger.options import IMAGENET, Fields, Model, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
@@ -24,24 +23,28 @@ if TYPE_CHECKING:
     from tagger.tagging.plan import Plan
     from tagger.tagging.summary import Summary
 
-IMAGENET, RESULTS = "imagenet", "results"
-"""The model and the folder that are used when none is named."""
+RESULTS = "results"
+"""The results folder when none is named."""
 
 
 @app.command(epilog="Example: tagger tag ~/photos")
 @expand
 def tag(
     source: Source,
-    config: TagConfig,
+    *,
     model: Models = (IMAGENET,),  # type: ignore[assignment]
     out: ResultsOut = RESULTS,
+    config: TagConfig,
     as_json: Json = False,
     quiet: Quiet = False,
     log_format: Annotated[
         Literal["text", "json"], typer.Option(help="json: progress and warnings on stderr, one JSON object per line.")
     ] = "text",
 ) -> None:
-    """Tag every image of a source whose row is missing or out of date: one Parquet row per file."""
+    """Tag the new and changed images of a source.
+
+    Every file has one row in the results table, also one that is no image or is damaged.
+    """
     with json_lines() if log_format == "json" else nullcontext() as lines:
         _check_place(source, out)
         summary = _tag(source, config, model, out, quiet or as_json, lines)
@@ -89,8 +92,9 @@ def _check_place(source: str, out: str) -> None:
 @expand
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or URLs.")],
-    config: Annotated[ModelConfig, Fields(("top_k", "device", "engine", "precision", "max_pixels"))],
+    *,
     model: Model = IMAGENET,
+    config: Annotated[ModelConfig, Fields(("top_k", "device", "engine", "precision", "max_pixels"))],
     as_json: Json = False,
 ) -> None:
     """Show the best tags of single images; nothing is written."""
@@ -113,4 +117,4 @@ def predict(
         for row in rows:
             print_prediction(row)
     if all(row["candidates"] is None for row in rows):
-        raise TooManyFailed(f"no tags for any of {len(rows)} images")
+        raise TooManyFailed("none of the images can be read")

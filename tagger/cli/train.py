@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tagger.cli.app import app
-from tagger.cli.options import Device, Json, Quiet
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import headline, print_json, print_table, progress, say, show
-from tagger.options import CheckpointOut, Dataset, Resume, expand
+from tagger.options import CheckpointOut, Dataset, Device, Resume, expand
 from tagger.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -31,7 +30,10 @@ def train(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on the labels of a dataset and write a checkpoint with thresholds, metrics and a model card."""
+    """Train on labelled images and write a checkpoint.
+
+    It has thresholds, metrics and a model card.
+    """
     from tagger import hardware
     from tagger.training import launch
     from tagger.training.train import train
@@ -80,7 +82,10 @@ def calibrate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Add detection of unknown images to a checkpoint, from its training images; scores do not change."""
+    """Add detection of unknown images to a checkpoint.
+
+    It is compared with the images it was trained on. Scores do not change.
+    """
     from tagger.evaluation.unknown import calibrate
 
     with progress(as_json) as show_step:
@@ -104,7 +109,10 @@ def tune(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search hyperparameters on the validation images, then train with the best; run it again to continue."""
+    """Search hyperparameters, then train with the best.
+
+    Trials are compared on the validation images. Run the command again to continue.
+    """
     from tagger import hardware
     from tagger.training.tune import tune
 

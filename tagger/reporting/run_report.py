@@ -38,6 +38,7 @@ def _model(summary: Summary, model: ModelSummary) -> str:
         ("tagged before", count(model.done_before - sum(model.failed_before.values()))),
         ("tagged", count(model.tagged)),
         *([] if model.unknown is None else [("unknown", count(model.unknown))]),
+        *([("without a tag", count(model.untagged))] if model.untagged else []),
         *((f"failed: {status}", count(files)) for status, files in model.failed.items()),
         *((f"failed before: {status}", count(files)) for status, files in model.failed_before.items()),
         ("share failed", share),

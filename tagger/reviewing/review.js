@@ -3,12 +3,12 @@
 
 const at = id => document.getElementById(id);
 const grid = at("grid"), single = at("single"), filter = at("filter"), other = at("other").elements.tag;
-const DIGITS = 9, AT_ONCE = 4;
+const DIGITS = 9, RECENT = 4, AT_ONCE = 4;
 const REASONS = {duplicate: "a copy has another label; ", dark: "dark; ", blurred: "blurred; "};
 const loading = new Set();
 
 let facts, images = [], current = 0, more = false;
-let pages = [null], selected = new Set(), drafts = new Map(), undone = [], counts = {done: 0, total: 0};
+let pages = [null], selected = new Set(), drafts = new Map(), undone = [], recent = [], counts = {done: 0, total: 0};
 let writing = Promise.resolve(), anchor = null, asked = 0;
 
 // --- talking to the server -------------------------------------------------------------------------------------------
@@ -89,11 +89,13 @@ function predicted(image) {
 
 const shown = image => drafts.get(image.id) ?? image.labels ?? predicted(image);
 
+/** The tags of the keys 1 to 9: all of a model with few tags, else the best ones of the image; then those given last. */
 function palette() {
-  const image = images[current];
-  if (facts.palette.length) return facts.palette;
-  if (!image) return [];
-  return [...new Set([...(image.given ?? []), ...image.candidates.map(pair => pair.tag), ...shown(image)])].slice(0, DIGITS);
+  const image = images[current], fixed = facts.palette;
+  if (!image && !fixed.length) return [];
+  const best = fixed.length ? fixed : [...(image.given ?? []), ...image.candidates.map(pair => pair.tag), ...shown(image)];
+  const first = [...new Set(best)].slice(0, fixed.length || DIGITS - recent.length);
+  return [...new Set([...first, ...recent])].slice(0, DIGITS);
 }
 
 /** Send decisions; `known` has the labels of images that are not on this page any more, for an undo. */
@@ -140,6 +142,7 @@ function summary(decisions) {
 }
 
 function give(tag) {
+  recent = [tag, ...recent.filter(each => each !== tag)].slice(0, RECENT);
   if (!several()) return finish(targets().map(image => ({id: image.id, labels: [tag]})));
   const chosen = targets();
   const add = !chosen.every(image => shown(image).includes(tag));
@@ -295,7 +298,7 @@ function draw() {
 function emptiness() {
   const left = counts.total - counts.done, parameters = query();
   if (left && pages.length > 1) return `This was the last page. ${left.toLocaleString()} images were passed over: go back, or change a filter.`;
-  if (counts.total && !left) return "All of these images are reviewed. Train on their labels with `tagger train --labels`.";
+  if (counts.total && !left) return `All of these images are reviewed. Train on their labels: tagger train FOLDER --labels ${facts.labels} --out checkpoints/NAME`;
   return parameters.get("tag") || parameters.get("folder") || parameters.has("disagree") || parameters.has("unknown") ? "No image matches these filters." : "There is no such image.";
 }
 

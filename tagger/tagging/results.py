@@ -344,7 +344,9 @@ def existing_parts(url: StrPath) -> Parts:
     out = storage.absolute(os.fspath(url))
     parts = list_parts(out)
     if not parts.uris and not parts.damaged:
-        raise SourceNotFound(f"{url}: no results here; they are written by `tagger tag ... --out {url}`")
+        raise SourceNotFound(
+            f"{url}: no results here; RESULTS is the folder that `tagger tag SOURCE --out RESULTS` writes"
+        )
     _warn(url, parts.damaged)
     return parts
 

@@ -258,7 +258,10 @@ def _redo_deleted(plan: Plan, counts: ShardCounts, models: Models, on_progress: 
     again = run_shards(plan, deleted, models, on_progress)
     shards = sorted({*counts.shards} - {*deleted} | {*again.shards})
     there = _committed(plan, shards)
-    return replace(counts, statuses=there.statuses, unknown=there.unknown, files=there.files, shards=there.shards)
+    return replace(
+        counts, statuses=there.statuses, unknown=there.unknown, untagged=there.untagged, files=there.files,
+        shards=there.shards,
+    )  # fmt: skip
 
 
 def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
@@ -268,18 +271,25 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     there, damaged = results.consistently(lambda: _rows_of(plan, shards))
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run the command again to tag their files again")
-    statuses, engines, unknown = [], [], []
+    statuses, engines, unknown, untagged = [], [], [], []
     for target in plan.targets:
         own = there.filter(pc.equal(there["model"], target.name))
         statuses.append(dict(Counter(own["status"].to_pylist())))
         engines.append(own["engine"][0].as_py() if len(own) else "")
         unknown.append(pc.sum(own["unknown"]).as_py())
-    return ShardCounts(statuses, engines, unknown, files=pc.count_distinct(there["uri"]).as_py(), shards=tuple(shards))
+        untagged.append(_untagged(own))
+    files = pc.count_distinct(there["uri"]).as_py()
+    return ShardCounts(statuses, engines, unknown, untagged, files=files, shards=tuple(shards))
+
+
+def _untagged(table: pa.Table) -> int:
+    """Count the rows of images that were scored and have no tag; those of files that failed have null."""
+    return pc.sum(pc.equal(pc.list_value_length(table["tags"]), 0)).as_py() or 0
 
 
 def _rows_of(plan: Plan, shards: Sequence[int]) -> tuple[pa.Table, tuple[str, ...]]:
     """Read the rows of these shards, from their parts or from those that compactions merged them into."""
-    columns = ["uri", "model", "status", "engine", "unknown", "run_id", "tagged_at"]
+    columns = ["uri", "model", "status", "engine", "unknown", "tags", "run_id", "tagged_at"]
     names = set(storage.names_in(plan.out) or [])
     merged = [index for index in shards if plan.part(index) not in names]
     own = [storage.join(plan.out, plan.part(index)) for index in sorted({*shards} - {*merged})]
@@ -382,6 +392,7 @@ class _ShardRun:
         self.plan, self.models, self.on_progress = plan, models, on_progress
         self.statuses: list[Counter[str]] = [Counter() for _ in models]
         self.unknown: list[int | None] = [0 if model.info.statistics else None for model in models]
+        self.untagged = [0 for _ in models]
         self.files = 0
         self.written: list[int] = []
         self.meter = Meter()
@@ -411,6 +422,7 @@ class _ShardRun:
             statuses=[dict(counter) for counter in self.statuses],
             engines=[model.engine.name for model in self.models],
             unknown=self.unknown,
+            untagged=self.untagged,
             files=self.files,
             timed=self.files,
             shards=tuple(self.written),
@@ -434,6 +446,7 @@ class _ShardRun:
                 table, counts = rows.rows_of(batch, model)
                 self.statuses[model] += counts
                 self._count_unknown(model, table)
+                self.untagged[model] += _untagged(table)
                 tables.append(table)
             self._advance(len(batch), total)
             in_shard += len(batch)

@@ -25,6 +25,7 @@ class ShardCounts:
     engines: list[str] = field(default_factory=list)
     unknown: list[int | None] = field(default_factory=list)
     """None for a model without statistics."""
+    untagged: list[int] = field(default_factory=list)
     files: int = 0
     shards: tuple[int, ...] = ()
     """Those with a part file."""
@@ -47,6 +48,7 @@ class ShardCounts:
                 None if one is two is None else (one or 0) + (two or 0)
                 for one, two in zip(self.unknown, other.unknown, strict=True)
             ],
+            untagged=[one + two for one, two in zip(self.untagged, other.untagged, strict=True)],
             files=self.files + other.files,
             shards=self.shards + other.shards,
             timed=self.timed + other.timed,
@@ -71,6 +73,8 @@ class ModelSummary:
     """Those of them whose file is cut short."""
     unknown: int | None
     """Those of them that are unlike the training images; null where the model does not tell."""
+    untagged: int
+    """Those of them without a tag: unknown, or without a score over its threshold."""
     failed: dict[str, int]
     """Status -> files that failed in this run."""
     failed_before: dict[str, int]
@@ -91,6 +95,9 @@ class ModelSummary:
             lines.append(f"{self.tagged:,} tagged{cut}, {failed:,} failed{reasons}{unknown}")
         else:
             lines.append("nothing to do: 0 images decoded")
+        if self.untagged:
+            hint = "unknown (see --tag-unknown), or " if self.unknown else ""
+            lines.append(f"{self.untagged:,} of these have no tag: {hint}no score over its threshold (see --threshold)")
         if self.failed_before:
             lines.append(f"failed before, not tried again: {counts_text(self.failed_before)} (see --retry-failed)")
         return lines
@@ -227,6 +234,7 @@ def _summarise_model(index: int, target: Target, counts: ShardCounts) -> ModelSu
         tagged=sum(statuses.get(status, 0) for status in schema.TAGGED),
         truncated=statuses.get("truncated", 0),
         unknown=counts.unknown[index] if counts.unknown else None,
+        untagged=counts.untagged[index] if counts.untagged else 0,
         failed=_not_ok(statuses),
         failed_before=_not_ok(target.standing),
         reasons=target.reasons,

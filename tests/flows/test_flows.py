@@ -33,7 +33,7 @@ def test_the_tag_flow_writes_the_same_table_and_an_artifact(photos: Path, tmp_pa
 
     (photos / "bad.jpg").write_bytes(b"junk")
     options = TagConfig(shard_size=2, batch_size=2)
-    state = tag(str(photos), [MODEL], str(tmp_path / "flow"), options, return_state=True)
+    state = tag(str(photos), str(tmp_path / "flow"), [MODEL], options, return_state=True)
     assert state.is_completed()
     assert "6 tagged, 1 failed" in state.message
     tagger.tag(str(photos), MODEL, str(tmp_path / "library"), options)
@@ -42,7 +42,7 @@ def test_the_tag_flow_writes_the_same_table_and_an_artifact(photos: Path, tmp_pa
     assert by_flow.equals(by_library)
     assert "| tagged | 6 |" in artifact("tag")
     assert not list((tmp_path / "flow" / "_plans").glob("*"))
-    again = tag(str(photos), [MODEL], str(tmp_path / "flow"), options, return_state=True)
+    again = tag(str(photos), str(tmp_path / "flow"), [MODEL], options, return_state=True)
     assert "0 images decoded" in again.message
 
 
@@ -62,7 +62,7 @@ def test_a_flow_run_has_at_most_twenty_tasks_and_loads_its_model_once_whatever_t
     folder.mkdir()
     for index in range(40):
         photo(index).save(folder / f"{index}.jpg")
-    state = tag(str(folder), [MODEL], str(tmp_path / "out"), TagConfig(shard_size=1), return_state=True)
+    state = tag(str(folder), str(tmp_path / "out"), [MODEL], TagConfig(shard_size=1), return_state=True)
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 40
     assert loaded == ["cifar10-speedrun"]
     from prefect.client.schemas.filters import FlowRunFilter
@@ -76,7 +76,7 @@ def test_too_many_failures_are_a_failed_run_whose_rows_are_written(photos: Path,
     from flows.tag import tag
 
     (photos / "bad.jpg").write_bytes(b"junk")
-    state = tag(str(photos), [MODEL], str(tmp_path / "out"), TagConfig(max_failed="0"), return_state=True)
+    state = tag(str(photos), str(tmp_path / "out"), [MODEL], TagConfig(max_failed="0"), return_state=True)
     assert state.is_failed()
     assert len(tagger.read_results(str(tmp_path / "out"))) == 7
 
@@ -179,7 +179,7 @@ def test_a_killed_flow_run_never_blocks_the_next_one(tmp_path: Path, on_server: 
         process.kill()
     written = len(tagger.read_results(str(out)))
     assert 12 <= written < 200
-    state = tag(str(folder), [MODEL], str(out), TagConfig(shard_size=4), return_state=True)
+    state = tag(str(folder), str(out), [MODEL], TagConfig(shard_size=4), return_state=True)
     assert f"{200 - written} tagged" in state.message
     assert len(tagger.read_results(str(out))) == 200
 
@@ -211,7 +211,7 @@ def test_deploying_checks_parameters(
     from tagger.errors import UsageError
 
     deployed = {"name": "nightly", "entrypoint": str(ROOT / "flows/nightly.py:nightly")}
-    right = {"source": "photos", "model": ["imagenet"], "out": "results"}
+    right = {"source": "photos", "out": "results"}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prefect.yaml").write_text(json.dumps({"deployments": [{**deployed, "parameters": right | given}]}))
     if why is None:
@@ -219,6 +219,16 @@ def test_deploying_checks_parameters(
         return
     with pytest.raises(UsageError, match=f"deployment nightly: .*{why}"):
         deployments.check()
+
+
+def test_flows_tag_with_the_model_of_the_command_unless_one_is_named() -> None:
+    from flows.nightly import nightly
+    from flows.tag import tag
+    from tagger.options import IMAGENET
+
+    for each in (tag, nightly):
+        assert each.parameters.properties["model"]["default"] == [IMAGENET]
+        assert each.parameters.required == ["source", "out"]
 
 
 def test_deploying_refuses_keys_that_prefect_ignores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tagger.tagging.status import status as table_status
 def run(photos: Path, out: Path, **given: Any) -> Any:
     from flows.nightly import nightly
 
-    return nightly(str(photos), [MODEL], str(out), thumbnails=0, return_state=True, **given)
+    return nightly(str(photos), str(out), [MODEL], thumbnails=0, return_state=True, **given)
 
 
 def flow_run(state: Any) -> Any:

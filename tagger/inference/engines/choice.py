@@ -20,7 +20,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class Spec:
-    """Module, precisions and package of an engine; a new engine is a module and an entry in SPECS."""
+    """Module, precisions and package of an engine; a new engine is a module, an entry in SPECS and an EngineName."""
 
     module: str
     """Module of this package with `load(info, build, choice, batch_size, calibration) -> Engine`."""
@@ -90,7 +90,8 @@ def choose(requested: Choice, records: Records, has_cuda: bool) -> Choice:
     fitting = [choice for choice in possible(device) if _fits(choice, requested)]
     if not fitting:
         raise UsageError(
-            f"--precision {requested.precision}: not supported by --engine {requested.engine} on --device {device}"
+            f"--precision {requested.precision}: not supported by --engine {requested.engine} on --device {device}; "
+            f"expected one of {', '.join(dict.fromkeys(each.precision for each in possible(device)))}"
         )
     if requested.precision != "auto":
         return fitting[0]

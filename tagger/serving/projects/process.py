@@ -19,7 +19,6 @@ from filelock import FileLock
 
 from tagger import checkpoint, storage
 from tagger.data import dataset as datasets
-from tagger.data import scan
 from tagger.data.dataset import Dataset
 from tagger.errors import TaggerError
 from tagger.training.config import TrainConfig
@@ -69,10 +68,7 @@ def seed_for(dataset: str, config: TrainConfig) -> int:
     found = datasets.read_dataset(dataset, config.multilabel)
     if min(found.truth.sum(axis=0)) >= SMALL:
         return config.seed
-    scanned = scan.scan(found.table)
-    if not scanned.have.any():
-        return config.seed
-    images = datasets.scanned(found, scanned)
+    images, scanned = datasets.scan(dataset, found)
     return max(
         range(config.seed, config.seed + SEEDS), key=lambda seed: _labels_held(datasets.split(images, scanned, seed)[0])
     )

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger import schema, storage
+from tagger.checkpoint.unknown import Float32Array
 from tagger.data import decisions, duplicates
 from tagger.errors import AccessDenied, UsageError
 from tagger.evaluation import selection
-from tagger.evaluation.selection import Float32Array
 from tagger.storage import StrPath
 from tagger.tagging.aggregates import TAGGED, open_table
 from tagger.tagging.suggest import suggestions
@@ -136,7 +136,8 @@ def _without_copies(pool: pa.Table, config: SuggestConfig) -> tuple[pa.Table, li
     from tagger.data import scan  # it imports torch
 
     first = pool.slice(0, max(READ, config.count))
-    note = "no embeddings (`tagger tag --embeddings`): chosen by uncertainty alone, without near-duplicates"
+    added = "`tagger tag SOURCE --embeddings` adds them"
+    note = f"no embeddings ({added}): chosen by uncertainty alone, without near-duplicates"
     try:
         found = scan.scan(schema.conform(first.select(["uri"]), "manifest"))
     except AccessDenied as error:
