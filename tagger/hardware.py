@@ -107,7 +107,7 @@ def return_large_blocks() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
-        mallopt(-3, 8 << 20)
+        mallopt(-3, 15 << 20)
 
 
 def return_freed_memory() -> None:
