@@ -1,46 +1,92 @@
-"""ONNX files beside the default engine: size, agreement on photographs, images/s of the network alone.
+"""ONNX files in fp32 and int8 beside the default engine: size, agreement on photographs, images/s of the network alone.
 
-    python -m benchmarks.exported PHOTOS MODEL... [--precision int8]
+    python -m benchmarks.exported export WORK PHOTOS MODEL... [--train LABELLED] [--image-size N]
+    python -m benchmarks.exported table WORK [MODEL...]
 
-A model may be `random:ARCHITECTURE`, of timm or ours, which has random weights. Prints a Markdown table.
+`export` writes the files of each model to a folder in WORK, with their agreement. `random:ARCHITECTURE` is a probe of
+the labels of LABELLED on a timm network with random weights (seed 0), whose batch-norm statistics are those of PHOTOS.
+`table` measures images/s and prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import nn
 
+import tagger
 from benchmarks import machine
 from benchmarks.throughput import random_model
 from tagger import checkpoint
-from tagger.errors import ModelError
+from tagger.checkpoint.info import Json
+from tagger.data import manifest
+from tagger.errors import TaggerError
+from tagger.evaluation import agreement
 from tagger.evaluation.onnx import Precision, export_onnx
 from tagger.inference import engines
 from tagger.inference.engines import Choice, probe_images, rate
-from tagger.models import FAMILIES, build
 
 SECONDS = 3.0
-LABELS = 10
+STATISTICS = 64
+"""Photographs that batch-norm statistics of random networks come from."""
+FACTS = "model.json"
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
-def made(model: str, folder: Path) -> str:
-    """Save a network of ours with random weights, for `random:tagger_NAME`; one of timm as `random_model` does."""
-    name = model.removeprefix("random:")
-    if name not in FAMILIES or name == model:
-        return random_model(model, folder)
-    torch.manual_seed(0)
-    (out := folder / name).mkdir()
-    safetensors.torch.save_file(build(name, LABELS, {}).state_dict(), out / "model.safetensors")
-    preprocessing = {"input_size": [3, 32, 32], "crop_pct": 1.0, "interpolation": "bilinear"}
-    names = [str(number) for number in range(LABELS)]
-    config = {"architecture": name, "num_classes": LABELS, "label_names": names, "pretrained_cfg": preprocessing}
-    (out / "config.json").write_text(json.dumps(config))
-    return f"local-dir:{out}"
+def export(work: Path, photos: str, model: str, labelled: str | None, image_size: int | None) -> None:
+    """Export a model in every precision; write size and agreement to a file."""
+    folder = work / model.removeprefix("random:").rstrip("/").rpartition("/")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        source = random_probe(model, folder, photos, labelled, image_size) if "random:" in model else model
+        facts: Json = {"source": source}
+        for precision in PRECISIONS:
+            facts[precision] = exported(facts["source"], folder, photos, precision)
+    except TaggerError as error:
+        print(f"{folder.name}: {error}", flush=True)
+        return
+    (folder / FACTS).write_text(json.dumps(facts, indent=1))
+    print(folder.name, facts, flush=True)
+
+
+def exported(source: str, folder: Path, photos: str, precision: Precision) -> Json:
+    """Export a model in one precision; return size and agreement, or the error."""
+    try:
+        found = export_onnx(source, folder / f"{precision}.onnx", photos, force=True, precision=precision)
+    except TaggerError as error:
+        return {"error": str(error)}
+    return asdict(found)
+
+
+def random_probe(model: str, folder: Path, photos: str, labelled: str | None, image_size: int | None) -> str:
+    """Train a probe on a timm network with random weights; return its checkpoint."""
+    if labelled is None:
+        raise SystemExit(f"{model}: name labelled images with --train")
+    backbone, out = random_model(model, folder), folder / "probe"
+    settle(backbone, photos)
+    tagger.train(labelled, out, tagger.TrainConfig(method="probe", backbone=backbone, image_size=image_size))
+    return str(out)
+
+
+def settle(backbone: str, photos: str) -> None:
+    """Give the batch norms of a saved network the statistics of photographs, as training does."""
+    info = checkpoint.describe(backbone)
+    paths = manifest.locations(manifest.read_source(photos).table)
+    pixels = agreement.fitted(info, agreement.photographs(paths, STATISTICS, photos))
+    net, mean, std = checkpoint.build(info), *map(torch.tensor, (info.preprocessing.mean, info.preprocessing.std))
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)):
+        norm.train()
+        norm.momentum = None  # the average over all batches
+        norm.reset_running_stats()
+    with torch.inference_mode():
+        for batch in torch.from_numpy(pixels).split(16):
+            net(((batch / 255 - mean) / std).permute(0, 3, 1, 2))
+    safetensors.torch.save_file(net.state_dict(), Path(info.weights))
 
 
 def images_per_second(model: str) -> float:
@@ -50,32 +96,50 @@ def images_per_second(model: str) -> float:
     return rate(engine, probe_images(info.preprocessing.size), seconds=SECONDS)
 
 
-def row(model: str, photos: str, folder: Path, precision: Precision) -> str:
-    """Export a model, and return its line of the table."""
-    name, out = model.rstrip("/").rpartition("/")[2], folder / "model.onnx"
-    try:
-        source = made(model, folder)
-        found = export_onnx(source, out, photos, force=True, precision=precision)
-    except ModelError as error:
-        return f"| {name} | {error} | | | | |"
-    rates = f"{images_per_second(str(out)):,.0f} | {images_per_second(source):,.0f}"
-    agreement = f"{found.agreement.top1:.2%} | {found.agreement.max_difference:.1e}"
-    return f"| {name} | {found.bytes / 1e6:.1f} | {agreement} | {rates} |"
+def row(folder: Path) -> str:
+    """Measure the rates of an exported model, and return its line of the table."""
+    facts = json.loads((folder / FACTS).read_text())
+    cells = [folder.name]
+    for precision in PRECISIONS:
+        found = facts[precision]
+        if "error" in found:
+            cells += ["-"] * 4
+            continue
+        agreed, speed = found["agreement"], images_per_second(str(folder / f"{precision}.onnx"))
+        cells += [f"{found['bytes'] / 1e6:.1f}", f"{agreed['top1']:.1%}", f"{agreed['max_difference']:.1e}"]
+        cells += [f"{speed:,.0f}"]
+    return f"| {' | '.join(cells)} | {images_per_second(facts['source']):,.0f} |"
+
+
+def table(work: Path, names: list[str]) -> None:
+    """Print the table of the models that were exported, or of some of them."""
+    found = {path.parent.name: path.parent for path in sorted(work.glob(f"*/{FACTS}"))}
+    columns = ("MB", "top-1", "difference", "images/s")
+    titles = [f"{precision} {column}" for precision in PRECISIONS for column in columns]
+    print(f"{machine.describe()}\n\n| model | {' | '.join(titles)} | default engine images/s |")
+    print("|---|" + "--:|" * (len(titles) + 1))
+    for name in names or found:
+        print(row(found[name]), flush=True)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Export or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos")
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")
+    commands = parser.add_subparsers(dest="command", required=True)
+    exporting = commands.add_parser("export")
+    for name, count in (("work", None), ("photos", None), ("models", "+")):
+        exporting.add_argument(name, nargs=count, type=Path if name == "work" else str)
+    exporting.add_argument("--train")
+    exporting.add_argument("--image-size", type=int)
+    printing = commands.add_parser("table")
+    printing.add_argument("work", type=Path)
+    printing.add_argument("models", nargs="*")
     options = parser.parse_args()
-    print(f"{options.precision}, {machine.describe()}\n")
-    print("| model | MB | top-1 agreement | largest difference | onnxruntime images/s | default engine images/s |")
-    print("|---|--:|--:|--:|--:|--:|")
+    if options.command == "table":
+        table(options.work, options.models)
+        return
     for model in options.models:
-        with tempfile.TemporaryDirectory() as folder:
-            print(row(model, options.photos, Path(folder), options.precision), flush=True)
+        export(options.work, options.photos, model, options.train, options.image_size)
 
 
 if __name__ == "__main__":

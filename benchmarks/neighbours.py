@@ -33,7 +33,7 @@ def main() -> None:
         started = time.perf_counter()
         _, indices = nearest(queries, examples, max(arguments.k), metric)
         seconds = time.perf_counter() - started
-        shares = [votes(labels[indices], k, len(train.label_names)) for k in arguments.k]
+        shares = [votes(labels[indices], k, train.truth.shape[1]) for k in arguments.k]
         accuracies = [float((share.argmax(1) == truth).float().mean()) for share in shares]
         print(f"| {metric} | {seconds:.0f} | " + " | ".join(f"{each:.2%}" for each in accuracies) + " |", flush=True)
 

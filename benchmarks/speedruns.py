@@ -15,14 +15,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from benchmarks import machine
 from tagger.data import cifar10, normalisation
 from tagger.data.arrays import LabelledImages
 from tagger.training import scratch
 from tagger.training.recipe import SPEEDRUN, Recipe
-from tagger.training.scratch import Labelled, Network
+from tagger.training.scratch import Network
 
 
 def main() -> None:
@@ -54,9 +52,8 @@ def run(
     """Return accuracy, accuracy with test-time augmentation, and seconds of training."""
     started = time.perf_counter()
     computed = normalisation.compute("standardise", train.images)
-    network = Network("tagger_speedrun", {}, len(train.label_names), computed)
-    labelled = Labelled(train.images, np.eye(len(train.label_names), dtype=np.float32)[train.labels])
-    net, _ = scratch.train_net(scratch.make_trainer(network, labelled, recipe, seed, device, compiled=compiled))
+    network = Network("tagger_speedrun", {}, train.truth.shape[1], computed)
+    net, _ = scratch.train_net(scratch.make_trainer(network, train, recipe, seed, device, compiled=compiled))
     seconds = time.perf_counter() - started
     scores = [scratch.score(net, test.images, computed, tta) for tta in (False, True)]
     accuracy, with_tta = (float((each.argmax(axis=1) == test.labels).mean()) for each in scores)

@@ -33,8 +33,9 @@ from sklearn.preprocessing import StandardScaler
 import tagger
 from benchmarks import machine
 from tagger import images, schema, storage
-from tagger.data import ingest, manifest
+from tagger.data import manifest
 from tagger.data import scan as scans
+from tagger.data.labels.source import read_labelled
 from tagger.tagging import results
 from tagger.tagging.suggest import suspects
 
@@ -68,7 +69,7 @@ def _labels(arguments: argparse.Namespace) -> Iterator[str]:
     yield "| | images | wrong | looked at | precision | lowest | listed | found of all |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     for source in arguments.sources:
-        table = ingest.read_labelled(source).table
+        table = read_labelled(source).table
         found = [_planted(table, arguments.backbone, seed) for seed in range(arguments.seeds)]
         wrong, first, *rates = np.array(found).T
         precision, listed, recall = rates

@@ -22,8 +22,9 @@ import pyarrow.compute as pc
 from scipy import special
 
 from tagger import checkpoint
-from tagger.data import ingest, manifest
+from tagger.data import manifest
 from tagger.data.dataset import DATASET, truth_of
+from tagger.data.labels.source import read_labelled
 from tagger.evaluation import calibration, metrics
 from tagger.evaluation.evaluate import scores_of
 
@@ -69,7 +70,7 @@ def read(path: str) -> tuple[Array, Array]:
 def held_out(model: str) -> tuple[Array, Array]:
     """Return logits, but for a constant, and truth of a checkpoint's validation and test images."""
     info = checkpoint.describe(model)
-    table = ingest.read_labelled(f"{model}/{DATASET}").table
+    table = read_labelled(f"{model}/{DATASET}").table
     table = table.filter(pc.not_equal(table["split"], "train"))
     scores, have = scores_of(info, manifest.locations(table), "cpu")
     log_scores = np.log(np.clip(scores, 1e-7, 1))

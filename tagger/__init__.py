@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tagger.data.decisions import read_labels
-    from tagger.data.ingest import Ingested, ingest
+    from tagger.data.ingest import ingest
+    from tagger.data.labels.source import Ingested
     from tagger.data.manifest import Manifest
     from tagger.errors import TaggerError
     from tagger.evaluation.evaluate import evaluate
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tagger.training.tune import tune
 
 _HOMES = {
-    "Ingested": "tagger.data.ingest",
+    "Ingested": "tagger.data.labels.source",
     "Manifest": "tagger.data.manifest",
     "Model": "tagger.inference.model",
     "ReviewConfig": "tagger.reviewing.config",

@@ -1,7 +1,9 @@
-"""Options, declared once: a dataclass field with its type, default, limits and one line of help.
+"""Options, declared once, with type, default, limits and one line of help.
 
-The same declaration is the Python config, the options of a command (`expand`) and the form of a Prefect flow: pydantic
-reads type, limits and description from it, and refuses wrong values when a run is created.
+Those of one verb are the fields of a config, in the `config.py` of its package (TagConfig, TrainConfig, ...); those
+that several verbs share are the parameters below. The same declaration is the Python config, the options of a command
+(`expand`) and the form of a Prefect flow: pydantic reads type, limits and description from it, and refuses wrong values
+when a run is created.
 """
 
 from __future__ import annotations
@@ -80,6 +82,10 @@ Models = Annotated[
         "repeatable."
     ),
 ]
+Model = Annotated[
+    str, Option("imagenet, imagenet-lite2, a checkpoint folder or URL, timm/NAME, local-dir:FOLDER, or an .onnx file.")
+]
+Device = Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")]
 IMAGENET = "imagenet"
 """The model of commands and flows when none is named."""
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]

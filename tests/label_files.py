@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pictures import photo
 
 import tagger
-from tagger.data.ingest import Ingested
+from tagger.data.labels.source import Ingested
 
 CLASSES = ("bird", "cat", "dög")
 Row = tuple[str, tuple[str, ...]]

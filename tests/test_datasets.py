@@ -110,7 +110,7 @@ def test_archive_folder_and_parent_give_the_official_images(archive: Path) -> No
     train, test = cifar10.read(str(archive), official=official)
     assert train.images.shape == (5 * PER_BATCH, 32, 32, 3)
     assert train.images.dtype == np.uint8
-    assert train.label_names == cifar10.LABEL_NAMES
+    assert train.truth.shape == (len(train), len(cifar10.LABEL_NAMES))
     assert np.array_equal(test.images[3, :, :, 1].ravel(), batch(5)["data"][3, 1024:2048])  # the green plane
     assert np.array_equal(train.images[PER_BATCH + 1, :, :, 2].ravel(), batch(1)["data"][1, 2048:])
     assert test.labels.tolist() == batch(5)["labels"]

@@ -221,7 +221,7 @@ def test_the_command_writes_page_and_figures_and_exits_with_4_over_the_limit(mon
 def test_options_that_cannot_be_right_are_one_line(
     months: Path, run_tagger: Run, options: list[str], message: str
 ) -> None:
-    ran = run_tagger("drift", months, *options, cwd=months.parent)
+    ran = run_tagger("drift", months, *options, "--quiet", cwd=months.parent)
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
     assert message in ran.stderr
     assert not list(months.parent.glob("drift*"))
@@ -279,7 +279,7 @@ def test_of_two_models_the_one_tagged_last_is_compared(months: Path) -> None:
 
 def test_a_first_run_has_nothing_to_compare_with(tmp_path: Path, run_tagger: Run) -> None:
     write_run(tmp_path / "out", 1, rows_of(100, 1))
-    ran = run_tagger("drift", tmp_path / "out", "--out", tmp_path / "drift.html")
+    ran = run_tagger("drift", tmp_path / "out", "--out", tmp_path / "drift.html", "--quiet")
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
     assert "no earlier run of this version of m to compare run 1 with; name two periods" in ran.stderr
 

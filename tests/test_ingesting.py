@@ -14,7 +14,7 @@ import pytest
 from label_files import WRITERS, write_images
 
 import tagger
-from tagger.data.ingest import Ingested
+from tagger.data.labels.source import Ingested
 from tagger.errors import TableError, UsageError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,9 +13,12 @@ import pytest
 from label_files import WRITERS, Row, Writer, write_images
 
 import tagger
-from tagger.data import labels
-from tagger.data.ingest import Ingested
-from tagger.data.labels import FORMATS
+from tagger.data.config import LabelOptions
+from tagger.data.labels.finding import LabelSource, find
+from tagger.data.labels.formats import FORMATS
+from tagger.data.labels.joining import class_counts, join
+from tagger.data.labels.record import Notes, Options
+from tagger.data.labels.source import Ingested, read_records
 from tagger.errors import TableError, UsageError
 
 NAMES = ("a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4 x.jpg", "5.jpg", "b/6.jpg")
@@ -270,15 +273,15 @@ def test_rows_stream(tmp_path: Path, writer: Writer) -> None:
     rows: list[Row] = [(f"{index % 1000}/{index}.jpg", (label_files.CLASSES[index % 3],)) for index in range(count)]
     file, _ = label_files.write(tmp_path, writer, rows)
     del rows
-    notes = labels.Notes()
-    found = labels.find(str(file), "auto", None, uris, notes)
-    assert isinstance(found, labels.LabelSource)
+    notes = Notes()
+    found = find(LabelOptions(labels=str(file)), None, uris, notes)
+    assert isinstance(found, LabelSource)
     tracemalloc.start()
-    records = sum(1 for _ in labels.read(found, labels.Options(), notes))
+    records = sum(1 for _ in read_records(found, Options(), notes))
     _, reading = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert records == count
     assert reading < (25 if writer.format == "coco" else 4) * 2**20, "reading holds the file"
-    joined = labels.join(uris, labels.read(found, labels.Options(), notes), ["/data"], False, notes)
-    assert labels.class_counts(joined.labels).total() == count
+    joined = join(uris, read_records(found, Options(), notes), ["/data"], False, notes)
+    assert class_counts(joined.labels).total() == count
     assert joined.labels[4].as_py() == ["cat"]

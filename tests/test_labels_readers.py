@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from label_files import by_name, ingest, notes_of, splits, write_images
 
-from tagger.data.ingest import Ingested
-from tagger.data.labels import FORMATS
+from tagger.data.labels.formats import FORMATS
+from tagger.data.labels.source import Ingested
 from tagger.errors import TableError, UsageError
 
 

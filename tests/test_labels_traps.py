@@ -15,8 +15,8 @@ import pytest
 from label_files import by_name, ingest, notes_of, splits, write_images
 
 import tagger
-from tagger.data import ingest as ingesting
 from tagger.data.config import LabelOptions
+from tagger.data.labels.source import read_labelled
 from tagger.errors import SourceError, TableError, UsageError
 
 
@@ -410,11 +410,9 @@ def test_a_project_called_test_is_no_test_split(tmp_path: Path) -> None:
     for folder in ("test", "test/val"):
         write_images(tmp_path / folder, ["1.jpg", "2.jpg"])
         (tmp_path / folder / "labels.csv").write_text("path,label\n1.jpg,a\n2.jpg,b\n")
-    found = ingesting.read_labelled(str(tmp_path / "test"), LabelOptions(str(tmp_path / "test" / "labels.csv")))
+    found = read_labelled(str(tmp_path / "test"), LabelOptions(str(tmp_path / "test" / "labels.csv")))
     assert set(splits(found).values()) == set()
-    inside = ingesting.read_labelled(
-        str(tmp_path / "test"), LabelOptions(str(tmp_path / "test" / "val" / "labels.csv"))
-    )
+    inside = read_labelled(str(tmp_path / "test"), LabelOptions(str(tmp_path / "test" / "val" / "labels.csv")))
     assert set(splits(inside).values()) == {"val"}
 
 

@@ -18,7 +18,7 @@ from pictures import MODEL
 
 import tagger
 from tagger import schema
-from tagger.data import dataset, manifest, scan
+from tagger.data import dataset, manifest
 from tagger.errors import SourceNotFound, TableError, UsageError
 from tagger.tagging import plan, run
 
@@ -211,8 +211,8 @@ def test_a_manifest_of_signed_urls_is_tagged_by_another_process_and_shows_no_sig
     assert not any(secret in text for text in [*shown, *written] for secret in ("let-me", "wrong-one"))
     assert all(SECRET in place or "wrong-one" in place for place in manifest.locations(pq.read_table(listed)))
     found = dataset.read_dataset(str(listed), multilabel=False)
-    scanned = dataset.scanned(found, scan.scan(found.table))
-    assert (len(scanned), scanned.label_names) == (4, ("even", "odd"))
+    images, _ = dataset.scan(str(listed), found)
+    assert (len(images), images.label_names) == (4, ("even", "odd"))
 
 
 def test_a_saved_plan_reads_signed_urls(signed: str, tmp_path: Path) -> None:

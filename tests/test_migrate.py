@@ -57,6 +57,8 @@ class Azure:
     keys_of_links: list[str | None] = field(default_factory=list)
     url: str = ""
     listed: Counter[str] = field(default_factory=Counter)
+    links: dict[int, str] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
     content: dict[int, bytes] = field(default_factory=dict)
     wrong_sum: set[int] = field(default_factory=set)
 
@@ -65,7 +67,7 @@ class Azure:
         self.listed[id] += 1
         tag = TAGS[number % 3]
         tags = [{"tagId": tag["id"], "tagName": tag["name"], "created": "2019-03-06T02:15:00.1234567Z"}]
-        link = f"{self.url}/blob/{number}?sig={self.listed[id]}"
+        link = self.links.get(number, f"{self.url}/blob/{number}?sig={self.listed[id]}")
         return {
             "id": id, "created": "2019-03-06T02:15:00.1234567Z", "width": 64, "height": 48, "resizedImageUri": link,
             "thumbnailUri": link, "originalImageUri": link, "regions": [], "metadata": None,
@@ -84,7 +86,8 @@ class Azure:
         if name in ("images/tagged/count", "images/untagged/count"):
             return 200, len(self.images[kind])
         if name == "images/id":
-            return 200, [self.image(uuid.UUID(id).int - 1000) for id in query["imageIds"][0].split(",")]
+            numbers = [uuid.UUID(id).int - 1000 for id in query["imageIds"][0].split(",")]
+            return 200, [self.image(number) for number in numbers if number not in self.deleted]
         known = {"tags": TAGS, "iterations": [ITERATION], f"iterations/{ITERATION['id']}/performance": PERFORMANCE}
         return (200, known[name]) if name in known else (404, {"code": "NotFound", "message": "?"})
 
@@ -233,6 +236,16 @@ def test_a_link_that_has_expired_is_listed_again(azure: Azure, migrate: Any, tmp
     assert len(labels_in(tmp_path / "out")) == 6
     assert migrate(azure.url).returncode == 0
     assert len(labels_in(tmp_path / "out")) == 7
+
+
+def test_a_deleted_image_and_links_that_lead_nowhere_do_not_stop_the_others(azure: Azure, migrate: Any) -> None:
+    azure.expired, azure.deleted = {"/blob/3?sig=1"}, {3}
+    azure.links = {1: "https://host:port", 2: "https://xn--/", 4: "file:///etc/passwd"}
+    ran = migrate(azure.url, "--json")
+    found = json.loads(ran.stdout)
+    reasons = sorted(error.rpartition(": ")[2] for error in found["failed"])
+    assert reasons == [*["not a link that can be followed"] * 3, "the image has been deleted"]
+    assert (ran.returncode, found["images"]) == (1, 3)
 
 
 def test_what_is_not_the_image_that_was_uploaded_is_not_written(azure: Azure, migrate: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,15 @@ def test_a_file_that_disagrees_on_photographs_is_written_only_by_force(tmp_path:
     assert written.agreement.top1 < 0.995
     facts = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
     assert json.loads(facts["agreement"])["top1"] == written.agreement.top1
+
+
+def test_agreement_is_recorded_in_the_checkpoint_for_each_precision(calibrated: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(calibrated, tmp_path / "mine")
+    before = checkpoint.describe(str(mine))
+    written = export_onnx(mine, tmp_path / "a.onnx").agreement
+    (records,) = json.loads((mine / "tagger.json").read_text())["agreement"].values()
+    assert records["exported onnx fp32"] == asdict(written)
+    assert checkpoint.describe(str(mine)).model_id == before.model_id
 
 
 def test_agreement_is_measured_on_the_users_photographs(

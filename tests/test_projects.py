@@ -471,6 +471,13 @@ def test_a_folder_that_was_renamed_is_one_clear_error(trained: Trained, run_tagg
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_was_deleted_is_the_error_of_its_predictions(trained: Trained, tmp_path: Path) -> None:
+    copy = shutil.copytree(trained.folder, tmp_path / "projects")
+    shutil.rmtree(next(copy.glob("*/checkpoints")))
+    with serving("--projects", copy) as server, pytest.raises(Exception, match="the iteration cannot be loaded: "):
+        predictor(server).classify_image(trained.project.id, "classify colours", coloured(0, "red"))
+
+
 def test_a_training_that_was_killed_with_the_server_goes_on(timm_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "projects"
     arguments = ["--projects", folder, *options(timm_folder, "finetune"), "--epochs", 300]

@@ -265,7 +265,7 @@ def test_a_damaged_part_is_left_out_or_named(tagged: Path, content: bytes) -> No
 def test_a_folder_without_results_is_one_clear_error(tmp_path: Path, run_tagger: Run) -> None:
     with pytest.raises(SourceNotFound, match="no results here"):
         results_report.gather(tmp_path)
-    ran = run_tagger("report", tmp_path / "none")
+    ran = run_tagger("report", tmp_path / "none", "--quiet")
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
 
 

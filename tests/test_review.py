@@ -260,7 +260,9 @@ def test_a_queue_is_shown_in_its_order_with_its_labels_and_candidates(tmp_path: 
 )
 def test_a_queue_that_is_none_is_one_line(tagged: Path, run_tagger: Any, content: bytes, message: str) -> None:
     (tagged / "q.parquet").write_bytes(content)
-    ran = run_tagger("review", tagged / "out", "--labels", tagged / "l2.parquet", "--queue", tagged / "q.parquet")
+    ran = run_tagger(
+        "review", tagged / "out", "--labels", tagged / "l2.parquet", "--queue", tagged / "q.parquet", "--quiet"
+    )
     assert ran.returncode == 1
     assert message in ran.stderr
     assert ran.stderr.count("\n") == 1
@@ -430,7 +432,7 @@ def test_a_port_in_use_is_passed_over(tagged: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_options_are_one_line(tagged: Path, run_tagger: Any, arguments: tuple[str, ...], message: str) -> None:
-    ran = run_tagger("review", tagged / "out", *arguments)
+    ran = run_tagger("review", tagged / "out", *arguments, "--quiet")
     assert ran.returncode == 1
     assert message in ran.stderr
     assert ran.stderr.count("\n") == 1

@@ -16,6 +16,7 @@ from pictures import write_stripes
 import tagger
 from tagger import checkpoint
 from tagger.data import normalisation
+from tagger.data.arrays import LabelledImages
 from tagger.errors import TableError
 from tagger.models.linear import Linear
 from tagger.models.speedrun import Speedrun
@@ -25,7 +26,7 @@ from tagger.training.data import Callbacks
 from tagger.training.loaders import TensorLoader
 from tagger.training.recipe import SPEEDRUN, Recipe
 from tagger.training.resume import State
-from tagger.training.scratch import Labelled, Network
+from tagger.training.scratch import Network
 from tagger.training.train import train
 from tagger.training.trainer import Epoch, Trainer
 
@@ -97,7 +98,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_network(
     rng = np.random.default_rng(0)
     labels = np.arange(120) % 2
     pixels = (rng.integers(0, 200, (120, 32, 32, 3)) + 20 * labels[:, None, None, None]).astype(np.uint8)
-    images = Labelled(pixels, np.eye(2, dtype=np.float32)[labels])
+    images = LabelledImages(pixels, np.eye(2, dtype=np.float32)[labels])
     model_args = {"tagger_mlp": {"batch_norm": True}}.get(architecture, {})
     network = Network(architecture, model_args, 2, normalisation.compute("standardise", pixels))
     seen: list[int] = []

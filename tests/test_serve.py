@@ -38,6 +38,7 @@ import tagger
 pytest.importorskip("prometheus_client", reason="needs the extra `serve`")
 
 from tagger.serving import batching, fetch
+from tagger.serving.body import Memory
 from tagger.serving.errors import Refused
 
 NAME = "cifar10-speedrun"
@@ -164,6 +165,13 @@ def multipart(content: bytes, name: str = "imageData", extra: str = "") -> dict[
     head = f'--b0\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n'
     whole = head.encode() + content + b"\r\n--b0--\r\n"
     return {"content": whole, "headers": {"Content-Type": "multipart/form-data; boundary=b0"}}
+
+
+def dotnet(content: bytes) -> dict[str, Any]:
+    """A multipart body of .NET's HttpClient: the boundary has quotation marks, the name has none."""
+    sent = multipart(content)
+    whole = sent["content"].replace(b'name="imageData"', b"name=imageData; filename=a.jpg; filename*=utf-8''a.jpg")
+    return {"content": whole, "headers": {"Content-Type": 'multipart/form-data; boundary="b0"'}}
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -297,6 +305,15 @@ def test_azures_own_client_understands_the_errors(
     assert raised.value.response.status_code == status
 
 
+def test_a_model_is_served_under_the_name_that_a_script_uses(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "a=b")
+    with serving(f"Iteration 1={MODEL}", f"{tmp_path}/a=b") as server:
+        assert [model["name"] for model in server.get("/models").json()["models"]] == ["Iteration 1", "a=b"]
+        found = server.post(CALL.replace(NAME, "Iteration%201") + "/image", jpeg()).json()
+        assert (found["tagger"]["model"], len(found["predictions"])) == ("Iteration 1", 10)
+        assert 'tagger_batch_images_count{model="Iteration 1"} 1.0' in server.get("/metrics").text
+
+
 def test_detection_is_not_what_a_classifier_does(keyed: Server) -> None:
     models = pytest.importorskip("azure.cognitiveservices.vision.customvision.prediction.models")
     with pytest.raises(models.CustomVisionErrorException, match="Invalid project type for operation"):
@@ -319,6 +336,7 @@ def test_paths_of_every_version_and_case_are_served(server: Server, path: str) -
         {"content": jpeg(), "headers": {"Content-Type": "application/x-www-form-urlencoded"}},  # curl's own
         multipart(jpeg()),
         multipart(jpeg(), "IMAGEDATA", '; filename="a.jpg"'),
+        dotnet(jpeg()),
     ):
         answer = server.post(path, **sent)  # type: ignore[arg-type]
         assert answer.status_code == 200, answer.text
@@ -358,6 +376,8 @@ def test_sloppy_json_is_read(keyed: Server, site: str, text: str) -> None:
         (b'{"url": "http://169.254.169.254/latest"}', "application/json", 400, "BadRequestImageUrl"),
         (b'{"url": "http://%s/"}' % (b"a" * 5000), "application/json", 400, "BadRequestImageUrl"),
         (b'{"url": "http://[bad"}', "application/json", 400, "BadRequestImageUrl"),
+        (b'{"url": "http://xn--a/"}', "application/json", 400, "BadRequestImageUrl"),
+        (b'{"url": "http://93.184.216.34:99999/"}', "application/json", 400, "BadRequestImageUrl"),
         (b'{"url": "http://host.invalid/"}', "application/json", 400, "BadRequestImageUrl"),
         (jpeg(), "application/octet-stream", 415, "UnsupportedMediaType"),
     ],
@@ -391,14 +411,16 @@ def test_the_calls_of_an_exported_container_are_answered_its_way(server: Server)
 # --- URLs -------------------------------------------------------------------------------------------------------------
 
 
-def fetched(url: str, permits: Any = fetch.anywhere, seconds: float = 5) -> bytes:
-    return asyncio.run(fetch.Fetcher(1 << 20, permits, seconds).fetch(url))
+def fetched(url: str, permits: Any = fetch.anywhere, seconds: float = 5, memory: int = 1 << 30) -> bytes:
+    with Memory(memory).held() as held:
+        return asyncio.run(fetch.Fetcher(1 << 20, permits, seconds).fetch(url, held))
 
 
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
-     "::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1"],
+     "::1", "::", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "::7f00:1",
+     "64:ff9b:1::7f00:1", "fec0::1"],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not fetch.is_public(address)
@@ -494,6 +516,35 @@ def test_urls_without_an_end_or_an_image_are_given_up(site: str) -> None:
         fetched(f"{site}/missing")
     with pytest.raises(Refused, match="cannot be fetched"):
         fetched("http://127.0.0.1:1/a.jpg")
+
+
+def test_images_behind_urls_count_in_the_memory_of_all_requests(site: str) -> None:
+    with pytest.raises(Refused, match="the server is busy"):
+        fetched(f"{site}/endless", memory=100_000)
+
+
+def test_hosts_and_name_servers_that_are_slow_hold_up_nothing_else(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def slow(host: str, *arguments: Any, **options: Any) -> Any:
+        time.sleep(3 if host == "slow.test" else 0)
+        return resolve("127.0.0.1", *arguments, **options)
+
+    async def seconds() -> float:
+        fetcher = fetch.Fetcher(1 << 20, fetch.anywhere, seconds=3)
+        with Memory().held() as held:
+            urls = ["http://slow.test/"] * 20 + [f"{site}/slow"] * 20
+            slow = [asyncio.create_task(fetcher.fetch(url, held)) for url in urls]
+            await asyncio.sleep(0.2)
+            started = time.monotonic()
+            assert await fetcher.fetch(f"{site.replace('127.0.0.1', 'quick.test')}/cat.jpg", held) == jpeg()
+            await asyncio.to_thread(time.sleep, 0)
+            took = time.monotonic() - started
+            await asyncio.gather(*slow, return_exceptions=True)
+        return took
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    assert asyncio.run(seconds()) < 1.5
 
 
 # --- plain calls ------------------------------------------------------------------------------------------------------
@@ -626,8 +677,14 @@ def test_azures_own_client_learns_that_a_body_of_200_mb_is_too_large(keyed: Serv
         client(keyed).classify_image(PROJECT, NAME, bytes(200 << 20))
 
 
-def test_images_that_decode_slowly_hold_up_nobody(server: Server) -> None:
-    content = slow_image()
+def memory_of(server: Server) -> int:
+    """Return the memory of a server in MB."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) >> 10
+
+
+def test_images_that_decode_slowly_hold_up_nobody_and_leave_no_memory(server: Server) -> None:
+    content, before = slow_image(), memory_of(server)
     with ThreadPoolExecutor(3) as pool:
         slow = [pool.submit(server.post, "/predict", content) for _ in range(3)]
         time.sleep(0.3)
@@ -635,6 +692,7 @@ def test_images_that_decode_slowly_hold_up_nobody(server: Server) -> None:
         assert quick.status_code == 200
         assert not any(future.done() for future in slow)
         assert all(future.result().status_code == 200 for future in slow)
+    assert memory_of(server) < before + 300
 
 
 def test_sigterm_answers_what_is_at_work_and_then_ends(tmp_path: Path) -> None:
@@ -743,7 +801,11 @@ def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> N
             ([MODEL, "--port", port], f"--host 127.0.0.1 --port {port}: cannot listen there"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "keys"], "is empty; write one key a line"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "none"], "none: cannot be read"),
-            ([MODEL, MODEL, "--port", 0], "another model is named cifar10-speedrun too"),
+            (
+                [MODEL, MODEL, "--port", 0],
+                "two models are named cifar10-speedrun; NAME=MODEL",
+            ),
+            (["other=nowhere"], "nowhere: no such checkpoint"),
             ([MODEL, "--port", 0, "--max-body", 0], "--max-body"),
         ):
             ran = run_tagger("serve", *arguments)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import photo
 from PIL import Image, ImageOps
 
 from tagger import images
-from tagger.data import duplicates, splits
+from tagger.data import dataset, duplicates, splits
 from tagger.errors import UsageError
 
 Labels = list[tuple[str, ...] | None]
@@ -90,7 +91,7 @@ def test_classes_of_one_or_two_are_for_training_and_named() -> None:
     found = splits.assign(ids(43), labels, alone(43))
     assert found.split[40:] == ("train",) * 3
     assert found.too_small == ("pair", "single")
-    assert "2 labels are missing in a split" in found.text([str(n) for n in range(43)])
+    assert "2 labels are missing in a split" in found.lines([str(n) for n in range(43)])[-1]
 
 
 def test_unlabelled_rows_have_no_split_and_known_negatives_are_a_class() -> None:
@@ -108,7 +109,7 @@ def test_groups_never_cross_and_leave_the_shares_alone() -> None:
     assert shares(found.split) == pytest.approx([0.70, 0.15, 0.15], abs=0.04)
     assert found.leaks == ()
     assert sorted(map(len, found.groups), reverse=True) == [len(rows) for rows in found.groups]
-    assert "groups of near-duplicates kept together" in found.text([str(n) for n in range(2000)])
+    assert "groups of near-duplicates kept together" in found.lines([str(n) for n in range(2000)])[1]
 
 
 def test_a_group_that_would_fill_a_split_is_for_training() -> None:
@@ -144,7 +145,7 @@ def test_a_copy_across_given_splits_is_reported_and_not_moved() -> None:
     found = splits.assign(ids(28), [("cat",)] * 28, groups, given)
     assert found.split == ("train", "test", "test", "test", *["train"] * 20, *["val"] * 4)
     assert found.leaks == ((0, 1),)
-    assert "across the given splits, a leak (largest 2 images), for example a = b" in found.text("abcd" + "x" * 24)
+    assert "across the given splits, a leak (largest 2 images), for example a = b" in found.lines("abcd" + "x" * 24)[-1]
 
 
 def test_an_unknown_split_is_refused_and_no_image_has_none() -> None:
@@ -169,3 +170,12 @@ def test_copies_of_real_photographs_never_cross_a_split(real_photos: Path) -> No
     together = [len(set(found.split[row : row + 3])) == 1 for row in range(0, len(labels), 3)]
     assert np.mean(together) == 1
     assert shares(found.split) == pytest.approx([0.70, 0.15, 0.15], abs=0.03)
+
+
+def test_a_name_with_a_line_break_stays_in_its_line_of_the_report(tmp_path: Path) -> None:
+    for name, seed in (("cat/1\n.jpg", 1), ("cat/2.jpg", 1), ("dog/3.jpg", 2)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        photo(seed).save(tmp_path / name)
+    found = dataset.read_dataset(str(tmp_path), multilabel=False)
+    _, report = dataset.split(*dataset.scan("photos", found), seed=0)
+    assert any("kept together" in line and line.endswith("cat/2.jpg") for line in report)

@@ -155,7 +155,7 @@ def test_a_labels_file_that_is_none_is_one_line(
     out = write_table(tmp_path / "out", [row("/p/a.jpg", 0.1)])
     if content:
         (tmp_path / name).write_bytes(content)
-    ran = run_tagger("suggest", out, "--labels", tmp_path / name, cwd=tmp_path)
+    ran = run_tagger("suggest", out, "--labels", tmp_path / name, "--quiet", cwd=tmp_path)
     assert ran.returncode == 1
     assert message in ran.stderr
     assert ran.stderr.count("\n") == 1

@@ -171,12 +171,12 @@ def test_any_backbone_learns_at_another_image_size(
 def test_known_negatives_have_no_vote() -> None:
     features = np.array([[0, 0], [1, 1], [9, 9], [9, 8]], dtype=np.float32)
     truth = np.array([[1, 0], [0, 0], [0, 1], [0, 1]], dtype=np.float32)
-    found = knn.fit(features, truth, features + 0.1, truth)
+    found = knn.fit((features, truth), (features + 0.1, truth))
     assert found.labels.tolist() == [0, 1, 1]
     assert found.examples.tolist() == features[[0, 2, 3]].tolist()
     assert (found.k, found.accuracy) == (1, 1.0)
     with pytest.raises(SourceError, match="0 training and 0 held-out"):
-        knn.fit(features, 0 * truth, features, 0 * truth)
+        knn.fit((features, 0 * truth), (features, 0 * truth))
 
 
 def test_evaluate_reproduces_the_numbers_of_the_card(colours: Path, probe: Path) -> None:

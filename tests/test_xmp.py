@@ -19,7 +19,7 @@ from test_exporting import results
 
 import tagger
 from tagger import storage
-from tagger.data.ingest import corrected, read_labelled
+from tagger.data.labels.source import corrected, read_labelled
 from tagger.errors import TooManyFailed, UsageError
 from tagger.images import xmp
 from tagger.tagging.config import SidecarConfig

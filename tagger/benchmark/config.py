@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tagger import options
 from tagger.benchmark.baselines import KNOWN
 from tagger.errors import UsageError
-from tagger.options import FORM, Option
+from tagger.options import FORM, Device, Option
 from tagger.training.config import DEFAULT_BACKBONE
 
 DEFAULT_MODELS = ("knn", "linear", "mlp", "convnet", "resnet20", "speedrun", "probe", "finetune")
@@ -39,7 +39,7 @@ class BenchmarkConfig:
         str,
         Option("Backbone of knn-features, probe and finetune: timm/NAME, imagenet, local-dir:FOLDER or a checkpoint."),
     ] = DEFAULT_BACKBONE
-    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         options.check(self)

@@ -16,9 +16,9 @@ from tagger.benchmark.config import BenchmarkConfig
 from tagger.checkpoint.info import fingerprint
 from tagger.data import cifar10
 from tagger.data.arrays import LabelledImages
-from tagger.data.dataset import BoolArray, Dataset, SeveralLabels, truth_of
+from tagger.data.dataset import BoolArray, Dataset, SeveralLabels
 from tagger.errors import SourceError, UsageError
-from tagger.images import Preprocessing, UInt8Array
+from tagger.images import UInt8Array
 from tagger.training import data as training_data
 from tagger.training.config import TrainConfig
 from tagger.training.data import Callbacks, TrainingData
@@ -72,12 +72,12 @@ class BenchmarkData:
     @cached_property
     def data_id(self) -> str:
         """Return a hash of all pixels, labels and names."""
-        held_out = self.dataset.split("val")[~self.dataset.split("test")]
-        return fingerprint([self.train.fingerprint(), self.test.fingerprint(), held_out.tolist()])
+        held_out, names = self.dataset.split("val")[~self.dataset.split("test")], self.dataset.label_names
+        return fingerprint([self.train.fingerprint(names), self.test.fingerprint(names), held_out.tolist()])
 
     def describe(self) -> str:
         """Return the number of images, and which were left out, as text."""
-        train, held_out, test = (len(part.labels) for part in (self.train, self.validation, self.test))
+        train, held_out, test = (len(part) for part in (self.train, self.validation, self.test))
         counts = f"{train:,} training images ({held_out:,} of them held out for validation), {test:,} test images"
         return "; ".join((f"{self.name}: {counts}", *self.dataset.notes))
 
@@ -92,8 +92,7 @@ class BenchmarkData:
         return self._on_backbones[key]
 
     def _rows(self, rows: BoolArray) -> LabelledImages:
-        labels = self.dataset.truth[rows].argmax(axis=1).astype(np.int64)
-        return LabelledImages(self.images[rows], labels, self.dataset.label_names)
+        return LabelledImages(self.images[rows], self.dataset.truth[rows])
 
 
 def read(dataset: str, data: str | None, config: BenchmarkConfig, callbacks: Callbacks) -> BenchmarkData:
@@ -102,7 +101,7 @@ def read(dataset: str, data: str | None, config: BenchmarkConfig, callbacks: Cal
     Raises SourceError when a class is missing in a split.
     """
     found = _cifar10(data, config.image_size, callbacks.say) if dataset == CIFAR10 else _own(dataset, config, callbacks)
-    names = found.train.label_names
+    names = found.dataset.label_names
     for split, part in (("training", found.learning), ("test", found.test)):
         if missing := sorted(set(range(len(names))) - set(part.labels.tolist())):
             listed = ", ".join(names[index] for index in missing[:5])
@@ -128,8 +127,8 @@ def _cifar10(data: str | None, side: int, say: Say) -> BenchmarkData:
         raise UsageError(f"--image-size {side}: CIFAR-10 has images of {cifar10.SIDE} pixels; omit it")
     train, test = cifar10.read(data, say)
     place = pd.Series(train.labels).groupby(train.labels).cumcount()  # among the images of its class
-    splits = [*np.where(place % HELD_OUT == HELD_OUT - 1, "val", "train").tolist(), *["test"] * len(test.labels)]
-    labels = [[train.label_names[label]] for label in (*train.labels, *test.labels)]
+    splits = [*np.where(place % HELD_OUT == HELD_OUT - 1, "val", "train").tolist(), *["test"] * len(test)]
+    labels = [[cifar10.LABEL_NAMES[label]] for label in (*train.labels, *test.labels)]
     uris = [f"{CIFAR10}:{index:05d}" for index in range(len(labels))]
     table = schema.from_rows(
         [{"uri": uri, "labels": row, "split": split} for uri, row, split in zip(uris, labels, splits, strict=True)],
@@ -139,13 +138,13 @@ def _cifar10(data: str | None, side: int, say: Say) -> BenchmarkData:
         name="CIFAR-10",
         note="; ".join(filter(None, (_part(train, test), LOSSY if train.lossy or test.lossy else ""))),
         images=np.concatenate((train.images, test.images)),
-        dataset=Dataset(table, train.label_names, truth_of(table, train.label_names)),
+        dataset=Dataset(table, cifar10.LABEL_NAMES, np.concatenate((train.truth, test.truth))),
     )
 
 
 def _part(train: LabelledImages, test: LabelledImages) -> str:
     """Return a note where images of CIFAR-10 are missing."""
-    counts = [(len(part.labels), ALL[split], split) for split, part in (("training", train), ("test", test))]
+    counts = [(len(part), ALL[split], split) for split, part in (("training", train), ("test", test))]
     lacking = [f"{count:,} of {total:,} {split}" for count, total, split in counts if count != total]
     return f"only {' and '.join(lacking)} images, so published numbers do not compare" if lacking else ""
 
@@ -157,10 +156,10 @@ def _own(dataset: str, config: BenchmarkConfig, callbacks: Callbacks) -> Benchma
         method: Literal["finetune", "probe"] = "finetune" if "finetune" in config.models else "probe"
         options = TrainConfig(backbone=config.backbone, method=method, device=config.device)
     try:
-        found = training_data.read(dataset, options, callbacks, Preprocessing(size=(side, side), crop_pct=1.0), True)
+        found = training_data.read(dataset, options, callbacks, benchmark_side=side)
     except SeveralLabels as error:
         raise UsageError(f"{error.args[0].partition(';')[0]}; a benchmark takes one label per image") from error
     if not found.rows("test").any():
         raise SourceError(f"{dataset}: no image is in the test split; label more images")
     assert found.square is not None
-    return BenchmarkData(found.name, "", found.square, found.dataset, found)
+    return BenchmarkData(found.name, "", found.square.arrays, found.dataset, found)

@@ -14,6 +14,7 @@ from tagger import checkpoint, hardware, storage
 from tagger.benchmark.data import ALL, CIFAR10, BenchmarkData
 from tagger.benchmark.published import PUBLISHED
 from tagger.checkpoint.info import Json
+from tagger.evaluation import metrics
 from tagger.evaluation.metrics import Array
 from tagger.inference.engines import Float32Array
 from tagger.models.convnet import ConvNet
@@ -24,11 +25,11 @@ from tagger.models.resnet import ResNet
 from tagger.models.speedrun import Speedrun
 from tagger.reporting import benchmark_report
 from tagger.reporting.formatting import joined
+from tagger.training.result import MISTAKES
 
 PLOTS, MODELS = "plots", "models"
 FolderOf = Callable[[str, int], str]
 SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
-SHOWN_MISTAKES = 24
 INLINE = 1_000_000
 """Bytes of figures in a Markdown artifact, which is stored in a database; the files have all figures."""
 VARIANTS = {
@@ -46,23 +47,15 @@ VARIANTS = {
 """Model -> title, and the variants of it that are compared."""
 
 
-def write(
-    out: str,
-    data: BenchmarkData,
-    rows: Sequence[Json],
-    scores: Sequence[Float32Array],
-    folder: FolderOf,
-    command: str,
-) -> None:
-    """Write report.md with its plots, and report.html; `folder` gives the checkpoint of a model and seed."""
-    facts = gather(data, rows, scores, folder, command)
-    drawn = dict(benchmark_report.plot_files(facts))
+def write(out: str, report: benchmark_report.BenchmarkReport) -> None:
+    """Write report.md with its plots, and report.html."""
+    drawn = dict(benchmark_report.plot_files(report))
     for name in set(storage.names_in(storage.join(out, PLOTS)) or ()) - set(drawn):
         storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # of models that are no longer in the report
     for name, content in drawn.items():
         storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
-    storage.write_atomic(storage.join(out, "report.md"), benchmark_report.markdown(facts, PLOTS).encode())
-    storage.write_atomic(storage.join(out, "report.html"), benchmark_report.html(facts, drawn).encode())
+    storage.write_atomic(storage.join(out, "report.md"), benchmark_report.markdown(report, PLOTS).encode())
+    storage.write_atomic(storage.join(out, "report.html"), benchmark_report.html(report, drawn).encode())
 
 
 def gather(
@@ -72,7 +65,7 @@ def gather(
     folder: FolderOf,
     command: str,
 ) -> benchmark_report.BenchmarkReport:
-    """Return the facts of the report; images come from the shown run of each model."""
+    """Return the facts of the report, with images of the shown run of each model; `folder` gives its checkpoint."""
     runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
     shown = {model.name: model.shown for model in benchmark_report.by_model(runs)}
     nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
@@ -81,7 +74,7 @@ def gather(
     return benchmark_report.BenchmarkReport(
         dataset=data.name,
         runs=runs,
-        label_names=data.train.label_names,
+        label_names=data.dataset.label_names,
         truth=data.test.labels,
         note=data.note,
         published=_published(data, of_model),
@@ -107,7 +100,7 @@ def _run(row: Json, scores: Float32Array) -> benchmark_report.Run:
 
 def _published(data: BenchmarkData, models: Collection[str]) -> list[benchmark_report.Published]:
     """Return the published accuracies of these models, on all of CIFAR-10; of other images there are none."""
-    same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train.labels) == ALL["training"]
+    same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train) == ALL["training"]
     return [each for each in PUBLISHED if same and each.model in models]
 
 
@@ -162,9 +155,8 @@ def _neighbours(net: Knn, data: BenchmarkData, scores: Float32Array) -> benchmar
 
 def _mistakes(data: BenchmarkData, scores: Float32Array) -> benchmark_report.Mistakes:
     """Return the most confident mistakes."""
-    truth, tags, names = data.test.labels, scores.argmax(axis=1), data.train.label_names
-    wrong = np.flatnonzero(tags != truth)
-    surest = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:SHOWN_MISTAKES]
+    truth, tags, names = data.test.labels, scores.argmax(axis=1), data.dataset.label_names
+    surest = metrics.confident_mistakes(scores, data.test.truth, MISTAKES)
     captions = [f"{names[tags[row]]} {scores[row].max():.2f}\nis {names[truth[row]]}" for row in surest]
     return benchmark_report.Mistakes(list(data.test.images[surest]), captions)
 

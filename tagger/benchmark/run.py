@@ -117,7 +117,7 @@ class Benchmark:
         out = storage.absolute(self.out)
         table = schema.from_rows([_row(facts) for facts in rows], "benchmark")
         storage.write_atomic(storage.join(out, "results.parquet"), schema.serialise(table, "benchmark"))
-        pages.write(out, self.data, rows, scores, self.folder, self.command)
+        pages.write(out, pages.gather(self.data, rows, scores, self.folder, self.command))
         return rows
 
     def run(self) -> list[Json]:
@@ -251,7 +251,7 @@ class Benchmark:
         checkpoint.save(
             folder,
             trained.network,
-            label_names=self.data.train.label_names,
+            label_names=self.data.dataset.label_names,
             task="multiclass",
             metrics={"test": asdict(evaluation), "test_accuracy_tta": trained.accuracy_tta},
             training=self._training(trained, facts),
@@ -261,7 +261,7 @@ class Benchmark:
         )
 
     def _training(self, trained: Model, facts: Json) -> Json:
-        data = self.data
+        data, names = self.data, self.data.dataset.label_names
         caveats = [f"trained on less than the recipe: {trained.cut}"] if trained.cut else []
         return {
             "command": self.command,
@@ -270,8 +270,8 @@ class Benchmark:
             "backbone": None,
             "hyperparameters": trained.hyperparameters,
             "seed": facts["seed"],
-            "images": {"train": trained.images, "test": len(data.test.labels)},
-            "labels": {"train": data.train.counts(), "test": data.test.counts()},
+            "images": {"train": trained.images, "test": len(data.test)},
+            "labels": {"train": data.train.counts(names), "test": data.test.counts(names)},
             "fingerprint": data.data_id,
             "curve": facts["curve"],
             "warnings": [line for line in (*caveats, data.note, trained.note) if line],

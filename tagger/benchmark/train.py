@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from tagger import hardware
+from tagger import hardware, models
 from tagger.benchmark import data as benchmark_data
 from tagger.benchmark.baselines import BASELINES, TRANSFER, Baseline
 from tagger.benchmark.budget import Cut, fit_into
@@ -32,12 +33,11 @@ from tagger.training import knn, methods, scratch
 from tagger.training.config import TrainConfig
 from tagger.training.data import Callbacks, TrainingData
 from tagger.training.recipe import Recipe
-from tagger.training.result import Trained
+from tagger.training.result import Trained, embed
 from tagger.training.resume import State
-from tagger.training.scratch import Labelled, Network
+from tagger.training.scratch import Network
 from tagger.training.train import fit_and_evaluate
 from tagger.training.trainer import Diverged, Epoch
-from tagger.training.unknown import embed
 
 QUERIES = 1000
 """Held-out images that k is chosen on within a budget."""
@@ -128,12 +128,12 @@ def train_baseline(task: Task) -> Model:
     train = data.learning if baseline.holds_out else data.train
     computed = normalisation.compute(_normalisation(baseline, config), train.images)
     model_args = _model_args(baseline, data, config)
-    network = Network(f"tagger_{baseline.family}", model_args, len(train.label_names), computed)
+    network = Network(f"tagger_{baseline.family}", model_args, len(data.dataset.label_names), computed)
     each = partial(seconds_per_image, network, baseline.recipe, train, task.seed, device)
-    cut = task.cut(baseline.recipe.epochs, len(train.labels), each)
+    cut = task.cut(baseline.recipe.epochs, len(train), each)
     recipe, train = replace(baseline.recipe, epochs=cut.epochs), train.some(cut.images, task.seed)
-    validation = _labelled(data.validation) if baseline.holds_out else None
-    trainer = scratch.make_trainer(network, _labelled(train), recipe, task.seed, device, validation)
+    validation = data.validation if baseline.holds_out else None
+    trainer = scratch.make_trainer(network, train, recipe, task.seed, device, validation)
     net, curve = scratch.train_net(trainer, task.state.with_facts(cut=asdict(cut)), task.callbacks.on_epoch)
     elapsed = max(time.perf_counter() - started, sum(epoch.seconds for epoch in curve))  # of killed runs too
     tta = scratch.score(net, data.test.images, computed, tta=True) if recipe.augmented else None
@@ -146,7 +146,7 @@ def train_baseline(task: Task) -> Model:
         scores=_scores(net, data, computed),
         seconds=elapsed,
         curve=curve,
-        images=len(train.labels),
+        images=len(train),
         cut=cut.text,
         note=", ".join(filter(None, notes)),
         accuracy_tta=None if tta is None else float((tta.argmax(1) == data.test.labels).mean()),
@@ -171,20 +171,15 @@ def _statistics(network: Built, data: BenchmarkData, baseline: Baseline, device:
 def seconds_per_image(network: Network, recipe: Recipe, train: LabelledImages, seed: int, device: str) -> float:
     """Time a few training steps, after as many to warm up."""
     some = train.some(_TIMED * recipe.batch_size, seed)
-    trainer = scratch.make_trainer(network, _labelled(some), replace(recipe, patience=None), seed, device)
+    trainer = scratch.make_trainer(network, some, replace(recipe, patience=None), seed, device)
     trainer.run_epoch()
-    return trainer.run_epoch().seconds / len(some.labels)
+    return trainer.run_epoch().seconds / len(some)
 
 
 def _scores(net: nn.Module, data: BenchmarkData, computed: Normalisation) -> Float32Array:
     """Return the scores (N, K) of the test images."""
     scores: Float32Array = torch.from_numpy(scratch.score(net, data.test.images, computed)).softmax(1).numpy()
     return scores
-
-
-def _labelled(data: LabelledImages) -> Labelled:
-    targets: Float32Array = np.eye(len(data.label_names), dtype=np.float32)[data.labels]
-    return Labelled(data.images, targets)
 
 
 def _model_args(baseline: Baseline, data: BenchmarkData, config: BenchmarkConfig) -> dict[str, object]:
@@ -205,8 +200,8 @@ def _normalisation(baseline: Baseline, config: BenchmarkConfig) -> str:
 def train_knn(task: Task) -> Model:
     """Choose k and metric on held-out images, then store all training images; within a budget, on fewer of them."""
     started, data = time.perf_counter(), task.data
-    train, names = data.train, data.train.label_names
-    quick = task.config.seconds is not None and len(train.labels) > QUERIES
+    train, names = data.train, data.dataset.label_names
+    quick = task.config.seconds is not None and len(train) > QUERIES
     queries = data.validation.some(QUERIES, seed=0) if quick else data.validation
     curves = knn.accuracies(
         pixel_rows(queries), pixel_rows(data.learning), len(names), knn.FAST_METRICS if quick else knn.METRICS,
@@ -215,21 +210,21 @@ def train_knn(task: Task) -> Model:
     metric, k = knn.best(curves)
     task.callbacks.say(f"k = {k}, {metric}; validation {curves[metric][k]:.1%}")
     side = data.images.shape[1]
-    net = Knn(len(names), len(train.labels), k, metric, dtype="uint8", input_size=side)
+    model_args: dict[str, object] = {
+        "examples": len(train), "k": k, "metric": metric, "dtype": "uint8", "input_size": side
+    }  # fmt: skip
+    net = cast(Knn, models.build("tagger_knn", len(names), model_args))
     net.remember(torch.from_numpy(train.images).permute(0, 3, 1, 2), torch.from_numpy(train.labels))
-    model_args: dict[str, object] = {"examples": len(train.labels), "k": k, "metric": metric}
     computed = Normalisation("none", std=(1 / 255,) * 3)
     seconds = time.perf_counter() - started
-    counts = f"{len(queries.labels):,} of {len(data.validation.labels):,}"
+    counts = f"{len(queries):,} of {len(data.validation):,}"
     return Model(
-        network=Built(
-            net, "tagger_knn", model_args | {"dtype": "uint8", "input_size": side}, computed.preprocessing(side)
-        ),
+        network=Built(net, "tagger_knn", model_args, computed.preprocessing(side)),
         title="k nearest neighbours",
         scores=_scores(net, data, computed),
         seconds=seconds,
         curve=[],
-        images=len(train.labels),
+        images=len(train),
         note=f"k and metric (without l1) chosen on {counts} held-out images" if quick else "",
         facts={"k_curve": curves},
         hyperparameters={"k": k, "metric": metric},
@@ -294,5 +289,4 @@ def evaluate(model: Model, data: BenchmarkData) -> metrics.Evaluation:
     """Return the metrics of a model on the test images."""
     if model.trained is not None:
         return model.trained.evaluations["test"]
-    truth: Float32Array = np.eye(len(data.test.label_names), dtype=np.float32)[data.test.labels]
-    return metrics.evaluate(model.scores, truth, "multiclass", data.test.label_names, None)
+    return metrics.evaluate(model.scores, data.test.truth, "multiclass", data.dataset.label_names)

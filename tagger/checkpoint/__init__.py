@@ -3,8 +3,6 @@
 from tagger.checkpoint.load import (
     BUNDLE,
     CARD,
-    CONFIG,
-    WEIGHTS,
     build,
     build_resized,
     default_backbone,
@@ -16,7 +14,7 @@ from tagger.checkpoint.packaged import PACKAGED, available
 from tagger.checkpoint.save import Built, save, set_statistics
 
 __all__ = [
-    "BUNDLE", "CARD", "CONFIG", "PACKAGED", "WEIGHTS", "Built", "available", "build", "build_resized",
+    "BUNDLE", "CARD", "PACKAGED", "Built", "available", "build", "build_resized",
     "default_backbone", "describe", "list_checkpoints", "record_agreement", "save",
     "set_statistics",
 ]  # fmt: skip

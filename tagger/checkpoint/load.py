@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_BACKBONE = "mobilenetv3_large_100.ra_in1k"
+HUB_BACKBONE = "timm/mobilenetv3_large_100.ra_in1k"
 """Backbone to train on when none is named and the hub is in reach."""
 HUB_TIMEOUT = 3.0
 """Seconds in which the hub must answer."""
@@ -74,16 +74,15 @@ def default_backbone() -> str:
     """Return the backbone to train on when none is named: the hub's, or `imagenet` where it is out of reach."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
-    hub_id = f"timm/{DEFAULT_BACKBONE}"
-    if isinstance(try_to_load_from_cache(hub_id, WEIGHTS), str):
-        return f"timm/{DEFAULT_BACKBONE}"
+    if isinstance(try_to_load_from_cache(HUB_BACKBONE, WEIGHTS), str):
+        return HUB_BACKBONE
     try:
-        get_hf_file_metadata(hf_hub_url(hub_id, WEIGHTS), timeout=HUB_TIMEOUT)
+        get_hf_file_metadata(hf_hub_url(HUB_BACKBONE, WEIGHTS), timeout=HUB_TIMEOUT)
     except Exception:  # of whichever HTTP client the hub uses
-        log.warning("training on imagenet: the hub, which has timm/%s, is out of reach", DEFAULT_BACKBONE)
+        log.warning("training on imagenet: the hub, which has %s, is out of reach", HUB_BACKBONE)
         return "imagenet"
-    log.warning("training on timm/%s, from the hub", DEFAULT_BACKBONE)
-    return f"timm/{DEFAULT_BACKBONE}"
+    log.warning("training on %s, from the hub", HUB_BACKBONE)
+    return HUB_BACKBONE
 
 
 def build(info: ModelInfo) -> nn.Module:
@@ -121,7 +120,7 @@ def build_resized(backbone: ModelInfo) -> nn.Module:
     return net
 
 
-def list_checkpoints(folder: str = "checkpoints") -> tuple[list[ModelInfo], list[ModelError]]:
+def list_checkpoints(folder: str) -> tuple[list[ModelInfo], list[ModelError]]:
     """Describe every checkpoint directly inside a folder; return also the errors of those that are broken."""
     root = storage.absolute(folder)
     names = storage.names_in(root)

@@ -1,4 +1,4 @@
-"""The application: errors become one line and an exit code."""
+"""The application that the modules of this package add their commands to; errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from tagger.errors import TaggerError
 from tagger.redaction import redact
 
 EXIT_INTERRUPTED = 130
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+"""Options that commands share, beside those in tagger/options.py."""
 
 
 class Commands(typer.core.TyperGroup):

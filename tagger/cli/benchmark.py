@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagger.benchmark.config import BenchmarkConfig
-from tagger.cli.app import STYLE, Commands, app
-from tagger.cli.options import Json, Model, Quiet
+from tagger.cli.app import STYLE, Commands, Json, Quiet, app
 from tagger.cli.printing import print_json, print_table, say, show
 from tagger.inference.config import ModelConfig
-from tagger.options import Cifar10, Fields, Images, ReportOut, expand
+from tagger.options import Cifar10, Fields, Images, Model, ReportOut, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def agreement(
 
     found = measure(model, source, config.choice, limit, None if as_json else say)
     if as_json:
-        print_json(found.to_dict())
+        print_json(asdict(found))
     else:
         print_table(found.columns, found.rows())
         show(found.text())

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tagger.cli.app import STYLE, Commands, app
-from tagger.cli.options import Json, Quiet
+from tagger.cli.app import STYLE, Commands, Json, Quiet, app
 from tagger.cli.printing import print_json, progress, show
 from tagger.errors import MissingExtra, SourceError, UsageError
 

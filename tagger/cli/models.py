@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagger.cli.app import app
-from tagger.cli.options import Json
+from tagger.cli.app import Json, app
 from tagger.cli.printing import headline, print_json, print_table, progress, say, show
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from tagger import options
-from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import print_json, show
 from tagger.options import expand
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from tagger import options
-from tagger.cli.app import app
-from tagger.cli.options import Quiet
+from tagger.cli.app import Quiet, app
 from tagger.cli.printing import progress, show
 from tagger.errors import MissingExtra
 from tagger.options import expand

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tagger.cli.app import app
-from tagger.cli.options import Quiet
+from tagger.cli.app import Quiet, app
 from tagger.cli.printing import say, show
 from tagger.errors import MissingExtra, UsageError
 from tagger.inference.config import ModelConfig
@@ -27,7 +26,10 @@ def serve(
     ],
     train_config: Annotated[TrainConfig, Fields(("backbone", "method", "image_size", "epochs"))],
     models: Annotated[
-        list[str] | None, typer.Argument(help="Checkpoint folders or URLs, timm/NAME, or .onnx files.")
+        list[str] | None,
+        typer.Argument(
+            help="Checkpoint folders or URLs, timm/NAME, or .onnx files; NAME=MODEL serves one under that name."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import print_json, progress, show
 from tagger.options import Suggestable, SuggestionsOut, expand
 from tagger.tagging.suggest.config import SuggestConfig

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tagger import options
-from tagger.cli.app import app
-from tagger.cli.options import Json, Quiet, Results
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import emit, print_json, progress, show, titled
 from tagger.data.config import LabelOptions
 from tagger.errors import TableError, UsageError
-from tagger.options import Grace, ManifestOut, Source, expand
-from tagger.options import Results as ResultsTable
+from tagger.options import Grace, ManifestOut, Results, Source, expand
 from tagger.tagging.config import SidecarConfig
 
 if TYPE_CHECKING:
@@ -44,6 +42,7 @@ def ingest(
 
 
 @app.command(epilog='Example: tagger query results "SELECT uri, tag FROM tags" --format csv')
+@expand
 def query(
     results: Results,
     sql: Annotated[str | None, typer.Argument(help="DuckDB SQL over the views images, tags and history.")] = None,
@@ -81,6 +80,7 @@ def query(
 
 
 @app.command(epilog="Example: tagger status results --verify")
+@expand
 def status(
     results: Results,
     verify: Annotated[bool, typer.Option("--verify", help="Read every byte of every part file.")] = False,
@@ -106,7 +106,7 @@ def status(
 
 @app.command(epilog="Example: tagger compact results")
 @expand
-def compact(results: ResultsTable, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
+def compact(results: Results, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
     """Merge small part files into large ones.
 
     Queries and runs may go on meanwhile. The rows stay the same. Parts that were merged are deleted after --grace

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tagger.cli.app import app
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.logs import JsonLines, json_lines, json_progress
-from tagger.cli.options import Json, Model, Quiet
 from tagger.cli.printing import print_json, print_prediction, progress, show
 from tagger.errors import TooManyFailed, UsageError
 from tagger.inference.config import ModelConfig
-from tagger.options import IMAGENET, Fields, Models, ResultsOut, Source, expand
+from tagger.options import IMAGENET, Fields, Model, Models, ResultsOut, Source, expand
 from tagger.tagging.config import TagConfig
 
 if TYPE_CHECKING:

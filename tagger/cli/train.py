@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tagger.cli.app import app
-from tagger.cli.options import Device, Json, Quiet
+from tagger.cli.app import Json, Quiet, app
 from tagger.cli.printing import headline, print_json, print_table, progress, say, show
-from tagger.options import CheckpointOut, Dataset, Resume, expand
+from tagger.options import CheckpointOut, Dataset, Device, Resume, expand
 from tagger.training.config import TrainConfig
 
 if TYPE_CHECKING:

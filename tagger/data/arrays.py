@@ -1,9 +1,11 @@
-"""Images of one size with one label each, in memory."""
+"""Labelled images of one size, in memory."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,31 +17,38 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images of one size with one label each."""
+    """Labelled images of one size, in memory."""
 
     images: images.UInt8Array
     """(N, H, W, 3)"""
-    labels: Int64Array
-    """(N,) indices into label_names"""
-    label_names: tuple[str, ...]
+    truth: npt.NDArray[np.float32]
+    """(N, K): 1 where the image has the label."""
     lossy: bool = False
     """Pixels went through JPEG, so that strong nets see less than the original had."""
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def labels(self) -> Int64Array:
+        """Return the index (N,) of the label of each image, where each has one."""
+        labels: Int64Array = self.truth.argmax(axis=1)
+        return labels
+
     def some(self, count: int, seed: int) -> LabelledImages:
         """Return so many of them, drawn by seed, in their order; all of them when there are no more."""
-        if count >= len(self.labels):
+        if count >= len(self):
             return self
-        rows = np.sort(np.random.default_rng(seed).permutation(len(self.labels))[:count])
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return replace(self, images=self.images[rows], truth=self.truth[rows])
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, label_names: Sequence[str]) -> dict[str, int]:
         """Return label -> images."""
-        found = np.bincount(self.labels, minlength=len(self.label_names))
-        return dict(zip(self.label_names, found.tolist(), strict=True))
+        return dict(zip(label_names, self.truth.sum(axis=0, dtype=np.int64).tolist(), strict=True))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, label_names: Sequence[str]) -> str:
         """Return a hash of pixels, labels and names."""
         digest = hashlib.sha256(self.images.tobytes())
         digest.update(self.labels.tobytes())
-        digest.update("\0".join(self.label_names).encode())
+        digest.update("\0".join(label_names).encode())
         return digest.hexdigest()[:16]

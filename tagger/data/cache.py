@@ -48,8 +48,8 @@ class Image(NamedTuple):
 class ImageCache:
     """Images and embeddings; a cache that cannot be opened or is damaged is replaced by one in memory."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or storage.cache_folder() / FILE
+    def __init__(self) -> None:
+        self.path = storage.cache_folder() / FILE
         self._database = _open(self.path)
 
     def close(self) -> None:

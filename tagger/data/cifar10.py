@@ -27,6 +27,7 @@ TAKES = (
 )
 
 _SPLITS = ("train", "test")
+_ONE_HOT = np.eye(len(LABEL_NAMES), dtype=np.float32)
 
 Say = Callable[[str], None]
 Data = tuple[LabelledImages, LabelledImages]
@@ -105,7 +106,7 @@ def _read_batches(root: Path, official: type[CIFAR10]) -> Data:
 
 
 def _labelled(split: CIFAR10) -> LabelledImages:
-    return LabelledImages(np.ascontiguousarray(split.data), np.array(split.targets, dtype=np.int64), LABEL_NAMES)
+    return LabelledImages(np.ascontiguousarray(split.data), _ONE_HOT[split.targets])
 
 
 def _read_class_folder(folder: str, say: Say) -> LabelledImages:
@@ -124,9 +125,8 @@ def _read_class_folder(folder: str, say: Say) -> LabelledImages:
             pixels[row] = image
             if (row + 1) % 10_000 == 0:
                 say(f"{folder}: {row + 1:,} of {len(uris):,} images decoded")
-    labels = np.array([LABEL_NAMES.index(name) for name in classes], dtype=np.int64)
     lossy = any(uri.lower().endswith((".jpg", ".jpeg")) for uri in uris)
-    return LabelledImages(pixels, labels, LABEL_NAMES, lossy)
+    return LabelledImages(pixels, _ONE_HOT[[LABEL_NAMES.index(name) for name in classes]], lossy)
 
 
 def _pixels(uri: str) -> images.UInt8Array:

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger import storage
-from tagger.checkpoint.info import fingerprint
-from tagger.data import duplicates, ingest, manifest, splits
+from tagger.checkpoint.info import ModelInfo, fingerprint
+from tagger.data import duplicates, manifest, splits
+from tagger.data import scan as scans
+from tagger.data.labels import source
 from tagger.data.labels.joining import TWINS, class_counts, twins
-from tagger.data.scan import Scan
+from tagger.data.scan import Arrays, OnProgress, Scan
 from tagger.errors import SourceError, UsageError
 
 DATASET = "dataset.parquet"
@@ -99,10 +101,10 @@ def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None)
     Labels in the file of `corrections` replace those of their images. Raises SourceError without two labels to tell
     apart, SeveralLabels when images have several but should have one.
     """
-    found = ingest.read_labelled(dataset)
+    found = source.read_labelled(dataset)
     earlier = found.notes.lines() if corrections else []
     if corrections:
-        found = ingest.corrected(dataset, found, corrections)
+        found = source.corrected(dataset, found, corrections)
     labels = found.table["labels"]
     labelled = found.table.filter(pc.is_valid(labels))
     if not len(found):
@@ -143,18 +145,31 @@ def truth_of(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float32]:
     return truth
 
 
-def scanned(dataset: Dataset, found: Scan) -> Dataset:
-    """Return the images of a dataset that decode, with their ids."""
-    ids = tuple(found.image_ids)
-    return replace(dataset, image_ids=ids).filter(found.have, "they cannot be read or do not decode")
+def scan(
+    name: str,
+    dataset: Dataset,
+    backbone: ModelInfo | None = None,
+    device: str = "auto",
+    arrays: Arrays | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+) -> tuple[Dataset, Scan]:
+    """Scan the images of a dataset; return those that decode, with their ids, and the scan of them, row by row.
+
+    `name` is for the SourceError that is raised when none decodes.
+    """
+    found = scans.scan(dataset.table, backbone, device, arrays, on_progress)
+    if not found.have.any():
+        raise SourceError(f"{name}: none of {len(dataset):,} labelled images can be read and decoded")
+    images = replace(dataset, image_ids=tuple(found.image_ids))
+    return images.filter(found.have, "they cannot be read or do not decode"), found.of_decoded()
 
 
-def split(dataset: Dataset, found: Scan, seed: int) -> tuple[Dataset, list[str]]:
+def split(dataset: Dataset, scan: Scan, seed: int) -> tuple[Dataset, list[str]]:
     """Assign scanned images to splits that no near-duplicate crosses; return them and a report in lines.
 
     Given splits stay; the others are decided by content and seed.
     """
-    groups = duplicates.near_duplicates(found.fingerprints())
+    groups = duplicates.near_duplicates(scan.fingerprints())
     given = dataset.table["split"].to_pylist()
     assigned = splits.assign(dataset.image_ids, dataset.labels, groups, given, seed=seed)
-    return dataset.with_splits(assigned.split), assigned.text(dataset.uris).splitlines()
+    return dataset.with_splits(assigned.split), assigned.lines(dataset.uris)

@@ -173,15 +173,7 @@ def _append_line(path: str, line: bytes) -> None:
             file.truncate(size)
             raise
     if is_new:
-        _sync_folder(os.path.dirname(path))
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        storage.sync_folder(os.path.dirname(path))
 
 
 def _read_journal(uri: str) -> pa.Table:

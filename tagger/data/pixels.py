@@ -5,46 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tagger import hardware, images, storage
+from tagger import images, storage
 from tagger.data.cache import ImageCache
-from tagger.data.scan import THUMBNAIL, at_most, fitted_arrays
+from tagger.data.scan import IN_MEMORY, THUMBNAIL, fit_all, fitted_arrays, for_training
 from tagger.images import Preprocessing, UInt8Array
 
-IN_MEMORY = 3_000_000_000
-"""Bytes of decoded images that are cached; a larger dataset is decoded again in every epoch."""
-ROOM = 1.15
-"""Training images are this much larger than the network's input, so that random crops are hardly enlarged."""
-
 Rows = npt.NDArray[np.int64]
-
-
-class Pixels(Protocol):
-    """Images by row."""
-
-    def training_image(self, row: int) -> UInt8Array:
-        """Return an image (H, W, 3) to be augmented."""
-        ...
-
-    def fitted(self, rows: Rows) -> UInt8Array:
-        """Return images (N, H, W, 3) exactly as the tagging pipeline feeds them to the network."""
-        ...
-
-    def thumbnail(self, row: int) -> UInt8Array:
-        """Return a small image (H, W, 3) for people."""
-        ...
-
-
-def training_side(preprocessing: Preprocessing) -> int:
-    """Return the short side of training images."""
-    return round(ROOM * max(preprocessing.size))
 
 
 @dataclass
@@ -65,16 +38,14 @@ class FilePixels:
             return known
         decoded: list[Image.Image] = []  # at the scale of the network's input, as in a scan
         images.prepare(storage.read_bytes(self.uris[row]), [self.preprocessing], inspect=decoded.append)
-        array = at_most(decoded[0], training_side(self.preprocessing))
+        array = for_training(decoded[0], self.preprocessing)
         if len(self.uris) * array.nbytes < self.limit:
             self.training[row] = array
         return array
 
     def fitted(self, rows: Rows) -> UInt8Array:
         """Return images as the tagging pipeline feeds them."""
-        with ThreadPoolExecutor(hardware.cores()) as pool:
-            found = list(pool.map(self._fitted, rows.tolist()))
-        return np.stack(found) if found else np.zeros((0, *self.preprocessing.size, 3), dtype=np.uint8)
+        return fit_all(self._fitted, rows.tolist(), self.preprocessing)
 
     def thumbnail(self, row: int) -> UInt8Array:
         """Return the whole image, at most 160 pixels long."""
@@ -111,3 +82,7 @@ class ArrayPixels:
     def fitted(self, rows: Rows) -> UInt8Array:
         """Return images resized and cropped to the network's input."""
         return fitted_arrays(self.arrays[rows], self.preprocessing)
+
+
+Pixels: TypeAlias = FilePixels | ArrayPixels
+"""Images by row: to be augmented, fitted as the tagging pipeline feeds them to the network, or small for people."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,20 +32,23 @@ from tagger.inference.pipeline import Row, score_rows
 
 THUMBNAIL = 160
 """Longest side of a thumbnail in pixels."""
+IN_MEMORY = 3_000_000_000
+"""Bytes of decoded images that are cached; a larger dataset is decoded again in every epoch."""
+ROOM = 1.15
+"""Training images are this much larger than the network's input, so that random crops are hardly enlarged."""
 _LOOKED_UP, _STORED = 2000, 500
 """Files per query of the cache, and per transaction."""
 
 OnProgress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Arrays:
     """Pixels to return from the same decode; files whose other results are cached are not decoded for them."""
 
-    pixels: bool = False
-    """As the backbone wants them: (H, W, 3)."""
-    training_side: int | None = None
-    """The whole image, its short side at most this long."""
+    training: bool = False
+    """Those that fine-tuning wants, where they fit into memory: fitted to the backbone, and whole to be augmented."""
     square: Preprocessing | None = None
     """Fitted by this preprocessing; always returned, so that every file is decoded."""
 
@@ -71,10 +75,19 @@ class Scan:
         """Return which files decode."""
         return np.array([image_id != "" for image_id in self.image_ids], dtype=bool)
 
-    def decoded_arrays(self, name: str) -> dict[int, UInt8Array]:
-        """Return pixels, training or square arrays by their place among the files that decode."""
-        rows, arrays = np.flatnonzero(self.have).tolist(), self.arrays[name]
-        return {place: arrays[row] for place, row in enumerate(rows) if row in arrays}
+    def of_decoded(self) -> Scan:
+        """Return the rows of the files that decode."""
+        rows = np.flatnonzero(self.have).tolist()
+        return replace(
+            self,
+            image_ids=[self.image_ids[row] for row in rows],
+            fingerprint=self.fingerprint[rows],
+            features=None if self.features is None else self.features[rows],
+            arrays={
+                name: {place: arrays[row] for place, row in enumerate(rows) if row in arrays}
+                for name, arrays in self.arrays.items()
+            },
+        )
 
     def fingerprints(self) -> list[Fingerprint]:
         """Return the fingerprints of the files that decode."""
@@ -102,6 +115,8 @@ def scan(
     found = Scan([""] * count, np.zeros((count, duplicates.SIDE, duplicates.SIDE, 3), np.uint8))
     vectors: dict[int, Float32Array] = {}
     fresh: dict[int, cache_file.Image] = {}
+    if backbone and not _fits(count, backbone.preprocessing):
+        arrays = replace(arrays, training=False)
     missing = _missing(table, cache, backbone, arrays, found, vectors)
     try:
         look = _inspector(backbone, arrays)
@@ -184,10 +199,9 @@ def _inspector(backbone: ModelInfo | None, arrays: Arrays) -> Callable[[Image.Im
 
     def inspect(image: Image.Image, size: tuple[int, int], fitted: Fitted) -> Row:
         row = describe(image)
-        if arrays.pixels and backbone:
+        if arrays.training and backbone:
             row["pixels"] = fitted[backbone.preprocessing]
-        if arrays.training_side:
-            row["training"] = at_most(image, arrays.training_side)
+            row["training"] = for_training(image, backbone.preprocessing)
         if arrays.square:
             row["square"] = images.fit(image, arrays.square, size)
         return row
@@ -203,9 +217,19 @@ def describe(image: Image.Image) -> Row:
     return {"fingerprint": duplicates.thumbnail(image).tobytes(), "thumbnail": encoded.getvalue()}
 
 
-def at_most(image: Image.Image, side: int) -> UInt8Array:
-    """Return an image (H, W, 3) with its short side no longer than `side`."""
-    ratio = side / min(image.size)
+def _fits(count: int, preprocessing: Preprocessing) -> bool:
+    """Return whether so many images, fitted and whole, are cached in memory."""
+    side, (height, width) = _training_side(preprocessing), preprocessing.size
+    return count * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
+
+
+def _training_side(preprocessing: Preprocessing) -> int:
+    return round(ROOM * max(preprocessing.size))
+
+
+def for_training(image: Image.Image, preprocessing: Preprocessing) -> UInt8Array:
+    """Return a whole image (H, W, 3), its short side no longer than random crops need."""
+    ratio = _training_side(preprocessing) / min(image.size)
     if ratio < 1:
         size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -222,18 +246,17 @@ def _stacked(vectors: Mapping[int, Float32Array], count: int) -> Float32Array:
 
 def fitted_arrays(arrays: UInt8Array, preprocessing: Preprocessing) -> UInt8Array:
     """Return images (N, H, W, 3), resized and cropped."""
-    if not len(arrays):
-        return np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
+    return fit_all(lambda array: images.fit(Image.fromarray(array), preprocessing), arrays, preprocessing)
+
+
+def fit_all(fit: Callable[[T], UInt8Array], items: Iterable[T], preprocessing: Preprocessing) -> UInt8Array:
+    """Return the images (N, H, W, 3) that a function fits to a preprocessing, in threads."""
     with ThreadPoolExecutor(hardware.cores()) as pool:
-        return np.stack(list(pool.map(lambda array: images.fit(Image.fromarray(array), preprocessing), arrays)))
+        found = list(pool.map(fit, items))
+    return np.stack(found) if found else np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
 
 
-def embed(
-    arrays: UInt8Array,
-    backbone: ModelInfo,
-    device: str,
-    on_progress: OnProgress,
-) -> tuple[Float32Array, int]:
+def embed(arrays: UInt8Array, backbone: ModelInfo, device: str, on_progress: OnProgress) -> tuple[Float32Array, int]:
     """Return embeddings (N, D) of images (N, H, W, 3) in memory, and how many had to be computed."""
     cache, engine = ImageCache(), None
     ids = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
@@ -243,12 +266,10 @@ def embed(
         engine = engine or _models(backbone, device)[0].engine
         rows = missing[start : start + _STORED]
         pixels = fitted_arrays(arrays[rows], backbone.preprocessing)
-        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(rows), engine.batch_size)]
-        with ThreadPoolExecutor(engine.concurrency) as pool:
-            found = np.concatenate([embedding for _, embedding in pool.map(engine, batches)])
+        _, found = engines.run(engine, pixels)
         fresh = {ids[row]: vector for row, vector in zip(rows, found, strict=True)}
         cache.add((), backbone.model_id, fresh)
         known.update(fresh)
         on_progress(start + len(rows), len(missing))
     cache.close()
-    return _stacked(dict(enumerate(known[image_id] for image_id in ids)), len(ids)), len(missing)
+    return np.stack([known[image_id] for image_id in ids]), len(missing)

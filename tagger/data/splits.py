@@ -44,8 +44,8 @@ class Splits:
     too_small: tuple[str, ...]
     """Labels that are missing in a split which others have"""
 
-    def text(self, uris: Sequence[str]) -> str:
-        """Return the report in lines; `uris` names the rows."""
+    def lines(self, uris: Sequence[str]) -> list[str]:
+        """Return the report; `uris` names the rows."""
         total = Counter(self.split)
         lines = [", ".join(f"{total[name]:,} {name}" for name in NAMES) + f"; {len(self.counts):,} labels"]
         for kind, groups in (("kept together", self.groups), ("across the given splits, a leak", self.leaks)):
@@ -56,7 +56,7 @@ class Splits:
         if self.too_small:
             shown = ", ".join(f"{label} ({self.counts[label].total()})" for label in self.too_small[:10])
             lines.append(f"{len(self.too_small):,} labels are missing in a split, having few images: {shown}")
-        return "\n".join(lines)
+        return lines
 
 
 def assign(

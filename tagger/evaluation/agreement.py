@@ -73,10 +73,6 @@ class Agreement:
         machine = f"{hardware.cores()} cores of {self.processor}"
         return f"{self.photographs:,} photographs, {machine}; recorded in {self.recorded_in}"
 
-    def to_dict(self) -> Json:
-        """Return all of it as plain values."""
-        return dict(vars(self))
-
 
 def measure(
     model: str,
@@ -255,9 +251,7 @@ def _compare(engine: Engine, pixels: UInt8Array, expected: Float32Array, photogr
     """Return the agreement on photographs, and on the odd variants behind them."""
     engine(pixels[: engine.batch_size])  # the first call allocates
     started = time.perf_counter()
-    with ThreadPoolExecutor(engine.concurrency) as pool:
-        batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
-        scores = np.concatenate([part[0] for part in pool.map(engine, batches)])
+    scores, _ = engines.run(engine, pixels)
     seconds = time.perf_counter() - started
     same = scores.argmax(1) == expected.argmax(1)
     odd = same[photographs:]

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from tagger import checkpoint, storage
 from tagger.checkpoint.info import ModelInfo
-from tagger.data import ingest, manifest
+from tagger.data import manifest
 from tagger.data.dataset import DATASET, BoolArray, truth_of
+from tagger.data.labels.source import read_labelled
 from tagger.data.splits import NAMES
 from tagger.errors import SourceError, UsageError
 from tagger.evaluation import metrics
@@ -46,7 +47,7 @@ def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str 
     model, dataset = os.fspath(model), os.fspath(dataset)
     info = checkpoint.describe(model)
     known = splits_of(model)
-    table = with_splits(ingest.read_labelled(dataset).table, known)
+    table = with_splits(read_labelled(dataset).table, known)
     table = table.filter(pc.is_valid(table["labels"]))
     if not len(table):
         raise SourceError(f"{dataset}: no image has a label; `tagger ingest SOURCE --labels FILE` gives them some")

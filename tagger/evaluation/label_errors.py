@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, sparse, special
 
+from tagger.checkpoint.unknown import Float32Array, unit
 from tagger.evaluation.metrics import Array
 
 FOLDS, REPEATS = 5, 2
@@ -25,7 +26,6 @@ COMPARED = 20_000
 """Images that each one is compared with at most."""
 _BLOCK = 2_000
 
-Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 Classifier = Callable[[Float32Array, Float32Array, Float32Array], Array]
 """features (N, D), truth (N, K), queries (M, D) -> logits (M, K)"""
@@ -115,10 +115,10 @@ def _votes(features: Float32Array, truth: Float32Array, queries: Float32Array) -
     """Return the share (M, K) of each label among the nearest neighbours; never 0 or 1."""
     chosen = np.random.default_rng(0).permutation(len(features))[:COMPARED]
     mean = features[chosen].mean(axis=0)
-    rows, truth, most = _unit(features[chosen] - mean), truth[chosen], min(NEIGHBOURS, len(chosen))
+    rows, truth, most = unit(features[chosen] - mean), truth[chosen], min(NEIGHBOURS, len(chosen))
     found = [np.empty((0, truth.shape[1]))]
     for start in range(0, len(queries), _BLOCK):
-        cosines = _unit(queries[start : start + _BLOCK] - mean) @ rows.T
+        cosines = unit(queries[start : start + _BLOCK] - mean) @ rows.T
         nearest = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
         weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / TEMPERATURE)
         places = np.arange(0, weights.size + 1, most)
@@ -126,11 +126,6 @@ def _votes(features: Float32Array, truth: Float32Array, queries: Float32Array) -
         prior = weights.mean(axis=1, keepdims=True) / 2
         found.append((votes + prior) / (weights.sum(axis=1, keepdims=True) + prior * max(2, truth.shape[1])))
     return np.concatenate(found)
-
-
-def _unit(rows: Float32Array) -> Float32Array:
-    unit: Float32Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
-    return unit
 
 
 def find(scores: Array, truth: Array, task: str) -> list[tuple[int, float]]:

@@ -252,11 +252,17 @@ def confusion_matrix(scores: Array, truth: Array) -> npt.NDArray[np.int64]:
     return counts
 
 
-def wilson_interval(right: int, total: int, z: float = 1.96) -> Interval:
-    """Return the Wilson score interval of a proportion (Wilson 1927); (0, 1) without any."""
+def confident_mistakes(scores: Array, truth: Array, most: int) -> npt.NDArray[np.int64]:
+    """Return the rows of multiclass images whose best tag is not their label, the highest scores first."""
+    wrong = np.flatnonzero(truth[np.arange(len(truth)), scores.argmax(axis=1)] == 0)
+    return wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:most]
+
+
+def wilson_interval(right: int, total: int) -> Interval:
+    """Return the 95% Wilson score interval of a proportion (Wilson 1927); (0, 1) without any."""
     if total == 0:
         return 0.0, 1.0
-    share = right / total
+    share, z = right / total, 1.96
     centre = share + z * z / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total

@@ -10,11 +10,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from tagger import checkpoint, storage
+from tagger import checkpoint, hardware, storage
 from tagger.checkpoint import onnx as onnx_files
 from tagger.checkpoint.info import ModelInfo
 from tagger.data import manifest
-from tagger.errors import ModelError, UsageError
+from tagger.errors import ModelError, UsageError, WriteError
 from tagger.evaluation import agreement, int8
 from tagger.inference.engines import Float32Array, probe_images
 from tagger.inference.engines.choice import MIN_AGREEMENT
@@ -69,8 +69,9 @@ def export_onnx(
     """Write a checkpoint as an ONNX file.
 
     It is compared with the reference on the photographs of `check`, else on probe images; under 99.5% agreement it is
-    written only with `force`. int8 needs `check`: it takes its ranges from some of the photographs, and is compared on
-    the others. Raises ModelError, UsageError, SourceError or MissingExtra.
+    written only with `force`. The agreement is recorded in the file and in the checkpoint. int8 needs `check`: it takes
+    its ranges from some of the photographs, and is compared on the others. Raises ModelError, UsageError, SourceError
+    or MissingExtra.
     """
     model, out = os.fspath(model), os.fspath(out)
     if not out.lower().endswith(onnx_files.SUFFIX):
@@ -79,7 +80,17 @@ def export_onnx(
     content, found = converted(model, info, check, force, precision)
     whole = onnx_files.with_metadata(content, info, asdict(found), precision)
     storage.write_atomic(storage.absolute(out), whole)
+    _record(model, info, precision, found)
     return ExportedModel(out, len(whole), found)
+
+
+def _record(model: str, info: ModelInfo, precision: Precision, found: Agreement) -> None:
+    """Record the agreement in the checkpoint, or in the cache where the checkpoint is read-only."""
+    records = {f"exported onnx {precision}": asdict(found)}
+    try:
+        checkpoint.record_agreement(model, info, hardware.processor(), records)
+    except WriteError:
+        checkpoint.record_agreement(model, info, hardware.processor(), records, in_cache=True)
 
 
 def converted(

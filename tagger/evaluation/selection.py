@@ -5,12 +5,11 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
-import numpy.typing as npt
+
+from tagger.checkpoint.unknown import Float32Array, unit
 
 AXES = 128
 """Principal axes of the embeddings that are compared."""
-
-Float32Array = npt.NDArray[np.float32]
 
 
 def cover(
@@ -52,8 +51,7 @@ def _projected(features: Float32Array, everything: Float32Array, known: Float32A
     crowd = _finite(everything)
     mean = crowd.mean(axis=0)
     axes = randomized_svd(crowd - mean, min(AXES, *crowd.shape), random_state=0)[2]
-    rows = [(_finite(each) - mean) @ axes.T for each in (features, everything, known.reshape(-1, len(mean)))]
-    return [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), np.float32(1e-12)) for each in rows]
+    return [unit((_finite(each) - mean) @ axes.T) for each in (features, everything, known.reshape(-1, len(mean)))]
 
 
 def _finite(rows: Float32Array) -> Float32Array:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from tagger import checkpoint
 from tagger.checkpoint.info import ModelInfo
 from tagger.checkpoint.unknown import Statistics, unit
-from tagger.data import ingest, manifest
+from tagger.data import manifest
+from tagger.data.labels.source import read_labelled
 from tagger.data.splits import NAMES
 from tagger.errors import SourceError
 from tagger.evaluation import evaluate
@@ -73,7 +74,7 @@ def calibrate(model: StrPath, dataset: StrPath, device: str = "auto") -> ModelIn
     """
     name, dataset = os.fspath(model), os.fspath(dataset)
     info = checkpoint.describe(name)
-    table = evaluate.with_splits(ingest.read_labelled(dataset).table, evaluate.splits_of(name))
+    table = evaluate.with_splits(read_labelled(dataset).table, evaluate.splits_of(name))
     engine = engines.load(info, checkpoint.build, Choice(device, precision="fp32"))
     loaded = Model(info, engine, lambda scores, embeddings: {"embedding": embeddings})
     given = np.array(table["split"].to_pylist())

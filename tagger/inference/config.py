@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from tagger import options
 from tagger.checkpoint.info import ModelInfo, fingerprint
@@ -11,10 +11,8 @@ from tagger.images import MAX_PIXELS
 from tagger.inference.batch import DECODE_TIMEOUT, Limits
 from tagger.inference.engines.choice import Choice, EngineName, Precision
 from tagger.inference.selector import TagSelector
-from tagger.options import FORM, Option
+from tagger.options import FORM, Device, Option
 from tagger.storage import READ_TIMEOUT
-
-Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class ModelConfig:
         float | None, Option("One threshold for every tag [default: the model's own].", ge=0, le=1)
     ] = None
     batch_size: Annotated[int | None, Option("Images per model call [default: chosen by the engine].", ge=1)] = None
-    device: Annotated[Device, Option("Device.")] = "auto"
+    device: Device = "auto"
     engine: Annotated[
         EngineName,
         Option("Inference engine; torch is compiled. auto: the fastest that agrees with eager PyTorch."),

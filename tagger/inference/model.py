@@ -19,11 +19,12 @@ from tagger.errors import ImageError, TaggerError
 from tagger.images import MAX_PIXELS
 from tagger.inference import engines
 from tagger.inference.batch import Failure
-from tagger.inference.config import Device, ModelConfig
+from tagger.inference.config import ModelConfig
 from tagger.inference.decoders import REMOTE_READS
 from tagger.inference.engines import Engine
 from tagger.inference.engines.choice import EngineName, Precision
 from tagger.inference.pipeline import Row, Selector, bounded, score_rows
+from tagger.options import Device
 from tagger.storage import StrPath
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""GET requests of a migration, with retries and the pauses that the service asks for.
+"""GET requests of a migration, with retries and the pauses that the service requests.
 
 The key is sent to its endpoint only.
 """
@@ -69,7 +69,10 @@ class Client:
         """Return the content of a link; raises LinkExpired or SourceError."""
         if not url.startswith(("https://", "http://")):
             raise SourceError(f"{url}: not a link that can be followed")
-        status, content, headers = self._answer(lambda: self._http.stream("GET", url), MAX_IMAGE)
+        try:
+            status, content, headers = self._answer(lambda: self._http.stream("GET", url), MAX_IMAGE)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise SourceError(f"{url}: not a link that can be followed") from error
         if status in (401, 403, 404, 410):
             raise LinkExpired(f"{url}: status {status}")
         if status != 200:

@@ -76,7 +76,7 @@ def migrate(
     downloads: int = 4,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Migrated:
-    """Copy a project, named by its name or id; a copy that was interrupted goes on. Raises TaggerError."""
+    """Copy a project, given by name or id; an interrupted copy is continued. Raises TaggerError."""
     folder, client = Path(storage.local_path(storage.absolute(out))), Client(endpoint, key)
     if storage.is_remote(out):
         raise UsageError(f"--out {out}: a local folder is needed")
@@ -137,7 +137,7 @@ class _Copy:
             self.failed.append(f"{total - len(self.records)} images were not listed: the project changed meanwhile")
 
     def _pages(self, kind: str) -> Iterator[list[Json]]:
-        """Yield the images page by page; the oldest come first, so that new ones move none."""
+        """Yield the images page by page; the oldest come first, so that new images do not shift the pages."""
         skip = 0
         while page := self._client.get(f"{self._path}/{kind}", take=TAKE, skip=skip, orderBy="Oldest"):
             yield [{**image, "id": _checked_id(image)} for image in page]
@@ -170,8 +170,9 @@ class _Copy:
         try:
             return self._client.download(str(image.get("originalImageUri") or ""))
         except LinkExpired:
-            (again,) = self._client.get(f"{self._path}/id", imageIds=image["id"])
-            return self._client.download(str(again.get("originalImageUri") or ""))
+            if not (listed := self._client.get(f"{self._path}/id", imageIds=image["id"])):
+                raise SourceError("the image has been deleted") from None
+            return self._client.download(str(listed[0].get("originalImageUri") or ""))
 
 
 def _project(client: Client, name: str) -> Json:
@@ -189,7 +190,7 @@ def _listed(projects: list[Json], key: str) -> str:
 
 
 def _iterations(client: Client, project: str) -> list[Json]:
-    """Return the iterations, those that are trained with their performance or the error of asking for it."""
+    """Return the iterations; those that are trained have their performance, or the error of its request."""
     path, found = f"projects/{project}/iterations", []
     for iteration in client.get(path):
         figures: Json = {}

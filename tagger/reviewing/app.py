@@ -26,7 +26,7 @@ from tagger.redaction import public_uri, redact, visible
 from tagger.reviewing import thumbnails
 from tagger.reviewing.config import MAX_LABEL, ReviewConfig
 from tagger.reviewing.images import PAGE, Images, Query
-from tagger.serving.body import Bodies
+from tagger.serving.body import Memory, read
 from tagger.serving.errors import Refused
 from tagger.tagging.aggregates import Row
 from tagger.tagging.results import plain
@@ -71,7 +71,7 @@ class Session:
     def __init__(self, images: Images, labels: LabelsFile, config: ReviewConfig) -> None:
         self.images, self.labels, self.config = images, labels, config
         self.token = secrets.token_urlsafe(24)
-        self.bodies = Bodies(_MAX_BODY)
+        self.memory = Memory()
         self.readers = ThreadPoolExecutor(_READERS)
         self._mutex, self._last = threading.Lock(), datetime.fromtimestamp(0, UTC)
         self.refresh()
@@ -264,7 +264,8 @@ def _add_decisions(app: FastAPI, session: Session) -> None:
     @app.post("/api/decisions")
     async def decide(request: Request) -> JSONResponse:
         """Answer once the decisions are on disk."""
-        async with session.bodies.read(request) as body:
+        with session.memory.held() as held:
+            body = await read(request, held, _MAX_BODY)
             try:
                 given = Decisions.model_validate_json(body)
             except ValidationError as error:

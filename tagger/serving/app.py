@@ -1,4 +1,4 @@
-"""The application: routes, keys, and the way from a request to a prediction."""
+"""The application: routes, keys, and predictions of requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tagger.inference.pipeline import Row
 from tagger.schema import TAGGED
 from tagger.serving import batching, customvision
 from tagger.serving.batching import Batcher
-from tagger.serving.body import Bodies, image_in, is_multipart, url_in
+from tagger.serving.body import Memory, image_in, is_multipart, read, url_in
 from tagger.serving.config import ServeConfig
 from tagger.serving.customvision import Target
 from tagger.serving.errors import Refused, of_row
@@ -60,7 +60,7 @@ class Service:
         self.store = Store(config.results) if config.results else None
         decoders = batching.decoders()
         self.models = Models(sources, model_config, decoders, self._on_batch)
-        self.bodies = Bodies(config.max_bytes)
+        self.memory, self.max_bytes = Memory(), config.max_bytes
         self.fetcher = Fetcher(config.max_bytes, anywhere if config.allow_private_urls else is_public)
         self.stored_predictions = config.stored_predictions
         checkpoints = Checkpoints(model_config, decoders, self._on_batch)
@@ -70,7 +70,7 @@ class Service:
         self.metrics.batches.labels(model).observe(images)
 
     async def check_key(self, request: Request) -> None:
-        """Raise Refused unless the request has a key, or none is needed; every key is compared in full."""
+        """Raise Refused unless the request has a valid key or none is needed; keys are compared in constant time."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         given = [request.headers.get(name, "") for name in _KEY_HEADERS] + [token * (scheme.lower() == "bearer")]
         same = [hmac.compare_digest(each.encode("latin-1"), key) for each in given for key in self.keys]
@@ -166,11 +166,12 @@ def _plain_routes(service: Service) -> APIRouter:
     async def predict(request: Request, model: str | None = None) -> JSONResponse:
         """Tag an image: its bytes, a multipart part `image`, or JSON with its `url`. The answer is a results row."""
         kind = request.headers.get("content-type", "")
-        async with service.bodies.read(request) as body:
+        with service.memory.held() as held:
+            body = await read(request, held, service.max_bytes)
             batcher = service.models.find(model)
             takes_url = kind.lower().startswith("application/json") and not is_multipart(kind)
             url = url_in(body, kind) if takes_url else None
-            content = await service.fetcher.fetch(url) if url else image_in(body, kind, _IMAGE_NAMES)
+            content = await service.fetcher.fetch(url, held) if url else image_in(body, kind, _IMAGE_NAMES)
             row = await service.predict(batcher, content)
         known = batching.results_row(row) | {"uri": url and storage.public_uri(url)}
         return JSONResponse(known, 200 if row["status"] in TAGGED else of_row(row).status)
@@ -185,7 +186,7 @@ def _customvision_routes(service: Service) -> APIRouter:
     async def customvision_call(request: Request) -> Response:
         path = request.scope["raw_path"].decode("latin-1")
         if calls.is_training(path):
-            return await routes.answer(service.training, service.bodies, request, path)
+            return await routes.answer(service.training, service.memory, request, path)
         if request.method != "POST":
             raise Refused(404, "NotFound", "no such call; see /docs")
         call = customvision.parse(path)
@@ -202,8 +203,9 @@ def _customvision_routes(service: Service) -> APIRouter:
 async def _predicted(service: Service, call: customvision.Call, request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "")
     target = await service.target(call)
-    async with service.bodies.read(request) as body:
-        content = await service.fetcher.fetch(url_in(body, kind)) if call.takes_url else image_in(body, kind)
+    with service.memory.held() as held:
+        body = await read(request, held, service.max_bytes)
+        content = await service.fetcher.fetch(url_in(body, kind), held) if call.takes_url else image_in(body, kind)
         row = await service.predict(target.batcher, content)
         if row["status"] not in TAGGED:
             raise of_row(row)

@@ -18,7 +18,7 @@ from tagger.inference.pipeline import Row, Selector, infer, rows_of
 WAIT = 0.003
 """Seconds that a batch waits for images which are being decoded."""
 SPARE_DECODERS = 4
-"""Threads beyond the cores, so that a few images that decode slowly hold up nobody."""
+"""Threads beyond the cores, so that a few images that decode slowly do not delay the others."""
 SCORES = "scores"
 """Column with the scores of every label, (classes,) float32, beside those of a results row."""
 
@@ -29,7 +29,7 @@ def decoders() -> ThreadPoolExecutor:
 
 
 class Batcher:
-    """A model that scores single images in batches. It needs no closing: its threads end when nobody refers to it."""
+    """A model that scores single images in batches. It needs no closing: its threads end when nothing refers to it."""
 
     def __init__(
         self, model: Model, decoders: ThreadPoolExecutor, on_batch: Callable[[int], None] = lambda images: None
@@ -45,7 +45,7 @@ class Batcher:
         self._ready: list[tuple[Batch, Future[Row]]] = []
 
     def submit(self, content: bytes) -> Future[Row]:
-        """Start on the bytes of an image; the result is its row, with the scores of every label if it has any."""
+        """Queue the bytes of an image; the result is its row, with the scores of every label if it has any."""
         future: Future[Row] = Future()
         future.set_running_or_notify_cancel()
         self._decoders.submit(self._decode, content, future)
@@ -54,7 +54,7 @@ class Batcher:
     def _decode(self, content: bytes, future: Future[Row]) -> None:
         entry: Row = {**dict.fromkeys(schema.KEY.names), "bytes": len(content)}
         batch, room = Batch([content], [1], [entry], len(content)), self._how.room(1)
-        with self._at_work():
+        with self._in_progress():
             try:
                 batch.facts = decode([read(content)], batch.models, self._how, room, Clock())
             except Exception as error:
@@ -65,7 +65,7 @@ class Batcher:
         self._scorers.submit(self._score)
 
     @contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _in_progress(self) -> Iterator[None]:
         """Count an image that is being decoded: a batch waits a little for it."""
         with self._changed:
             self._decoding += 1

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from email.message import Message
 
 from fastapi import Request
@@ -20,7 +20,7 @@ from tagger.serving.errors import Refused
 SECONDS = 60.0
 """Limit on the time that a body takes to arrive."""
 MEMORY = 512 << 20
-"""Bytes of bodies that are held at the same time."""
+"""Bytes that all requests hold at the same time, at most."""
 MAX_JSON = 1 << 16
 MAX_PARTS = 64
 """Parts of a multipart body that are looked at."""
@@ -29,40 +29,54 @@ _URL = re.compile(r"""['"]?\burl['"]?\s*:\s*(['"])(?P<url>.*?)\1""", re.IGNORECA
 _NAME = re.compile(rb'^content-disposition:.*?[;\s]name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE)
 
 
-class Bodies:
-    """The bodies of all requests at work, within limits on each, on all, and on time."""
+class Memory:
+    """The bytes that all requests hold, bodies and images behind URLs, within a limit."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._held = max_bytes, 0
+    def __init__(self, most: int = MEMORY) -> None:
+        self.bytes, self.most = 0, most
 
-    @asynccontextmanager
-    async def read(self, request: Request, most: int | None = None) -> AsyncIterator[bytes]:
-        """Read a body of at most `most` bytes, which counts until the block is left; raises Refused."""
-        most = most or self._max_bytes
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most)
-        body = bytearray()
+    @contextmanager
+    def held(self) -> Iterator[Held]:
+        """Count the bytes of one request until the block is left."""
+        held = Held(self)
         try:
-            await self._receive(request, body, most)
-            yield bytes(body)
+            yield held
         finally:
-            self._held -= len(body)
+            self.bytes -= held.bytes
 
-    async def _receive(self, request: Request, body: bytearray, most: int) -> None:
-        try:
-            async with asyncio.timeout(SECONDS):
-                async for piece in request.stream():
-                    body += piece
-                    self._held += len(piece)
-                    if len(body) > most:
-                        raise _too_large(most)
-                    if self._held > MEMORY:
-                        raise Refused(503, "ErrorPredictionServiceUnavailable", "the server is busy; try again later")
-        except TimeoutError as error:
-            raise Refused(408, "BadRequest", f"the body did not arrive within {SECONDS:g} seconds") from error
-        except ClientDisconnect as error:
-            raise Refused(400, "BadRequest", "the body ended early") from error
+
+class Held:
+    """The bytes that one request holds."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory, self.bytes = memory, 0
+
+    def add(self, size: int) -> None:
+        """Count more bytes; raises Refused when all requests together hold too many."""
+        self.bytes += size
+        self._memory.bytes += size
+        if self._memory.bytes > self._memory.most:
+            raise Refused(503, "ErrorPredictionServiceUnavailable", "the server is busy; try again later")
+
+
+async def read(request: Request, held: Held, most: int) -> bytes:
+    """Return a body of at most `most` bytes; raises Refused."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(most)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(SECONDS):
+            async for piece in request.stream():
+                body += piece
+                held.add(len(piece))
+                if len(body) > most:
+                    raise _too_large(most)
+    except TimeoutError as error:
+        raise Refused(408, "BadRequest", f"the body did not arrive within {SECONDS:g} seconds") from error
+    except ClientDisconnect as error:
+        raise Refused(400, "BadRequest", "the body ended early") from error
+    return bytes(body)
 
 
 def _too_large(most: int) -> Refused:

@@ -1,4 +1,4 @@
-"""Answers to requests that cannot be served: an HTTP status, and a code and message in Custom Vision's shape."""
+"""Errors: an HTTP status, and a code and message in Custom Vision's format."""
 
 from __future__ import annotations
 

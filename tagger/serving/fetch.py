@@ -6,16 +6,21 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpcore
 import httpx
 
+from tagger.serving.body import Held
 from tagger.serving.errors import Refused
 
 SECONDS = 15.0
 """Limit on a whole download, redirects included."""
 MAX_URL = 4096
 REDIRECTS = 3
+MAX_PORT = 65_535
+_RESOLVERS = ThreadPoolExecutor(64, "resolve")
+"""Separate threads: a name server that is slow to answer delays nothing else."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway maps to the IPv4 address in their last 32 bits."""
 _REQUEST = {"Accept": "image/*, */*", "Accept-Encoding": "identity", "User-Agent": "tagger"}
@@ -34,20 +39,21 @@ class Fetcher:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(),
             network_backend=_CheckedBackend(permits),
+            max_connections=None,  # hosts that are slow to answer do not delay others; memory is limited by `Held`
             max_keepalive_connections=0,
         )
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, held: Held) -> bytes:
         """Return what is behind a URL; raises Refused."""
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._follow(url)
+                return await self._follow(url, held)
         except TimeoutError as error:
             raise refused(f"the URL gave no image within {self._seconds:g} seconds") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             raise refused(f"the URL cannot be fetched ({type(error).__name__})") from error
 
-    async def _follow(self, url: str) -> bytes:
+    async def _follow(self, url: str, held: Held) -> bytes:
         for _ in range(REDIRECTS + 1):
             target = _parsed(url)
             request = httpcore.URL(
@@ -61,13 +67,14 @@ class Fetcher:
                     continue
                 if response.status != 200:
                     raise refused(f"the URL answered with the status {response.status}")
-                return await self._content(response)
+                return await self._content(response, held)
         raise refused(f"the URL redirects more than {REDIRECTS} times")
 
-    async def _content(self, response: httpcore.Response) -> bytes:
+    async def _content(self, response: httpcore.Response, held: Held) -> bytes:
         content = bytearray()
         async for piece in response.aiter_stream():
             content += piece
+            held.add(len(piece))
             if len(content) > self._max_bytes:
                 raise Refused(
                     400, "BadRequestImageSizeBytes", f"the image is larger than the limit of {self._max_bytes} bytes"
@@ -80,9 +87,12 @@ def _parsed(url: str) -> httpx.URL:
         raise refused(f"the URL has {len(url)} characters; the limit is {MAX_URL}")
     try:
         target = httpx.URL(url.strip())
+        host, port = target.host, target.port or 0  # a host that is not valid IDNA raises only here
     except (httpx.InvalidURL, ValueError) as error:
         raise refused("the URL is not valid") from error
-    if target.scheme not in ("http", "https") or not target.host:
+    if port > MAX_PORT:
+        raise refused(f"the port of the URL must be at most {MAX_PORT}, got {port}")
+    if target.scheme not in ("http", "https") or not host:
         raise refused("expected a URL that begins with http:// or https://")
     return target
 
@@ -116,7 +126,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
 async def _resolve(host: str, port: int) -> list[str]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(
+            _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
     except (OSError, UnicodeError) as error:
         raise refused("the host of the URL has no address") from error
     return list(dict.fromkeys(str(each[4][0]) for each in found))
@@ -136,4 +148,6 @@ def is_public(address: str) -> bool:
             inside = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if inside is not None:
             return is_public(str(inside))
-    return parsed.is_global and not parsed.is_multicast
+        if parsed.is_site_local:
+            return False
+    return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)

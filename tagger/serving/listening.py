@@ -1,4 +1,4 @@
-"""A socket and uvicorn: what every server of ours listens and ends with."""
+"""A socket and uvicorn: shared by the prediction server and the review page."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HEAD_SECONDS = 20
 """Limit on the time that a head takes to arrive, and the rest of a body whose request was refused."""
 KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 60
-"""Limit on the time that requests at work have when the server ends."""
+"""Limit on the time that requests in progress have when the server ends."""
 BACKLOG = 2048
 
 
 def run(app: FastAPI, listener: socket.socket, on_start: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT; requests at work are answered before it returns."""
+    """Serve until SIGTERM or SIGINT; requests in progress are answered before it returns."""
     server = uvicorn.Server(uvicorn.Config(app, **_SETTINGS))
 
     def end(number: int, frame: object) -> None:
@@ -58,7 +58,7 @@ class _Protocol(H11Protocol):
             self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time limit."""
+        """Cancel the time limit."""
         super().connection_lost(exc)
         self._stop()
 

@@ -20,7 +20,7 @@ from tagger.serving.errors import Refused
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
-"""Between two looks at the checkpoints on disk."""
+"""Interval between checks of the checkpoints on disk."""
 MOST = 16
 """Iterations of projects in memory."""
 
@@ -29,16 +29,21 @@ OnBatch = Callable[[str, int], None]
 
 
 class Served:
-    """One model under the name of its checkpoint; `batcher` is replaced as a whole, so a request never sees half."""
+    """One model under a name, by default that of its checkpoint.
+
+    `batcher` is replaced as a whole, so a request never sees half of a new one.
+    """
 
     def __init__(self, source: str, config: ModelConfig, decoders: ThreadPoolExecutor, on_batch: OnBatch) -> None:
-        self._source, self._config, self._decoders, self._on_batch = source, config, decoders, on_batch
-        self._version = _version(source)
+        self._name, self._source = _named(source)
+        self._config, self._decoders, self._on_batch = config, decoders, on_batch
+        self._version = _version(self._source)
         self.batcher = self._load()
         self.name = self.batcher.model.info.name
 
     def _load(self) -> Batcher:
-        model = build(checkpoint.describe(self._source), self._config)
+        info = checkpoint.describe(self._source)
+        model = build(replace(info, name=self._name or info.name), self._config)
         return Batcher(model, self._decoders, lambda images: self._on_batch(self.name, images))
 
     def refresh(self) -> None:
@@ -68,7 +73,7 @@ class Models:
         for source in sources:
             served = Served(source, config, decoders, on_batch)
             if served.name in self._served:
-                raise UsageError(f"{source}: another model is named {served.name} too; give the folder another name")
+                raise UsageError(f"{source}: two models are named {served.name}; NAME=MODEL gives one another name")
             self._served[served.name] = served
 
     def all(self) -> list[Batcher]:
@@ -87,7 +92,7 @@ class Models:
         return served.batcher
 
     async def watch(self) -> None:
-        """Look at the checkpoints now and then, until cancelled."""
+        """Check the checkpoints regularly, until cancelled."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for served in self._served.values():
@@ -103,7 +108,7 @@ class Checkpoints:
         self._futures: dict[str, Future[Batcher]] = {}
 
     def get(self, folder: str, name: str) -> Future[Batcher]:
-        """Return a model, or begin to load it; a load that failed is tried again."""
+        """Return a model, or begin to load it, which raises Refused if it fails; the next call tries again."""
         with self._lock:
             future = self._futures.pop(folder, None)
             if future is None or (future.done() and future.exception()):
@@ -114,8 +119,19 @@ class Checkpoints:
             return future
 
     def _load(self, folder: str, name: str) -> Batcher:
-        model = build(replace(checkpoint.describe(folder), name=name), self._config)
+        try:
+            model = build(replace(checkpoint.describe(folder), name=name), self._config)
+        except (TaggerError, OSError) as error:
+            raise Refused(500, "ErrorPredictionModelNotFound", f"the iteration cannot be loaded: {error}") from error
         return Batcher(model, self._decoders, lambda images: self._on_batch(name, images))
+
+
+def _named(source: str) -> tuple[str, str]:
+    """Return the name and the model of NAME=MODEL; "" and the model without a name, or where that is a file."""
+    name, _, model = source.partition("=")
+    if not model or "/" in name or storage.exists(storage.absolute(source)):
+        return "", source
+    return name, model
 
 
 def _version(source: str) -> tuple[int, int, int] | None:

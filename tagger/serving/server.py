@@ -1,11 +1,11 @@
-"""The server process: models behind a socket, and an end that waits for the requests at work."""
+"""The server process: models behind a socket; it ends when the requests in progress are answered."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
 
-from tagger import storage
+from tagger import hardware, storage
 from tagger.inference.config import ModelConfig
 from tagger.serving import listening
 from tagger.serving.app import Service, create
@@ -23,6 +23,7 @@ def serve(
     """Load the models and serve until SIGTERM or SIGINT; `on_start` gets the URL. Raises TaggerError."""
     config = config or ServeConfig()
     _raise_file_limit()
+    hardware.return_large_blocks()
     held = storage.claimed(storage.absolute(config.projects)) if config.projects else contextlib.nullcontext()
     with listening.listen(config.host, config.port) as listener, held:
         app = create(Service(models, config, model_config or ModelConfig(), train_config or TrainConfig()))
@@ -30,7 +31,7 @@ def serve(
 
 
 def _raise_file_limit() -> None:
-    """Allow as many open connections as the system lets this process have."""
+    """Raise the limit on open files to the maximum that the system permits."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # Windows; a limit that may not be raised
         import resource
 

@@ -50,7 +50,7 @@ class Store:
         return self.flush() if full else True
 
     def flush(self) -> bool:
-        """Write the rows that wait as one part; return whether that worked, else they wait on."""
+        """Write the waiting rows as one part; return whether that worked, else they stay."""
         with self._lock:
             if not self._rows:
                 return True
@@ -64,7 +64,7 @@ class Store:
             return True
 
     async def flush_regularly(self) -> None:
-        """Write what waits every few seconds, until cancelled."""
+        """Write the waiting rows every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await asyncio.to_thread(self.flush)

@@ -16,6 +16,7 @@ from tagger.storage.files import (
     remove_folder,
     rename,
     sizes_in,
+    sync_folder,
     write_atomic,
     write_new,
 )
@@ -39,5 +40,6 @@ __all__ = [
     "LOCK", "READ_TIMEOUT", "FoundFile", "StrPath", "absolute", "absolute_file", "cache_folder", "claimed",
     "describe", "exists", "find_images", "has_images", "is_credential_error", "is_image_name", "is_remote", "join",
     "local_path", "local_uri", "names_in", "open_input", "parent", "public_uri", "read_bytes", "read_range",
-    "read_tail", "redact", "remove", "remove_folder", "rename", "resolve", "sizes_in", "write_atomic", "write_new",
+    "read_tail", "redact", "remove", "remove_folder", "rename", "resolve", "sizes_in", "sync_folder",
+    "write_atomic", "write_new",
 ]  # fmt: skip

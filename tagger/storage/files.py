@@ -279,7 +279,12 @@ def _write_and_publish(path: str, content: bytes, publish: Callable[[str, str], 
         publish(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)  # linked, or not published
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync_folder(folder)
+
+
+def sync_folder(path: str) -> None:
+    """Wait until the names in a local folder are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -83,14 +83,14 @@ def with_neighbours(
     """Return the backbone's network with its labelled images for a head."""
     body = with_head(backbone, 0, config)
     count, width = found.examples.shape
-    net = FeatureKnn(num_classes, backbone.architecture, count, width, found.k, found.metric, body.model_args)
-    net.backbone.load_state_dict(body.net.state_dict())
-    net.neighbours.examples.copy_(found.examples)
-    net.neighbours.labels.copy_(found.labels)
     model_args: dict[str, object] = {
         "backbone": backbone.architecture, "backbone_args": body.model_args, "examples": count, "features": width,
         "k": found.k, "metric": found.metric,
     }  # fmt: skip
+    net = cast(FeatureKnn, models.build("tagger_feature_knn", num_classes, model_args))
+    net.backbone.load_state_dict(body.net.state_dict())
+    net.neighbours.examples.copy_(found.examples)
+    net.neighbours.labels.copy_(found.labels)
     return Built(net, "tagger_feature_knn", model_args, backbone.preprocessing), net
 
 

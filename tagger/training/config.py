@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from tagger import options
 from tagger.errors import UsageError
 from tagger.images.transforms import Preprocessing
-from tagger.options import FORM, Option, Range
+from tagger.options import FORM, Device, Option, Range
 from tagger.training import schedules
 
 CROP_MODES = {"crop": "center", "letterbox": "border", "squash": "squash"}
@@ -130,7 +130,7 @@ class TrainConfig:
         float, Option("On a CPU, auto fine-tunes only if that takes no longer.", {"method": ("auto",)}, ge=0)
     ] = 10.0
     seed: Annotated[int, Option("Random seed; the same seed on the same CPU gives the same checkpoint.", ge=0)] = 0
-    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
+    device: Device = "auto"
     gpus: Annotated[
         int, Option("GPUs to train on, with a process each; with --device cpu, number of processes.", _TRAINED, ge=1)
     ] = 1
@@ -156,6 +156,11 @@ class TrainConfig:
     def task(self) -> str:
         """Return the task of tagger.json."""
         return "multilabel" if self.multilabel else "multiclass"
+
+    @property
+    def score_name(self) -> str:
+        """Return the metric that models are chosen by."""
+        return "mean average precision" if self.multilabel else "accuracy"
 
     def preprocessing(self, backbone: Preprocessing) -> Preprocessing:
         """Return the backbone's preprocessing with this size and fit."""

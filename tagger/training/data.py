@@ -14,8 +14,8 @@ from tagger.checkpoint.info import ModelInfo, fingerprint
 from tagger.data import dataset as datasets
 from tagger.data import scan
 from tagger.data.dataset import BoolArray, Dataset
-from tagger.data.pixels import IN_MEMORY, ArrayPixels, FilePixels, Pixels, Rows, training_side
-from tagger.data.scan import Arrays
+from tagger.data.pixels import ArrayPixels, FilePixels, Pixels, Rows
+from tagger.data.scan import IN_MEMORY, Arrays, Scan
 from tagger.data.splits import NAMES
 from tagger.errors import SourceError
 from tagger.images import Preprocessing, UInt8Array
@@ -23,6 +23,7 @@ from tagger.inference.engines import Float32Array
 from tagger.training import loaders
 from tagger.training.config import TrainConfig
 from tagger.training.distributed import start_server
+from tagger.training.probe import Part
 from tagger.training.trainer import Epoch
 
 SCRATCH_SIDE = 32
@@ -52,8 +53,8 @@ class TrainingData:
     decoded: int = 0
     """Images that had to be decoded; the others were cached."""
     notes: tuple[str, ...] = ()
-    square: UInt8Array | None = None
-    """(N, S, S, 3) for networks trained from scratch."""
+    square: ArrayPixels | None = None
+    """For networks trained from scratch."""
     seconds: float = 0.0
     """Time of the scan, embeddings included."""
 
@@ -80,61 +81,58 @@ class TrainingData:
         """Return targets (N, K) of a split."""
         return self.dataset.truth[self.rows(split)]
 
-    def part(self, split: str) -> tuple[Float32Array, Float32Array]:
+    def part(self, split: str) -> Part:
         """Return features (N, D) and targets (N, K) of a split."""
         assert self.features is not None
         return self.features[self.rows(split)], self.truth(split)
 
 
-def for_size(info: ModelInfo, preprocessing: Preprocessing) -> ModelInfo:
-    """Return a backbone with other preprocessing, under an id of its own."""
-    if preprocessing == info.preprocessing:
-        return info
-    model_id = fingerprint([info.model_id, repr(preprocessing)])
-    return replace(info, preprocessing=preprocessing, model_id=model_id)
-
-
 def describe_backbone(config: TrainConfig) -> ModelInfo | None:
-    """Return the backbone with the preprocessing of this training; None for --method scratch."""
+    """Return the backbone with the preprocessing of this training, and an id for it; None for --method scratch."""
     if config.method == "scratch":
         return None
     published = checkpoint.describe(config.backbone)
-    return for_size(published, config.preprocessing(published.preprocessing))
+    preprocessing = config.preprocessing(published.preprocessing)
+    if preprocessing == published.preprocessing:
+        return published
+    model_id = fingerprint([published.model_id, repr(preprocessing)])
+    return replace(published, preprocessing=preprocessing, model_id=model_id)
 
 
-def read(
-    dataset: str,
-    config: TrainConfig,
-    callbacks: Callbacks,
-    square: Preprocessing | None = None,
-    labelled_only: bool = False,
-) -> TrainingData:
+def read(dataset: str, config: TrainConfig, callbacks: Callbacks, benchmark_side: int | None = None) -> TrainingData:
     """Read labels, scan the images once, and split them.
 
-    `square` asks for their pixels in this size as well; `labelled_only` leaves out images known to have no label.
-    Raises SourceError or UsageError when there is nothing to learn from.
+    For a benchmark, images are also fitted to squares of `benchmark_side`, and those known to have no label are left
+    out. Raises SourceError or UsageError when there is nothing to learn from.
     """
     device = hardware.device(config.device)
     if config.gpus > 1 or (config.method in ("auto", "finetune") and loaders.workers_for(device)):
         start_server()  # it imports while the images are scanned
     found = datasets.read_dataset(dataset, config.multilabel, config.labels)
     started, backbone = time.perf_counter(), describe_backbone(config)
-    if labelled_only:
+    if benchmark_side:
         found = found.filter(np.asarray(found.truth.any(axis=1)), "they have none of the labels")
     callbacks.say(f"{len(found):,} labelled images, {len(found.label_names):,} labels")
-    if config.method == "scratch":
-        side = config.image_size or SCRATCH_SIDE
-        square = Preprocessing(size=(side, side), crop_pct=1.0)
-    arrays, on_image = _arrays(found, backbone, config, square), partial(callbacks.on_progress, "images")
-    scanned = scan.scan(found.table, backbone, config.device, arrays, on_image)
+    side = config.image_size or SCRATCH_SIDE if config.method == "scratch" else benchmark_side
+    square = Preprocessing(size=(side, side), crop_pct=1.0) if side else None
+    arrays = Arrays(training=config.method in ("auto", "finetune"), square=square)
+    on_image = partial(callbacks.on_progress, "images")
+    images, scanned = datasets.scan(dataset, found, backbone, config.device, arrays, on_image)
     callbacks.say(f"{scanned.decoded:,} images read and decoded, {len(found) - scanned.decoded:,} cached")
-    if not scanned.have.any():
-        raise SourceError(f"{dataset}: none of {len(found):,} labelled images can be read and decoded")
-    images, report = datasets.split(datasets.scanned(found, scanned), scanned, config.seed)
-    data = replace(
-        _data(images, scanned, backbone, square, device),
+    images, report = datasets.split(images, scanned, config.seed)
+    small = ArrayPixels(np.stack(list(scanned.arrays["square"].values())), square) if square else None
+    pixels = _pixels(images, backbone, scanned, device) if backbone else small
+    assert pixels
+    data = TrainingData(
         name=storage.public_uri(storage.absolute(dataset)).rstrip("/").rpartition("/")[2],
+        dataset=images,
+        pixels=pixels,
+        features=scanned.features,
+        backbone=backbone,
+        device=device,
+        decoded=scanned.decoded,
         notes=(*images.notes, *report[1:]),
+        square=small,
         seconds=time.perf_counter() - started,
     )
     _check_splits(dataset, data, config.multilabel)
@@ -143,35 +141,11 @@ def read(
     return data
 
 
-def _arrays(found: Dataset, backbone: ModelInfo | None, config: TrainConfig, square: Preprocessing | None) -> Arrays:
-    """Return the pixels that fine-tuning will want, where they fit into memory."""
-    if backbone is None or config.method not in ("auto", "finetune"):
-        return Arrays(square=square)
-    side, (height, width) = training_side(backbone.preprocessing), backbone.preprocessing.size
-    fits = len(found) * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
-    return Arrays(pixels=fits, training_side=side if fits else None, square=square)
-
-
-def _data(
-    images: Dataset, scanned: scan.Scan, backbone: ModelInfo | None, square: Preprocessing | None, device: str
-) -> TrainingData:
-    """Return the images that decode with what the scan computed of them."""
-    small = np.stack(list(scanned.decoded_arrays("square").values())) if square else None
-    if backbone:
-        pixels: Pixels = _pixels(images, backbone, scanned, device)
-    else:
-        assert small is not None
-        assert square is not None
-        pixels = ArrayPixels(small, square)
-    features = None if scanned.features is None else scanned.features[scanned.have]
-    return TrainingData("", images, pixels, features, backbone, device, scanned.decoded, square=small)
-
-
-def _pixels(images: Dataset, backbone: ModelInfo, scanned: scan.Scan, device: str) -> FilePixels:
+def _pixels(images: Dataset, backbone: ModelInfo, scanned: Scan, device: str) -> FilePixels:
     """Return the images with those that are decoded already, each as its split needs it."""
     train = images.split("train")
-    training = {row: array for row, array in scanned.decoded_arrays("training").items() if train[row]}
-    evaluation = {row: array for row, array in scanned.decoded_arrays("pixels").items() if not train[row]}
+    training = {row: array for row, array in scanned.arrays["training"].items() if train[row]}
+    evaluation = {row: array for row, array in scanned.arrays["pixels"].items() if not train[row]}
     limit = IN_MEMORY // (1 + loaders.workers_for(device))  # each process caches what it decodes itself
     return FilePixels(images.locations, backbone.preprocessing, training, evaluation, limit, images.image_ids)
 

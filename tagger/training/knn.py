@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tagger.errors import SourceError
-from tagger.inference.engines import Float32Array
 from tagger.models.knn import nearest, votes
+from tagger.training.probe import Part
 
 KS = (1, 3, 5, 7, 10, 15, 20)
 METRICS = ("l2", "cosine", "l1")
@@ -39,26 +38,19 @@ class Neighbours:
     """On the held-out images."""
 
 
-def fit(
-    features: Float32Array,
-    truth: Float32Array,
-    val_features: Float32Array,
-    val_truth: Float32Array,
-    on_progress: OnProgress = lambda what, done, total: None,
-) -> Neighbours:
-    """Choose k and metric on the validation images; images without a label do not vote.
-
-    Features are (N, D), truth (N, K) with at most one label an image.
-    """
-    labelled, val_labelled = truth.any(axis=1), val_truth.any(axis=1)
-    examples, queries = torch.from_numpy(features[labelled]), torch.from_numpy(val_features[val_labelled])
-    labels, val_labels = (
-        torch.from_numpy(np.asarray(part.argmax(axis=1), dtype=np.int64))
-        for part in (truth[labelled], val_truth[val_labelled])
-    )
-    found = accuracies((queries, val_labels), (examples, labels), truth.shape[1], FAST_METRICS, on_progress)
+def fit(train: Part, validation: Part, on_progress: OnProgress = lambda what, done, total: None) -> Neighbours:
+    """Choose k and metric on the validation images. Images have one label or none; those without do not vote."""
+    examples, labels = known = _labelled(train)
+    found = accuracies(_labelled(validation), known, train[1].shape[1], FAST_METRICS, on_progress)
     metric, k = best(found)
     return Neighbours(examples, labels, k, metric, found[metric][k])
+
+
+def _labelled(part: Part) -> tuple[Tensor, Tensor]:
+    """Return features (N, D) and labels (N,) of the images that have one."""
+    features, truth = part
+    labelled = truth.any(axis=1)
+    return torch.from_numpy(features[labelled]), torch.from_numpy(truth[labelled].argmax(axis=1))
 
 
 def accuracies(
@@ -66,7 +58,7 @@ def accuracies(
     examples: tuple[Tensor, Tensor],
     num_classes: int,
     metrics: Sequence[str],
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnProgress,
 ) -> Curves:
     """Return the accuracy for every metric and k of KS on held-out rows (M, D) with labels (M,).
 

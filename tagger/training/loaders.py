@@ -30,6 +30,8 @@ MAX_WORKERS = 16
 """Processes that prepare images for a GPU."""
 PREFETCH = 2
 """Batches that each of them prepares ahead."""
+EVALUATED = 64
+"""Images of an evaluation batch."""
 
 
 class Normaliser:
@@ -44,18 +46,16 @@ class Normaliser:
         moved = torch.as_tensor(pixels).to(self.device, non_blocking=True)
         return normalise(moved, self.mean, self.std).contiguous(memory_format=torch.channels_last)
 
+    def batches(self, pixels: UInt8Array) -> Iterator[Tensor]:
+        """Yield images in evaluation batches."""
+        return map(self, torch.from_numpy(pixels).split(EVALUATED))
 
-def batches(
-    pixels: Callable[[], UInt8Array], targets: Tensor, normaliser: Normaliser, size: int = 64
-) -> Callable[[], Iterable[Batch]]:
+
+def batches(pixels: Callable[[], UInt8Array], targets: Tensor, normaliser: Normaliser) -> Callable[[], Iterable[Batch]]:
     """Return a function that yields evaluation batches; pixels (N, H, W, 3) are loaded when they are first needed."""
     loaded = functools.cache(pixels)
 
-    def each() -> Iterator[Batch]:
-        for chunk, target in zip(torch.from_numpy(loaded()).split(size), targets.split(size), strict=True):
-            yield normaliser(chunk), target
-
-    return each
+    return lambda: zip(normaliser.batches(loaded()), targets.split(EVALUATED), strict=True)
 
 
 class TensorLoader:
@@ -133,7 +133,7 @@ class ImageLoader:
         targets: Tensor,
         batch_size: int,
         normaliser: Normaliser,
-        workers: int = 0,
+        workers: int,
         processes: Group = ALONE,
     ) -> None:
         self.dataset, self.targets, self.normaliser, self.count = dataset, targets, normaliser, len(dataset)
@@ -198,7 +198,7 @@ class AugmentedImages(Dataset[Tensor]):
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) in an order that depends on seed and epoch; of each, this process's share."""
 
-    def __init__(self, count: int, batch_size: int, seed: int, processes: Group = ALONE) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, processes: Group) -> None:
         self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
         self.processes = processes
 

@@ -18,6 +18,7 @@ from torch import nn
 from tagger import models
 from tagger.checkpoint import Built
 from tagger.data import normalisation
+from tagger.data.arrays import LabelledImages
 from tagger.data.pixels import ArrayPixels
 from tagger.errors import UsageError
 from tagger.inference.engines import Float32Array
@@ -30,7 +31,7 @@ from tagger.training.launch import Job
 from tagger.training.loaders import AugmentedImages, ImageLoader, Normaliser, batches, workers_for
 from tagger.training.recipe import SPEEDRUN, Recipe
 from tagger.training.resume import State
-from tagger.training.scratch import Labelled, Network
+from tagger.training.scratch import Network
 from tagger.training.shared import SHARED_MEMORY, share_pixels
 from tagger.training.trainer import Diverged, Epoch, Trainer, label_weights, logits_of, score_of
 
@@ -71,7 +72,7 @@ def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callba
         return probed
     tuned = fine_tune(data, config, probed if head_fits else None, state, callbacks)
     scores = probed.candidates | tuned.candidates
-    found = f"fine-tuning: validation {_score_name(config)} {tuned.candidates['finetune']:.1%}"
+    found = f"fine-tuning: validation {config.score_name} {tuned.candidates['finetune']:.1%}"
     if tuned.method == "probe":
         callbacks.say(f"{found} at best; the probe is better and is saved")
         return replace(probed, candidates=scores, curve=tuned.curve, seconds_before=tuned.seconds_before)
@@ -81,10 +82,10 @@ def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callba
 
 def fit_probe(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> tuple[TrainedNetwork, bool]:
     """Fit a linear classifier on frozen features; return it, and whether it could be put into the network's head."""
-    head = probe.fit(*data.part("train"), *data.part("val"), config)
+    head = probe.fit(data.part("train"), data.part("val"), config)
     features, truth = data.part("val")
     found = score_of(head(features), truth, config.multilabel)
-    callbacks.say(f"probe: validation {_score_name(config)} {found:.1%} ({len(truth):,} images)")
+    callbacks.say(f"probe: validation {config.score_name} {found:.1%} ({len(truth):,} images)")
     network = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
     head_fits = backbones.set_head(network.net, head)
     if not head_fits and config.method != "finetune":
@@ -125,8 +126,7 @@ def fine_tune(
     net.to(data.device).to(memory_format=torch.channels_last)
     normaliser = Normaliser(data.pretrained.preprocessing, data.device)
     pixels = {name: data.pixels.fitted(data.indices(name)) for name in (data.evaluated if splits is None else splits)}
-    batches_of = {name: map(normaliser, torch.from_numpy(part).split(64)) for name, part in pixels.items()}
-    logits = {name: logits_of(net, inputs).numpy() for name, inputs in batches_of.items()}
+    logits = {name: logits_of(net, normaliser.batches(part)).numpy() for name, part in pixels.items()}
     net.cpu()
     return TrainedNetwork(
         network,
@@ -213,7 +213,7 @@ def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> Tr
     def compared(metric: str, done: int, total: int) -> None:
         callbacks.on_progress(f"{metric} distances", done, total)
 
-    found = knn.fit(*data.part("train"), *data.part("val"), compared)
+    found = knn.fit(data.part("train"), data.part("val"), compared)
     callbacks.say(f"knn: k = {found.k}, {found.metric}; validation accuracy {found.accuracy:.1%}")
     network, net = backbones.with_neighbours(data.pretrained, found, len(data.dataset.label_names), config)
     head = net.neighbours.forward_head
@@ -232,7 +232,9 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     batch_size = config.batch_size or SPEEDRUN.batch_size
     rate = SPEEDRUN.lr * batch_size / SPEEDRUN.batch_size
     recipe = replace(SPEEDRUN, epochs=config.epochs or SPEEDRUN.epochs, batch_size=batch_size, lr=rate)
-    part = {name: Labelled(data.pixels.arrays[data.rows(name)], data.truth(name)) for name in ("train", "val", "test")}
+    part = {
+        name: LabelledImages(data.pixels.arrays[data.rows(name)], data.truth(name)) for name in ("train", "val", "test")
+    }
     computed = normalisation.compute("standardise", part["train"].images)
     network = Network("tagger_speedrun", {}, len(data.dataset.label_names), computed)
     make = partial(
@@ -284,7 +286,3 @@ def seconds_per_image(network: Built, config: TrainConfig, device: str = "cpu") 
         if device == "cuda":
             torch.cuda.synchronize()
     return (time.perf_counter() - started) / size
-
-
-def _score_name(config: TrainConfig) -> str:
-    return "mean average precision" if config.multilabel else "accuracy"

@@ -17,6 +17,9 @@ STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse L2 regularisation strengths that are tried, on standardised features."""
 MAX_ITERATIONS = 500
 
+Part = tuple[Float32Array, Float32Array]
+"""Features (N, D) and targets (N, K) of a split."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -34,14 +37,9 @@ class Probe:
         return logits
 
 
-def fit(
-    features: Float32Array,
-    truth: Float32Array,
-    val_features: Float32Array,
-    val_truth: Float32Array,
-    config: TrainConfig,
-) -> Probe:
+def fit(train: Part, validation: Part, config: TrainConfig) -> Probe:
     """Fit a classifier for every strength; return the one with the lowest log-loss on validation."""
+    (features, truth), (val_features, val_truth) = train, validation
     mean, deviation = features.mean(axis=0), features.std(axis=0) + np.float32(1e-6)
     scaled: Float32Array = ((features - mean) / deviation).astype(np.float32)
     probes = []

@@ -6,23 +6,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import metadata
+from typing import cast
 
 import numpy as np
+import torch
 from sklearn.metrics import precision_recall_curve
 
 from tagger import checkpoint, options, schema, storage
+from tagger.checkpoint import Built
 from tagger.checkpoint.info import ModelInfo
 from tagger.checkpoint.unknown import Statistics
 from tagger.data.dataset import DATASET
 from tagger.data.splits import NAMES
-from tagger.evaluation import calibration, metrics
+from tagger.evaluation import calibration, metrics, unknown
 from tagger.evaluation.calibration import Threshold
 from tagger.evaluation.metrics import Evaluation, Reliability
+from tagger.images import UInt8Array
 from tagger.inference.engines import Float32Array
+from tagger.models.backbone import TimmNet
 from tagger.reporting import plots
-from tagger.training import unknown
 from tagger.training.config import DEFAULT_BACKBONE, TrainConfig
 from tagger.training.data import TrainingData
+from tagger.training.loaders import Normaliser
 from tagger.training.methods import TrainedNetwork
 from tagger.training.probe import scores_of
 
@@ -30,6 +35,8 @@ MISTAKES = 24
 """Images in the grid of mistakes."""
 _SHOWN = 10
 """Tags that a warning names."""
+_FROZEN = ("probe", "knn")
+"""Methods that leave the features of the backbone as they are."""
 PACKAGES = ("tagger", "torch", "timm", "scikit-learn", "pillow")
 
 
@@ -76,8 +83,28 @@ def evaluate(fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, se
     thresholds = calibration.learn_thresholds(scores["val"], truth["val"], names, config.precision_target)
     limits = [each.threshold for each in thresholds]
     evaluations = {name: metrics.evaluate(scores[name], truth[name], task, names, limits) for name in scores}
-    statistics = unknown.fit(fitted, data)
+    statistics = _statistics(fitted, data)
     return Trained(fitted, data, config, seconds, temperature, thresholds, scores, truth, evaluations, statistics)
+
+
+def _statistics(fitted: TrainedNetwork, data: TrainingData) -> Statistics | None:
+    """Return the statistics of unknown images; None where there are too few images."""
+    splits = {name: data.indices(name) for name in NAMES}
+    if data.features is not None and fitted.method in _FROZEN:
+        return unknown.fit(splits, data.features.__getitem__)
+    return unknown.fit(splits, lambda rows: embed(fitted.network, data.pixels.fitted(rows), data.device))
+
+
+@torch.inference_mode()
+def embed(network: Built, pixels: UInt8Array, device: str) -> Float32Array:
+    """Return the embeddings (N, D) of images (N, H, W, 3) of the size of the network's input."""
+    net, normaliser = network.net.eval().to(device), Normaliser(network.preprocessing, device)
+    timm_net, parts = cast(TimmNet, net), list[Float32Array]()
+    for batch in normaliser.batches(pixels):
+        features = timm_net.forward_head(timm_net.forward_features(batch), pre_logits=True)
+        parts.append(features.float().cpu().numpy())
+    net.cpu()
+    return np.concatenate(parts)
 
 
 def save(
@@ -177,9 +204,8 @@ def _plots(trained: Trained) -> dict[str, tuple[str, bytes]]:
         if (grid := _mistakes(trained)) is not None:
             drawn["mistakes"] = ("Most confident mistakes", grid)
     if trained.fitted.curve:
-        name = "accuracy" if task == "multiclass" else "mean average precision"
         curve = [asdict(epoch) for epoch in trained.fitted.curve]
-        drawn["learning"] = ("Learning curves", plots.learning_curves(curve, name))
+        drawn["learning"] = ("Learning curves", plots.learning_curves(curve, trained.config.score_name))
     return drawn
 
 
@@ -199,8 +225,7 @@ def _mistakes(trained: Trained) -> bytes | None:
     """Return the most confident mistakes as a grid of images; None without any."""
     split, dataset = trained.reported, trained.data.dataset
     names, scores, truth = dataset.label_names, trained.scores[split], trained.truth[split]
-    wrong = np.flatnonzero(truth[np.arange(len(truth)), scores.argmax(axis=1)] == 0)
-    confident = wrong[np.argsort(-scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
+    confident = metrics.confident_mistakes(scores, truth, MISTAKES)
     if not len(confident):
         return None
     rows = trained.data.indices(split)[confident]

@@ -51,6 +51,7 @@ def _step(pairs: list[tuple[float, int]], done: float) -> float:
     return pairs[-1][0]
 
 
-def _triangle(done: float, start: float = 0.2, peak: float = 0.23, end: float = 0.07) -> float:
-    """Rise from `start` to 1 at `peak`, fall to `end`."""
+def _triangle(done: float) -> float:
+    """Rise to 1, then fall."""
+    start, peak, end = 0.2, 0.23, 0.07
     return start + (1 - start) * done / peak if done < peak else 1 - (1 - end) * (done - peak) / (1 - peak)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tagger import hardware, models
+from tagger.data.arrays import LabelledImages
 from tagger.data.normalisation import Normalisation
 from tagger.images import UInt8Array
 from tagger.inference.engines import Float32Array
@@ -25,18 +26,6 @@ from tagger.training.trainer import Batch, Epoch, OnEpoch, Trainer, logits_of, s
 
 WHITENING_IMAGES = 5000
 _CHUNK = 1000
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images (N, H, W, 3) uint8 with targets (N, K)."""
-
-    images: UInt8Array
-    targets: Float32Array
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.images)
 
 
 @dataclass(frozen=True)
@@ -62,11 +51,11 @@ def train_net(
 
 def make_trainer(
     network: Network,
-    train: Labelled,
+    train: LabelledImages,
     recipe: Recipe,
     seed: int,
     device: str,
-    validation: Labelled | None = None,
+    validation: LabelledImages | None = None,
     multilabel: bool = False,
     compiled: bool = False,
     processes: Group = ALONE,
@@ -82,7 +71,7 @@ def make_trainer(
         net.set_whitening(on_device(train.images[np.sort(rows)], network.normalisation, "cpu"))
     bf16 = hardware.has_bf16(device)
     images = on_device(train.images, network.normalisation, device, torch.bfloat16 if bf16 else torch.float32)
-    targets = torch.from_numpy(train.targets).to(device)
+    targets = torch.from_numpy(train.truth).to(device)
     moved = None if offset is None else torch.from_numpy(offset).to(device, images.dtype)
     loader = TensorLoader(images, targets, recipe, seed, moved, processes)
     held_out = None if validation is None else _batches(validation, network.normalisation, device)
@@ -100,8 +89,8 @@ def on_device(
     return torch.cat(chunks).contiguous(memory_format=torch.channels_last)
 
 
-def _batches(data: Labelled, normalisation: Normalisation, device: str) -> Callable[[], Iterable[Batch]]:
-    images, targets = on_device(data.images, normalisation, device), torch.from_numpy(data.targets)
+def _batches(data: LabelledImages, normalisation: Normalisation, device: str) -> Callable[[], Iterable[Batch]]:
+    images, targets = on_device(data.images, normalisation, device), torch.from_numpy(data.truth)
     return lambda: zip(images.split(_CHUNK), targets.split(_CHUNK), strict=True)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, takewhile
 
 from tagger import storage
-from tagger.data.labels import json_stream, text
+from tagger.data.labels import json_stream
 from tagger.data.labels.record import Format, LabelFile, Notes, Options, Record, dicts, unique
 from tagger.errors import TableError, UsageError
 
@@ -31,7 +31,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; raises UsageError when a tag has no name and there is no list of tags."""
     tags = options.tags or _tags_beside(file)
-    notes.classes.update(dict.fromkeys(name for name in tags.values() if name))
+    notes.add_classes(name for name in tags.values() if name)
     for image in _flat(element for key, element in json_stream.events(file.uri, file.encoding) if not key):
         if not isinstance(image, dict) or not image.get("id"):
             notes.add("entries without an id", str(image)[:80])
@@ -59,7 +59,7 @@ def tag_list(elements: Iterable[object]) -> Tags:
 
 def read_tags(uri: str) -> Tags:
     """Return the tags of a saved GetTags list; empty when the JSON holds something else."""
-    events = json_stream.events(uri, text.encoding_of(uri))
+    events = json_stream.events(uri)
     return tag_list(element for _, element in takewhile(lambda event: not event[0], events))
 
 

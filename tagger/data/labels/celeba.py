@@ -21,7 +21,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; a row without a 1 is known to have none."""
     names = _names(file.lines)
-    notes.classes.update(dict.fromkeys(names))
+    notes.add_classes(names)
     for line in text.lines(file.uri, file.encoding):
         if row := _row(line, names):
             yield Record(row[0], tuple(name for name, answer in zip(names, row[1:], strict=True) if answer == "1"))

@@ -19,7 +19,7 @@ def rows(
     """Yield the values of some columns of every row; the names of their classes are noted."""
     known = class_names(parquet.schema_arrow)
     names = [known.get(column, ()) for column in columns]
-    notes.classes.update(dict.fromkeys(name for of_column in names for name in of_column))
+    notes.add_classes(name for of_column in names for name in of_column)
     for batch in parquet.iter_batches(batch_size, columns=list(dict.fromkeys(columns))):
         values = [batch.column(column).to_pylist() for column in columns]
         named = [[_named(cell, of) for cell in cells] if of else cells for cells, of in zip(values, names, strict=True)]

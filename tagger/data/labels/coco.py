@@ -77,7 +77,7 @@ def _note_classes(names: Pairs, used: set[str], above: set[str], notes: Notes) -
         if category == "0" and name in above and category not in used:
             notes.add("parent categories that no annotation uses, dropped", name)
         else:
-            notes.classes[name] = None
+            notes.add_classes([name])
 
 
 def _shared(pairs: Pairs, kind: str, notes: Notes) -> set[str]:

@@ -23,7 +23,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per image; the images lie in the folder `images` beside the lists."""
     names = options.names or _pairs(file.folder, CLASSES)
-    notes.classes.update(dict.fromkeys(names.values()))
+    notes.add_classes(names.values())
     class_of, is_training = _pairs(file.folder, LABELS), _pairs(file.folder, SPLITS)
     splits = {"1": "train", "0": "test"}
     for image_id, path in _pairs(file.folder, IMAGES).items():
@@ -38,7 +38,7 @@ def _pairs(folder: str, name: str) -> Mapping[str, str]:
     if not storage.exists(uri):
         return {}
     pairs: dict[str, str] = {}
-    for line in text.lines(uri, text.encoding_of(uri)):
+    for line in text.lines(uri):
         row = line.split(maxsplit=1)
         if len(row) > 1 and pairs.setdefault(row[0], row[1]) != row[1]:
             raise TableError(f"{uri}: id {row[0]} stands for {pairs[row[0]]} and for {row[1]}; remove one")

@@ -28,12 +28,12 @@ def matches(file: LabelFile) -> bool:
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; a line without ids is unlabelled."""
-    names = options.names or by_position(_lines(file.folder, SYNSETS))
-    notes.classes.update(dict.fromkeys(names.values()))
+    names = options.names or by_position(text.lines(storage.join(file.folder, SYNSETS)))
+    notes.add_classes(names.values())
     own = [file.uri.rpartition("/")[2]]
     for subset in _subsets(file.folder) if own == [SYNSETS] else own:
         split = split_of(subset.removesuffix(".txt"))
-        for line in _lines(file.folder, subset):
+        for line in text.lines(storage.join(file.folder, subset)):
             if match := _LINE.fullmatch(line):
                 name = match["plain"] or match["quoted"] + match["rest"]
                 yield Record(name, names_of(match["ids"].split(), names, notes) or None, split)
@@ -43,11 +43,6 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 def _subsets(folder: str) -> list[str]:
     return [name for name in storage.names_in(folder) or [] if name.endswith(".txt") and name != SYNSETS]
-
-
-def _lines(folder: str, name: str) -> Iterator[str]:
-    uri = storage.join(folder, name)
-    return text.lines(uri, text.encoding_of(uri))
 
 
 FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read, "text")

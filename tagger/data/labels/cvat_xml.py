@@ -77,7 +77,7 @@ class _Images:
             self.label.setdefault(tag, self.text.strip())
         elif tag == "label" and self.label is not None:
             if self.label.get("name") and self.label.get("type", "any") in ("any", "tag"):
-                self.notes.classes[self.label["name"]] = None
+                self.notes.add_classes([self.label["name"]])
             self.label = None
         elif tag == "image":
             self._end_image()

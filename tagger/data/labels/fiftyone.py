@@ -22,7 +22,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     events = json_stream.events(file.uri, file.encoding)
     classes = [element for key, element in events if key == "classes"]
     names = options.names or by_position(map(str, classes if classes != [None] else []))
-    notes.classes.update(dict.fromkeys(names.values()))
+    notes.add_classes(names.values())
     for key, pair in json_stream.events(file.uri, file.encoding):
         if key == "labels" and isinstance(pair, tuple):
             # found beside data/, as FiftyOne writes it; elsewhere by the end of the path

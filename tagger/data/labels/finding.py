@@ -8,9 +8,10 @@ from functools import partial
 from itertools import accumulate
 
 from tagger import storage
+from tagger.data.config import LabelOptions
 from tagger.data.labels import azure, class_folders, head, sidecar_text, xmp
 from tagger.data.labels.formats import FORMATS
-from tagger.data.labels.record import NO_COLUMNS, NO_NAMES, ColumnNames, Format, LabelFile, Notes, split_of
+from tagger.data.labels.record import NO_COLUMNS, Format, LabelFile, Notes, split_of
 from tagger.errors import AccessDenied, SourceError, TableError, UsageError
 
 KNOWN_NAMES = (
@@ -55,18 +56,12 @@ class LabelSource:
         return storage.redact(head.sample(self.files[0]))
 
 
-def find(
-    labels: str | None,
-    label_format: str,
-    root: str | None,
-    listing: Sequence[str],
-    notes: Notes,
-    columns: ColumnNames = NO_NAMES,
-) -> LabelSource | str:
+def find(options: LabelOptions, root: str | None, listing: Sequence[str], notes: Notes) -> LabelSource | str:
     """Return the label files that were named, or those of the source's root; without any, the reason.
 
     Raises UsageError for an unknown format or several, TableError when no format takes the content.
     """
+    labels, label_format = options.labels, options.label_format
     if label_format not in ("auto", "none", *FORMATS):
         raise UsageError(f"--label-format {label_format}: expected auto, none or one of {', '.join(FORMATS)}")
     if label_format == "none":
@@ -82,14 +77,15 @@ def find(
         if chosen:
             raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
         return "the source is no folder; add --labels FILE"
-    heads = partial(head.read_head, notes=notes, columns=columns)
+    heads = partial(head.read_head, options=options, notes=notes)
     if chosen and chosen.beside and not labels:
         found: LabelSource | str = LabelSource(chosen, (LabelFile(place, "folder", listing=listing),))
     elif labels or chosen:
         found = _named_source(place, chosen, listing, notes, heads)
     else:
         found = _root_source(place, listing, notes, heads)
-    if any(columns) and (isinstance(found, str) or found.format.kind not in _TABLES):
+    columns = options.file_column or options.label_column or options.split_column
+    if columns and (isinstance(found, str) or found.format.kind not in _TABLES):
         shown = found if isinstance(found, str) else f"{found.name} was read as {found.format.name}"
         raise UsageError(f"--file-column, --label-column and --split-column need a table: {shown}")
     return found

@@ -13,9 +13,10 @@ from itertools import islice
 import pyarrow as pa
 
 from tagger import schema, storage
+from tagger.data.config import LabelOptions
 from tagger.data.labels import class_label, json_stream, tables, text
 from tagger.data.labels.columns import file_column
-from tagger.data.labels.record import NO_NAMES, ColumnNames, Columns, LabelFile, Notes, dicts
+from tagger.data.labels.record import Columns, LabelFile, Notes, dicts
 from tagger.errors import TableError, UsageError
 
 ROWS = 1000
@@ -29,19 +30,17 @@ _LONG = 1000
 """Characters of a text in JSON that the head holds: labelme stores whole images."""
 
 
-def read_head(uri: str, notes: Notes, columns: ColumnNames = NO_NAMES) -> LabelFile:
-    """Read the head of a label file, in which the named columns are found.
+def read_head(uri: str, options: LabelOptions, notes: Notes) -> LabelFile:
+    """Read the head of a label file, in which the columns are found that the options name.
 
     Raises TableError when it is empty, SourceError when it cannot be read, UsageError when it lacks a named column.
     """
     file = _read_head(uri, notes)
-    if columns == NO_NAMES:
-        return file
     position = partial(_position, file)
     named = Columns(
-        None if columns.file is None else position("--file-column", columns.file),
-        tuple(position("--label-column", name) for name in columns.labels),
-        None if columns.split is None else position("--split-column", columns.split),
+        None if options.file_column is None else position("--file-column", options.file_column),
+        tuple(position("--label-column", name) for name in options.label_column),
+        None if options.split_column is None else position("--split-column", options.split_column),
     )
     return replace(file, named=named)
 

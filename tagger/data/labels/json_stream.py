@@ -12,7 +12,7 @@ from tagger.errors import TableError
 _CHUNK = 1 << 20
 
 
-def events(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
+def events(uri: str, encoding: str | None = None) -> Iterator[tuple[str, object]]:
     """Yield (key, element): elements of a top-level array under "", those of an object's arrays under their key.
 
     An object inside the top-level object comes as (key, (name, value)) pairs, anything else as (key, value). Raises

@@ -30,7 +30,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         return
     if shapes:
         notes.add("shapes (boxes, polygons, ...), ignored", name, shapes)
-    notes.classes.update(dict.fromkeys(flags))
+    notes.add_classes(flags)
     labels = tuple(flag for flag, is_set in flags.items() if is_set)
     if flags and not labels:
         notes.add(_NONE, name)

@@ -43,7 +43,7 @@ def read_names(shown: str) -> Mapping[str, str]:
     Raises UsageError when the file is none of the known shapes, TableError when it gives an id two names.
     """
     uri = storage.absolute(shown)
-    with text.open_text(uri, text.encoding_of(uri)) as file:
+    with text.open_text(uri) as file:
         content = file.read().strip(text.BLANK)
     if not content:
         raise _unknown(shown, "it is empty")

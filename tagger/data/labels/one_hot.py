@@ -26,7 +26,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per row; a row that sets no class is known to have none, a row with a gap is unlabelled."""
     columns = flag_columns(file) or other_columns(file)
     classes, meanings = [file.columns[at] for at in columns], _meanings(file, columns, notes)
-    notes.classes.update(dict.fromkeys(classes))
+    notes.add_classes(classes)
 
     def labels_of(name: str, cells: Sequence[object]) -> tuple[str, ...] | None:
         chosen = [meanings.get(flag(cell)) for cell in cells]

@@ -53,6 +53,10 @@ class Notes:
         if example and len(shown) < EXAMPLES and example not in shown:
             shown.append(example)
 
+    def add_classes(self, names: Iterable[str]) -> None:
+        """Note that the label files name these classes."""
+        self.classes.update(dict.fromkeys(names))
+
     def lines(self) -> list[str]:
         """Return one line per kind: `rows that name a file not in the source: 12 (a.jpg, b.jpg, ...)`."""
         return [f"{kind}: {count:,}{self._shown(kind)}" for kind, count in self.counts.items()]
@@ -79,17 +83,6 @@ class Options:
     """Azure: tag id -> name, None for the negative tag."""
     fields: tuple[str, ...] = ()
     """Questions whose answers are labels: controls of Label Studio, jobs of SageMaker, attributes of VIA."""
-
-
-class ColumnNames(NamedTuple):
-    """The columns of a table that the user named."""
-
-    file: str | None = None
-    labels: tuple[str, ...] = ()
-    split: str | None = None
-
-
-NO_NAMES = ColumnNames()
 
 
 class Columns(NamedTuple):

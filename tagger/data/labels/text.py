@@ -37,14 +37,14 @@ def encoding_of(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def open_text(uri: str, encoding: str) -> Iterator[TextIO]:
-    """Open a text for streaming, with its line ends."""
+def open_text(uri: str, encoding: str | None = None) -> Iterator[TextIO]:
+    """Open a text for streaming, with its line ends; the encoding is detected unless it is known."""
     with storage.open_input(uri) as file:
         # a UTF-16 file may be cut in the middle of a character
-        yield io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="")
+        yield io.TextIOWrapper(file, encoding=encoding or encoding_of(uri), errors="replace", newline="")
 
 
-def lines(uri: str, encoding: str) -> Iterator[str]:
+def lines(uri: str, encoding: str | None = None) -> Iterator[str]:
     """Yield the lines of a text that are not blank, without blanks around them."""
     with open_text(uri, encoding) as file:
         yield from filter(None, (line.strip(BLANK) for line in file))

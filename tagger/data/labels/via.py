@@ -80,7 +80,7 @@ def _version_3_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapp
             answers[str(entry.get("vid"))].update({str(kind.get("aname")): _named(kind, str(v)) for kind, v in found})
     for kind in parts["attribute"].values():
         options = kind.get("options")
-        notes.classes.update(dict.fromkeys(map(str, options.values())) if isinstance(options, dict) else {})
+        notes.add_classes(map(str, options.values()) if isinstance(options, dict) else ())
     for view_id, view in parts["view"].items():
         files = view.get("fid_list")
         for file_id in files if isinstance(files, list) else ():
@@ -106,7 +106,7 @@ def _note_classes(kind: object, attributes: object, notes: Notes) -> None:
     if kind == "file" and isinstance(attributes, dict):
         for attribute in attributes.values():
             options = attribute.get("options") if isinstance(attribute, dict) else None
-            notes.classes.update(dict.fromkeys(options if isinstance(options, dict) else {}))
+            notes.add_classes(options if isinstance(options, dict) else ())
 
 
 def _csv_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[str, object]]]:

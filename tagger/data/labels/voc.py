@@ -32,7 +32,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     if not (name := _NAME.fullmatch(file.uri.rpartition("/")[2])):
         return  # the list of a split repeats what those of the classes say
     label, split = name["label"], split_of(name["split"])
-    notes.classes[label] = None
+    notes.add_classes([label])
     for line in text.lines(file.uri, file.encoding):
         if not (match := _LINE.fullmatch(line)):
             notes.add("lines that are not a name and -1, 0 or 1", line[:80])

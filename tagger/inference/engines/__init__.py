@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from tagger import hardware
 from tagger.checkpoint.info import ModelInfo
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICES", "ENGINES", "PRECISIONS", "CannotRun", "Choice", "Engine", "Float32Array", "doubts", "load", "possible",
-    "probe_images", "rate", "trusted",
+    "probe_images", "rate", "run", "trusted",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,14 @@ class Engine(Protocol):
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
         """Score a batch."""
         ...
+
+
+def run(engine: Engine, pixels: UInt8Array) -> tuple[Float32Array, Float32Array]:
+    """Return scores (N, classes) and embeddings (N, D) of any number of images, in batches of the engine's size."""
+    batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
+    with ThreadPoolExecutor(engine.concurrency) as pool:
+        scores, embeddings = zip(*pool.map(engine, batches), strict=True)
+    return np.concatenate(scores), np.concatenate(embeddings)
 
 
 def load(

@@ -20,7 +20,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True)
 class Spec:
-    """Module, precisions and package of an engine; a new engine is a module and an entry in SPECS."""
+    """Module, precisions and package of an engine; a new engine is a module, an entry in SPECS and an EngineName."""
 
     module: str
     """Module of this package with `load(info, build, choice, batch_size, calibration) -> Engine`."""

@@ -1,4 +1,4 @@
-"""Training calls: the table of paths, and what a call may ask of its request."""
+"""Training calls: the table of paths, and checks of requests."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import unquote
 
 from fastapi import Response
 
 from tagger.checkpoint.info import Json
-from tagger.errors import TaggerError
 from tagger.serving import fetch
 from tagger.serving.batching import Batcher
+from tagger.serving.body import Held
 from tagger.serving.errors import Refused
 from tagger.serving.fetch import Fetcher
 from tagger.serving.models import Checkpoints
+from tagger.serving.projects.exports import Exports
 from tagger.serving.projects.links import Links
 from tagger.serving.projects.project import Project, Projects, canonical
 from tagger.serving.projects.training import Trainings
-
-if TYPE_CHECKING:
-    from tagger.serving.projects.exports import Exports
-    from tagger.serving.projects.suggestions import Suggestions
 
 T = TypeVar("T")
 
@@ -49,10 +46,11 @@ class State:
     checkpoints: Checkpoints
     links: Links
     exports: Exports
-    suggestions: Suggestions
     fetcher: Fetcher
     max_bytes: int
     max_pixels: int
+    suggestions: dict[tuple[str, str], Json] = field(default_factory=dict)
+    """Iteration and image -> tags suggested for an image without tags; the oldest go."""
 
     def model(self, project: Project, iteration: Json) -> Future[Batcher]:
         """Return the model of an iteration, or begin to load it."""
@@ -66,10 +64,11 @@ class Call:
 
     state: State
     ids: Mapping[str, str]
-    """Parts of the path that are ids."""
+    """Parts of the path that are ids, or a choice."""
     query: Mapping[str, str]
     """By lower-case name."""
     body: bytes
+    held: Held
     content_type: str
     base: str
     """URL of the server, for links."""
@@ -121,14 +120,12 @@ class Call:
 
     def fetch(self, url: str) -> bytes:
         """Return what is behind a URL; raises Refused."""
-        return asyncio.run_coroutine_threadsafe(self.state.fetcher.fetch(url), self.loop).result(2 * fetch.SECONDS)
+        fetching = self.state.fetcher.fetch(url, self.held)
+        return asyncio.run_coroutine_threadsafe(fetching, self.loop).result(2 * fetch.SECONDS)
 
     def batcher(self, iteration: Json) -> Batcher:
         """Return the model of an iteration; raises Refused when it cannot be loaded."""
-        try:
-            return self.state.model(self.project, iteration).result(LOAD_SECONDS)
-        except (TaggerError, OSError, TimeoutError) as error:
-            raise Refused(500, "ErrorPredictionModelNotFound", f"the iteration cannot be loaded: {error}") from error
+        return self.state.model(self.project, iteration).result(LOAD_SECONDS)
 
 
 Handler: TypeAlias = Callable[[Call], Answer]
@@ -137,8 +134,9 @@ _HANDLERS: list[tuple[str, re.Pattern[str], Handler]] = []
 
 
 def handles(method: str, path: str) -> Callable[[Handler], Handler]:
-    """Register the function of a call; `{name}` in the path is an id."""
-    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "/?", re.IGNORECASE)
+    """Register the function of a call; `{name}` in the path is an id, `{name:one|two}` one of some words."""
+    parts = re.sub(r"\{(\w+):?(.*?)\}", lambda part: f"(?P<{part[1]}>{part[2] or '[^/]+'})", path)
+    pattern = re.compile(f"{parts}/?", re.IGNORECASE)
 
     def register(handler: Handler) -> Handler:
         _HANDLERS.append((method, pattern, handler))
@@ -170,6 +168,14 @@ def checked_text(value: object, name: str, most: int = MAX_NAME) -> str:
     return value
 
 
+def checked_choice(value: object, choices: Sequence[str], name: str, code: str = "BadRequest") -> str:
+    """Return the word among `choices` that a text is, in any case, the first if there is none; raises Refused."""
+    for choice in choices:
+        if not value or choice.lower() == str(value).lower():
+            return choice
+    raise Refused(400, code, f"{name}: expected one of {', '.join(choices)}, got {str(value)[:80]!r}")
+
+
 def checked_number(value: object, name: str, default: float = 0.0) -> float:
     """Return a number, the default for None; raises Refused."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -198,13 +204,13 @@ def checked_list(value: object, name: str, most: int) -> list[Json]:
 
 
 def paged(call: Call, found: list[Json]) -> list[Json]:
-    """Return the part of a list that a call asks for with `take` and `skip`."""
+    """Return the page of a list that `take` and `skip` select."""
     skip, take = int(call.number("skip", 0, 1e9)), int(call.number("take", DEFAULT_TAKE, MAX_TAKE))
     return found[skip : skip + take]
 
 
 def token_page(token: Json, names: Sequence[str], found: Sequence[T], most: int = MAX_TAKE) -> tuple[Json, Sequence[T]]:
-    """Return the page of a list that a query token asks for, and the token that asks for the next one."""
+    """Return the page of a list that a query token selects, and the token for the next one."""
     count, start = token.get("maxcount") or DEFAULT_TAKE, token.get("continuation") or "0"
     if not isinstance(count, int) or not 1 <= count <= most:
         raise Refused(400, "BadRequestPredictionResultsExceededCount", f"maxCount must be from 1 to {most}")

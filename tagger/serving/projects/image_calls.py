@@ -12,7 +12,16 @@ from fastapi.responses import JSONResponse
 from tagger.checkpoint.info import Json
 from tagger.serving.body import images_in
 from tagger.serving.errors import Refused
-from tagger.serving.projects.calls import Answer, Call, checked_ids, checked_list, checked_text, handles, paged
+from tagger.serving.projects.calls import (
+    Answer,
+    Call,
+    checked_choice,
+    checked_ids,
+    checked_list,
+    checked_text,
+    handles,
+    paged,
+)
 from tagger.serving.projects.project import IMAGES, TAGS, Project
 from tagger.serving.projects.uploads import OK, Added, Entry, add, with_tags
 
@@ -49,39 +58,17 @@ def create_images_from_urls(call: Call) -> Answer:
 
 
 @handles("GET", "projects/{project}/images")
+@handles("GET", "projects/{project}/images/{status:tagged|untagged}")
 def get_images(call: Call) -> Answer:
     """List images, all or those with or without tags."""
-    return _views(call, paged(call, _listed(call, call.query.get("taggingstatus", "All"))))
-
-
-@handles("GET", "projects/{project}/images/tagged")
-def get_tagged_images(call: Call) -> Answer:
-    """List images that have tags."""
-    return _views(call, paged(call, _listed(call, "Tagged")))
-
-
-@handles("GET", "projects/{project}/images/untagged")
-def get_untagged_images(call: Call) -> Answer:
-    """List images that have no tag."""
-    return _views(call, paged(call, _listed(call, "Untagged")))
+    return _views(call, paged(call, _listed(call)))
 
 
 @handles("GET", "projects/{project}/images/count")
+@handles("GET", "projects/{project}/images/{status:tagged|untagged}/count")
 def get_image_count(call: Call) -> Answer:
-    """Count images."""
-    return len(_listed(call, call.query.get("taggingstatus", "All")))
-
-
-@handles("GET", "projects/{project}/images/tagged/count")
-def get_tagged_image_count(call: Call) -> Answer:
-    """Count images that have tags."""
-    return len(_listed(call, "Tagged"))
-
-
-@handles("GET", "projects/{project}/images/untagged/count")
-def get_untagged_image_count(call: Call) -> Answer:
-    """Count images that have no tag."""
-    return len(_listed(call, "Untagged"))
+    """Count images, all or those with or without tags."""
+    return len(_listed(call))
 
 
 @handles("GET", "projects/{project}/images/id")
@@ -180,13 +167,16 @@ def _outcome(call: Call, found: Added) -> Json:
     return {"sourceUrl": found.source, "status": found.status, "image": image}
 
 
-def _listed(call: Call, status: str) -> list[Json]:
-    """Return the images with a tagging status, of the tags that the call names, in its order."""
-    if status.lower() not in ("all", "tagged", "untagged"):
-        raise Refused(400, "BadRequest", f"taggingStatus: expected All, Tagged or Untagged, got {status[:80]!r}")
-    project, tags = call.project, set(call.listed_ids("tagIds", MAX_BATCH_TAGS))
-    having = {"all": (True, False), "tagged": (True,), "untagged": (False,)}[status.lower()]
-    found = [image for image in project.journal.of(IMAGES).values() if bool(image["tags"]) in having]
+_HAVING = {"All": (True, False), "Tagged": (True,), "Untagged": (False,)}
+"""Tagging status -> whether images have tags."""
+
+
+def _listed(call: Call) -> list[Json]:
+    """Return the images with the tagging status and the tags that the call names, in its order."""
+    status = call.ids.get("status") or call.query.get("taggingstatus")
+    having = _HAVING[checked_choice(status, list(_HAVING), "taggingStatus")]
+    tags = set(call.listed_ids("tagIds", MAX_BATCH_TAGS))
+    found = [image for image in call.project.journal.of(IMAGES).values() if bool(image["tags"]) in having]
     if tags:
         found = [image for image in found if tags & image["tags"].keys()]
     return found if call.query.get("orderby", "").lower() == "oldest" else found[::-1]

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import json
-
 from tagger import checkpoint
 from tagger.checkpoint.info import Json
 from tagger.serving.batching import Batcher
 from tagger.serving.customvision import Target
 from tagger.serving.errors import Refused
-from tagger.serving.projects.calls import MAX_TEXT, Answer, Call, checked_ids, checked_text, handles
-from tagger.serving.projects.project import COMPLETED, EXPORTING, EXPORTS, ITERATIONS, TRAINING, Project, now
+from tagger.serving.projects.calls import MAX_TEXT, Answer, Call, checked_choice, checked_ids, checked_text, handles
+from tagger.serving.projects.exports import PLATFORMS
+from tagger.serving.projects.project import COMPLETED, DONE, EXPORTING, EXPORTS, ITERATIONS, TRAINING, Project, now
 
 MAX_HOURS = 1000
-EXPORTED_TO = ("ONNX",)
+TRAINING_TYPES = ("Regular", "Advanced")
 _SHOWN = (
     "id", "name", "status", "created", "lastModified", "trainedAt", "domainId", "classificationType", "trainingType",
     "reservedBudgetInHours", "trainingTimeInMinutes", "publishName", "originalPublishResourceId",
-    "trainingErrorDetails",
 )  # fmt: skip
 
 
 @handles("POST", "projects/{project}/train")
 def train_project(call: Call) -> Answer:
     """Start a training."""
-    project, kind = call.project, call.query.get("trainingtype") or "Regular"
-    if kind.lower() not in ("regular", "advanced"):
-        raise Refused(400, "BadRequest", f"trainingType: expected Regular or Advanced, got {kind[:80]!r}")
+    project, kind = call.project, checked_choice(call.query.get("trainingtype"), TRAINING_TYPES, "trainingType")
     hours = call.number("reservedBudgetInHours", 0, MAX_HOURS)
     selected = checked_ids(call.json().get("selectedtags"), "selectedTags", 10_000)
-    iteration = call.state.trainings.start(project, kind.capitalize(), hours, selected, call.flag("forceTrain"))
+    iteration = call.state.trainings.start(project, kind, hours, selected, call.flag("forceTrain"))
     return _view(project, iteration)
 
 
@@ -106,8 +102,8 @@ def unpublish_iteration(call: Call) -> Answer:
 def get_iteration_performance(call: Call) -> Answer:
     """Return precision, recall and average precision of the test images, or validation where there are none."""
     iteration = trained(call)
-    bundle = json.loads((call.project.checkpoint(iteration["id"]) / checkpoint.BUNDLE).read_text("utf-8"))
-    metrics = bundle["metrics"].get("test") or bundle["metrics"]["val"]
+    found = checkpoint.describe(str(call.project.checkpoint(iteration["id"]))).metrics
+    metrics = found.get("test") or found["val"]
     ids = {name: id for id, name in iteration["tags"].items()}
     tags = [{"id": ids.get(tag["tag"]), "name": tag["tag"], **_figures(tag)} for tag in metrics["tags"]]
     known = {name: [tag[name] for tag in tags if tag[name] is not None] for name in ("precision", "recall")}
@@ -118,6 +114,27 @@ def get_iteration_performance(call: Call) -> Answer:
         "recallStdDeviation": 0.0,
         "averagePrecision": metrics["mean_average_precision"] or 0.0,
     }
+
+
+@handles("POST", "projects/{project}/iterations/{iteration}/export")
+def export_iteration(call: Call) -> Answer:
+    """Start to export an iteration."""
+    iteration, platform = trained(call), call.text("platform")
+    if platform.upper() not in PLATFORMS:
+        raise Refused(
+            400, "BadRequestExportValidationFailed",
+            f"platform {platform[:80]!r}: iterations are exported to {', '.join(PLATFORMS)}",
+        )  # fmt: skip
+    record = call.state.exports.start(call.project, iteration["id"], call.query.get("flavor"))
+    return _export(call, iteration["id"], record)
+
+
+@handles("GET", "projects/{project}/iterations/{iteration}/export")
+def get_exports(call: Call) -> Answer:
+    """List the exports of an iteration."""
+    id = _iteration(call)["id"]
+    record = call.project.journal.get(EXPORTS, id)
+    return [_export(call, id, record)] if record else []
 
 
 def target_of(iteration: Json, batcher: Batcher) -> Target:
@@ -157,11 +174,18 @@ def _figures(tag: Json) -> Json:
 
 def _view(project: Project, iteration: Json) -> Json:
     shown = {name: iteration.get(name) for name in _SHOWN}
-    to = EXPORTED_TO if iteration["status"] == COMPLETED else ()
+    to = PLATFORMS if iteration["status"] == COMPLETED else ()
     return {
         **shown,
         "projectId": project.id,
         "exportable": bool(to),
         "exportableTo": [*to],
         "customBaseModelInfo": None,
+        "trainingErrorDetails": iteration.get("error"),
     }
+
+
+def _export(call: Call, id: str, record: Json) -> Json:
+    shown = {name: record[name] for name in ("platform", "flavor", "status")}
+    link = call.link(EXPORTS, id) if record["status"] == DONE else None
+    return {**shown, "downloadUri": link, "newerVersionAvailable": False}

@@ -9,8 +9,16 @@ from tagger.checkpoint.info import Json
 from tagger.errors import TaggerError
 from tagger.images.suffixes import suffix_of
 from tagger.inference.pipeline import Row
-from tagger.serving.errors import Refused
-from tagger.serving.projects.calls import Answer, Call, checked_ids, checked_list, checked_number, handles, token_page
+from tagger.serving.projects.calls import (
+    Answer,
+    Call,
+    checked_choice,
+    checked_ids,
+    checked_list,
+    checked_number,
+    handles,
+    token_page,
+)
 from tagger.serving.projects.image_calls import MAX_BATCH, added, batch
 from tagger.serving.projects.project import PREDICTIONS, Project, now
 from tagger.serving.projects.uploads import Entry
@@ -82,12 +90,8 @@ _TOKEN = ("session", "orderBy", "tags", "iterationId", "startTime", "endTime", "
 
 
 def _chosen(project: Project, token: Json) -> list[Json]:
-    """Return the predictions that a token asks for, in its order."""
-    order = str(token.get("orderby") or _ORDERS[0]).lower()
-    if order not in map(str.lower, _ORDERS):
-        raise Refused(
-            400, "BadRequestPredictionInvalidQueryParameters", f"orderBy: expected one of {', '.join(_ORDERS)}"
-        )
+    """Return the predictions that a token selects, in its order."""
+    order = checked_choice(token.get("orderby"), _ORDERS, "orderBy", "BadRequestPredictionInvalidQueryParameters")
     tags = checked_list(token["tags"], "tags", MAX_TAGS) if token.get("tags") else []
     same = {name: token.get(key) for name, key in (("iteration", "iterationid"), ("application", "application"))}
     found = [
@@ -97,9 +101,9 @@ def _chosen(project: Project, token: Json) -> list[Json]:
         and str(token.get("starttime") or "") <= each["created"] <= str(token.get("endtime") or "~")
         and all(_within(each, tag) for tag in tags)
     ]
-    if order == "suggested":
+    if order == "Suggested":
         return sorted(found, key=lambda each: max(one["probability"] for one in each["predictions"]))
-    return found if order == "oldest" else found[::-1]
+    return found if order == "Oldest" else found[::-1]
 
 
 def _within(record: Json, tag: Json) -> bool:

@@ -1,4 +1,4 @@
-"""One training of a project, in a process of its own: `python -m tagger.serving.projects.process DATASET OUT OPTIONS`.
+"""One training of a project, in a separate process: `python -m tagger.serving.projects.process DATASET OUT OPTIONS`.
 
 It ends with the server, however that ends: its stdin is a pipe from there. Started again with the same arguments it
 goes on where it was.
@@ -19,7 +19,6 @@ from filelock import FileLock
 
 from tagger import checkpoint, storage
 from tagger.data import dataset as datasets
-from tagger.data import scan
 from tagger.data.dataset import Dataset
 from tagger.errors import TaggerError
 from tagger.training.config import TrainConfig
@@ -50,7 +49,7 @@ def main() -> None:
 
 
 def run(dataset: str, out: str, config: TrainConfig) -> None:
-    """Train, or go on with a training that was killed."""
+    """Train, or continue a training that was killed."""
     unfinished = os.path.exists(os.path.join(out, UNFINISHED))
     if os.path.exists(os.path.join(out, checkpoint.BUNDLE)) and not unfinished:
         return
@@ -69,10 +68,7 @@ def seed_for(dataset: str, config: TrainConfig) -> int:
     found = datasets.read_dataset(dataset, config.multilabel)
     if min(found.truth.sum(axis=0)) >= SMALL:
         return config.seed
-    scanned = scan.scan(found.table)
-    if not scanned.have.any():
-        return config.seed
-    images = datasets.scanned(found, scanned)
+    images, scanned = datasets.scan(dataset, found)
     return max(
         range(config.seed, config.seed + SEEDS), key=lambda seed: _labels_held(datasets.split(images, scanned, seed)[0])
     )

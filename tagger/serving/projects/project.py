@@ -190,8 +190,6 @@ class Projects:
             self.check_name(facts["name"])
             record = {"id": new_id(), **facts, "created": now(), "lastModified": now()}
             folder = self.folder / record["id"]
-            (folder / "images").mkdir(parents=True)
-            (folder / "trainings").mkdir()
             first = encoded((PROJECT, record["id"], record))
             storage.write_atomic(storage.local_uri(str(folder / JOURNAL)), first)
             project = self._projects[folder.name] = Project(folder)

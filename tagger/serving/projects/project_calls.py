@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from tagger.checkpoint.info import Json
 from tagger.serving.errors import Refused
-from tagger.serving.projects.calls import MAX_TEXT, Answer, Call, checked_text, handles
+from tagger.serving.projects.calls import MAX_TEXT, Answer, Call, checked_choice, checked_text, handles
 from tagger.serving.projects.project import IMAGES, ITERATIONS, NEGATIVE, PROJECT, TAGS, Project, canonical, new_id, now
 
 DOMAINS = {
@@ -19,7 +17,7 @@ DOMAINS = {
     "0732100f-1a38-4e49-a514-c9b44c697ab5": "General (compact)",
     "a1db07ca-a19a-4830-bae8-e004a42dc863": "General (compact) [S1]",
 }
-"""Custom Vision's domains for classification; all train alike here."""
+"""Custom Vision's domains for classification; all are trained in the same way."""
 DEFAULT_DOMAIN = next(iter(DOMAINS))
 KINDS = ("Multiclass", "Multilabel")
 TAG_TYPES = ("Regular", NEGATIVE, "GeneralProduct")
@@ -52,9 +50,7 @@ def create_project(call: Call) -> Answer:
         "name": call.text("name"),
         "description": _description(call.query.get("description")),
         "domainId": _known_domain(call.query.get("domainid") or DEFAULT_DOMAIN),
-        "classificationType": _one_of(
-            call.query.get("classificationtype") or KINDS[0], KINDS, "ProjectUnknownClassification"
-        ),
+        "classificationType": _classification(call.query.get("classificationtype")),
         "targetExportPlatforms": platforms[:20],
     }
     return _view(call.state.projects.create(facts))
@@ -107,7 +103,7 @@ def create_tag(call: Call) -> Answer:
         "id": new_id(),
         "name": call.text("name"),
         "description": _description(call.query.get("description")),
-        "type": _one_of(call.query.get("type") or TAG_TYPES[0], TAG_TYPES, "TagType"),
+        "type": _tag_type(call.query.get("type")),
     }
     with project.lock:
         if len(project.journal.of(TAGS)) >= MAX_TAGS:
@@ -135,7 +131,7 @@ def update_tag(call: Call) -> Answer:
         if "description" in given:
             tag["description"] = _description(given["description"])
         if given.get("type"):
-            tag["type"] = _one_of(given["type"], TAG_TYPES, "TagType")
+            tag["type"] = _tag_type(given["type"])
         _check_tag(project, tag)
         project.write((TAGS, tag["id"], tag))
     return {**tag, "imageCount": project.tag_counts()[tag["id"]]}
@@ -166,7 +162,7 @@ def _changes(given: Json) -> Json:
     if settings.get("domainid"):
         changes["domainId"] = _known_domain(settings["domainid"])
     if settings.get("classificationtype"):
-        changes["classificationType"] = _one_of(settings["classificationtype"], KINDS, "ProjectUnknownClassification")
+        changes["classificationType"] = _classification(settings["classificationtype"])
     return changes
 
 
@@ -210,8 +206,9 @@ def _description(value: object) -> str | None:
     return checked_text(value, "description", MAX_TEXT) if value else None
 
 
-def _one_of(value: object, allowed: Collection[str], code: str) -> str:
-    found = next((name for name in allowed if name.lower() == str(value).lower()), None)
-    if found is None:
-        raise Refused(400, f"BadRequest{code}", f"expected one of {', '.join(allowed)}, got {str(value)[:80]!r}")
-    return found
+def _classification(value: object) -> str:
+    return checked_choice(value, KINDS, "classificationType", "BadRequestProjectUnknownClassification")
+
+
+def _tag_type(value: object) -> str:
+    return checked_choice(value, TAG_TYPES, "type", "BadRequestTagType")

@@ -12,17 +12,23 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from tagger.errors import WriteError
 from tagger.inference.config import ModelConfig
-from tagger.serving.body import Bodies
+from tagger.serving.body import Memory, read
 from tagger.serving.config import ServeConfig
 from tagger.serving.errors import Refused
 from tagger.serving.fetch import Fetcher
 from tagger.serving.models import Checkpoints
-from tagger.serving.projects import calls, image_calls, iteration_calls, predictions, project_calls  # noqa: F401
+from tagger.serving.projects import (  # noqa: F401
+    calls,
+    image_calls,
+    iteration_calls,
+    predictions,
+    project_calls,
+    suggestions,
+)
 from tagger.serving.projects.calls import Call, State
 from tagger.serving.projects.exports import Exports
 from tagger.serving.projects.links import Links
 from tagger.serving.projects.project import EXPORTS, Projects
-from tagger.serving.projects.suggestions import Suggestions
 from tagger.serving.projects.training import Trainings
 from tagger.training.config import TrainConfig
 
@@ -36,7 +42,7 @@ _KEYS = ("training-key", "ocp-apim-subscription-key", "authorization")
 _THREADS = ThreadPoolExecutor(16, "training-call")
 
 
-async def answer(state: State | None, bodies: Bodies, request: Request, raw_path: str) -> Response:
+async def answer(state: State | None, memory: Memory, request: Request, raw_path: str) -> Response:
     """Answer a training call; raises Refused."""
     if state is None:
         raise Refused(404, "NotFound", "training calls are not served; start the server with --projects FOLDER")
@@ -44,10 +50,11 @@ async def answer(state: State | None, bodies: Bodies, request: Request, raw_path
         raise Refused(401, "401", "training calls need the header Training-Key; without --key-file any value will do")
     handler, ids = calls.find(request.method, raw_path)
     takes_images = "/images" in raw_path.lower() or "/quicktest" in raw_path.lower()
-    async with bodies.read(request, MAX_BATCH_BYTES if takes_images else MAX_JSON_BYTES) as body:
+    with memory.held() as held:
+        body = await read(request, held, MAX_BATCH_BYTES if takes_images else MAX_JSON_BYTES)
         query = {name.lower(): value for name, value in request.query_params.items()}
         kind, loop = request.headers.get("content-type", ""), asyncio.get_running_loop()
-        call = Call(state, ids, query, body, kind, str(request.base_url), loop)
+        call = Call(state, ids, query, body, held, kind, str(request.base_url), loop)
         try:
             found = await loop.run_in_executor(_THREADS, handler, call)
         except WriteError as error:
@@ -77,7 +84,7 @@ def start(
     checkpoints: Checkpoints,
     fetcher: Fetcher,
 ) -> State | None:
-    """Open the folder of projects and go on with what the last server had begun; None where there is no folder."""
+    """Open the folder of projects and resume what the last server had not finished; None without a folder."""
     if config.projects is None:
         return None
     projects = Projects(config.projects)
@@ -87,7 +94,6 @@ def start(
         checkpoints=checkpoints,
         links=Links(),
         exports=Exports(projects),
-        suggestions=Suggestions(),
         fetcher=fetcher,
         max_bytes=config.max_bytes,
         max_pixels=model_config.max_pixels,
@@ -95,6 +101,6 @@ def start(
 
 
 def close(state: State) -> None:
-    """End the processes of trainings and exports; the next server goes on with them."""
-    state.trainings.close()
-    state.exports.close()
+    """End the processes of trainings and exports; the next server resumes them."""
+    state.trainings.worker.close()
+    state.exports.worker.close()

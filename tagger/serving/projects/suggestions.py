@@ -14,7 +14,7 @@ from tagger.serving import customvision
 from tagger.serving.body import image_in, url_in
 from tagger.serving.customvision import Target
 from tagger.serving.errors import Refused, of_row
-from tagger.serving.projects.calls import Answer, Call, checked_ids, checked_number, handles, token_page
+from tagger.serving.projects.calls import Answer, Call, checked_choice, checked_ids, checked_number, handles, token_page
 from tagger.serving.projects.image_calls import MAX_BATCH, view_of
 from tagger.serving.projects.iteration_calls import target_of, trained
 from tagger.serving.projects.project import COMPLETED, IMAGES, ITERATIONS, Project
@@ -27,24 +27,6 @@ TOP = 10
 """Predictions of an image that a query lists."""
 _TOKEN = ("tagIds", "threshold", "session", "sortBy")
 _ORDERS = ("UncertaintyDescending", "UncertaintyAscending")
-
-
-class Suggestions:
-    """Predictions of images without tags, in memory; the oldest go."""
-
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, str], Json] = {}
-
-    def of(self, call: Call, iteration: Json, images: Sequence[Json]) -> dict[str, Json]:
-        """Return image id -> suggestion; images that have none yet are predicted."""
-        id = iteration["id"]
-        missing = [image for image in images if (id, image["id"]) not in self._found]
-        for image, suggestion in _predicted(call, iteration, missing):
-            self._found[id, image["id"]] = suggestion | {"predictions": suggestion["predictions"][:TOP]}
-        found = {image["id"]: each for image in images if (each := self._found.get((id, image["id"])))}
-        for oldest in list(self._found)[:-LISTED]:
-            self._found.pop(oldest, None)
-        return found
 
 
 @handles("POST", "projects/{project}/quicktest/image")
@@ -72,13 +54,9 @@ def suggest_tags_and_regions(call: Call) -> Answer:
 def query_suggested_images(call: Call) -> Answer:
     """List images without tags and the tags suggested for them, the most uncertain first, a page at a time."""
     token, view = call.json(), view_of(call)
-    order = str(token.get("sortby") or _ORDERS[0])
-    if order.lower() not in map(str.lower, _ORDERS):
-        raise Refused(
-            400, "BadRequestPredictionInvalidQueryParameters", f"sortBy: expected one of {', '.join(_ORDERS)}"
-        )
+    order = checked_choice(token.get("sortby"), _ORDERS, "sortBy", "BadRequestPredictionInvalidQueryParameters")
     found = [(image, suggestion) for image, suggestion, _ in _suggested(call, token)]
-    found.sort(key=lambda each: each[1]["predictionUncertainty"], reverse=order.lower() == _ORDERS[0].lower())
+    found.sort(key=lambda each: each[1]["predictionUncertainty"], reverse=order == _ORDERS[0])
     answered, page = token_page(token, _TOKEN, found)
     domain = call.project.facts["domainId"]
     return {
@@ -96,18 +74,30 @@ def query_suggested_image_count(call: Call) -> Answer:
 
 
 def _suggested(call: Call, token: Json) -> Iterator[tuple[Json, Json, list[str]]]:
-    """Yield images without tags, their suggestions, and the ids of those that the token asks for."""
+    """Yield images without tags, their suggestions, and the ids of the suggested tags that the token selects."""
     project, iteration = call.project, trained(call, call.text("iterationId"))
     chosen = checked_ids(token.get("tagids"), "tagIds", MAX_BATCH)
     least = checked_number(token.get("threshold"), "threshold")
     untagged = (image for image in reversed(project.journal.of(IMAGES).values()) if not image["tags"])
     images = list(islice(untagged, MOST))
-    suggestions = call.state.suggestions.of(call, iteration, images)
+    suggestions = _suggestions(call, iteration, images)
     for image in images:
         suggestion = suggestions.get(image["id"], {"predictions": []})  # it may have been deleted meanwhile
         sure = [each["tagId"] for each in suggestion["predictions"] if each["probability"] >= least]
         if tags := [tag for tag in sure if not chosen or tag in chosen]:
             yield image, suggestion, tags
+
+
+def _suggestions(call: Call, iteration: Json, images: Sequence[Json]) -> dict[str, Json]:
+    """Return image id -> suggestion; images that have none in memory are predicted."""
+    found, id = call.state.suggestions, iteration["id"]
+    missing = [image for image in images if (id, image["id"]) not in found]
+    for image, suggestion in _predicted(call, iteration, missing):
+        found[id, image["id"]] = suggestion | {"predictions": suggestion["predictions"][:TOP]}
+    chosen = {image["id"]: each for image in images if (each := found.get((id, image["id"])))}
+    for oldest in list(found)[:-LISTED]:
+        found.pop(oldest, None)
+    return chosen
 
 
 def _predicted(call: Call, iteration: Json, images: Sequence[Json]) -> Iterator[tuple[Json, Json]]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 from tagger import checkpoint, schema, storage
 from tagger.checkpoint.info import Json
-from tagger.errors import TaggerError
 from tagger.serving.errors import Refused
-from tagger.serving.projects import child
+from tagger.serving.projects.child import Worker, ended
 from tagger.serving.projects.project import (
     COMPLETED,
     FAILED,
@@ -30,27 +27,22 @@ from tagger.serving.projects.project import (
 )
 from tagger.training.config import TrainConfig
 
-log = logging.getLogger(__name__)
-
 MIN_IMAGES, MIN_LABELS = 5, 2
-_ERROR_LENGTH = 500
 
 
 class Trainings:
     """The trainings of all projects."""
 
     def __init__(self, projects: Projects, config: TrainConfig) -> None:
-        """Go on with the trainings that the last server did not end."""
-        self._projects, self._config = projects, config
-        self._lock, self._closing = threading.Lock(), threading.Event()
-        self._worker = ThreadPoolExecutor(1, "train")
-        for project, iteration in self._unfinished():
-            self._worker.submit(self._run, project, iteration)
+        """Resume the trainings that the last server had not finished."""
+        self._config, self._lock = config, threading.Lock()
+        self.worker = Worker(projects, ITERATIONS, TRAINING, self._run)
+        self.worker.resume()
 
     def start(self, project: Project, kind: str, hours: float, selected: Sequence[str], force: bool) -> Json:
         """Start a training; return its iteration. Raises Refused while another one runs, and when it cannot work."""
         with self._lock, project.lock:
-            if self._unfinished():
+            if self.worker.unfinished():
                 raise Refused(
                     409, "BadRequestTrainingAlreadyInProgress", "a training is in progress; start the next when it ends"
                 )
@@ -62,25 +54,12 @@ class Trainings:
             content = schema.serialise(project.manifest(chosen), "manifest")
             storage.write_atomic(storage.local_uri(str(project.training_file(iteration["id"], "parquet"))), content)
             project.write((ITERATIONS, iteration["id"], iteration))
-        self._worker.submit(self._run, project, iteration["id"])
+        self.worker.submit(project, iteration["id"])
         return iteration
 
     def is_training(self, project: Project) -> bool:
-        """Return whether a training of this project runs."""
-        return any(each is project for each, _ in self._unfinished())
-
-    def close(self) -> None:
-        """End the process; the next server goes on with its training."""
-        self._closing.set()
-        self._worker.shutdown(wait=True, cancel_futures=True)
-
-    def _unfinished(self) -> list[tuple[Project, str]]:
-        return [
-            (project, id)
-            for project in self._projects.all()
-            for id, iteration in project.journal.of(ITERATIONS).items()
-            if iteration["status"] == TRAINING
-        ]
+        """Return whether a training of this project is running."""
+        return any(each is project for each, _ in self.worker.unfinished())
 
     def _iteration(self, project: Project, kind: str, hours: float, selected: set[str] | None) -> Json:
         facts, created = project.facts, now()
@@ -99,31 +78,18 @@ class Trainings:
             "data": project.data_fingerprint(selected),
         }
 
-    def _run(self, project: Project, id: str) -> None:
-        """Train, and record how it ended."""
-        started = time.monotonic()
-        try:
-            code = self._train(project, project.record(ITERATIONS, id))
-        except (TaggerError, OSError) as error:
-            log.warning("a training cannot start: %s", error)
-            code = 1
-        done = code == 0 and (project.checkpoint(id) / checkpoint.BUNDLE).exists()
-        ended: Json = {"status": COMPLETED if done else FAILED, "lastModified": now()}
-        if done:
-            ended["trainedAt"] = ended["lastModified"]
-            ended["trainingTimeInMinutes"] = round((time.monotonic() - started) / 60)
-        else:
-            line = child.last_line(project.training_file(id, "log"))
-            ended["trainingErrorDetails"] = f"the process ended with {code}: {line[:_ERROR_LENGTH]}"
-        child.record(project, ITERATIONS, id, ended, self._closing)
-
-    def _train(self, project: Project, iteration: Json) -> int:
-        id = iteration["id"]
-        dataset, out = project.training_file(id, "parquet"), project.checkpoint(id)
+    def _run(self, project: Project, id: str) -> Json:
+        """Train; return the outcome for the record."""
+        started, log, out = time.monotonic(), project.training_file(id, "log"), project.checkpoint(id)
         out.parent.mkdir(exist_ok=True)
-        options = json.dumps(asdict(_config_of(iteration, self._config)))
-        command = [sys.executable, "-m", "tagger.serving.projects.process", str(dataset), str(out), options]
-        return child.run(command, project.training_file(id, "log"), self._closing)
+        options = json.dumps(asdict(_config_of(project.record(ITERATIONS, id), self._config)))
+        dataset = str(project.training_file(id, "parquet"))
+        command = [sys.executable, "-m", "tagger.serving.projects.process", dataset, str(out), options]
+        code, at = self.worker.process(command, log), now()
+        if code or not (out / checkpoint.BUNDLE).exists():
+            return {"status": FAILED, "lastModified": at, "error": ended(code, log)}
+        minutes = round((time.monotonic() - started) / 60)
+        return {"status": COMPLETED, "lastModified": at, "trainedAt": at, "trainingTimeInMinutes": minutes}
 
 
 def _config_of(iteration: Json, config: TrainConfig) -> TrainConfig:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tagger import options
-from tagger.options import Option
+from tagger.options import Device, Option
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SuggestConfig:
         str, Option("Dataset: model whose frozen features are compared, named as for `tagger train`.")
     ] = "auto"
     multilabel: Annotated[bool, Option("Dataset: an image may have several labels, or none.")] = False
-    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")] = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         options.check(self)

@@ -14,11 +14,10 @@ from PIL import Image
 
 from tagger import checkpoint, hardware, schema, storage
 from tagger.data import dataset as datasets
-from tagger.data import decisions, duplicates, scan
+from tagger.data import decisions, duplicates
 from tagger.data.cache import ImageCache
 from tagger.data.dataset import Dataset
 from tagger.data.duplicates import Int64Array
-from tagger.errors import SourceError
 from tagger.evaluation import label_errors
 from tagger.tagging.suggest import suggestions
 from tagger.tagging.suggest.config import SuggestConfig
@@ -40,13 +39,11 @@ def suspects(
     """Suggest images of a labelled dataset. Raises SourceError or UsageError as a training does."""
     read = datasets.read_dataset(dataset, config.multilabel, config.labels)
     backbone = checkpoint.describe(config.backbone)
-    scanned = scan.scan(read.table, backbone, config.device, on_progress=on_progress)
-    if scanned.features is None or not scanned.have.any():
-        raise SourceError(f"{dataset}: none of {len(read):,} labelled images can be read and decoded")
-    images, features = datasets.scanned(read, scanned), scanned.features[scanned.have]
+    images, scanned = datasets.scan(dataset, read, backbone, config.device, on_progress=on_progress)
+    assert scanned.features is not None
     groups = duplicates.near_duplicates(scanned.fingerprints())
     task = "multilabel" if config.multilabel else "multiclass"
-    scores = label_errors.out_of_sample(features, images.truth, groups, task)
+    scores = label_errors.out_of_sample(scanned.features, images.truth, groups, task)
     copies = _copies(images, groups)
     found: dict[str, Ranked] = {
         "duplicate": [(row, score) for row, (score, _) in copies.items()],

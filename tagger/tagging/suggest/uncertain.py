@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger import schema, storage
+from tagger.checkpoint.unknown import Float32Array
 from tagger.data import decisions, duplicates
 from tagger.errors import AccessDenied, UsageError
 from tagger.evaluation import selection
-from tagger.evaluation.selection import Float32Array
 from tagger.storage import StrPath
 from tagger.tagging.aggregates import TAGGED, open_table
 from tagger.tagging.suggest import suggestions
