@@ -195,6 +195,16 @@ def test_mistakes_are_one_line_and_an_exit_code(
         assert ran.stderr.count("tagger: ") == 1
 
 
+def test_an_evaluation_lists_the_tags_that_images_have_or_get(run_tagger: Run, photos: Path, tmp_path: Path) -> None:
+    for name, path in zip(("cat", "dog"), sorted(photos.glob("*.jpg")), strict=False):
+        (tmp_path / "labelled" / name).mkdir(parents=True)
+        path.rename(tmp_path / "labelled" / name / path.name)
+    ran = run_tagger("evaluate", MODEL, tmp_path / "labelled", "--split", "all")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"not listed: [678] tags", ran.stdout)
+    assert len(re.findall("│ (?:cat|dog) ", ran.stdout)) == 2
+
+
 def test_more_failures_than_allowed_exit_with_3_after_writing_every_row(
     run_tagger: Run, photos: Path, tmp_path: Path
 ) -> None:

@@ -142,8 +142,11 @@ def _print_evaluation(found: Evaluation) -> None:
         [tag.tag, tag.images, tag.predicted, _share(tag.precision), _share(tag.recall), _share(tag.average_precision),
          "best" if tag.threshold is None else f"{tag.threshold:.3f}"]
         for tag in found.tags
+        if tag.images or tag.predicted
     ]  # fmt: skip
     print_table(names, rows)
+    if others := len(found.tags) - len(rows):
+        show(f"not listed: {others:,} tags that no image has or gets")
     show(headline({"": asdict(found)}))
     show(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
 

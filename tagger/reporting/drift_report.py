@@ -62,7 +62,7 @@ def markdown(found: Drift, images: Images) -> str:
         level=drift.LEVEL,
         overall=_figures(overall),
         of_tags=_figures(of_tags[:ROWS]),
-        untold=max(0, len(of_tags) - ROWS),
+        other_tags=max(0, len(of_tags) - ROWS),
         drawn=drawn[:HISTOGRAMS],
         mix=_shares(found.shares, "tag"),
         statuses=_shares(found.statuses, "status"),
