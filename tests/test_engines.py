@@ -356,3 +356,29 @@ def test_every_engine_has_one_entry() -> None:
     assert {bits for spec in choice.SPECS.values() for each in spec.precisions.values() for bits in each} == {
         *choice.PRECISIONS
     } - {"auto"}
+
+
+STARTS = """
+import random, sys, time
+from pathlib import Path
+import numpy as np
+from tagger.inference.engines.openvino import OpenVinoEngine
+
+network, (side, seed) = Path(sys.argv[1]), map(int, sys.argv[2:])
+delays = random.Random(seed)
+for size in range(1, 41):
+    time.sleep(delays.random() / 10)
+    engine = OpenVinoEngine(network, "fp32", size)
+    for _ in range(10):
+        engine(np.zeros((1, side, side, 3), np.uint8))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_compile_a_network_together_do_not_crash() -> None:
+    info = checkpoint.describe(MODEL)
+    engines.load(info, checkpoint.build, Choice("cpu", "openvino"))
+    network = storage.cache_folder() / "openvino" / info.model_id / "model.xml"
+    command = [sys.executable, "-c", STARTS, str(network), str(info.preprocessing.size[0])]
+    started = [subprocess.Popen([*command, str(seed)]) for seed in range(4)]
+    assert [process.wait(TIMEOUT) for process in started] == [0] * 4, "-7 is SIGBUS"

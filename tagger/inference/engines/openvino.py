@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from tagger import hardware, storage
 from tagger.checkpoint.info import ModelInfo
@@ -47,6 +48,8 @@ NEARLY = 0.9
 """A smaller batch that reaches this share of the best rate alone is faster in a run: decoding needs the cache too."""
 ROUNDS = 3
 """Measurements of each batch size, in turn: another process may disturb one of them."""
+COMPILE_SECONDS = 60
+"""Limit on the wait for other processes that compile a network."""
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _NETWORKS = {"fp32": "model.xml", "bf16": "model.xml", "int8": "int8.xml"}
 _PROBED = "agreement.json"
@@ -71,9 +74,10 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "NUM_STREAMS": str(self.concurrency),
             "INFERENCE_NUM_THREADS": str(self.concurrency),
-            "CACHE_DIR": str(network.parent / "compiled"),
         }
-        compiled = core.compile_model(model, "CPU", options)
+        with _alone(network.parent) as held:
+            cached = {"CACHE_DIR": str(network.parent / "compiled")} if held else {}
+            compiled = core.compile_model(model, "CPU", options | cached)
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.concurrency):
             self._idle.put(compiled.create_infer_request())
@@ -94,6 +98,23 @@ class OpenVinoEngine:
             return outputs[0][: len(images)].copy(), outputs[1][: len(images)].copy()
         finally:
             self._idle.put(request)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Hold the compiled networks of the cache; yields False when another process does not release them in time.
+
+    OpenVINO maps them into memory: a process that writes one anew would crash those that have it open (SIGBUS).
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder.parent / "compile.lock", timeout=COMPILE_SECONDS))
+        except Timeout:
+            yield False
+            return
+        except OSError:
+            log.debug("%s cannot be written, by no process", folder)
+        yield True
 
 
 def load(
@@ -136,7 +157,8 @@ def _load_from(
     with contextlib.suppress(RuntimeError, OSError, ValueError, KeyError):  # absent or damaged: made again below
         return _cached(folder, precision, batch_size)
     try:
-        shutil.rmtree(folder / "compiled", ignore_errors=True)
+        with _alone(folder):
+            shutil.rmtree(folder / "compiled", ignore_errors=True)
         if not _probed(folder):
             _convert(info, build, folder)
         if precision == "int8" and not _whole(folder, "int8.xml"):
@@ -313,4 +335,5 @@ def _tune(info: ModelInfo, folder: Path, precision: str) -> None:
     best = min(size for size in rates if rates[size] >= NEARLY * max(rates.values()))
     tuned = {"batch_size": best, "cores": hardware.cores(), "images_per_second": rates[best], "rates": rates}
     (folder / f"{precision}.json").write_text(json.dumps(tuned))
-    shutil.rmtree(folder / "compiled", ignore_errors=True)  # keep only what will be used
+    with _alone(folder):
+        shutil.rmtree(folder / "compiled", ignore_errors=True)  # keep only what will be used
