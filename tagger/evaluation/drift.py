@@ -179,9 +179,14 @@ def _tail(found: float, shuffled: npt.NDArray[np.float64]) -> float:
 
 
 def significant(p_values: Sequence[float], level: float) -> list[bool]:
-    """Return which tests pass together (Holm 1979): at most `level` is the chance that any is a false alarm."""
-    order = np.argsort(p_values)
-    passed = np.asarray(p_values)[order] <= level / np.arange(len(order), 0, -1)
+    """Return which tests pass together (Holm 1979): at most `level` is the chance that any is a false alarm.
+
+    Tests of one value only, whose p is 1, are not counted.
+    """
+    p = np.asarray(p_values)
+    order = np.argsort(p)
+    counted = int((p < 1).sum())
+    passed = p[order] <= level / np.maximum(np.arange(counted, counted - len(order), -1), 1)
     first = int(np.argmin(passed)) if not passed.all() else len(order)
     chosen = set(order[:first].tolist())
     return [place in chosen for place in range(len(order))]

@@ -20,7 +20,7 @@ from tagger.tagging.aggregates import GENERATION, RANK, TAGGED, Row, Table, open
 
 LIMIT = 0.05
 """Effect from which a figure counts as drift, without --fail-over."""
-LEVEL = 0.01
+LEVEL = 0.005
 """Chance of a false alarm, all tests of a comparison together."""
 SAMPLE, EMBEDDED = 200_000, 3_000
 """Rows, and embeddings, that are drawn of each period at most."""
