@@ -78,7 +78,9 @@ def tag_all(arguments: argparse.Namespace, folder: Path) -> dict[str, pa.Table]:
             other.parent.mkdir(parents=True, exist_ok=True)
             changed.save(other, "JPEG", quality=quality)
     for source in arguments.foreign:
-        for path in np.random.default_rng(0).permutation(files(source))[: len(paths)]:
+        found = files(source)
+        for index in np.random.default_rng(0).permutation(len(found))[: len(paths)]:
+            path = found[index]
             _copied(path, photos / source.name / path.relative_to(source))
     tagger.tag(photos, arguments.model, out, tagger.TagConfig(embeddings=not arguments.no_embeddings))
     table = results.read_table(out).sort_by("uri")
