@@ -95,7 +95,7 @@ Comparison = tuple[str, Callable[[], Result]]
 """Left-out kind and seed, and the computation."""
 
 
-def all_comparisons(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Comparison]]]:
+def all_comparisons(arguments: argparse.Namespace) -> Iterator[tuple[str, Sequence[Comparison]]]:
     """Yield the name of each row and its comparisons."""
     flowers, insects, seeds = arguments.flowers, arguments.hymenoptera, range(arguments.seeds)
     train = partial(_trained, config={"backbone": arguments.backbone, "method": arguments.method})
