@@ -132,7 +132,7 @@ FOUND = {
 @pytest.mark.parametrize("kind", FOUND)
 def test_other_and_changed_images_raise_an_alarm(pool: dict[str, pa.Table], tmp_path: Path, kind: str) -> None:
     reference, current = every_second(pool["same"], 0), every_second(pool["same"], 1)
-    pages = pool["pages"].slice(0, len(current) // 10)
+    pages = pool["pages"].slice(0, len(current) // 5)
     found = compared(tmp_path, [reference], [current.slice(len(pages)), pages] if kind == "pages" else [pool[kind]])
     assert {each.figure for each in found.drifted} >= FOUND[kind]
     with pytest.raises(DriftFound, match=r"drift of \d\.\d+ in .* over the limit of 0.05"):
