@@ -88,16 +88,18 @@ def device(name: str) -> str:
     return "cuda" if name != "cpu" and has_cuda() else "cpu"
 
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Options of glibc's malloc: mallopt(3)."""
+
+
 def keep_freed_memory() -> None:
     """Keep large freed blocks in this process for reuse: for training, on Linux.
 
     Otherwise the kernel maps and clears the memory of the activations in every step, a third of the time of a
-    MobileNet's step. The options are glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (mallopt(3)).
+    MobileNet's step.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-3, 2**30)
-        mallopt(-1, 2**31 - 1)
+    _set_malloc(_MMAP_THRESHOLD, 2**30)
+    _set_malloc(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def return_large_blocks() -> None:
@@ -105,9 +107,21 @@ def return_large_blocks() -> None:
 
     Otherwise glibc keeps Pillow's blocks of 16 MB in the heap of each thread, gigabytes after a few large images.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(-3, 15 << 20)
+    _set_malloc(_MMAP_THRESHOLD, 15 << 20)
+
+
+def _set_malloc(option: int, value: int) -> None:
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None:
+        mallopt(option, value)
+
+
+def raise_file_limit() -> None:
+    """Raise the limit on open files to the maximum that the system permits."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows; a limit that may not be raised
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536) if most > 0 else 65_536, most))
 
 
 def return_freed_memory() -> None:

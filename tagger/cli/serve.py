@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from tagger import hardware
 from tagger.cli.app import Quiet, app
 from tagger.cli.printing import say, show
 from tagger.errors import MissingExtra, UsageError
@@ -47,6 +48,8 @@ def serve(
         say(f"tagger: everyone who reaches {config.host} can use this server; --key-file limits it to those with a key")
     if not models and not config.projects:
         raise UsageError("name a model to serve, or a folder of projects with --projects")
+    hardware.raise_file_limit()
+    hardware.return_large_blocks()
     server.serve(
         models or [], config, model_config, train_config,
         on_start=lambda url: None if quiet else show(f"serving on {url}\nstop: Ctrl-C"),

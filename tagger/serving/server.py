@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from tagger import hardware, storage
+from tagger import storage
 from tagger.inference.config import ModelConfig
 from tagger.serving import listening
 from tagger.serving.app import Service, create
@@ -22,18 +22,7 @@ def serve(
 ) -> None:
     """Load the models and serve until SIGTERM or SIGINT; `on_start` gets the URL. Raises TaggerError."""
     config = config or ServeConfig()
-    _raise_file_limit()
-    hardware.return_large_blocks()
     held = storage.claimed(storage.absolute(config.projects)) if config.projects else contextlib.nullcontext()
     with listening.listen(config.host, config.port) as listener, held:
         app = create(Service(models, config, model_config or ModelConfig(), train_config or TrainConfig()))
         listening.run(app, listener, lambda: on_start(listening.url_of(listener)))
-
-
-def _raise_file_limit() -> None:
-    """Raise the limit on open files to the maximum that the system permits."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows; a limit that may not be raised
-        import resource
-
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 65_536) if most > 0 else 65_536, most))
