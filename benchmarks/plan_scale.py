@@ -85,6 +85,7 @@ def write_manifest(path: str, files: int) -> None:
 
 def measure(path: str, out: str) -> dict[str, float]:
     """Plan a run; return its seconds without the reading of the manifest, files to tag and peak memory."""
+    pa.set_memory_pool(pa.system_memory_pool())  # as the command does
     started = time.perf_counter()
     files = manifest.read_source(path)
     listed, processor = time.perf_counter(), time.process_time()

@@ -232,7 +232,7 @@ def _drawn(period: Period, columns: str, share: float, extra: str = "true") -> s
     below = min(int(share * _HASHES), _HASHES - 1)
     return (
         f"SELECT {columns} FROM versioned WHERE {period.condition} AND {extra} AND hash(uri) <= {below}::UBIGINT "
-        f"QUALIFY {RANK} = 1 ORDER BY hash(uri)"
+        f"QUALIFY {RANK} = 1 ORDER BY image_id, uri"  # by content: shuffles then do not depend on the names
     )
 
 

@@ -40,7 +40,7 @@ MERGED = "-merged.parquet"
 """End of the name of a part that replaces others."""
 _LOCAL_READERS = 4
 _REMOTE_READERS = 16
-_AHEAD = 64 << 20
+_AHEAD = 32 << 20
 """Bytes of parts that are read ahead, about; in memory their columns take several times as much."""
 _LISTINGS = 3
 """Attempts to read a table whose parts are deleted by compactions meanwhile."""
@@ -189,7 +189,7 @@ def read_parts(
     wanted = schema.RESULTS.names if columns is None else list(columns)
     sizes = sizes or {}
     largest = max((sizes.get(uri) or 1 for uri in uris), default=1)
-    ahead = min(readers(uris[0]), max(2, _AHEAD // largest)) if uris else 1
+    ahead = min(readers(uris[0]), max(1, _AHEAD // largest)) if uris else 1
     waiting: deque[Future[pa.Table | None]] = deque()
     with ThreadPoolExecutor(ahead) as pool:
         for uri in uris:
@@ -260,7 +260,8 @@ def _columns(
     needed = {*wanted, "model"} if models is not None else set(wanted)
     table = parquet.read([name for name in parquet.schema_arrow.names if name in needed])
     if models is not None:
-        table = table.filter(pc.is_in(table["model"], pa.array(models)))
+        theirs = pc.is_in(table["model"], pa.array(models))
+        table = table if pc.all(theirs).as_py() else table.filter(theirs)  # a filter copies the part
     return schema.conform(table, "results").select(wanted)
 
 
