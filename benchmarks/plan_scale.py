@@ -26,8 +26,9 @@ import pyarrow as pa
 from benchmarks import machine, s3
 from tagger import checkpoint, hardware, schema, storage
 from tagger.data import manifest
-from tagger.tagging import plan, results
+from tagger.tagging import plan
 from tagger.tagging.config import TagConfig
+from tagger.tagging.parts import list_parts
 
 MODEL = "checkpoints/cifar10-speedrun"
 NEW = 0.01
@@ -94,7 +95,7 @@ def measure(path: str, out: str) -> dict[str, float]:
     return {
         "manifest": listed - started, "plan": planned - listed, "processor": time.process_time() - processor,
         "wanted": len(made.entries),
-        "parts": len(results.list_parts(out).uris), "memory": hardware.peak_memory(),
+        "parts": len(list_parts(out).uris), "memory": hardware.peak_memory(),
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from benchmarks import machine, s3
 from tagger import storage
 from tagger.cli import main as command
 from tagger.errors import TableError
-from tagger.tagging import results
+from tagger.tagging.parts import list_parts, read_rows
 
 SHARD = 16
 COLUMNS = ["uri", "model", "image_id", "status", "width", "height", "format", "top_tag"]
@@ -192,8 +192,8 @@ def flips(whole: Path, reference: pd.DataFrame, copy: Path, count: int, rng: ran
 
 def _damage_is_reported(copy: Path, reference: pd.DataFrame) -> bool:
     try:
-        listed = results.list_parts(str(copy))
-        rows, damaged = results.read_rows(listed.uris, COLUMNS)
+        listed = list_parts(str(copy))
+        rows, damaged = read_rows(listed.uris, COLUMNS)
     except TableError:
         return True
     found = rows.to_pandas()

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tagger.tagging.config import TagConfig
     from tagger.tagging.export import export
     from tagger.tagging.export_xmp import export_xmp
-    from tagger.tagging.results import query, read_results
+    from tagger.tagging.query import query
+    from tagger.tagging.results import read_results
     from tagger.tagging.run import tag
     from tagger.tagging.suggest.config import SuggestConfig
     from tagger.tagging.suggest.run import suggest
@@ -51,7 +52,7 @@ _HOMES = {
     "ingest": "tagger.data.ingest",
     "load": "tagger.inference.model",
     "predict": "tagger.inference.model",
-    "query": "tagger.tagging.results",
+    "query": "tagger.tagging.query",
     "read_labels": "tagger.data.decisions",
     "read_results": "tagger.tagging.results",
     "report": "tagger.reporting.results_report:write",

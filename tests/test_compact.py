@@ -27,9 +27,9 @@ import tagger
 from tagger import schema, storage
 from tagger.errors import SourceNotFound, UsageError, WriteError
 from tagger.tagging import compact as compaction
-from tagger.tagging import results
 from tagger.tagging import run as job
 from tagger.tagging.config import TagConfig
+from tagger.tagging.parts import list_parts
 from tagger.tagging.status import status
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -188,12 +188,12 @@ def test_a_run_goes_on_over_a_compaction_of_its_parts(photos: Path, tmp_path: Pa
 
 def test_compactions_at_the_same_time_double_nothing(out: Path) -> None:
     history = tagger.query(out, HISTORY)
-    parts = results.list_parts(str(out))
+    parts = list_parts(str(out))
     for group in (parts.uris[:8], parts.uris[4:]):  # both have listed before either wrote
         compaction._merge(str(out), parts, list(group), [])
     for uri in parts.uris:
         storage.remove(uri)
-    assert results.list_parts(str(out)).overlap
+    assert list_parts(str(out)).overlap
     assert tagger.query(out, HISTORY).equals(history)
     assert len(tagger.read_results(out, latest=False)) == status(out).rows == len(history)
     assert tagger.compact(out, grace=0).parts == 1

@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ import tagger
 from tagger import schema, storage
 from tagger.data import manifest
 from tagger.errors import QueryError, SourceNotFound, TableError
-from tagger.tagging import plan, results, run
+from tagger.tagging import plan, run
+from tagger.tagging.aggregates import open_table
+from tagger.tagging.parts import list_parts, read_rows
+from tagger.tagging.query import export, query
 from tagger.tagging.status import status
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,7 +37,7 @@ def make_row(rng: random.Random, run: int) -> dict[str, Any]:
     return {
         "uri": f"/photos/{rng.randint(0, 40)}.jpg",
         "bytes": 1,
-        "status": "ok" if ok else rng.choice(["corrupt", "unreadable"]),
+        "status": rng.choice(schema.TAGGED if ok else ["corrupt", "unreadable"]),
         "error": None if ok else "why",
         "tags": tags if ok else None,
         "candidates": tags if ok else None,
@@ -57,11 +60,14 @@ def table(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def rank_of(row: dict[Hashable, Any]) -> tuple[Any, ...]:
+    return int(row["run_id"][:8]), row["status"] in schema.TAGGED, row["tagged_at"], row["run_id"]
+
+
 def brute_force_latest(out: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
     best: dict[tuple[str, str], tuple[Any, ...]] = {}
     for row in tagger.read_results(str(out), latest=False).to_dict("records"):
-        rank = (int(row["run_id"][:8]), row["status"] == "ok", row["tagged_at"], row["run_id"])
-        key = (row["uri"], row["model"])
+        key, rank = (row["uri"], row["model"]), rank_of(row)
         best[key] = max(best.get(key, rank), rank)
     return best
 
@@ -71,14 +77,19 @@ def test_latest_is_the_same_by_hand_in_arrow_and_in_sql(table: Path) -> None:
     assert len(expected) > 60
     frame = tagger.read_results(str(table))
     sql = tagger.query(str(table), "SELECT * FROM images ORDER BY uri, model").to_pandas()
-    for found in (frame, sql):
-        ranks = {
-            (row["uri"], row["model"]): (int(row["run_id"][:8]), row["status"] == "ok", row["tagged_at"], row["run_id"])
-            for row in found.to_dict("records")
-        }
+    reported = [row for model in "mn" for row in latest_in_reports(table, model)]
+    for found in (frame.to_dict("records"), sql.to_dict("records"), reported):
+        ranks = {(row["uri"], row["model"]): rank_of(row) for row in found}
         assert len(found) == len(ranks)
         assert ranks == expected
     assert list(zip(frame["uri"], frame["model"], strict=True)) == sorted(expected)
+
+
+def latest_in_reports(out: Path, model: str) -> list[dict[Hashable, Any]]:
+    """Return the latest rows of a model as report, review and suggest see them."""
+    with open_table(out, model) as opened:
+        opened.create_latest(["uri", "model", "status", "run_id", "tagged_at"])
+        return [{**row} for row in opened.rows("SELECT * FROM latest")]
 
 
 def test_the_long_form_and_the_tags_view_agree(table: Path) -> None:
@@ -124,8 +135,8 @@ def test_columns_of_one_name_are_numbered(table: Path) -> None:
         "SELECT i.uri, h.uri, 1 AS uri_1, i.model, 'x' AS uri FROM images i JOIN history h USING (run_id) LIMIT 1",
     )
     assert result.column_names == ["uri", "uri_1", "uri_1_1", "model", "uri_2"]
-    assert len(json.loads(results.export(result, "json"))[0]) == 5
-    assert results.export(result, "csv").decode().splitlines()[1].count(",") == 4
+    assert len(json.loads(export(result, "json"))[0]) == 5
+    assert export(result, "csv").decode().splitlines()[1].count(",") == 4
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -148,13 +159,13 @@ def test_a_flipped_bit_never_changes_a_row(tmp_path: Path, store: str) -> None:
     for _ in range(100):
         storage.write_atomic(uri, flipped(content, rng))
         queried = tagger.query(out, "SELECT * FROM history ORDER BY uri")
-        read, damaged = results.read_rows(results.list_parts(out).uris)
+        read, damaged = read_rows(list_parts(out).uris)
         assert len(queried) == len(read)
         if len(read):
             assert read.equals(rows)
             sound += 1
         else:
-            assert status(out, verify=True).damaged == (damaged or results.list_parts(out).damaged)
+            assert status(out, verify=True).damaged == (damaged or list_parts(out).damaged)
     assert sound < (1 if store == "file" else 10), "page headers of a remote part hold bits that decide nothing"
 
 
@@ -182,7 +193,7 @@ def test_status_counts_rows_and_verify_finds_damage(table: Path, run_tagger: Run
     found = json.loads(run_tagger("status", table, "--json").stdout)
     images = tagger.read_results(table)
     assert (found["parts"], found["rows"], found["damaged"]) == (12, 720, [])
-    assert found["models"]["m"]["done"] == ((images["model"] == "m") & (images["status"] == "ok")).sum()
+    assert found["models"]["m"]["done"] == ((images["model"] == "m") & images["status"].isin(schema.TAGGED)).sum()
     assert (found["models"]["m"]["missing"], found["last_runs"]) == (None, [])
     victim = min(table.glob("*.parquet"))
     content = bytearray(victim.read_bytes())
@@ -199,12 +210,12 @@ def test_export_gives_csv_json_and_parquet(table: Path, tmp_path: Path) -> None:
     result = tagger.query(
         str(table), "SELECT uri, tags, top_score FROM images WHERE tags IS NOT NULL ORDER BY uri LIMIT 3"
     )
-    rows = json.loads(results.export(result, "json"))
+    rows = json.loads(export(result, "json"))
     assert rows == json.loads(json.dumps(result.to_pylist()))
-    lines = results.export(result, "csv").decode().splitlines()
+    lines = export(result, "csv").decode().splitlines()
     assert lines[0] == "uri,tags,top_score"
     assert len(lines) == 4
-    (tmp_path / "x.parquet").write_bytes(results.export(result, "parquet"))
+    (tmp_path / "x.parquet").write_bytes(export(result, "parquet"))
     assert pq.read_table(tmp_path / "x.parquet").to_pylist() == result.to_pylist()
 
 
@@ -220,10 +231,8 @@ def test_results_in_memory_storage_are_queried_too(table: Path) -> None:
 
 def test_json_has_null_for_nan_and_numbers_for_large_sums(photos: Path, tmp_path: Path) -> None:
     tagger.tag(photos, MODEL, tmp_path / "out")
-    table = results.query(
-        tmp_path / "out", "SELECT 'nan'::DOUBLE AS a, sum(bytes) AS b, ['inf'::FLOAT] AS c FROM images"
-    )
-    (row,) = json.loads(results.export(table, "json"))
+    table = query(tmp_path / "out", "SELECT 'nan'::DOUBLE AS a, sum(bytes) AS b, ['inf'::FLOAT] AS c FROM images")
+    (row,) = json.loads(export(table, "json"))
     assert row["a"] is None
     assert row["b"] > 0
     assert row["c"] == [None]
@@ -231,8 +240,8 @@ def test_json_has_null_for_nan_and_numbers_for_large_sums(photos: Path, tmp_path
 
 def test_a_spreadsheet_runs_no_cell(photos: Path, tmp_path: Path) -> None:
     tagger.tag(photos, MODEL, tmp_path / "out")
-    table = results.query(tmp_path / "out", "SELECT '=1+1' AS a, '@x' AS b, '-' AS c, -5 AS d, 'a=b' AS e")
-    assert results.export(table, "csv").decode().splitlines()[1] == "'=1+1,'@x,'-,-5,a=b"
+    table = query(tmp_path / "out", "SELECT '=1+1' AS a, '@x' AS b, '-' AS c, -5 AS d, 'a=b' AS e")
+    assert export(table, "csv").decode().splitlines()[1] == "'=1+1,'@x,'-,-5,a=b"
 
 
 # --- watching ---------------------------------------------------------------------------------------------------------

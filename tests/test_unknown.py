@@ -31,6 +31,7 @@ from tagger.reviewing.images import Query, open_images
 from tagger.tagging import results
 from tagger.tagging.compact import compact
 from tagger.tagging.config import TagConfig
+from tagger.tagging.query import query
 from tagger.training.config import TrainConfig
 from tagger.training.train import train
 
@@ -255,11 +256,11 @@ def test_a_table_of_an_earlier_version_is_read_beside_new_rows(
     assert results.read_table(out)["unknown"].null_count == len(older)
     tagger.tag(photos, model, out)
     rows = "SELECT count(*) AS rows, count(unknown) AS told, sum(unknown::INT) AS unknown FROM history"
-    before = results.query(out, rows).to_pylist()[0]
+    before = query(out, rows).to_pylist()[0]
     assert (before["rows"], before["told"]) == (2 * len(older), len(older) - 1)
     assert before["unknown"] >= 12
     compact(out, grace=0)
-    assert results.query(out, rows).to_pylist()[0] == before
+    assert query(out, rows).to_pylist()[0] == before
     assert tagger.read_results(out)["unknown"].sum() == before["unknown"]
 
 

@@ -62,9 +62,9 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
             show(f"… {len(result) - 50:,} more rows; --format csv prints them all")
         return
     from tagger import storage
-    from tagger.tagging import results
+    from tagger.tagging.query import export
 
-    content = results.export(result, format)
+    content = export(result, format)
     if out:
         storage.write_atomic(storage.absolute(out), content)
     else:

@@ -60,7 +60,7 @@ def query(
     Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows). SQL can read and
     write any file that you can.
     """
-    from tagger.tagging import results as table
+    from tagger.tagging import query as table
 
     if format not in ("table", "csv", "json", "parquet"):
         raise UsageError(f"--format {format}: expected table, csv, json or parquet")

@@ -29,7 +29,7 @@ from tagger.reviewing.images import PAGE, Images, Query
 from tagger.serving.body import Memory, read
 from tagger.serving.errors import Refused
 from tagger.tagging.aggregates import Row
-from tagger.tagging.results import plain
+from tagger.tagging.query import plain
 
 _FILES = {"/review.js": "text/javascript", "/review.css": "text/css"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

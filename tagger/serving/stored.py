@@ -12,7 +12,7 @@ from tagger import schema, storage
 from tagger.errors import TaggerError
 from tagger.inference.pipeline import Row
 from tagger.serving.batching import results_row
-from tagger.tagging import results
+from tagger.tagging.parts import list_parts
 from tagger.tagging.plan import next_generation
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Store:
         self._lock = threading.Lock()
         self._rows: list[Row] = []
         self._parts = 0
-        self._run_id = f"{next_generation(results.list_parts(self._out)):08d}-{secrets.token_hex(4)}"
+        self._run_id = f"{next_generation(list_parts(self._out)):08d}-{secrets.token_hex(4)}"
 
     def add(self, row: Row, content: bytes) -> bool:
         """Store an image and its row; return whether that worked."""

@@ -13,7 +13,8 @@ import pyarrow as pa
 from tagger import schema
 from tagger.errors import TableError, UsageError, first_line
 from tagger.storage import StrPath
-from tagger.tagging import results
+from tagger.tagging.query import connect
+from tagger.tagging.results import LATEST_SQL
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,8 +27,8 @@ MEMORY = "2GB"
 TAGGED = f"status IN {schema.TAGGED}"
 """SQL: the row has tags."""
 GENERATION = "left(run_id, 8)"
-RANK = "row_number() OVER (PARTITION BY uri ORDER BY left(run_id, 8) DESC, status <> 'ok', tagged_at DESC, run_id DESC)"
-"""SQL: 1 for the latest row of a file, as in results.LATEST_ORDER."""
+RANK = f"row_number() OVER (PARTITION BY uri ORDER BY {LATEST_SQL})"
+"""SQL: 1 for the latest row of a file."""
 
 _SAMPLE = 10_000
 """Rows that show whether images have several tags."""
@@ -112,7 +113,7 @@ def open_table(url: StrPath, model: str | None = None) -> Iterator[Table]:
 
     Raises SourceNotFound, or UsageError for a model that is not in it.
     """
-    with contextlib.closing(results.connect(url)) as connection, tempfile.TemporaryDirectory() as spill:
+    with contextlib.closing(connect(url)) as connection, tempfile.TemporaryDirectory() as spill:
         connection.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{spill}'")
         connection.execute("SET preserve_insertion_order = false")
         models = Table(str(url), connection, "", ()).rows(

@@ -20,7 +20,7 @@ from tagger import schema, storage
 from tagger.errors import UsageError, WriteError
 from tagger.storage import StrPath
 from tagger.tagging import results
-from tagger.tagging.results import MERGED, Parts, name_of
+from tagger.tagging.parts import MERGED, Parts, consistently, damaged_parts, list_parts, name_of, read_parts
 
 ROWS = 250_000
 """Rows of a merged part at most; a plan holds some of them in memory at the same time."""
@@ -70,7 +70,7 @@ def compact(url: StrPath, grace: float = GRACE, on_step: OnStep = _ignore) -> Co
     """
     if not grace >= 0:
         raise UsageError(f"--grace must be at least 0, got {grace}")
-    before = results.consistently(lambda: results.existing_parts(url))
+    before = consistently(lambda: results.existing_parts(url))
     out = storage.absolute(os.fspath(url))
     merged = written = rows = 0
     damaged: list[str] = list(before.damaged)
@@ -84,7 +84,7 @@ def compact(url: StrPath, grace: float = GRACE, on_step: OnStep = _ignore) -> Co
     return Compacted(
         out=storage.public_uri(out),
         parts_before=len(before.uris),
-        parts=len(results.list_parts(out).uris),
+        parts=len(list_parts(out).uris),
         merged=merged,
         written=written,
         rows=rows,
@@ -118,7 +118,7 @@ def _size(uri: str) -> int:
 
 def _merge(out: str, parts: Parts, group: list[str], damaged: list[str]) -> tuple[int, int]:
     """Merge parts into one; return how many, and the rows. Damaged ones stay where they are."""
-    tables = dict(zip(group, results.read_parts(group, sizes=parts.sizes), strict=True))
+    tables = dict(zip(group, read_parts(group, sizes=parts.sizes), strict=True))
     damaged += [name_of(uri) for uri, table in tables.items() if table is None]
     whole = {name_of(uri): table for uri, table in tables.items() if table is not None}
     if len(whole) < 2:
@@ -137,12 +137,12 @@ def _merge(out: str, parts: Parts, group: list[str], damaged: list[str]) -> tupl
 
 def _delete_replaced(out: str, grace: float, on_step: OnStep) -> int:
     """Delete the parts whose rows are in a merged part, once that is proven to be whole; return their number."""
-    waiting = results.list_parts(out)
+    waiting = list_parts(out)
     if not waiting.replaced:
         return 0
     _wait(grace, on_step)
     used = [uri for uri in waiting.uris if waiting.replaces.get(name_of(uri), frozenset()) & {*waiting.replaced}]
-    if broken := results.damaged_parts(used):
+    if broken := damaged_parts(used):
         raise WriteError(
             f"{out}: the merged part {broken[0]} is damaged, the parts that it replaces were not deleted; delete it "
             "and run `tagger compact` again"

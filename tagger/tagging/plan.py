@@ -29,6 +29,7 @@ from tagger.data.manifest import Manifest, counts_text
 from tagger.errors import SourceNotFound, TableError, UsageError
 from tagger.tagging import results
 from tagger.tagging.config import TagConfig
+from tagger.tagging.parts import Parts, consistently, list_parts, name_of, read_rows, readers, sound_rows
 from tagger.tagging.pieces import pieces
 
 PLANS = "_plans"
@@ -111,11 +112,11 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
         raise UsageError(
             f"--model: two models are called {repeated[0]}, but rows are distinguished by that name; rename one folder"
         )
-    return results.consistently(lambda: _make_plan(source, files, models, out, config))
+    return consistently(lambda: _make_plan(source, files, models, out, config))
 
 
 def _make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out: str, config: TagConfig) -> Plan:
-    parts, manifest = results.list_parts(out), files.table
+    parts, manifest = list_parts(out), files.table
     comparisons = [_Comparison(model, info, config) for model, info in models.items()]
     wanted, unreadable = _compare(manifest, parts, comparisons)
     damaged = (*parts.damaged, *unreadable)
@@ -130,7 +131,7 @@ def _make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], ou
         config=config,
         found=len(manifest),
         damaged=damaged,
-        known=tuple(name for uri in parts.uris if (name := results.name_of(uri)) not in damaged),
+        known=tuple(name for uri in parts.uris if (name := name_of(uri)) not in damaged),
         entries=entries if wanted.all() else entries.filter(pc.not_equal(entries["wanted"], 0)),
     )
 
@@ -143,7 +144,7 @@ def _set_aside(out: str, damaged: Iterable[str]) -> None:
 
 
 def _compare(
-    manifest: pa.Table, parts: results.Parts, comparisons: Sequence[_Comparison]
+    manifest: pa.Table, parts: Parts, comparisons: Sequence[_Comparison]
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     """Return for each manifest row the bits of the models that are to tag it, and the names of damaged parts.
 
@@ -154,7 +155,7 @@ def _compare(
     numbered = manifest.select(schema.KEY.names).append_column(
         "row", pa.array(np.arange(len(manifest), dtype=np.int32))
     )
-    rows = results.sound_rows(parts, _LATEST_COLUMNS, damaged, [comparison.info.name for comparison in comparisons])
+    rows = sound_rows(parts, _LATEST_COLUMNS, damaged, [comparison.info.name for comparison in comparisons])
     for files, previous in pieces([numbered], rows, max(len(manifest), parts.rows)):
         for bit, comparison in enumerate(comparisons):
             pending = comparison.pending(files, previous)
@@ -269,10 +270,10 @@ def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
 
     def read(part: str) -> pa.Table:
         with contextlib.suppress(SourceNotFound):  # a compaction deleted it; its files are tagged twice
-            return results.read_rows([part], _LATEST_COLUMNS)[0]  # the next plan sets damaged ones aside
+            return read_rows([part], _LATEST_COLUMNS)[0]  # the next plan sets damaged ones aside
         return empty
 
-    with ThreadPoolExecutor(results.readers(plan.out)) as pool:
+    with ThreadPoolExecutor(readers(plan.out)) as pool:
         rows = pa.concat_tables([empty, *pool.map(read, new_parts)])
     # --redo and --retry-failed replace the rows of runs that were planned earlier
     later = pc.greater_equal(pc.utf8_slice_codeunits(rows["run_id"], 0, 8), plan.run_id[:8])
@@ -302,13 +303,13 @@ def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:
     return functools.reduce(pc.and_, same, pc.equal(rows["model"], target.name))
 
 
-def next_generation(parts: results.Parts) -> int:
+def next_generation(parts: Parts) -> int:
     """Return one more than the highest generation, read from the part names or, if they were renamed, from the rows."""
-    runs = [results.name_of(uri).removeprefix("part-").partition("-")[0] for uri in parts.uris]
+    runs = [name_of(uri).removeprefix("part-").partition("-")[0] for uri in parts.uris]
     known = [int(run) for run in runs if run.isdigit()]
     renamed = [uri for uri, run in zip(parts.uris, runs, strict=True) if not run.isdigit()]
     if renamed:
-        known += [int(run[:8]) for run in pc.unique(results.read_rows(renamed, ["run_id"])[0]["run_id"]).to_pylist()]
+        known += [int(run[:8]) for run in pc.unique(read_rows(renamed, ["run_id"])[0]["run_id"]).to_pylist()]
     generation = 1 + max(known, default=0)
     if generation > 99_999_999:
         raise UsageError("the table has used up its generations; start a new results folder")

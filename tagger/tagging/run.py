@@ -34,6 +34,7 @@ from tagger.inference.workers import decoder_for
 from tagger.storage import StrPath
 from tagger.tagging import present, results, rows, slices
 from tagger.tagging.config import TagConfig
+from tagger.tagging.parts import consistently, merged_into, read_rows
 from tagger.tagging.plan import Plan, Target, make_plan, remove_leftovers
 from tagger.tagging.summary import ShardCounts, Summary, summarise
 from tagger.tagging.worklist import Worklist
@@ -245,7 +246,7 @@ def _without_part(plan: Plan, shards: Sequence[int]) -> list[int]:
     """Return the shards that have no part file, not even one that a compaction has merged into another."""
     names = set(storage.names_in(plan.out) or [])
     missing = [index for index in shards if plan.part(index) not in names]
-    merged = results.merged_into(plan.out) if missing else {}
+    merged = merged_into(plan.out) if missing else {}
     return [index for index in missing if plan.part(index) not in merged]
 
 
@@ -268,7 +269,7 @@ def _committed(plan: Plan, shards: Sequence[int]) -> ShardCounts:
     """Count the rows in the parts of these shards."""
     if not shards:
         return ShardCounts()
-    there, damaged = results.consistently(lambda: _rows_of(plan, shards))
+    there, damaged = consistently(lambda: _rows_of(plan, shards))
     if damaged:
         raise TableError(f"{plan.out}: {', '.join(damaged)} damaged; run the command again to tag their files again")
     statuses, engines, unknown, untagged = [], [], [], []
@@ -293,12 +294,12 @@ def _rows_of(plan: Plan, shards: Sequence[int]) -> tuple[pa.Table, tuple[str, ..
     names = set(storage.names_in(plan.out) or [])
     merged = [index for index in shards if plan.part(index) not in names]
     own = [storage.join(plan.out, plan.part(index)) for index in sorted({*shards} - {*merged})]
-    there, damaged = results.read_rows(own, columns)
+    there, damaged = read_rows(own, columns)
     if not merged:
         return there, damaged
-    places = results.merged_into(plan.out)
+    places = merged_into(plan.out)
     used = {uri for index in merged if (uri := places.get(plan.part(index)))}
-    found, broken = results.read_rows(sorted(used), columns)
+    found, broken = read_rows(sorted(used), columns)
     found = results.distinct(found.filter(pc.equal(found["run_id"], plan.run_id)))
     files = pa.concat_arrays([chunk for index in merged for chunk in plan.shard(index)["uri"].chunks])
     return pa.concat_tables([there, found.filter(pc.is_in(found["uri"], files))]), (*damaged, *broken)
@@ -322,7 +323,7 @@ def finish(plan: Plan, counts: ShardCounts, done: Sequence[int] = ()) -> Summary
 def _check_parts(plan: Plan, counts: ShardCounts) -> None:
     names = set(storage.names_in(plan.out) or [])
     missing = [name for name in (*plan.known, *map(plan.part, counts.shards)) if name not in names]
-    merged = results.merged_into(plan.out) if missing else {}
+    merged = merged_into(plan.out) if missing else {}
     if deleted := [name for name in missing if name not in merged]:
         raise WriteError(
             f"{plan.out}: {len(deleted):,} part files were deleted during the run, such as {deleted[0]}; "

@@ -16,6 +16,7 @@ from tagger import schema, storage
 from tagger.data.manifest import counts_text
 from tagger.storage import StrPath
 from tagger.tagging import results
+from tagger.tagging.parts import Parts, consistently, damaged_parts, sound_rows
 from tagger.tagging.pieces import pieces
 from tagger.tagging.present import listed, listings, rows_listed
 
@@ -102,7 +103,7 @@ class Status:
 
 def status(url: StrPath, verify: bool = False) -> Status:
     """Read the state of a results folder; `verify` reads every byte of every part. Raises SourceNotFound."""
-    return results.consistently(lambda: _status(url, verify))
+    return consistently(lambda: _status(url, verify))
 
 
 def _status(url: StrPath, verify: bool) -> Status:
@@ -118,14 +119,14 @@ def _status(url: StrPath, verify: bool) -> Status:
         last_run=max(tally.runs, default=None),
         models={name: tally.model(name) for name in sorted(tally.images)},
         last_runs=_last_runs(out),
-        damaged=(*parts.damaged, *(results.damaged_parts(parts.uris) if verify else damaged)),
+        damaged=(*parts.damaged, *(damaged_parts(parts.uris) if verify else damaged)),
     )
 
 
-def _tally(parts: results.Parts, listed_in: Sequence[str], damaged: list[str]) -> _Tally:
+def _tally(parts: Parts, listed_in: Sequence[str], damaged: list[str]) -> _Tally:
     """Count rows and files piece by piece, so that memory does not grow with the table."""
     tally = _Tally(bool(listed_in))
-    rows = results.sound_rows(parts, _COLUMNS, damaged)
+    rows = sound_rows(parts, _COLUMNS, damaged)
     for there, piece in pieces(listed(listed_in), rows, max(parts.rows, rows_listed(listed_in))):
         tally.add(there["uri"], results.distinct(piece) if parts.overlap else piece)
     return tally

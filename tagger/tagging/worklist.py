@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tagger import storage
+from tagger.tagging.parts import MERGED
 from tagger.tagging.plan import Plan, read_committed, still_wanted
-from tagger.tagging.results import MERGED
 
 _SHARE = 0.2
 """Share of the time that may be spent on looking for parts of other runs; batches are decoded and scored meanwhile."""
