@@ -95,7 +95,7 @@ Suggestable = Annotated[
 ]
 SuggestionsOut = Annotated[str, Option("File to write: .parquet, or .json for Label Studio.")]
 CheckpointOut = Annotated[str, Option("Checkpoint folder to write; new or empty.")]
-Resume = Annotated[bool, Option("Continue a training that was interrupted.")]
+Resume = Annotated[bool, Option("Continue an interrupted training.")]
 Images = Annotated[str, Option("cifar10, or a manifest with labels or a folder of labelled images.")]
 ReportOut = Annotated[str, Option("Folder for the report and every model; run again to continue.")]
 Cifar10 = Annotated[str | None, Option("Folder or archive of CIFAR-10 [default: downloaded into the cache].")]
@@ -103,21 +103,21 @@ ManifestOut = Annotated[str, Option("Manifest to write; the name must end in .pa
 Results = Annotated[str, Option("Results folder or URL, as written by `tagger tag --out`.")]
 Grace = Annotated[
     float,
-    Option("Seconds to keep merged parts for running queries before they are deleted; 0: delete them at once.", ge=0),
+    Option("Seconds until merged parts are deleted, so that running queries can finish; 0: delete them at once.", ge=0),
 ]
 ReportPage = Annotated[str, Option("Page to write.")]
-DriftPage = Annotated[str, Option("Page to write, .html; the figures are written beside it as .parquet.")]
-OneModel = Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")]
-Checkpoints = Annotated[str, Option("Folder with the checkpoint of the model, for the numbers of its card.")]
+DriftPage = Annotated[str, Option("Page to write, .html; the figures are written next to it as .parquet.")]
+OneModel = Annotated[str | None, Option("Name of a model in the results [default: the one used last].")]
+Checkpoints = Annotated[str, Option("Folder with the model's checkpoint, for the metrics of its model card.")]
 Thumbnails = Annotated[int, Option("Maximum number of images read for thumbnails; 0: none.", ge=0)]
 Reference = Annotated[
     str | None,
-    Option("run_id, run number, or days such as 2026-11 or 2026-11-01..2026-11-15 [default: all runs before]."),
+    Option("run_id, run number, or days such as 2026-11 or 2026-11-01..2026-11-15 [default: all earlier runs]."),
 ]
-Current = Annotated[str | None, Option("Period to compare with it, named likewise [default: the last run].")]
+Current = Annotated[str | None, Option("Period to compare with it, in the same form [default: the last run].")]
 FailOver = Annotated[
     float | None,
-    Option("Exit with 4 when a figure differs by more than this share (effect size) and not by chance.", ge=0, le=1),
+    Option("Exit with 4 if a figure differs significantly, and by more than this share (effect size).", ge=0, le=1),
 ]
 """Parameters of the commands and flows, each declared once."""
 

@@ -23,9 +23,7 @@ class BenchmarkConfig:
     __pydantic_config__ = FORM
 
     models: Annotated[tuple[str, ...], Option(f"Models to train: {', '.join(KNOWN)}.")] = DEFAULT_MODELS
-    budget: Annotated[str, Option("Training time for all models, such as 10m or 90s, or full: complete recipes.")] = (
-        "10m"
-    )
+    budget: Annotated[str, Option("Training time for all models, such as 10m or 90s; full: complete recipes.")] = "10m"
     seeds: Annotated[int, Option("Random seeds per model.", ge=1)] = 1
     normalisation: Annotated[
         str | None,
@@ -34,7 +32,7 @@ class BenchmarkConfig:
             "pixel-mean or mean-file:PATH (CNTK's XML) [default: that of each recipe]."
         ),
     ] = None
-    image_size: Annotated[int, Option("Input size in pixels of models on pixels.", ge=16)] = 32
+    image_size: Annotated[int, Option("Input size in pixels, for models that work on pixels.", ge=16)] = 32
     backbone: Annotated[
         str,
         Option("Backbone of knn-features, probe and finetune: timm/NAME, imagenet, local-dir:FOLDER or a checkpoint."),

@@ -46,7 +46,7 @@ def models(
 ) -> None:
     """Train several models, report accuracy and cost.
 
-    All are trained on the same images, from nearest neighbours to fine-tuning.
+    All are trained on the same images. They range from nearest neighbours to fine-tuning.
     """
     from tagger import hardware
     from tagger.benchmark.run import Benchmark
@@ -97,7 +97,7 @@ def throughput(
 ) -> None:
     """Measure each stage of tagging, and a whole run.
 
-    The stage that limits the rate is named.
+    It names the stage that limits the rate.
     """
     from tagger.benchmark.throughput import measure
 
@@ -120,7 +120,7 @@ def agreement(
 ) -> None:
     """Measure agreement and speed of engines and precisions.
 
-    The reference is eager fp32 with timm's transform. The result is recorded with the checkpoint; `auto` then takes the
+    The reference is eager fp32 with timm's transform. The result is stored with the checkpoint; `auto` then uses the
     fastest setting that agrees on 99.5%.
     """
     from tagger.evaluation.agreement import measure

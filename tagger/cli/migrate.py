@@ -36,8 +36,8 @@ def customvision(
 ) -> None:
     """Copy a project of Azure Custom Vision.
 
-    The copy has images, tags, negatives, and the metrics of the iterations.
-    `tagger train OUT/manifest.parquet` reads the copy. Images already there are not downloaded again.
+    It copies images, tags, negatives, and the metrics of the iterations. To train on the copy: `tagger train
+    OUT/manifest.parquet`. Existing images are not downloaded again.
     """
     try:
         from tagger.migrate.customvision import migrate

@@ -52,7 +52,7 @@ def models(
 ) -> None:
     """List the available models.
 
-    They are packaged ones, timm models in the hub's cache, and the checkpoints of a folder.
+    These are the packaged models, timm models in the hub's cache, and the checkpoints in a folder.
     """
     from tagger import checkpoint
 

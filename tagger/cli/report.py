@@ -21,7 +21,7 @@ def report(
 ) -> None:
     """Write a page about a results table.
 
-    It shows tags with scores and images, failures, duplicates, and what the last run changed.
+    It shows tags with scores and images, failures, duplicates, and changes in the last run.
     """
     from tagger.reporting import results_report
 
@@ -46,7 +46,7 @@ def drift(
 ) -> None:
     """Compare two periods of a results table.
 
-    The figures are scores, tags, failures, formats, sizes and embeddings.
+    It compares scores, tags, failures, formats, sizes and embeddings.
     """
     from tagger.reporting import drift_report
     from tagger.tagging.drift import LIMIT

@@ -17,8 +17,8 @@ from tagger.reviewing.config import ReviewConfig
 def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False) -> None:
     """Confirm and correct tags on a web page.
 
-    Every decision is a label: train with `tagger train FOLDER --labels labels.parquet`, where FOLDER has the images.
-    The page is for this machine only, and its URL has a token.
+    Every decision is a label. To train on them: `tagger train FOLDER --labels labels.parquet`, where FOLDER has the
+    images. The page can be opened only on this machine, with the token in its URL.
     """
     try:
         from tagger.reviewing import server

@@ -36,9 +36,9 @@ def serve(
 ) -> None:
     """Serve models over HTTP.
 
-    The server answers the calls of Azure Custom Vision's clients and POST /predict, and has a page to try it.
-    With --projects also its training calls: images and tags are stored in the folder, and trained there. SIGTERM ends
-    the server after the requests in progress. A checkpoint that changes on disk is loaded again.
+    The server answers POST /predict and the prediction calls of Azure Custom Vision's clients, and has a page to try
+    it. With --projects, it also answers their training calls: images, tags and models are stored in that folder.
+    SIGTERM stops the server after the requests in progress. A checkpoint that changes on disk is reloaded.
     """
     try:
         from tagger.serving import server

@@ -30,7 +30,7 @@ def ingest(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List image files and their labels into a manifest. It has one row per file."""
+    """List image files and their labels in a manifest, one row per file."""
     from tagger.data import ingest
 
     with progress(quiet or as_json) as show_step:
@@ -51,12 +51,12 @@ def query(
     ] = "table",
     out: Annotated[str | None, typer.Option(help="File to write instead of printing.")] = None,
     present: Annotated[
-        bool, typer.Option("--present", help="Only files that are in the last listing of a source.")
+        bool, typer.Option("--present", help="Only files that still exist, according to the last listing of a source.")
     ] = False,
 ) -> None:
     """Query a results table with SQL.
 
-    Without a query: counts of tags, and of files by status.
+    Without a query, it prints counts of tags, and of files by status.
     Views: images (latest row per uri and model), tags (one row per image and tag), history (all rows). SQL can read and
     write any file that you can.
     """
@@ -88,7 +88,8 @@ def status(
 ) -> None:
     """Show the state of a results table.
 
-    Files done, missing, failed and vanished, the last runs, and damaged parts. Exits with 1 when a part is damaged.
+    It prints files done, missing, failed and vanished, the last runs, and damaged parts. It exits with 1 if a part is
+    damaged.
     """
     from tagger.tagging.status import status
 
@@ -109,8 +110,7 @@ def status(
 def compact(results: Results, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
     """Merge small part files into large ones.
 
-    Queries and runs may go on meanwhile. The rows stay the same. Parts that were merged are deleted after --grace
-    seconds.
+    Rows do not change, and queries and runs can continue. Merged parts are deleted after --grace seconds.
     """
     from tagger.tagging.compact import compact
 
@@ -129,22 +129,24 @@ def export(
     format: Annotated[str, typer.Option(help="csv, parquet, huggingface, label-studio, xmp, onnx or customvision.")],
     sidecars: SidecarConfig,
     out: Annotated[str | None, typer.Option(help="File to write; none for xmp.")] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
-    check: Annotated[str | None, typer.Option(help="onnx: photographs to compare on [default: probe images].")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model, if the results have several.")] = None,
+    check: Annotated[
+        str | None, typer.Option(help="onnx: photographs to compare on [default: generated images].")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx: write the file even below 99.5% agreement.")] = False,
     precision: Annotated[
         Literal["fp32", "int8"],
-        typer.Option(help="onnx: int8 takes its ranges from some of the photographs of --check."),
+        typer.Option(help="onnx: int8 is calibrated on some of the photographs of --check."),
     ] = "fp32",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write labels or tags for other tools, or a model as ONNX.
 
-    TABLE is a manifest, whose labels are written, a results folder, whose latest tags are, or a checkpoint.
+    TABLE is a manifest (its labels are written), a results folder (its latest tags are written) or a checkpoint.
     `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file. customvision: a zip
-    of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx. xmp: tags are added to the
-    keywords in the sidecar beside each image; nothing that is there is changed.
+    with an ONNX file, as exported by Azure Custom Vision; --check and --force as for onnx. xmp: tags are added to the
+    keywords in the sidecar of each image; existing content is not changed.
     """
     written: Exported | ExportedModel
     if format == "xmp":

@@ -43,7 +43,7 @@ def tag(
 ) -> None:
     """Tag the new and changed images of a source.
 
-    Every file has one row in the results table, also one that is no image or is damaged.
+    Every file gets a row in the results table, even if it is damaged or not an image.
     """
     with json_lines() if log_format == "json" else nullcontext() as lines:
         _check_place(source, out)
@@ -97,7 +97,7 @@ def predict(
     config: Annotated[ModelConfig, Fields(("top_k", "device", "engine", "precision", "max_pixels"))],
     as_json: Json = False,
 ) -> None:
-    """Show the best tags of single images; nothing is written."""
+    """Print the tags of single images; no file is written."""
     from tagger.inference.model import predict
 
     if folder := next(filter(os.path.isdir, images), None):

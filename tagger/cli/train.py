@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train on labelled images and write a checkpoint.
 
-    It has thresholds, metrics and a model card.
+    The checkpoint includes thresholds, metrics and a model card.
     """
     from tagger import hardware
     from tagger.training import launch
@@ -77,14 +77,14 @@ def evaluate(
 @app.command(epilog="Example: tagger calibrate checkpoints/bees dataset.parquet")
 @expand
 def calibrate(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder, which is written to.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint folder, which is changed.")],
     dataset: Dataset,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Add detection of unknown images to a checkpoint.
 
-    It is compared with the images it was trained on. Scores do not change.
+    DATASET has the images it was trained on. Scores do not change.
     """
     from tagger.evaluation.unknown import calibrate
 
@@ -104,8 +104,10 @@ def tune(
     dataset: Dataset,
     out: CheckpointOut,
     config: TrainConfig,
-    trials: Annotated[int, typer.Option(min=1, help="Total number of trials, including those of earlier calls.")] = 20,
-    timeout: Annotated[float | None, typer.Option(help="Time limit in minutes; no trial starts after it.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials, including earlier ones.")] = 20,
+    timeout: Annotated[
+        float | None, typer.Option(help="Time limit in minutes, after which no trial is started.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -14,22 +14,22 @@ class LabelOptions:
 
     __pydantic_config__ = FORM
 
-    labels: Annotated[str | None, Option("Label file or folder of them [default: searched for in SOURCE].")] = None
+    labels: Annotated[str | None, Option("Label file, or folder of label files [default: detected in SOURCE].")] = None
     label_format: Annotated[str, Option("auto, none, or a name in docs/labels.md.")] = "auto"
     file_column: Annotated[str | None, Option("Column of files in a table of labels.")] = None
     label_column: Annotated[
-        tuple[str, ...], Option("Column of labels in a table; repeat it, or separate names by commas, for several.")
+        tuple[str, ...], Option("Column of labels in a table; for several, repeat it or separate names by commas.")
     ] = ()
     split_column: Annotated[str | None, Option("Column of splits in a table of labels.")] = None
     label_field: Annotated[
         tuple[str, ...],
-        Option("Question whose answers are labels: Label Studio control, SageMaker job, VIA attribute."),
+        Option("Annotation to read, of several: Label Studio control, SageMaker job, VIA attribute."),
     ] = ()
-    label_delimiter: Annotated[
-        str | None, Option("Separator of the labels in a cell; '' when a cell is one label.")
-    ] = None
+    label_delimiter: Annotated[str | None, Option("Separator of the labels in a cell; '' if a cell is one label.")] = (
+        None
+    )
     label_names: Annotated[str | None, Option("File of class names by id: a text list, CSV, JSON or YAML.")] = None
-    merge_rows: Annotated[bool, Option("Merge the labels of all rows of an image (one row per label).")] = False
+    merge_rows: Annotated[bool, Option("The table has one row per label: combine the rows of each image.")] = False
 
     def __post_init__(self) -> None:
         """Take one name for a tuple of one."""

@@ -29,29 +29,29 @@ class ModelConfig:
     device: Device = "auto"
     engine: Annotated[
         EngineName,
-        Option("Inference engine; torch is compiled. auto: the fastest that agrees with eager PyTorch."),
+        Option("Inference engine; torch is compiled PyTorch. auto: the fastest that agrees with eager PyTorch."),
     ] = "auto"
     precision: Annotated[
         Precision,
         Option(
-            "Precision; -checked: score uncertain images again in fp32. auto: a less exact one only if it was measured "
+            "Precision. -checked: score uncertain images again in fp32. auto: fp32, or a faster one that was measured "
             "to agree."
         ),
     ] = "auto"
     embeddings: Annotated[bool, Option("Store the feature vector of each image.")] = False
-    tag_unknown: Annotated[bool, Option("Also tag images unlike the training images; by default they get no tags.")] = (
-        False
+    tag_unknown: Annotated[bool, Option("Also tag unknown images: those unlike the training images.")] = False
+    max_pixels: Annotated[int, Option("Maximum pixels per image; larger images get the status too_large.", ge=1)] = (
+        MAX_PIXELS
     )
-    max_pixels: Annotated[int, Option("Larger images get a too_large row.", ge=1)] = MAX_PIXELS
     truncated: Annotated[
         Literal["tag", "fail"],
         Option("Truncated files: tag what decodes (status truncated), or fail (status corrupt)."),
     ] = "tag"
     read_timeout: Annotated[
-        float, Option("Timeout of a remote read in seconds; the file gets an unreadable row.", gt=0)
+        float, Option("Timeout of a remote read in seconds; the file then gets the status unreadable.", gt=0)
     ] = READ_TIMEOUT
     decode_timeout: Annotated[
-        float, Option("Timeout of decoding a file in seconds; the file gets a failed row.", gt=0)
+        float, Option("Timeout of decoding a file in seconds; the file then gets the status failed.", gt=0)
     ] = DECODE_TIMEOUT
 
     def __post_init__(self) -> None:

@@ -18,20 +18,20 @@ MAX_LABEL = 1000
 class ReviewConfig:
     """Options of one review; raises UsageError for invalid values."""
 
-    labels: Annotated[str, Option("Labels file (.parquet); decisions are added to it.")] = "labels.parquet"
+    labels: Annotated[str, Option("Labels file (.parquet); decisions are appended to it.")] = "labels.parquet"
     sort: Annotated[
         Literal["uncertain", "unknown", "disagree", "newest", "tag"],
         Option(
-            "Order of the images: least certain first, least like the training images, models disagree, last tagged "
-            "first, or by tag."
+            "Order of the images: least certain, least like the training images, models disagree, last tagged first, "
+            "or by tag."
         ),
     ] = "uncertain"
-    queue: Annotated[str | None, Option("File of `tagger suggest`: begin with its images, in its order.")] = None
+    queue: Annotated[str | None, Option("File of `tagger suggest`: start with its images, in its order.")] = None
     tag: Annotated[str | None, Option("Show only images with this tag, until another filter is chosen.")] = None
-    model: Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")] = None
+    model: Annotated[str | None, Option("Name of a model in the results [default: the one used last].")] = None
     against: Annotated[str | None, Option("Name of the model to compare with [default: every other one].")] = None
     by: Annotated[str | None, Option("Name of the reviewer, stored with every decision.")] = None
-    port: Annotated[int, Option("Port; the next free one if it is in use. 0: any.", ge=0, le=65_535)] = 8010
+    port: Annotated[int, Option("Port, or the next free one; 0: any.", ge=0, le=65_535)] = 8010
 
     @property
     def first_sort(self) -> str:

@@ -16,20 +16,20 @@ MEGABYTE = 1 << 20
 class ServeConfig:
     """Options of one server; raises UsageError for invalid values."""
 
-    host: Annotated[str, Option("Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1"
+    host: Annotated[str, Option("Address to listen on; 0.0.0.0: all network interfaces.")] = "127.0.0.1"
     port: Annotated[int, Option("Port; 0: a free one.", ge=0, le=65_535)] = 8000
     key_file: Annotated[str | None, Option("File of keys, one per line; calls without one get 401.")] = None
     results: Annotated[
-        str | None, Option("Results folder for images and predictions [default: nothing is stored].")
+        str | None, Option("Results folder in which to store images and predictions [default: none].")
     ] = None
     projects: Annotated[
-        str | None, Option("Folder of projects: serves Custom Vision's training calls [default: they are not served].")
+        str | None, Option("Folder of projects, for Custom Vision's training calls [default: not served].")
     ] = None
     stored_predictions: Annotated[
         int, Option("Maximum number of stored predictions per project; the oldest are deleted.", ge=0)
     ] = 1000
-    max_body: Annotated[int, Option("Limit on a request's body, and on an image behind a URL, in MB.", ge=1)] = 20
-    allow_private_urls: Annotated[bool, Option("Also fetch URLs of private, loopback and link-local addresses.")] = (
+    max_body: Annotated[int, Option("Limit on a request's body, and on an image at a URL, in MB.", ge=1)] = 20
+    allow_private_urls: Annotated[bool, Option("Also fetch URLs with private, loopback or link-local addresses.")] = (
         False
     )
 

@@ -20,7 +20,7 @@ class TagConfig(ModelConfig):
     )
     workers: Annotated[
         int | None,
-        Option("Processes that read and decode; 0: threads [default: threads on up to 4 cores].", ge=0, le=1024),
+        Option("Processes that read and decode; 0: use threads [default: threads on up to 4 cores].", ge=0, le=1024),
     ] = None
     slice: Annotated[
         str | None, Option("Share I/N of one plan, such as 3/20, for N processes started with the same options.")
@@ -29,7 +29,7 @@ class TagConfig(ModelConfig):
     redo: Annotated[bool, Option("Tag everything again.")] = False
     min_files: Annotated[
         int | None,
-        Option("Minimum number of files, in case a disk is not mounted [default: 0; in a flow 1].", ge=0),
+        Option("Fail if fewer files are found, as when a disk is not mounted [default: 0; in a flow 1].", ge=0),
     ] = None
     max_failed: Annotated[
         str | None,
@@ -73,11 +73,11 @@ class SidecarConfig:
     sidecar: Annotated[
         Literal["name.ext.xmp", "name.xmp"] | None,
         Option(
-            "xmp: photo.jpg.xmp as for digiKam, darktable and Immich, or photo.xmp as for Lightroom [default: the one "
-            "that is there, else name.ext.xmp]."
+            "xmp: photo.jpg.xmp, for digiKam, darktable and Immich, or photo.xmp, for Lightroom [default: the existing "
+            "one, else name.ext.xmp]."
         ),
     ] = None
-    under: Annotated[str, Option("xmp: parent of all keywords that are added, such as AI.")] = ""
+    under: Annotated[str, Option("xmp: parent of all added keywords, such as AI.")] = ""
     dry_run: Annotated[bool, Option("xmp: print what would be written.")] = False
 
     def __post_init__(self) -> None:

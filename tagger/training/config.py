@@ -39,14 +39,14 @@ class TrainConfig:
         str,
         _Pretrained(
             "timm/NAME, imagenet, local-dir:FOLDER in timm's layout, or a checkpoint. auto: "
-            "timm/mobilenetv3_large_100.ra_in1k where the hub has it or can be reached, else imagenet."
+            "timm/mobilenetv3_large_100.ra_in1k if the hub can be reached or it is in its cache, else imagenet."
         ),
     ] = DEFAULT_BACKBONE
     method: Annotated[
         Literal["auto", "probe", "finetune", "knn", "scratch"],
         Option(
             "probe: a linear classifier on frozen features (seconds). finetune: train the whole network. auto: both "
-            "when time allows, the better one is saved. knn: nearest neighbours on frozen features, one label per "
+            "if time allows, and the better one is saved. knn: nearest neighbours on frozen features, one label per "
             "image. scratch: train a small network without pretrained weights."
         ),
     ] = "auto"
@@ -73,7 +73,7 @@ class TrainConfig:
     optimizer: Annotated[Literal["adamw", "sgd"], _FineTuning("Optimizer; sgd has Nesterov momentum.")] = "adamw"
     lr: Annotated[float, _FineTuning("Peak learning rate.", gt=0, search=Range(5e-5, 2e-3, log=True))] = 2e-4
     schedule: Annotated[
-        str, _FineTuning("Learning-rate schedule: cosine, or learning rates with epochs each, such as 0.01x10,0.001x5.")
+        str, _FineTuning("Learning-rate schedule: cosine, or a list of RATExEPOCHS, such as 0.01x10,0.001x5.")
     ] = "cosine"
     warmup_epochs: Annotated[
         float, Option("Epochs of linear warm-up before the cosine.", _FINETUNED | _COSINE, ge=0)
@@ -106,7 +106,7 @@ class TrainConfig:
     ] = "rand-m5-mstd0.5"
     crop_scale: Annotated[float, _FineTuning("Minimum area of a random training crop.", gt=0, le=1)] = 0.5
     hflip: Annotated[
-        float, _FineTuning("Probability of a horizontal flip; 0 where left and right matter.", ge=0, le=1)
+        float, _FineTuning("Probability of a horizontal flip; use 0 if left and right matter.", ge=0, le=1)
     ] = 0.5
     mixup: Annotated[float, _FineTuning("Mixup alpha; 0: off.", ge=0)] = 0.0
     cutmix: Annotated[float, _FineTuning("CutMix alpha; 0: off.", ge=0)] = 0.0
@@ -114,7 +114,7 @@ class TrainConfig:
         float, _FineTuning("Decay of the exponential moving average of the weights; 0: off.", ge=0, lt=1)
     ] = 0.99
     clip: Annotated[float, _FineTuning("Maximum gradient norm; 0: no clipping.", ge=0)] = 1.0
-    patience: Annotated[int, _FineTuning("Epochs without improvement on validation before training stops.", ge=1)] = 10
+    patience: Annotated[int, _FineTuning("Stop after this many epochs without improvement on validation.", ge=1)] = 10
     freeze_norms: Annotated[
         bool,
         _FineTuning(
@@ -125,20 +125,23 @@ class TrainConfig:
     class_weights: Annotated[
         bool, Option("Weight labels by their inverse frequency.", {"method": ("auto", "probe", "finetune")})
     ] = False
-    precision_target: Annotated[float, Option("Precision that every tag's threshold must reach.", gt=0, lt=1)] = 0.9
+    precision_target: Annotated[float, Option("Precision that every tag must reach at its threshold.", gt=0, lt=1)] = (
+        0.9
+    )
     budget_minutes: Annotated[
-        float, Option("On a CPU, auto fine-tunes only if that takes no longer.", {"method": ("auto",)}, ge=0)
+        float,
+        Option("On a CPU, auto fine-tunes only if it is expected to take no longer.", {"method": ("auto",)}, ge=0),
     ] = 10.0
     seed: Annotated[int, Option("Random seed; the same seed on the same CPU gives the same checkpoint.", ge=0)] = 0
     device: Device = "auto"
     gpus: Annotated[
-        int, Option("GPUs to train on, with a process each; with --device cpu, number of processes.", _TRAINED, ge=1)
+        int, Option("GPUs to train on, one process each; with --device cpu, the number of processes.", _TRAINED, ge=1)
     ] = 1
     gradients: Annotated[
         Literal["exact", "powersgd", "local"],
         Option(
-            "Exchange between several GPUs: exact gradients, compressed ones (PowerSGD), or none but an average of the "
-            "weights every 8 steps (local SGD).",
+            "What several GPUs exchange: exact gradients; powersgd: compressed gradients; local: no gradients, but the "
+            "weights are averaged every 8 steps (local SGD).",
             _TRAINED | {"gpus": range(2, 1025)},
         ),
     ] = "exact"

@@ -17,18 +17,18 @@ class SuggestConfig:
     labels: Annotated[
         str | None,
         Option(
-            "labels.parquet of `tagger review`; its images are left out. Results: or a manifest with labels. Dataset: "
-            "its labels also replace those of the dataset."
+            "labels.parquet of `tagger review`, or for results a manifest with labels; its images are left out. For a "
+            "dataset, its labels also replace those of the dataset."
         ),
     ] = None
     format: Annotated[
         Literal["auto", "parquet", "label-studio"],
-        Option("Format of the file; auto: label-studio for the suffix .json, else parquet."),
+        Option("Format of the file; auto: label-studio if its name ends in .json, else parquet."),
     ] = "auto"
-    model: Annotated[str | None, Option("Results: name of a model in them [default: the one tagged last].")] = None
-    backbone: Annotated[
-        str, Option("Dataset: model whose frozen features are compared, named as for `tagger train`.")
-    ] = "auto"
+    model: Annotated[str | None, Option("Results: name of a model in them [default: the one used last].")] = None
+    backbone: Annotated[str, Option("Dataset: backbone whose frozen features are compared, as for `tagger train`.")] = (
+        "auto"
+    )
     multilabel: Annotated[bool, Option("Dataset: an image may have several labels, or none.")] = False
     device: Device = "auto"
 
