@@ -229,7 +229,7 @@ def _parameter(name: str, default: Any, kind: object, option: Option) -> inspect
     import typer
 
     if get_origin(kind) is tuple:
-        kind, default = list[str], [",".join(default)] if default else []
+        kind, default = list[str], [", ".join(default)] if default else []
     low = option.ge if kind in (int, int | None) else None
     names = [f"--{flag(name)}"] if default is False else []
     made: Any = typer.Option(*names, help=option.help, min=low)
