@@ -194,7 +194,7 @@ def read_rows(
 
 def damaged_parts(uris: Sequence[str]) -> tuple[str, ...]:
     """Return the names of damaged parts; every byte of each part is read."""
-    with ThreadPoolExecutor(LOCAL_READERS) as pool:
+    with ThreadPoolExecutor(readers(uris[0]) if uris else 1) as pool:
         whole = pool.map(lambda uri: _read_whole(uri, schema.RESULTS.names, None) is not None, uris)
         return tuple(name_of(uri) for uri, is_whole in zip(uris, whole, strict=True) if not is_whole)
 
