@@ -295,5 +295,5 @@ def test_without_model_and_out_imagenet_tags_into_results_beside_where_you_stand
     assert list((tmp_path / "results").glob("*.parquet"))
     inside = run_tagger("tag", ".", cwd=photos)
     assert inside.returncode == 1
-    assert "would lie inside ." in inside.stderr
+    assert "would be inside ." in inside.stderr
     assert not (photos / "results").exists()

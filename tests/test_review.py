@@ -417,7 +417,7 @@ def test_a_port_in_use_is_passed_over(tagged: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with reviewing(tagged / "out", tmp_path / "l.parquet", port=port) as review:
-            assert f"port {port} is in use; this is " in review.printed
+            assert f"port {port} is in use; using " in review.printed
             assert review.get("/api/images")["total"] == 10
     assert list(tmp_path.iterdir()) == []  # looking writes nothing
 

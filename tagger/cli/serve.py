@@ -1,4 +1,4 @@
-"""`serve`: checkpoints behind a REST server."""
+"""`serve`: serve checkpoints over HTTP."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def serve(
 ) -> None:
     """Serve models over HTTP.
 
-    The server answers the calls of Azure Custom Vision's clients and POST /predict, and has a page to try it.
-    With --projects also its training calls: images and tags are stored in the folder, and trained there. SIGTERM ends
-    the server after the requests in progress. A checkpoint that changes on disk is loaded again.
+    The server answers POST /predict and the prediction calls of Azure Custom Vision's clients, and has a demo page.
+    With --projects it also answers their training calls: images, tags and trained models are stored in that folder.
+    SIGTERM ends the server after the requests in progress. A checkpoint that changes on disk is reloaded.
     """
     try:
         from tagger.serving import server
     except ModuleNotFoundError as error:
         raise MissingExtra("tagger serve", str(error.name), "serve") from error
     if not config.host.startswith(_LOOPBACK) and config.key_file is None:
-        say(f"tagger: everyone who reaches {config.host} can use this server; --key-file limits it to those with a key")
+        say(f"tagger: anyone who can reach {config.host} can use this server; --key-file requires a key")
     if not models and not config.projects:
         raise UsageError("name a model to serve, or a folder of projects with --projects")
     hardware.raise_file_limit()

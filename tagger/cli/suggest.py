@@ -1,4 +1,4 @@
-"""`suggest`: which images to label next, and which labels to look at again."""
+"""`suggest`: which images to label next, and which labels to check."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def suggest(
 ) -> None:
     """Choose images to label next, or labels that look wrong.
 
-    Of a results table: uncertain images that are unlike each other. Of a dataset: near-duplicates with different
-    labels, labels that a model trained on the other images contradicts, dark and blurred images. Look at them with
+    From a results table: uncertain images that are unlike each other. From a dataset: near-duplicates with different
+    labels, labels that a model trained on the other images contradicts, dark and blurred images. Review them with
     `tagger review RESULTS --queue FILE`, or in Label Studio.
     """
     from tagger.tagging.suggest.run import suggest

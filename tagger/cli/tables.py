@@ -109,7 +109,7 @@ def status(
 def compact(results: Results, grace: Grace = 60.0, as_json: Json = False, quiet: Quiet = False) -> None:
     """Merge small part files into large ones.
 
-    Queries and runs may go on meanwhile. The rows stay the same. Parts that were merged are deleted after --grace
+    Queries and runs can continue meanwhile. The rows stay the same. Parts that were merged are deleted after --grace
     seconds.
     """
     from tagger.tagging.compact import compact
@@ -129,12 +129,12 @@ def export(
     format: Annotated[str, typer.Option(help="csv, parquet, huggingface, label-studio, xmp, onnx or customvision.")],
     sidecars: SidecarConfig,
     out: Annotated[str | None, typer.Option(help="File to write; none for xmp.")] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the model, when results hold several.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model, if the results have several.")] = None,
     check: Annotated[str | None, typer.Option(help="onnx: photographs to compare on [default: probe images].")] = None,
     force: Annotated[bool, typer.Option("--force", help="onnx: write the file even below 99.5% agreement.")] = False,
     precision: Annotated[
         Literal["fp32", "int8"],
-        typer.Option(help="onnx: int8 takes its ranges from some of the photographs of --check."),
+        typer.Option(help="onnx: int8 is calibrated on some of the photographs of --check."),
     ] = "fp32",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -144,7 +144,7 @@ def export(
     TABLE is a manifest, whose labels are written, a results folder, whose latest tags are, or a checkpoint.
     `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file. customvision: a zip
     of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx. xmp: tags are added to the
-    keywords in the sidecar beside each image; nothing that is there is changed.
+    keywords in the sidecar beside each image; existing content is not changed.
     """
     written: Exported | ExportedModel
     if format == "xmp":
@@ -152,8 +152,8 @@ def export(
             raise UsageError("--out, --check and --force have no effect with --format xmp: omit them")
         _export_xmp(table, sidecars, model, as_json, quiet)
         return
-    if useless := options.given(sidecars):
-        shown = ", ".join(f"--{options.flag(name)}" for name in sorted(useless))
+    if unused := options.given(sidecars):
+        shown = ", ".join(f"--{options.flag(name)}" for name in sorted(unused))
         raise UsageError(f"{shown}: no effect with --format {format}; omit it, or use xmp")
     if out is None:
         raise UsageError(f"--format {format} needs --out FILE")

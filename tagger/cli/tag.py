@@ -1,4 +1,4 @@
-"""`tag`, `predict`: checkpoints at work."""
+"""`tag`, `predict`: run models on images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tagger.tagging.summary import Summary
 
 RESULTS = "results"
-"""The results folder when none is named."""
+"""Default results folder."""
 
 
 @app.command(epilog="Example: tagger tag ~/photos")
@@ -43,7 +43,7 @@ def tag(
 ) -> None:
     """Tag the new and changed images of a source.
 
-    Every file has one row in the results table, also one that is no image or is damaged.
+    Every file gets one row in the results table, even if it is damaged or not an image.
     """
     with json_lines() if log_format == "json" else nullcontext() as lines:
         _check_place(source, out)
@@ -83,9 +83,9 @@ def _tag(
 
 
 def _check_place(source: str, out: str) -> None:
-    """Raise UsageError when the results folder of this place would lie among the images."""
+    """Raise UsageError if the default results folder would be inside the source."""
     if out == RESULTS and os.path.isdir(source) and Path(out).resolve().is_relative_to(Path(source).resolve()):
-        raise UsageError(f"--out: ./{out} would lie inside {source}; name another folder, such as --out ../{out}")
+        raise UsageError(f"--out: ./{out} would be inside {source}; name another folder, such as --out ../{out}")
 
 
 @app.command(epilog="Example: tagger predict cat.jpg")

@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train on labelled images and write a checkpoint.
 
-    It has thresholds, metrics and a model card.
+    The checkpoint has thresholds, metrics and a model card.
     """
     from tagger import hardware
     from tagger.training import launch
@@ -84,7 +84,7 @@ def calibrate(
 ) -> None:
     """Add detection of unknown images to a checkpoint.
 
-    It is compared with the images it was trained on. Scores do not change.
+    An image is unknown if its embedding is far from those of the training images in DATASET. Scores do not change.
     """
     from tagger.evaluation.unknown import calibrate
 
@@ -146,7 +146,7 @@ def _print_evaluation(found: Evaluation) -> None:
     ]  # fmt: skip
     print_table(names, rows)
     if others := len(found.tags) - len(rows):
-        show(f"not listed: {others:,} tags that no image has or gets")
+        show(f"not listed: {others:,} tags without labelled or tagged images")
     show(headline({"": asdict(found)}))
     show(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
 

@@ -1,4 +1,4 @@
-"""Options of a loaded model."""
+"""Options of inference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tagger.storage import READ_TIMEOUT
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Options that decide how a model runs and which tags it gives; raises UsageError for invalid values."""
+    """Options for running a model and selecting tags; raises UsageError for invalid values."""
 
     __pydantic_config__ = FORM
 
@@ -29,12 +29,12 @@ class ModelConfig:
     device: Device = "auto"
     engine: Annotated[
         EngineName,
-        Option("Inference engine; torch is compiled. auto: the fastest that agrees with eager PyTorch."),
+        Option("Inference engine; torch: compiled PyTorch. auto: the fastest that agrees with eager PyTorch."),
     ] = "auto"
     precision: Annotated[
         Precision,
         Option(
-            "Precision; -checked: score uncertain images again in fp32. auto: a less exact one only if it was measured "
+            "Precision; -checked: score uncertain images again in fp32. auto: lower than fp32 only if it was measured "
             "to agree."
         ),
     ] = "auto"

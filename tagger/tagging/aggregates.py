@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import duckdb
 
 Row: TypeAlias = dict[str, Any]
-"""A row of an answer."""
+"""A row of a query result."""
 
 MEMORY = "2GB"
-"""Memory of DuckDB; what does not fit is spilled to a temporary folder."""
+"""Memory limit of DuckDB; what does not fit is spilled to a temporary folder."""
 TAGGED = f"status IN {schema.TAGGED}"
 """SQL: the row has tags."""
 GENERATION = "left(run_id, 8)"
@@ -30,7 +30,7 @@ RANK = "row_number() OVER (PARTITION BY uri ORDER BY left(run_id, 8) DESC, statu
 """SQL: 1 for the latest row of a file, as in results.LATEST_ORDER."""
 
 _SAMPLE = 10_000
-"""Rows that show whether images have several tags."""
+"""Rows sampled to find out whether images may have several tags."""
 _SINGLE = "candidates[1].score - coalesce(candidates[2].score, 1 - candidates[1].score)"
 """SQL: the margin between the best two tags."""
 _MULTI = "2 * list_min([abs(pair.score - 0.5) for pair in candidates])"
@@ -45,7 +45,7 @@ class Table:
     connection: duckdb.DuckDBPyConnection
     model: str
     models: tuple[Row, ...]
-    """Model, rows, runs, first and last: of each model, the one tagged last first."""
+    """For each model: its name, rows, runs, first and last; the model tagged last comes first."""
 
     def rows(self, sql: str, **values: object) -> list[Row]:
         """Return the rows of a query; `$name` in it stands for a value. Raises TableError for a damaged part."""
@@ -56,7 +56,7 @@ class Table:
             ]
 
     def arrow(self, sql: str, **values: object) -> pa.Table:
-        """Return the answer of a query as a table; raises TableError for a damaged part."""
+        """Return the result of a query as a table; raises TableError for a damaged part."""
         with self._named_damage():
             return self.connection.sql(sql, params=values or None).to_arrow_table()
 
@@ -101,7 +101,7 @@ class Table:
         return (found["total"] or 0) > 1.01
 
     def margin(self) -> str:
-        """Return the SQL of how certain a row of `latest` is: from 0 to 1, 2 where scores are NaN, 3 without tags."""
+        """Return SQL for the certainty of a row of `latest`: from 0 to 1; 2 if scores are NaN, 3 if it has no tags."""
         margin = _MULTI if self.is_multilabel() else _SINGLE
         return f"CASE WHEN {TAGGED} AND len(candidates) > 0 THEN coalesce(nullif({margin}, 'nan'::FLOAT), 2) ELSE 3 END"
 

@@ -1,4 +1,4 @@
-"""Work on a saved plan in a Ray or Dask cluster: a few tasks at a time, each some shards, with one worker per machine.
+"""Run a saved plan on a Ray or Dask cluster, with one worker per machine; each task tags some shards.
 
 The results table decides what is done, so a task whose worker is lost runs again elsewhere and does only what is
 missing. Plan, results and sources must be where all workers can read them.
@@ -23,7 +23,8 @@ from tagger.tagging.plan import Plan, load_plan, remove_plan, save_plan
 from tagger.tagging.summary import ShardCounts
 
 Runner: TypeAlias = Annotated[
-    Literal["local", "ray", "dask"], Option("Where to work: this machine, or a cluster; --workers limits its tasks.")
+    Literal["local", "ray", "dask"],
+    Option("Where to run: this machine, or a cluster; --workers limits its concurrent tasks."),
 ]
 Address: TypeAlias = Annotated[
     str | None, Option("HOST:PORT of the Ray cluster or Dask scheduler [default: start one on this machine].")
@@ -34,9 +35,9 @@ PIECES_PER_WORKER = 8
 """Tasks per worker: enough for the last ones to end at nearly the same time."""
 CONNECT_SECONDS = 20
 STALL_SECONDS = 6 * 3600
-"""Limit on the time in which no task ends: a cluster that has lost its machines would wait for others for ever."""
+"""Maximum time without a finished task: a cluster that has lost its machines would wait for new ones forever."""
 _ATTEMPTS = 3
-"""Tries of a task whose worker is lost."""
+"""Retries of a task whose worker is lost."""
 
 
 class Lost(TaggerError):
@@ -46,8 +47,8 @@ class Lost(TaggerError):
 def tag_plan(plan: Plan, shards: Sequence[int], runner: Runner, address: str | None = None) -> ShardCounts:
     """Tag shards of a plan in a cluster; return their counts, with the wall time.
 
-    Without an address, a cluster of this machine is started. The plan's `workers` limits the number of tasks at the
-    same time. Raises UsageError if the cluster does not answer, MissingExtra without its package.
+    Without an address, a cluster is started on this machine. The plan's `workers` limits the number of concurrent
+    tasks. Raises UsageError if the cluster does not answer, MissingExtra without its package.
     """
     started = time.perf_counter()
     cluster = {"ray": _ray, "dask": _dask}[runner]

@@ -63,7 +63,7 @@ def _labels(table: str) -> pa.Table:
 
 
 def latest_tags(folder: str, model: str | None) -> pa.Table:
-    """Return uri, tags, model and status of the latest rows of one model; raises UsageError where it must be named."""
+    """Return uri, tags, model and status of the latest rows of one model; raises UsageError if there are several."""
     columns = ["uri", "tags", "model", "status", "tagged_at", "run_id"]
     rows = results.latest(results.read_table(folder, columns))
     models = sorted(set(rows["model"].to_pylist()))
@@ -129,7 +129,7 @@ def _is_plain(label: str) -> bool:
 
 
 def _label_studio(rows: pa.Table, kind: str, out: str) -> bytes:
-    """Tasks to import; local files are named as Label Studio serves them with the document root `/`."""
+    """Return tasks to import; local files are named as Label Studio serves them with the document root `/`."""
     tasks = (label_studio_task(row, kind) for row in _stream(rows))
     return ("[\n" + ",\n".join(json.dumps(task, ensure_ascii=False) for task in tasks) + "\n]\n").encode()
 
