@@ -743,7 +743,7 @@ def test_a_checkpoint_that_changes_is_loaded_again_and_no_request_fails(tmp_path
         assert server.process.stderr
         said = server.process.stderr.read()
     assert "not valid JSON" in said
-    assert "is gone; the loaded model goes on serving" in said
+    assert "no longer exists; still serving the loaded model" in said
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -799,11 +799,11 @@ def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> N
             (["nowhere"], "nowhere: no such checkpoint"),
             ([], "name a model to serve, or a folder of projects with --projects"),
             ([MODEL, "--port", port], f"--host 127.0.0.1 --port {port}: cannot listen there"),
-            ([MODEL, "--port", 0, "--key-file", tmp_path / "keys"], "is empty; write one key a line"),
+            ([MODEL, "--port", 0, "--key-file", tmp_path / "keys"], "is empty; write one key per line"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "none"], "none: cannot be read"),
             (
                 [MODEL, MODEL, "--port", 0],
-                "two models are named cifar10-speedrun; NAME=MODEL",
+                "two models are named cifar10-speedrun; rename one with NAME=MODEL",
             ),
             (["other=nowhere"], "nowhere: no such checkpoint"),
             ([MODEL, "--port", 0, "--max-body", 0], "--max-body"),

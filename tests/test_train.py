@@ -95,7 +95,7 @@ def test_a_backbone_that_would_be_another_network_at_a_size_is_refused(
 ) -> None:
     tiny = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
     swin = backbone(tmp_path / "swin", "swin_tiny_patch4_window7_224", 224, **tiny)
-    with pytest.raises(UsageError, match="swin_tiny_patch4_window7_224 would be another network at that size"):
+    with pytest.raises(UsageError, match="swin_tiny_patch4_window7_224 would become a different network at that size"):
         train(str(coloured), str(tmp_path / "made"), config(backbone=f"local-dir:{swin}", image_size=192))
 
 
@@ -373,7 +373,7 @@ def small_trainer(recipe: Recipe, seed: int = 0, classes: int = 2, **options: An
 def test_a_loss_that_is_not_a_number_stops_and_the_best_weights_so_far_stay() -> None:
     trainer = small_trainer(Recipe(epochs=4, batch_size=16, lr=0.01, patience=4, monitor="val_score"))
     trainer.loader = Breaking(trainer.loader)  # type: ignore[assignment]
-    with pytest.raises(Diverged, match="the loss of epoch 2 is not a number"):
+    with pytest.raises(Diverged, match="the loss of epoch 2 is not finite"):
         trainer.fit()
     trainer.load_best()
     assert all(value.isfinite().all() for value in trainer.net.state_dict().values())

@@ -16,19 +16,21 @@ MEGABYTE = 1 << 20
 class ServeConfig:
     """Options of one server; raises UsageError for invalid values."""
 
-    host: Annotated[str, Option("Address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1"
-    port: Annotated[int, Option("Port; 0: a free one.", ge=0, le=65_535)] = 8000
-    key_file: Annotated[str | None, Option("File of keys, one per line; calls without one get 401.")] = None
+    host: Annotated[str, Option("Address to listen on; 0.0.0.0: all networks.")] = "127.0.0.1"
+    port: Annotated[int, Option("Port; 0: any free port.", ge=0, le=65_535)] = 8000
+    key_file: Annotated[str | None, Option("File with keys, one per line; requests without a valid key get 401.")] = (
+        None
+    )
     results: Annotated[
         str | None, Option("Results folder for images and predictions [default: nothing is stored].")
     ] = None
     projects: Annotated[
-        str | None, Option("Folder of projects: serves Custom Vision's training calls [default: they are not served].")
+        str | None, Option("Folder of projects, which enables Custom Vision's training calls [default: disabled].")
     ] = None
     stored_predictions: Annotated[
         int, Option("Maximum number of stored predictions per project; the oldest are deleted.", ge=0)
     ] = 1000
-    max_body: Annotated[int, Option("Limit on a request's body, and on an image behind a URL, in MB.", ge=1)] = 20
+    max_body: Annotated[int, Option("Maximum size in MB of a request's body, or of an image at a URL.", ge=1)] = 20
     allow_private_urls: Annotated[bool, Option("Also fetch URLs of private, loopback and link-local addresses.")] = (
         False
     )
@@ -38,17 +40,17 @@ class ServeConfig:
 
     @property
     def max_bytes(self) -> int:
-        """Return the limit on an encoded image."""
+        """Return the maximum size of an encoded image in bytes."""
         return self.max_body * MEGABYTE
 
     def keys(self) -> tuple[bytes, ...]:
-        """Read the keys, () without a key file; raises UsageError for a file that has none."""
+        """Read the keys, () without a key file; raises UsageError for a file without keys."""
         if self.key_file is None:
             return ()
         try:
             lines = storage.read_bytes(storage.absolute(self.key_file)).splitlines()
         except SourceError as error:
-            raise UsageError(f"--key-file {self.key_file}: cannot be read; write one key a line") from error
+            raise UsageError(f"--key-file {self.key_file}: cannot be read; write one key per line") from error
         if not (keys := tuple(filter(None, map(bytes.strip, lines)))):
-            raise UsageError(f"--key-file {self.key_file}: is empty; write one key a line")
+            raise UsageError(f"--key-file {self.key_file}: is empty; write one key per line")
         return keys

@@ -18,7 +18,7 @@ from tagger.training import schedules
 CROP_MODES = {"crop": "center", "letterbox": "border", "squash": "squash"}
 """--fit -> timm's crop_mode."""
 DEFAULT_BACKBONE = "auto"
-"""The hub's default backbone where it is in reach, else `imagenet`."""
+"""The hub's default backbone if it is cached or the hub can be reached, else `imagenet`."""
 _AUGMENT = re.compile(r"none|v0r?|originalr?|3a|(rand|augmix)(-(m|n|mmax|inc|w|d)\d+|-(mstd|p|a)\d+(\.\d+)?|-[bt]\w+)*")
 """Policies that timm.data.auto_augment reads."""
 
@@ -31,7 +31,7 @@ _COSINE = {"schedule": ("cosine",)}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of one training; raises UsageError for values that are not allowed."""
+    """Options of one training; raises UsageError for invalid values."""
 
     __pydantic_config__ = FORM
 
@@ -39,14 +39,14 @@ class TrainConfig:
         str,
         _Pretrained(
             "timm/NAME, imagenet, local-dir:FOLDER in timm's layout, or a checkpoint. auto: "
-            "timm/mobilenetv3_large_100.ra_in1k where the hub has it or can be reached, else imagenet."
+            "timm/mobilenetv3_large_100.ra_in1k if it is cached or the hub can be reached, else imagenet."
         ),
     ] = DEFAULT_BACKBONE
     method: Annotated[
         Literal["auto", "probe", "finetune", "knn", "scratch"],
         Option(
             "probe: a linear classifier on frozen features (seconds). finetune: train the whole network. auto: both "
-            "when time allows, the better one is saved. knn: nearest neighbours on frozen features, one label per "
+            "if time allows; the better one is saved. knn: nearest neighbours on frozen features, one label per "
             "image. scratch: train a small network without pretrained weights."
         ),
     ] = "auto"
@@ -118,7 +118,7 @@ class TrainConfig:
     freeze_norms: Annotated[
         bool,
         _FineTuning(
-            "Keep the backbone's batch-norm statistics; always on for batches of fewer than 8 images.",
+            "Freeze the backbone's batch-norm statistics; always on for batches of fewer than 8 images.",
             search=(True, False),
         ),
     ] = True
@@ -127,18 +127,18 @@ class TrainConfig:
     ] = False
     precision_target: Annotated[float, Option("Precision that every tag's threshold must reach.", gt=0, lt=1)] = 0.9
     budget_minutes: Annotated[
-        float, Option("On a CPU, auto fine-tunes only if that takes no longer.", {"method": ("auto",)}, ge=0)
+        float, Option("Maximum minutes that auto may take to fine-tune on a CPU.", {"method": ("auto",)}, ge=0)
     ] = 10.0
     seed: Annotated[int, Option("Random seed; the same seed on the same CPU gives the same checkpoint.", ge=0)] = 0
     device: Device = "auto"
     gpus: Annotated[
-        int, Option("GPUs to train on, with a process each; with --device cpu, number of processes.", _TRAINED, ge=1)
+        int, Option("Number of GPUs, one process each; with --device cpu, number of processes.", _TRAINED, ge=1)
     ] = 1
     gradients: Annotated[
         Literal["exact", "powersgd", "local"],
         Option(
-            "Exchange between several GPUs: exact gradients, compressed ones (PowerSGD), or none but an average of the "
-            "weights every 8 steps (local SGD).",
+            "Synchronisation of several GPUs: exact gradients, compressed gradients (PowerSGD), or weights averaged "
+            "every 8 steps (local SGD).",
             _TRAINED | {"gpus": range(2, 1025)},
         ),
     ] = "exact"
@@ -148,18 +148,20 @@ class TrainConfig:
         if self.batch_size and self.gpus > 1 and self.batch_size < 2 * self.gpus:
             raise UsageError(f"--batch-size {self.batch_size}: --gpus {self.gpus} needs at least {2 * self.gpus}")
         if not _AUGMENT.fullmatch(self.augment):
-            raise UsageError(f"--augment {self.augment}: expected none, or a policy of timm's such as rand-m9-mstd0.5")
+            raise UsageError(
+                f"--augment {self.augment}: expected none, or one of timm's policies, such as rand-m9-mstd0.5"
+            )
         if self.schedule != "cosine" and min(rate for rate, _ in schedules.steps(self.schedule)) <= 0:
             raise UsageError(f"--schedule {self.schedule}: learning rates must be above 0")
 
     @property
     def task(self) -> str:
-        """Return the task of tagger.json."""
+        """Return the task, as in tagger.json."""
         return "multilabel" if self.multilabel else "multiclass"
 
     @property
     def score_name(self) -> str:
-        """Return the metric that models are chosen by."""
+        """Return the name of the metric that selects models."""
         return "mean average precision" if self.multilabel else "accuracy"
 
     def preprocessing(self, backbone: Preprocessing) -> Preprocessing:
@@ -171,7 +173,7 @@ class TrainConfig:
 
 
 def differences(before: Mapping[str, object], now: TrainConfig, ignoring: Collection[str] = ()) -> list[str]:
-    """Return `--lr 0.1 -> 0.2` for every option that differs; options that did not exist had their default."""
+    """Return `--lr 0.1 -> 0.2` for every option that differs; options missing in `before` had their default."""
     values = json.loads(json.dumps(asdict(now)))
     was = {field.name: before.get(field.name, field.default) for field in fields(TrainConfig)}
     return [

@@ -1,4 +1,4 @@
-"""State of a training that has not ended: one file, written atomically after an epoch."""
+"""State of an unfinished training: one file, written atomically after an epoch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class State:
 
     uri: str
     identity: Json
-    """Plain data that decides how the training goes."""
+    """Options and data that determine the training, as plain values."""
     every: float = 0.0
-    """Seconds between two writes, at least."""
+    """Minimum number of seconds between two writes."""
     saved_at: float = field(default_factory=time.perf_counter)
 
     def with_facts(self, **facts: object) -> State:
-        """Return the same file with more in its identity."""
+        """Return the same file with more facts in its identity."""
         return replace(self, identity={**self.identity, **facts})
 
     def exists(self) -> bool:
@@ -70,7 +70,7 @@ class State:
 
 
 def fit(trainer: Trainer, state: State | None = None, on_epoch: OnEpoch = lambda epoch: None) -> None:
-    """Train to the end, saving the state after every epoch; a training whose state was saved continues there."""
+    """Train to the end, saving the state after every epoch; a saved training continues from its state."""
     processes = trainer.processes
     before = processes.from_first(lambda: state.load()["trainer"] if state and state.exists() else None)
     if before:
