@@ -181,7 +181,7 @@ def test_the_summary_doubts_a_difference_that_is_not_significant() -> None:
 
 
 def test_the_summary_says_when_no_bigger_model_pays() -> None:
-    assert "no bigger one pays" in summary(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
+    assert "no larger model pays off" in summary(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
 
 
 def test_of_equals_the_fastest_to_train_is_the_best() -> None:

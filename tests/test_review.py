@@ -605,7 +605,7 @@ def test_ten_images_reviewed_by_keyboard_survive_a_kill_and_train_a_model(
         review.process.kill()
         review.process.wait(TIMEOUT)
         tab.keyboard.press("a")
-        tab.get_by_text("Not saved: The server does not answer").wait_for()
+        tab.get_by_text("Not saved: The server does not respond").wait_for()
         tab.close()
     assert (tmp_path / "labels.parquet.journal").exists()
     with reviewing(tmp_path / "out", labels) as review:

@@ -11,7 +11,7 @@ from tagger.options import Option
 from tagger.redaction import visible
 
 MAX_LABEL = 1000
-"""Characters of a label, or of a name."""
+"""Maximum number of characters of a label or a name."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class ReviewConfig:
     sort: Annotated[
         Literal["uncertain", "unknown", "disagree", "newest", "tag"],
         Option(
-            "Order of the images: least certain first, least like the training images, models disagree, last tagged "
-            "first, or by tag."
+            "Order of the images. uncertain: least certain first. unknown: least like the training images first. "
+            "disagree: those on which models disagree first. newest: last tagged first. tag: by tag."
         ),
     ] = "uncertain"
-    queue: Annotated[str | None, Option("File of `tagger suggest`: begin with its images, in its order.")] = None
+    queue: Annotated[str | None, Option("File of `tagger suggest`; start with its images, in their order.")] = None
     tag: Annotated[str | None, Option("Show only images with this tag, until another filter is chosen.")] = None
     model: Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")] = None
     against: Annotated[str | None, Option("Name of the model to compare with [default: every other one].")] = None

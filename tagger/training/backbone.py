@@ -27,7 +27,7 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> Bui
     pretrained = checkpoint.build_resized(backbone)
     if not hasattr(pretrained, "get_classifier"):
         raise UsageError(
-            f"--backbone {backbone.name}: {backbone.architecture} is not a timm backbone, so its head cannot be replaced"
+            f"--backbone {backbone.name}: {backbone.architecture} is not a timm backbone; its head is fixed"
         )
     arguments = dict(backbone.model_args)
     if config.image_size and hasattr(pretrained, "set_input_size"):
@@ -56,8 +56,8 @@ def build(architecture: str, num_classes: int, model_args: Mapping[str, object],
 def _other_at(backbone: ModelInfo, config: TrainConfig) -> UsageError:
     """Return the error for a network that changes with its size, such as transformers whose windows then grow."""
     return UsageError(
-        f"--image-size {config.image_size}: {backbone.architecture} would become a different network at that size; omit "
-        "--image-size, or choose a backbone made for it"
+        f"--image-size {config.image_size}: {backbone.architecture} would become a different network at that size; "
+        "omit --image-size, or choose a backbone made for it"
     )
 
 

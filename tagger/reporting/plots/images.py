@@ -15,7 +15,7 @@ from tagger.reporting.plots import look
 Images = Array | Sequence[Array]
 
 MISTAKES, WEIGHTS = 60, 64
-"""Images of each kind that are drawn at most."""
+"""Maximum number of images of each kind."""
 _RIGHT, _WRONG = look.COLOURS[2], look.COLOURS[1]
 _LINE = 0.145
 """Height of a line of a caption in inches."""

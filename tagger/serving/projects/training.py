@@ -40,7 +40,7 @@ class Trainings:
         self.worker.resume()
 
     def start(self, project: Project, kind: str, hours: float, selected: Sequence[str], force: bool) -> Json:
-        """Start a training; return its iteration. Raises Refused while another one runs, or if there are too few images."""
+        """Start a training; return its iteration. Raises Refused if another one runs, or without enough images."""
         with self._lock, project.lock:
             if self.worker.unfinished():
                 raise Refused(
