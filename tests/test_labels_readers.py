@@ -83,7 +83,7 @@ def test_ids_of_a_text_list_get_names(source: Path, tmp_path: Path) -> None:
     ],
 )
 def test_pairs_boxes_and_bare_names_are_no_text_list(source: Path, tmp_path: Path, content: str) -> None:
-    with pytest.raises(TableError, match="no label format takes it"):
+    with pytest.raises(TableError, match="no label format matches"):
         ingest(source, tmp_path / "val.txt", content)
 
 
@@ -333,7 +333,7 @@ def test_texts_beside_the_images_are_not_taken_unless_named(tmp_path: Path) -> N
 def test_boxes_of_yolo_beside_the_images_are_refused(tmp_path: Path) -> None:
     source = write_images(tmp_path / "s", ["1.jpg"])
     write(source, {"1.txt": "0 0.5 0.5 0.25 0.25\n"})
-    with pytest.raises(TableError, match=r"1.txt: holds boxes as of YOLO"):
+    with pytest.raises(TableError, match=r"1.txt: holds YOLO boxes"):
         ingest(source, label_format="sidecar-text")
 
 

@@ -409,7 +409,7 @@ def test_of_keywords_in_several_places_the_first_counts(tmp_path: Path) -> None:
     found = ingest(folder, "xmp")
     assert by_name(found) == {"a.jpg": ["whole"], "b.jpg": ["stem"], "d.jpg": ["inside"]}
     assert notes_of(found).startswith(
-        "images with two sidecars that differ; the one called after the whole name counts: 1 ("
+        "images with two different sidecars; the one with the full file name is used: 1 ("
     )
 
 
@@ -444,7 +444,7 @@ def test_tags_that_were_exported_are_no_labels(tmp_path: Path) -> None:
     assert keywords(folder / "b.jpg.xmp")[0] == ["own", "cat"]  # programs that find a sidecar do not look into the file
     found = ingest(folder, "xmp")
     assert by_name(found) == {"a.jpg": ["own"], "b.jpg": ["own"]}
-    assert "images with keywords that `tagger export` wrote, which are tags and no labels: 3 (" in notes_of(found)
+    assert "images with keywords that `tagger export` wrote, which are predictions, not labels: 3 (" in notes_of(found)
 
 
 def test_sidecars_are_found_where_nothing_else_gives_labels(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The options for reading labels, declared once."""
+"""Options for reading labels."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tagger.options import FORM, Option
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """Where the labels of a source are, and how they are read."""
+    """Options for finding and reading the labels of a source."""
 
     __pydantic_config__ = FORM
 
-    labels: Annotated[str | None, Option("Label file or folder of them [default: searched for in SOURCE].")] = None
+    labels: Annotated[str | None, Option("Label file, or folder of label files [default: search SOURCE].")] = None
     label_format: Annotated[str, Option("auto, none, or a name in docs/labels.md.")] = "auto"
     file_column: Annotated[str | None, Option("Column of files in a table of labels.")] = None
     label_column: Annotated[
@@ -23,16 +23,18 @@ class LabelOptions:
     split_column: Annotated[str | None, Option("Column of splits in a table of labels.")] = None
     label_field: Annotated[
         tuple[str, ...],
-        Option("Question whose answers are labels: Label Studio control, SageMaker job, VIA attribute."),
+        Option("Field with the labels: Label Studio control, SageMaker job or VIA attribute."),
     ] = ()
-    label_delimiter: Annotated[
-        str | None, Option("Separator of the labels in a cell; '' when a cell is one label.")
-    ] = None
+    label_delimiter: Annotated[str | None, Option("Separator of labels within a cell; '': each cell is one label.")] = (
+        None
+    )
     label_names: Annotated[str | None, Option("File of class names by id: a text list, CSV, JSON or YAML.")] = None
-    merge_rows: Annotated[bool, Option("Merge the labels of all rows of an image (one row per label).")] = False
+    merge_rows: Annotated[
+        bool, Option("Merge the labels of all rows of an image (for tables with one row per label).")
+    ] = False
 
     def __post_init__(self) -> None:
-        """Take one name for a tuple of one."""
+        """Convert a single name to a tuple."""
         for name in ("label_column", "label_field"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, (value,))

@@ -49,7 +49,7 @@ class Fetcher:
             async with asyncio.timeout(self._seconds):
                 return await self._follow(url, held)
         except TimeoutError as error:
-            raise refused(f"no image was received from the URL within {self._seconds:g} seconds") from error
+            raise refused(f"the URL returned no image within {self._seconds:g} seconds") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             raise refused(f"the URL cannot be fetched ({type(error).__name__})") from error
 
