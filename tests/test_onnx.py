@@ -229,7 +229,7 @@ def test_int8_has_a_record_of_its_own_on_photographs_that_it_was_not_calibrated_
     row = tagger.predict(next(some_photos.iterdir()), tmp_path / "int8.onnx")[0]
     assert row["engine"] == f"onnxruntime {onnxruntime.__version__} cpu int8"
     ran = run_tagger("export", MODEL, "--format", "onnx", "--out", tmp_path / "a.onnx", "--precision", "int8")
-    assert (ran.returncode, "--precision int8: its ranges are taken from photographs" in ran.stderr) == (1, True)
+    assert (ran.returncode, "--precision int8: it is calibrated on photographs" in ran.stderr) == (1, True)
 
 
 # --- what does not work -----------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_options_that_have_no_effect_are_refused(
             ["m.parquet", "--format", "csv", "--out", "a", "--force"],
             "--force and --precision have no effect with --format",
         ),
-        ([exported, "--format", "onnx", "--out", "a.onnx"], "is an ONNX file already"),
+        ([exported, "--format", "onnx", "--out", "a.onnx"], "is already an ONNX file"),
     ):
         ran = run_tagger("export", *arguments, cwd=tmp_path)
         assert ran.returncode == 1

@@ -160,7 +160,7 @@ def test_statistics_that_cannot_be_used_are_one_error(
         file.write_bytes(change(file.read_bytes()))
     else:
         file.unlink()
-    with pytest.raises(ModelError, match=rf"(?s){message}.*; `tagger calibrate` writes it again$"):
+    with pytest.raises(ModelError, match=rf"(?s){message}.*; `tagger calibrate` recreates it$"):
         tagger.load(copied, engine="eager").predict(photos / "known" / "across" / "0.png")
 
 
