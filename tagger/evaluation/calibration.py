@@ -139,11 +139,11 @@ class _Proof:
     """Proof that a tag's precision reaches a target, testing many thresholds without a multiple-comparisons error.
 
     Taking the lowest of all thresholds whose bound holds would pick the luckiest of hundreds of tests. So the
-    thresholds are tested in a fixed order, from the top down, stopping at the first that fails; then each
-    test may use the whole level (fixed-sequence testing: Maurer et al. 1995; Learn then Test: Angelopoulos et al. 2021).
-    The order is by the number of images predicted, at the counts where one more mistake becomes tolerable; in between, a failure would mean
-    nothing. It depends on scores, not on truth. One early mistake at the top would end the search, so it has several
-    starting points (`STARTS`), which share the level, and the lowest threshold proven from any of them is used.
+    thresholds are tested in a fixed order, from the top down, stopping at the first that fails; then each test may use
+    the whole level (fixed-sequence testing: Maurer et al. 1995; Learn then Test: Angelopoulos et al. 2021). The order
+    is by the number of images predicted, at the counts where one more mistake becomes tolerable; in between, a failure
+    would mean nothing. It depends on scores, not on truth. One early mistake at the top would end the search, so it has
+    several starting points (`STARTS`), which share the level, and the lowest threshold proven from any of them is used.
 
     Each test is an exact binomial test; it passes if the one-sided Clopper-Pearson bound reaches the target. Stopping
     only at such counts costs about 1% of recall at 100 to 200 images per tag, and is the margin for the sampling noise
