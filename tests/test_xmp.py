@@ -211,7 +211,7 @@ BAD = {
     "not UTF-8": LIGHTROOM.encode("utf-16"),
     "no element found": "",
     "dc:subject is not a list": f'<rdf:RDF {RDF}><rdf:Description {DC} dc:subject="x"/></rdf:RDF>',
-    "dc:subject is not a list;": LIGHTROOM.replace("<dc:subject>", "<dc:subject>x"),
+    "dc:subject is not a list,": LIGHTROOM.replace("<dc:subject>", "<dc:subject>x"),
     "over 8 MB": LIGHTROOM + " " * (8 << 20),
 }
 

@@ -18,23 +18,23 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Options of one benchmark; raises UsageError for values that are not allowed."""
+    """Options of one benchmark; raises UsageError for invalid values."""
 
     __pydantic_config__ = FORM
 
     models: Annotated[tuple[str, ...], Option(f"Models to train: {', '.join(KNOWN)}.")] = DEFAULT_MODELS
-    budget: Annotated[str, Option("Training time for all models, such as 10m or 90s, or full: complete recipes.")] = (
-        "10m"
-    )
+    budget: Annotated[
+        str, Option("Training time for all models, such as 10m or 90s, or full for the complete recipes.")
+    ] = "10m"
     seeds: Annotated[int, Option("Random seeds per model.", ge=1)] = 1
     normalisation: Annotated[
         str | None,
         Option(
-            "Normalisation of pixels for networks from scratch: none, scale, mean, standardise, single-mean, "
+            "Pixel normalisation for networks trained from scratch: none, scale, mean, standardise, single-mean, "
             "pixel-mean or mean-file:PATH (CNTK's XML) [default: that of each recipe]."
         ),
     ] = None
-    image_size: Annotated[int, Option("Input size in pixels of models on pixels.", ge=16)] = 32
+    image_size: Annotated[int, Option("Input size in pixels of k-NN and networks trained from scratch.", ge=16)] = 32
     backbone: Annotated[
         str,
         Option("Backbone of knn-features, probe and finetune: timm/NAME, imagenet, local-dir:FOLDER or a checkpoint."),
@@ -46,9 +46,9 @@ class BenchmarkConfig:
         if not self.models:
             raise UsageError(f"--models: name at least one of {', '.join(KNOWN)}")
         if unknown := [name for name in self.models if name not in KNOWN]:
-            raise UsageError(f"--models {','.join(unknown)}: unknown; choose among {', '.join(KNOWN)}")
+            raise UsageError(f"--models {','.join(unknown)}: unknown; choose from {', '.join(KNOWN)}")
         if twice := [name for name in dict.fromkeys(self.models) if self.models.count(name) > 1]:
-            raise UsageError(f"--models {','.join(twice)}: named twice; --seeds trains a model several times")
+            raise UsageError(f"--models {','.join(twice)}: given twice; use --seeds to train a model several times")
         if self.budget != FULL and not re.fullmatch(r"[1-9]\d*[ms]", self.budget):
             raise UsageError(f"--budget {self.budget}: expected a time such as 10m or 90s, or full")
 
