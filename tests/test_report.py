@@ -253,7 +253,7 @@ def test_cut_models_are_marked_and_never_the_best() -> None:
 def test_the_section_of_a_cut_model_begins_with_what_was_cut() -> None:
     text = markdown(cut(report(), convnet="3 of 30 epochs"))
     assert "## CNTK ConvNet\n\nCut by the budget: 3 of 30 epochs." in text
-    assert "## MLP\n\nWeighted sums" in text
+    assert "## MLP\n\nSeveral layers of weighted sums" in text
 
 
 def test_one_cut_seed_makes_a_model_cut() -> None:
