@@ -106,7 +106,7 @@ Grace = Annotated[
     Option("Seconds to keep merged parts for running queries before they are deleted; 0: delete them at once.", ge=0),
 ]
 ReportPage = Annotated[str, Option("Page to write.")]
-DriftPage = Annotated[str, Option("Page to write, .html; the figures are written beside it as .parquet.")]
+DriftPage = Annotated[str, Option("Page to write, .html; the figures are written next to it as .parquet.")]
 OneModel = Annotated[str | None, Option("Name of a model in the results [default: the one tagged last].")]
 Checkpoints = Annotated[str, Option("Folder with the checkpoint of the model, for the numbers of its card.")]
 Thumbnails = Annotated[int, Option("Maximum number of images read for thumbnails; 0: none.", ge=0)]

@@ -333,7 +333,7 @@ def test_texts_beside_the_images_are_not_taken_unless_named(tmp_path: Path) -> N
 def test_boxes_of_yolo_beside_the_images_are_refused(tmp_path: Path) -> None:
     source = write_images(tmp_path / "s", ["1.jpg"])
     write(source, {"1.txt": "0 0.5 0.5 0.25 0.25\n"})
-    with pytest.raises(TableError, match=r"1.txt: holds YOLO boxes"):
+    with pytest.raises(TableError, match=r"1.txt: contains YOLO boxes"):
         ingest(source, label_format="sidecar-text")
 
 

@@ -308,7 +308,7 @@ def test_files_that_are_no_models_of_ours_are_one_clear_error(exported: Path, tm
     (tmp_path / "cut.onnx").write_bytes(exported.read_bytes()[:100_000])
     (tmp_path / "empty.onnx").write_bytes(b"")
     for name, message in (
-        ("foreign", "has no labels: neither a labels.txt beside it nor"),
+        ("foreign", "has no labels: neither a labels.txt next to it nor"),
         ("junk", "onnxruntime cannot load it"),
         ("cut", "onnxruntime cannot load it"),
         ("empty", "onnxruntime cannot load it"),

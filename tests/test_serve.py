@@ -558,7 +558,7 @@ def test_models_health_metrics_and_openapi(server: Server) -> None:
     assert f'tagger_images_total{{model="{NAME}",status="ok"}}' in server.get("/metrics").text
     assert "/predict" in server.get("/openapi.json").json()["paths"]
     assert server.get("/nothing").json()["code"] in ("NotFound", "BadRequest")
-    assert server.post("/no/such/call").json() == {"code": "NotFound", "message": "no such call; see /docs"}
+    assert server.post("/no/such/call").json() == {"code": "NotFound", "message": "no such endpoint; see /docs"}
     training = server.get("/customvision/v3.3/Training/projects", headers={"Training-Key": "any"})
     assert (training.status_code, "--projects FOLDER" in training.json()["message"]) == (404, True)
 
@@ -797,7 +797,7 @@ def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> N
         port = taken.getsockname()[1]
         for arguments, message in (
             (["nowhere"], "nowhere: no such checkpoint"),
-            ([], "name a model to serve, or a folder of projects with --projects"),
+            ([], "give a model to serve, or a folder of projects with --projects"),
             ([MODEL, "--port", port], f"--host 127.0.0.1 --port {port}: cannot listen there"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "keys"], "is empty; write one key per line"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "none"], "none: cannot be read"),

@@ -464,7 +464,7 @@ def test_class_folders_come_before_sidecars(tmp_path: Path) -> None:
     (folder / "ant" / "a.xmp").write_text(packet("own"))
     found = ingest(folder)
     assert by_name(found) == {"a.jpg": ["ant"], "b.jpg": ["bee"]}
-    assert "XMP sidecars beside images in class folders, not read; --labels xmp reads them: 1" in found.text()
+    assert "XMP sidecars next to images in class folders, not read; --labels xmp reads them: 1" in found.text()
     assert by_name(ingest(folder, "xmp")) == {"a.jpg": ["own"]}
 
 

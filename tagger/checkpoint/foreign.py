@@ -1,4 +1,4 @@
-"""ONNX models of other programs: exports of Azure Custom Vision (.zip), and .onnx files with a labels.txt beside them.
+"""ONNX models of other programs: exports of Azure Custom Vision (.zip), and .onnx files with a labels.txt next to them.
 
 A model is converted once to tagger's ONNX format, and cached.
 """

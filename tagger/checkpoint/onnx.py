@@ -136,7 +136,7 @@ def describe(model: str) -> ModelInfo:
     loaded = session(content, model, optimise=False)
     facts = loaded.get_modelmeta().custom_metadata_map
     if "tagger.schema" not in facts:
-        raise ModelError(f"{model}: has no labels: neither a labels.txt beside it nor tagger's metadata")
+        raise ModelError(f"{model}: has no labels: neither a labels.txt next to it nor tagger's metadata")
     try:
         return _info(uri, content, {name: json.loads(value) for name, value in facts.items()}, loaded)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:

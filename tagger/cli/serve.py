@@ -47,7 +47,7 @@ def serve(
     if not config.host.startswith(_LOOPBACK) and config.key_file is None:
         say(f"tagger: anyone who can reach {config.host} can use this server; --key-file requires a key")
     if not models and not config.projects:
-        raise UsageError("name a model to serve, or a folder of projects with --projects")
+        raise UsageError("give a model to serve, or a folder of projects with --projects")
     hardware.raise_file_limit()
     hardware.return_large_blocks()
     server.serve(

@@ -144,7 +144,7 @@ def export(
     TABLE is a manifest, whose labels are written, a results folder, whose latest tags are, or a checkpoint.
     `ingest --labels` reads labels and tags back; `tag`, `predict` and `serve` run the .onnx file. customvision: a zip
     of an ONNX file as Azure Custom Vision exports it; --check and --force as for onnx. xmp: tags are added to the
-    keywords in the sidecar beside each image; existing content is not changed.
+    keywords in the sidecar next to each image; existing content is not changed.
     """
     written: Exported | ExportedModel
     if format == "xmp":

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JOURNAL, LOCK = ".journal", ".lock"
-"""Suffixes of the journal and the lock file beside the table."""
+"""Suffixes of the journal and the lock file next to the table."""
 _CRC = 8
 """Hexadecimal digits of the CRC-32 before the JSON of a line."""
 

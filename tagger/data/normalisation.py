@@ -96,10 +96,12 @@ def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
         channels, height, width = (int(fields[key]) for key in ("Channel", "Row", "Col"))
         values = np.array(fields["data"].split(), dtype=np.float64)
     except (KeyError, ValueError) as error:
-        raise SourceError(f"{uri}: is not a CNTK mean file ({error}); it holds Channel, Row, Col and data") from error
+        raise SourceError(
+            f"{uri}: is not a CNTK mean file ({error}); expected the elements Channel, Row, Col and data"
+        ) from error
     if (channels, height, width) != (3, *size):
         raise SourceError(
-            f"{uri}: holds the mean of {channels}x{height}x{width} images (channels, height, width), "
+            f"{uri}: has the mean of {channels}x{height}x{width} images (channels, height, width), "
             f"but the training images are 3x{size[0]}x{size[1]}; compute one for them, or choose pixel-mean"
         )
     if len(values) != channels * height * width or not np.isfinite(values).all():

@@ -1,4 +1,4 @@
-"""Sidecar files: files beside images that are named after them."""
+"""Sidecar files: files next to images and named after them."""
 
 from __future__ import annotations
 

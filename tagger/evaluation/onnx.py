@@ -101,7 +101,7 @@ def converted(
     Raises ModelError if they do not agree, unless `force`.
     """
     if precision == "int8" and check is None:
-        raise UsageError("--precision int8: it is calibrated on photographs like yours; name some with --check")
+        raise UsageError("--precision int8: it is calibrated on photographs like yours; give some with --check")
     if info.only_engine:
         raise ModelError(f"{model}: {_WHY_NOT[info.only_engine]}")
     scorer = Scorer(

@@ -111,7 +111,7 @@ class _Thread(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Decode until the queue returns None, or the batch was taken away from this thread."""
+        """Decode until the queue returns None, or the batch is taken from this thread."""
         while (task := self._tasks.get()) is not None:
             self._task = task
             rooms = self._how.room(len(task.batch))

@@ -318,7 +318,7 @@ class ProcessDecoder:
             task.future.set_exception(error)
 
     def _decode_alone(self, task: _Task) -> tuple[_Worker, Done | None]:
-        """Decode a batch in a process of its own; return the process, which has ended, and its answer, if any."""
+        """Decode a batch in a separate process; return the process, which has ended, and its response, if any."""
         worker = self._started()
         worker.work[0] = task
         self._memory.clock(task.slot).stop()

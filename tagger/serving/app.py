@@ -188,7 +188,7 @@ def _customvision_routes(service: Service) -> APIRouter:
         if calls.is_training(path):
             return await routes.answer(service.training, service.memory, request, path)
         if request.method != "POST":
-            raise Refused(404, "NotFound", "no such call; see /docs")
+            raise Refused(404, "NotFound", "no such endpoint; see /docs")
         call = customvision.parse(path)
         try:
             return JSONResponse(await _predicted(service, call, request))

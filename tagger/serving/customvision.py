@@ -60,7 +60,7 @@ def parse(raw_path: str) -> Call:
     service = _SERVICE.fullmatch(raw_path)
     found = service or _CONTAINER.fullmatch(raw_path)
     if not found:
-        raise Refused(404, "NotFound", "no such call; see /docs")
+        raise Refused(404, "NotFound", "no such endpoint; see /docs")
     if service and found["kind"].lower() == "detect":
         raise Refused(400, "BadRequestNotSupported", "Invalid project type for operation.")
     name = found["name"] and unquote(found["name"])

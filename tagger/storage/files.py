@@ -85,7 +85,7 @@ def _unanswered(timeout: float) -> Iterator[None]:
     try:
         yield
     except (FSTimeoutError, TimeoutError) as error:
-        raise Unanswered(f"no answer in {timeout:g} s") from error
+        raise Unanswered(f"no response within {timeout:g} s") from error
 
 
 class Unanswered(Exception):

@@ -218,7 +218,7 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
             inside = full[len(root) :]
             yield from _images_of(_found_remote(public_base + inside, base + inside, info), full, skipped)
     if not found_any and not fs.exists(root):
-        raise SourceNotFound(f"{source}: not found, or nothing under it")
+        raise SourceNotFound(f"{source}: not found, or empty")
 
 
 def _walk_remote(fs: AbstractFileSystem, root: str, skipped: Counter[str]) -> Iterator[tuple[str, Info]]:

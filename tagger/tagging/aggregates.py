@@ -126,7 +126,7 @@ def open_table(url: StrPath, model: str | None = None) -> Iterator[Table]:
         if not names:
             raise UsageError(f"{url}: the results table has no rows; tag a source that has images")
         if model is not None and model not in names:
-            raise UsageError(f"--model {model}: not in {url}, whose results hold {', '.join(names)}")
+            raise UsageError(f"--model {model}: not in {url}, whose models are {', '.join(names)}")
         chosen = names[0] if model is None else model
         literal = chosen.replace("'", "''")
         connection.execute(f"CREATE TEMP VIEW mine AS SELECT * FROM history WHERE model = '{literal}'")

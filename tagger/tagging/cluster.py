@@ -87,7 +87,9 @@ def _models() -> run.Models:
 def _first(finished: list[Any]) -> Any:
     """Return the first task that ended; raises Lost if none did."""
     if not finished:
-        raise Lost(f"no task ended in {STALL_SECONDS // 3600} hours; check the workers of the cluster, and run again")
+        raise Lost(
+            f"no task finished in {STALL_SECONDS // 3600} hours; check the workers of the cluster, and run again"
+        )
     return finished[0]
 
 
@@ -99,7 +101,7 @@ def _check_answers(address: str | None, what: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise UsageError(f"--address {address}: no {what} answers ({error.strerror or error})") from error
+        raise UsageError(f"--address {address}: no {what} responds ({error.strerror or error})") from error
 
 
 def _package(name: str, runner: str) -> Any:
@@ -120,7 +122,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--address {address}: no Ray cluster answers ({first_line(error)})") from error
+        raise UsageError(f"--address {address}: no Ray cluster responds ({first_line(error)})") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         processors = min(node["CPU"] for node in nodes)
@@ -158,7 +160,7 @@ def _dask(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]
         )
         client = distributed.Client(address, timeout=CONNECT_SECONDS, **local)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--address {address}: no Dask scheduler answers ({first_line(error)})") from error
+        raise UsageError(f"--address {address}: no Dask scheduler responds ({first_line(error)})") from error
     with client:
         present = len(client.scheduler_info(n_workers=-1)["workers"])
         if not present:

@@ -42,8 +42,9 @@ class Exported:
 def export(table: StrPath, out: StrPath, format: str, model: str | None = None) -> Exported:
     """Write a manifest's labels, or the latest tags of a results folder, as one file.
 
-    `format` is csv, parquet, huggingface (metadata.csv beside the images) or label-studio (tasks, with annotations from
-    labels and predictions from tags). `model` selects one of several models in the results. Failed images have no tags.
+    `format` is csv, parquet, huggingface (metadata.csv next to the images) or label-studio (tasks, with labels as
+    annotations and tags as predictions). `model` selects one of several models in the results. Failed images have no
+    tags.
     Raises UsageError, TableError or SourceError.
     """
     table, out = os.fspath(table), os.fspath(out)

@@ -169,7 +169,7 @@ def _write(image: str, place: str, there: Sequence[str], tags: Sequence[str], co
     if not config.dry_run and exists:
         storage.write_atomic(place, content)
     elif not config.dry_run and not storage.write_new(place, content):
-        raise WriteError(f"{place}: another program has just written it; export again")
+        raise WriteError(f"{place}: another program has just changed it; export again")
     return Sidecar(place, "written", tuple(path[-1] for path in new))
 
 

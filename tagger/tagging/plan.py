@@ -103,7 +103,7 @@ class Plan:
 def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out: str, config: TagConfig) -> Plan:
     """Compare the files of a source with a results folder; `models` maps --model arguments to descriptions.
 
-    Raises TableError if the folder holds other files, UsageError if two models have the same name.
+    Raises TableError if the folder has other files, UsageError if two models have the same name.
     """
     out = storage.absolute(out)
     check_out(out)
@@ -209,13 +209,13 @@ def _newest(rows: pa.Table) -> pa.Table:
 
 
 def check_out(out: str) -> None:
-    """Raise TableError if a folder holds other files than results."""
+    """Raise TableError if a folder has other files than results."""
     names = storage.names_in(out) or []
     if {results.RUNS, PLANS} & {*names}:
         return
     foreign = [name for name in names if not name.startswith(("_", ".")) and not name.endswith(".parquet")]
     if foreign:
-        raise TableError(f"{out}: holds other files ({', '.join(foreign[:3])}); --out needs an empty or new folder")
+        raise TableError(f"{out}: has other files ({', '.join(foreign[:3])}); --out needs an empty or new folder")
 
 
 def plan_uri(out: str, run_id: str) -> str:
@@ -224,7 +224,7 @@ def plan_uri(out: str, run_id: str) -> str:
 
 
 def save_plan(plan: Plan) -> str:
-    """Write a plan beside the results, one row group per shard; return its uri."""
+    """Write a plan next to the results, one row group per shard; return its uri."""
     uri = plan_uri(plan.out, plan.run_id)
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
     text = json.dumps({**fields, "config": asdict(plan.config), "targets": [asdict(target) for target in plan.targets]})

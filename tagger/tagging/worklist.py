@@ -22,12 +22,12 @@ _SHARE = 0.2
 class Worklist:
     """The remaining shards, without what overlapping runs have committed.
 
-    Overlapping runs keep apart without talking to each other. A run starts at a random shard and goes on upwards. Once
-    it has seen parts of others, it takes shards at its own place in what is left: of two runs, the one with the lower
-    run_id takes the first shard, the other the last; of three, the second takes the middle one.
+    Overlapping runs divide the work without communicating. A run starts at a random shard and continues upwards. Once
+    it has seen parts of other runs, it takes shards at its own position among the remaining ones: of two runs, the one
+    with the lower run_id takes the first shard, the other the last; of three, the second takes the middle one.
 
-    The last shards are probably being tagged by the others, as many as this run has in flight. It takes one of them
-    only when its own are committed, and by then most of theirs are, too.
+    When as few shards remain as this run has in flight (for each other run), the others are probably tagging them. It
+    takes one of these only when its own are committed; by then most of the others' are, too.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -45,11 +45,11 @@ class Worklist:
 
     @property
     def left(self) -> list[int]:
-        """Return the shards that are left, in order."""
+        """Return the remaining shards, in order."""
         return sorted(self._left)
 
     def add(self, shards: Sequence[int]) -> None:
-        """Add shards that are to be taken."""
+        """Add shards to the worklist."""
         with self._lock:
             if shards and not self._left:
                 self._start = random.choice(shards)
@@ -58,8 +58,8 @@ class Worklist:
     def take(self, committed: Iterable[int] = ()) -> tuple[int, pa.Table] | None:
         """Return the next shard and those of its files that no run has committed.
 
-        `committed` are shards of this run. None when nothing is left, or when others probably tag what is left: then
-        settle() returns whether to go on.
+        `committed` are shards of this run. Return None if no shard remains, or if other runs are probably tagging the
+        remaining ones: then settle() returns whether to continue.
         """
         with self._lock:
             self._in_flight.difference_update(committed)
@@ -72,7 +72,7 @@ class Worklist:
             return index, self._entries(index)
 
     def settle(self) -> bool:
-        """Look for new parts once all taken shards are committed; return whether shards are left."""
+        """Look for new parts once all taken shards are committed; return whether shards remain."""
         with self._lock:
             self._in_flight.clear()
             self._look_again = 0.0

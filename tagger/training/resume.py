@@ -53,7 +53,7 @@ class State:
             return {"identity": state["identity"], "trainer": state["trainer"]}
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            raise TableError(f"{self.uri}: damaged training state ({reason}); delete it to start again") from error
+            raise TableError(f"{self.uri}: damaged training state ({reason}); delete it to start over") from error
 
     def save(self, trainer: Trainer) -> None:
         """Write the state, unless that happened less than `every` seconds ago."""

@@ -85,12 +85,10 @@ def check_resumable(state: State, config: TrainConfig) -> None:
 def _check_out(out: str, folder: str, resume: bool, beside: Sequence[str]) -> None:
     unfinished = storage.exists(storage.join(folder, UNFINISHED))
     if resume and not unfinished:
-        raise UsageError(f"--resume: {out} holds no unfinished training; omit --resume to start one")
+        raise UsageError(f"--resume: {out} has no unfinished training; omit --resume to start one")
     if unfinished and not resume:
-        raise UsageError(
-            f"--out {out}: holds an unfinished training; add --resume to continue it, or delete the folder"
-        )
-    if not resume:  # beside an unfinished training there may be a checkpoint that was being written
+        raise UsageError(f"--out {out}: has an unfinished training; add --resume to continue it, or delete the folder")
+    if not resume:  # next to an unfinished training there may be a checkpoint that was being written
         _check_empty(out, folder, beside)
 
 

@@ -1,6 +1,6 @@
 """Azure Custom Vision: saved pages of GetTaggedImages. A negative tag means that an image has no tags.
 
-The pages have no file names, so images are found by `id`. A saved GetTags list, passed as label names or located beside
+The pages have no file names, so images are found by `id`. A saved GetTags list, passed as label names or found next to
 the pages, has the names of tags whose `tagName` is null, and the negative tag.
 """
 

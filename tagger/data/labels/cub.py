@@ -21,7 +21,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per image; the images are in the folder `images` beside the lists."""
+    """Yield a record per image; the images are in the folder `images` next to the lists."""
     names = options.names or _pairs(file.folder, CLASSES)
     notes.add_classes(names.values())
     class_of, is_training = _pairs(file.folder, LABELS), _pairs(file.folder, SPLITS)

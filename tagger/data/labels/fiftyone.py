@@ -1,4 +1,4 @@
-"""FiftyOne image classification: `labels.json` beside `data/`; keys are paths in it without extension."""
+"""FiftyOne image classification: `labels.json` next to `data/`; keys are paths in it without extension."""
 
 from __future__ import annotations
 
@@ -61,4 +61,4 @@ def _labels(items: list[object], names: Mapping[str, str], uri: str, notes: Note
     return unique(label for labels in found for label in labels)
 
 
-FORMAT = Format("fiftyone", "labels.json with labels (and classes) beside data/", matches, read, "json")
+FORMAT = Format("fiftyone", "labels.json with labels (and classes) next to data/", matches, read, "json")

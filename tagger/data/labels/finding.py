@@ -141,7 +141,7 @@ def _folder_source(folder: LabelFile, notes: Notes) -> LabelSource | str:
         return found
     if isinstance(found, str):
         return LabelSource(xmp.FORMAT, (folder,))
-    notes.add("XMP sidecars beside images in class folders, not read; --labels xmp reads them", folder.uri)
+    notes.add("XMP sidecars next to images in class folders, not read; --labels xmp reads them", folder.uri)
     return found
 
 

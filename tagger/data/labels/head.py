@@ -157,7 +157,7 @@ def _text_head(uri: str, encoding: str) -> LabelFile:
     whole = len(start) < _HEAD and sum(map(len, read)) == len(start)
     lines = [line for line in read if line.strip()]
     if not lines:
-        raise TableError(f"{uri}: the label file holds no text in its first {ROWS:,} lines")
+        raise TableError(f"{uri}: the label file has no text in its first {ROWS:,} lines")
     named = text.named_delimiter(lines[0])
     lines = lines[1:] if named and len(lines) > 1 else lines
     delimiter = named or text.delimiter_of(lines[0])

@@ -147,7 +147,7 @@ class Format:
     has_fields: bool = False
     """Whether its files may have several fields, of which --label-field selects some."""
     beside: bool = False
-    """Whether its files are the images or beside them; such a format also works if the source is not a folder."""
+    """Whether its files are the images or next to them; such a format also works if the source is not a folder."""
     corrects: bool = False
     """Whether it corrects a manifest: images that it does not list keep their labels."""
 

@@ -1,4 +1,4 @@
-"""SageMaker Ground Truth manifests: JSON lines with `source-ref`, and `JOB` beside `JOB-metadata` for each job."""
+"""SageMaker Ground Truth manifests: JSON lines with `source-ref`, and `JOB` next to `JOB-metadata` for each job."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
             for (uri, text), content in zip(chunk, pool.map(storage.read_bytes, (t for _, t in chunk)), strict=True):
                 shown = _decoded(content)
                 if _BOX.match(shown):
-                    raise TableError(f"{text}: holds YOLO boxes ({shown[:40]!r}), not tags")
+                    raise TableError(f"{text}: contains YOLO boxes ({shown[:40]!r}), not tags")
                 labels = shown.split(options.delimiter) if options.delimiter else re.split(r"[,\r\n]", shown)
                 yield Record(uri, unique(map(str.strip, labels)) or None)
 
@@ -55,5 +55,5 @@ def _decoded(content: bytes) -> str:
 
 
 FORMAT = Format(
-    "sidecar-text", "a text file beside each image, with comma-separated tags", matches, read, "folder", beside=True
+    "sidecar-text", "a text file next to each image, with comma-separated tags", matches, read, "folder", beside=True
 )

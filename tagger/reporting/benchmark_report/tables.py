@@ -61,7 +61,7 @@ def _means(models: Sequence[ModelRuns], header: str, field: str, write: Callable
 
 
 def accuracy(report: BenchmarkReport) -> Markup:
-    """Return the accuracy of all models beside the published ones; the best model is bold."""
+    """Return the accuracy of all models next to the published ones; the best model is bold."""
     models, top = report.models, best(report)
     others = [each for each in report.published if each.model not in {model.name for model in models}]
     published = [[each for each in report.published if each.model == model.name] for model in models]

@@ -42,7 +42,7 @@ def neighbours(
     right: Array | Sequence[Sequence[bool]],
     distances: Array | Sequence[Sequence[float]],
 ) -> bytes:
-    """Draw each query (H, W, 3) uint8 with its caption, and beside it its neighbours, nearest first.
+    """Draw each query (H, W, 3) uint8 with its caption, and next to it its neighbours, nearest first.
 
     A neighbour whose label is the query's has a green frame and a tick, others an orange frame.
     """

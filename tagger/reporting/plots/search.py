@@ -22,7 +22,7 @@ def trials(
     states: Sequence[str],
     importances: Mapping[str, float] | None = None,
 ) -> bytes:
-    """Draw the value of every trial with the best so far, and beside it the importances of the settings as bars.
+    """Draw the value of every trial with the best so far, and next to it the importances of the settings as bars.
 
     `states` are Optuna's (COMPLETE, PRUNED, FAIL, in any case). Trials without a value are crosses at the bottom.
     """

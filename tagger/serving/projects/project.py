@@ -108,7 +108,7 @@ class Project:
         return self.folder / "trainings" / f"{iteration}.{suffix}"
 
     def export(self, iteration: str) -> Path:
-        """Return the exported file of an iteration; its log is beside it."""
+        """Return the exported file of an iteration; its log is next to it."""
         return self.folder / "exports" / f"{iteration}.zip"
 
     def remove_iteration(self, iteration: str) -> None:

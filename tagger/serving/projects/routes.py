@@ -70,7 +70,7 @@ async def answer(state: State | None, memory: Memory, request: Request, raw_path
 def linked_file(state: State | None, project: str, kind: str, id: str, expires: str, signature: str) -> Response:
     """Return the file of a signed link; raises Refused."""
     if state is None:
-        raise Refused(404, "NotFound", "no such call; see /docs")
+        raise Refused(404, "NotFound", "no such endpoint; see /docs")
     state.links.check(project, kind, id, expires, signature)
     found = state.projects.get(project)
     path = found.export(id) if kind == EXPORTS else found.image_path(kind, found.record(kind, id))
