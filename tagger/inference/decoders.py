@@ -120,12 +120,12 @@ class _Thread(threading.Thread):
                 result = decode(task.reading(), task.batch.models, self._how, rooms, self.clock)
             except Exception as error:
                 result = error
-            if self.lose() is None:
+            if self.take_back() is None:
                 return
             task.finish(result, rooms)
 
-    def lose(self) -> _Task | None:
-        """Take the batch away from this thread."""
+    def take_back(self) -> _Task | None:
+        """Take the batch from this thread; return its task, or None if it was already taken."""
         with self._lock:
             task, self._task = self._task, None
         return task
@@ -159,7 +159,7 @@ class ThreadDecoder:
             file = thread.clock.file
             if thread.ident in cost.MEMORY.waiting:
                 thread.clock.start(file)
-            elif thread.clock.seconds > self._how.limits.decode_timeout and (task := thread.lose()):
+            elif thread.clock.seconds > self._how.limits.decode_timeout and (task := thread.take_back()):
                 self._threads[place] = _Thread(self._tasks, self._how)
                 contents = task.reading()
                 contents[file] = contents[file]._replace(content=self._how.limits.too_slow)

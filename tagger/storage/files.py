@@ -62,7 +62,7 @@ def read_range(
 
 def _range(fs: AbstractFileSystem, path: str, start: int, size: int, timeout: float) -> bytes:
     end = start + size
-    with _unanswered(timeout):
+    with _as_read_timeout(timeout):
         if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout, (start, end))) is not None:
             return quick
         if isinstance(fs, AsyncFileSystem):
@@ -71,7 +71,7 @@ def _range(fs: AbstractFileSystem, path: str, start: int, size: int, timeout: fl
 
 
 def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
-    with _unanswered(timeout):
+    with _as_read_timeout(timeout):
         if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout)) is not None:
             return quick
         if isinstance(fs, AsyncFileSystem):
@@ -81,14 +81,14 @@ def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
 
 
 @contextlib.contextmanager
-def _unanswered(timeout: float) -> Iterator[None]:
+def _as_read_timeout(timeout: float) -> Iterator[None]:
     try:
         yield
     except (FSTimeoutError, TimeoutError) as error:
-        raise Unanswered(f"no response within {timeout:g} s") from error
+        raise ReadTimeout(f"no response within {timeout:g} s") from error
 
 
-class Unanswered(Exception):
+class ReadTimeout(Exception):
     """A read that timed out; it is not retried, since that would delay the following files again."""
 
 
@@ -124,7 +124,7 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
         except (UsageError, MissingExtra) as error:  # an unsupported scheme is an error of this file only
             raise SourceError(str(error)) from error
         except SourceError as error:
-            if attempt == attempts or isinstance(error.__cause__, Unanswered):
+            if attempt == attempts or isinstance(error.__cause__, ReadTimeout):
                 raise
             time.sleep(0.2 * 4**attempt)
     raise AssertionError("unreachable")

@@ -85,7 +85,7 @@ def _models() -> run.Models:
 
 
 def _first(finished: list[Any]) -> Any:
-    """Return the first task that ended; raises Lost if none did."""
+    """Return the first finished task; raises Lost if none finished in time."""
     if not finished:
         raise Lost(
             f"no task finished in {STALL_SECONDS // 3600} hours; check the workers of the cluster, and run again"
@@ -93,8 +93,8 @@ def _first(finished: list[Any]) -> Any:
     return finished[0]
 
 
-def _check_answers(address: str | None, what: str) -> None:
-    """Raise UsageError if nothing listens at HOST:PORT: the clients would wait for minutes."""
+def _check_reachable(address: str | None, what: str) -> None:
+    """Raise UsageError if nothing listens at HOST:PORT; the clients would wait for minutes."""
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if not port.isdecimal():
         return
@@ -116,9 +116,9 @@ Work: TypeAlias = Callable[[str, Sequence[Shards]], Iterator[ShardCounts]]
 
 @contextlib.contextmanager
 def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]:
-    """Connect to Ray; a task takes all processors of a machine."""
+    """Connect to Ray; a task takes all CPUs of a machine."""
     ray = _package("ray", "ray")
-    _check_answers(address, "Ray cluster")
+    _check_reachable(address, "Ray cluster")
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -153,7 +153,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]
 def _dask(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]:
     """Connect to Dask; a worker gets one task at a time."""
     distributed = _package("distributed", "dask")
-    _check_answers(address, "Dask scheduler")
+    _check_reachable(address, "Dask scheduler")
     try:
         local: dict[str, Any] = (
             {} if address else {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}

@@ -170,7 +170,7 @@ def _check_found(plan: Plan) -> None:
 
 
 class Work:
-    """A plan in progress in this process: its models, each loaded once, and the shards that are left.
+    """A plan in progress in this process: its models, each loaded once, and the remaining shards.
 
     Several tasks may share it. The shards of a task that failed are taken by the next one.
     """
@@ -180,7 +180,7 @@ class Work:
         self._worklist = Worklist(plan)
         self.shards = list(range(plan.shards) if shards is None else shards)
         self._unsettled = [*self.shards]
-        """Shards whose part may or may not exist: all of them at first, then those of failed calls."""
+        """Shards that may or may not have a part file: at first all, then those of failed calls of run()."""
 
     def run(self, at_most: int | None = None, on_progress: OnProgress = _ignore) -> ShardCounts:
         """Tag the remaining shards, or `at_most` of them; the counts include shards that an earlier attempt wrote."""
@@ -208,9 +208,9 @@ class Work:
         with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
             models = [self.models.get(target, plan.config) for target in plan.targets]
             run = _ShardRun(plan, models, on_progress)
-            run.go(self._taken(held, most, run.written), files, decoder)
+            run.tag(self._taken(held, most, run.written), files, decoder)
         while len(held) < most and self._worklist.settle():
-            run.go(self._taken(held, most, run.written), files, ThreadDecoder())
+            run.tag(self._taken(held, most, run.written), files, ThreadDecoder())
         return before + run.counts(time.perf_counter() - started)
 
     def _taken(self, held: list[int], most: int, written: list[int]) -> Iterator[tuple[int, pa.Table]]:
@@ -400,8 +400,8 @@ class _ShardRun:
         self._entered: deque[tuple[int, int]] = deque()
         """(shard, files) of the shards in the pipeline, in order."""
 
-    def go(self, shards: Iterator[tuple[int, pa.Table]], total: int, decoder: Decoder) -> None:
-        """Tag the shards; a shard is written while the next one is tagged, never two."""
+    def tag(self, shards: Iterator[tuple[int, pa.Table]], total: int, decoder: Decoder) -> None:
+        """Tag the shards; each is written while the next one is tagged, one at a time."""
         limits = self.plan.config.limits
         batches = score_batches(self._batches(shards), self.models, limits, self.meter, decoder=decoder)
         commit: Future[None] | None = None
