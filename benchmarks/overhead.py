@@ -99,7 +99,7 @@ def _run(photos: Path, out: Path, arguments: argparse.Namespace) -> float:
     seconds = time.perf_counter() - started
     used = time.process_time() - used
     rate = counts.files / seconds
-    print(f"  {rate:,.0f} images/s, {1000 * used / counts.files:.3f} ms of this process's processor time an image")
+    print(f"  {rate:,.0f} images/s, {1000 * used / counts.files:.3f} ms of this process's CPU time per image")
     return rate
 
 

@@ -1,4 +1,4 @@
-"""Read S3 objects with obstore, which needs a seventh of the processor time of s3fs.
+"""Read S3 objects with obstore, which needs a seventh of the CPU time of s3fs.
 
 s3fs supplies the endpoint and the credentials, reads every object that obstore cannot read, and raises the errors.
 """

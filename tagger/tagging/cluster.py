@@ -125,10 +125,10 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]
         raise UsageError(f"--address {address}: no Ray cluster responds ({first_line(error)})") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        processors = min(node["CPU"] for node in nodes)
+        cpus = min(node["CPU"] for node in nodes)
         gpus = min(node.get("GPU", 0) for node in nodes)
-        task = ray.remote(num_cpus=processors, num_gpus=gpus, max_retries=_ATTEMPTS)(tag_some)
-        count = min(workers or len(nodes), sum(int(node["CPU"] // processors) for node in nodes))
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_ATTEMPTS)(tag_some)
+        count = min(workers or len(nodes), sum(int(node["CPU"] // cpus) for node in nodes))
 
         def work(plan_url: str, pieces: Sequence[Shards]) -> Iterator[ShardCounts]:
             waiting = list(reversed(pieces))

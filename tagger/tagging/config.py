@@ -73,11 +73,11 @@ class SidecarConfig:
     sidecar: Annotated[
         Literal["name.ext.xmp", "name.xmp"] | None,
         Option(
-            "xmp: photo.jpg.xmp as for digiKam, darktable and Immich, or photo.xmp as for Lightroom [default: the one "
-            "that is there, else name.ext.xmp]."
+            "xmp: photo.jpg.xmp as for digiKam, darktable and Immich, or photo.xmp as for Lightroom [default: the "
+            "existing one, else name.ext.xmp]."
         ),
     ] = None
-    under: Annotated[str, Option("xmp: parent of all keywords that are added, such as AI.")] = ""
+    under: Annotated[str, Option("xmp: parent keyword of all added keywords, such as AI.")] = ""
     dry_run: Annotated[bool, Option("xmp: print what would be written.")] = False
 
     def __post_init__(self) -> None:

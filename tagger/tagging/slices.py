@@ -71,7 +71,7 @@ def mark_done(plan: Plan, number: int, shards: Sequence[int]) -> None:
 
 
 def _highest(out: str) -> int:
-    """Return the number of the last plan; 0 where there is none."""
+    """Return the number of the last plan; 0 without any."""
     names = storage.names_in(storage.join(out, PLANS)) or []
     return max((int(name.split("-")[1]) for name in names if name.startswith("slices-")), default=0)
 

@@ -32,7 +32,7 @@ class SharedArrays(dict[int, UInt8Array]):
 
 
 def share(arrays: dict[int, UInt8Array]) -> SharedArrays:
-    """Copy images into shared memory, unless they are there already."""
+    """Copy images into shared memory, unless they are already in it."""
     if isinstance(arrays, SharedArrays):
         return arrays
     memory = torch.empty(_bytes(arrays), dtype=torch.uint8).share_memory_()
