@@ -180,7 +180,7 @@ run.Benchmark({str(stripes)!r}, {str(tmp_path / "report")!r}, config, say=lambda
 
 
 def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="choose among knn, linear"):
+    with pytest.raises(UsageError, match="choose from knn, linear"):
         BenchmarkConfig(("resnet19",))
     with pytest.raises(UsageError, match="a time such as 10m or 90s, or full"):
         BenchmarkConfig(budget="soon")
@@ -386,4 +386,4 @@ def test_the_command_prints_one_json_object(stripes: Path, tmp_path: Path, run_t
     assert json.loads(ran.stdout)["models"][0]["model"] == "linear"
     unknown = run_tagger("benchmark", stripes, "--models", "cnn", "--out", tmp_path / "other")
     assert unknown.returncode == 1
-    assert "choose among knn" in unknown.stderr
+    assert "choose from knn" in unknown.stderr

@@ -100,7 +100,7 @@ def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> 
     ran = run_tagger("predict", photos / "0.jpg", photos / "bad.jpg", "--model", MODEL)
     assert ran.returncode == 0, ran.stderr
     assert len(re.findall(r"^ +\d+\.\d%", ran.stdout, re.MULTILINE)) == 5
-    assert "unsupported: not an image format" in ran.stdout
+    assert "unsupported: not in a supported image format" in ran.stdout
     failed = run_tagger("predict", photos / "bad.jpg", "nowhere.jpg", "--model", MODEL, "--json")
     assert failed.returncode == 3
     assert [row["status"] for row in json.loads(failed.stdout)["images"]] == ["unsupported", "unreadable"]

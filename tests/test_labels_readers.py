@@ -146,7 +146,7 @@ def test_the_lists_of_cub_are_joined_by_id(tmp_path: Path, labels: str | None) -
 def test_an_id_of_cub_with_two_values_is_an_error(tmp_path: Path, name: str, line: str) -> None:
     source = write_images(tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg"])
     write(source, {**CUB, name: f"{CUB[name]}{line}\n"})
-    with pytest.raises(TableError, match=rf"{name}: id 1 stands for .+ and for {line[2:]}; remove one"):
+    with pytest.raises(TableError, match=rf"{name}: id 1 has two values, .+ and {line[2:]}; remove one"):
         ingest(source)
 
 
@@ -156,7 +156,7 @@ def test_celeba_is_read_with_and_without_its_count(source: Path, tmp_path: Path,
     assert by_name(ingest(source, file, rows)) == {"1.jpg": ["Young"], "2.jpg": []}
     found = ingest(source, file, f"{rows}\nodd line\n", label_format="celeba")
     assert by_name(found) == {"1.jpg": ["Young"], "2.jpg": []}
-    assert "lines that are not an image and an answer for each class: 1 (odd line)" in notes_of(found)
+    assert "lines that are not an image and a value for each class: 1 (odd line)" in notes_of(found)
     assert "classes without an image: 1 (Bald)" in notes_of(found)
 
 

@@ -347,7 +347,7 @@ def test_azure_pages_know_negative_tags_and_need_names(source: Path, tmp_path: P
     (pages / "1.json").write_text(json.dumps([[image("3", ("t1", "cat"), ("t3", "dog"))], [image("4")]]))
     assert by_name(ingest(source, pages)) == {"1.jpg": ["cat"], "2.jpg": [], "3.jpg": ["cat", "dog"]}
     nameless = [image("1", ("t1", None)), image("2", ("t2", None))]
-    with pytest.raises(UsageError, match="save the answer of GetTags"):
+    with pytest.raises(UsageError, match="save the response of GetTags"):
         ingest(source, tmp_path / "page.json", nameless)
     tags = [{"id": "t1", "name": "cat", "type": "Regular", "imageCount": 1},
             {"id": "t2", "name": "nothing here", "type": "Negative", "imageCount": 1}]  # fmt: skip
@@ -528,7 +528,7 @@ def test_names_of_several_words_stay_one_label(source: Path, tmp_path: Path, hea
 
 
 def test_numbered_names_are_not_separated_at_the_space(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot tell what separates the labels of 'class 1'"):
+    with pytest.raises(UsageError, match="the separator of the labels in 'class 1' is ambiguous"):
         ingest(source, tmp_path / "l.csv", "path,tags\n1.jpg,class 1\n2.jpg,class 2\n")
 
 
@@ -598,7 +598,7 @@ def test_names_with_commas_spaces_and_digits_are_names(source: Path, tmp_path: P
 )  # fmt: skip
 def test_a_file_that_holds_no_class_names_is_refused(source: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "names.yaml").write_bytes(content)
-    with pytest.raises(UsageError, match=r"names.yaml: no class names in it .* expected one name a line"):
+    with pytest.raises(UsageError, match=r"names.yaml: no class names in it .* expected one name per line"):
         ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,0\n", label_names=str(tmp_path / "names.yaml"))
 
 

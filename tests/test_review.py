@@ -426,7 +426,7 @@ def test_a_port_in_use_is_passed_over(tagged: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--model", "x"), "--model x: not in"),
-        (("--against", "x"), "--against x: expected one of no other model"),
+        (("--against", "x"), "--against x: the results have no other model"),
         (("--labels", "l.csv"), "the name must end in .parquet"),
         (("--by", "a\x1b"), "expected a name"),
     ],

@@ -441,7 +441,7 @@ def odd_server() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("silent", "no response within 1 s"), ("drip", "no answer in 1 s"), ("endless", "larger than 256 MB"),
+        ("silent", "no response within 1 s"), ("drip", "no response within 1 s"), ("endless", "larger than 256 MB"),
         ("bomb", "larger than 256 MB"), ("circle", "redirect"),
         ("away", "file:///etc/passwd is not a valid http"),
     ],

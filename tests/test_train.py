@@ -573,8 +573,8 @@ def test_crop_scale_and_augment_change_the_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"augment": "randaugment"}, "a policy of timm's such as rand-m9"),
-        ({"augment": "rand-m9.5"}, "a policy of timm's"), ({"mixup": -1.0}, "--mixup must be at least 0, got -1.0"),
+        ({"augment": "randaugment"}, "one of timm's policies, such as rand-m9"),
+        ({"augment": "rand-m9.5"}, "one of timm's policies"), ({"mixup": -1.0}, "--mixup must be at least 0, got -1.0"),
         ({"seed": -1}, "--seed must be at least 0"), ({"crop_scale": 0.0}, "--crop-scale must be above 0 and at most"),
         ({"hflip": 1.5}, "--hflip must be at least 0 and at most 1"),
         ({"method": "magic"}, "magic"), ({"schedule": "fast"}, "0.01x10"), ({"precision_target": 1.5}, "1.5"),
@@ -838,4 +838,4 @@ def test_without_a_hub_the_backbone_is_imagenet_and_one_line_says_so(
     assert info.architecture == "tf_efficientnet_lite0"
     bundle = json.loads((tmp_path / "out" / "tagger.json").read_text())
     assert bundle["training"]["backbone"] == "imagenet"
-    assert caplog.text.count("training on imagenet") == 1
+    assert caplog.text.count("using the backbone imagenet") == 1

@@ -147,7 +147,7 @@ def other(**arrays: Any) -> Callable[[bytes], bytes]:
         (other(), "got nothing"),
         (other(examples=np.zeros((2, 4), np.float16)), "at least 5 examples of finite numbers, got 2"),
         (other(examples=np.full((9, 4), np.inf, np.float16)), "finite numbers"),
-        (other(examples=np.ones((9, 4), np.float16)), "features of 4 numbers, but the network gives"),
+        (other(examples=np.ones((9, 4), np.float16)), "features of length 4, the network's"),
         (None, "has no unknown.safetensors, which tagger.json names"),
     ],
 )
@@ -328,7 +328,7 @@ def test_calibrate_adds_statistics_and_leaves_the_scores(
 def test_calibrate_needs_a_checkpoint_and_splits(
     stripes: Path, photos: Path, model: Path, timm_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match="statistics of unknown images are added to checkpoint folders only"):
+    with pytest.raises(ModelError, match="statistics for unknown images can be added to checkpoint folders only"):
         unknown.calibrate(f"local-dir:{timm_folder}", stripes)
     old = without_statistics(model, tmp_path / "model")
     (old / "dataset.parquet").unlink()

@@ -70,7 +70,7 @@ def gather(
     shown = {model.name: model.shown for model in benchmark_report.by_model(runs)}
     nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
     of_model = {model: run.scores for model, run in shown.items() if run.scores is not None}
-    filters = {model: found for model, net in nets.items() if (found := _filters(net)) is not None}
+    filters = {model: kernels for model, net in nets.items() if (kernels := _filters(net)) is not None}
     return benchmark_report.BenchmarkReport(
         dataset=data.name,
         runs=runs,

@@ -280,7 +280,8 @@ def open_images(
         with open_table(url, model) as table:
             names = [row["model"] for row in table.models if row["model"] != table.model]
             if against is not None and against not in names:
-                raise UsageError(f"--against {against}: expected one of {', '.join(names) or 'no other model'}")
+                known = f"expected one of {', '.join(names)}" if names else "the results have no other model"
+                raise UsageError(f"--against {against}: {known}")
             table.rows(f"ATTACH '{file}' AS review")
             table.create_latest((*_COLUMNS, "embedding"))
             multilabel = table.is_multilabel()
