@@ -34,7 +34,7 @@ def test_space_separates_tags_only_when_every_word_stands_elsewhere_too(source: 
         "1.jpg": ["haze", "primary"], "2.jpg": ["clear", "primary"], "3.jpg": ["haze"], "4.jpg": ["clear"],
     }  # fmt: skip
     unclear = "image_name,tags\n1,hot dog\n2,cat\n"
-    with pytest.raises(UsageError, match=r"'hot dog'; use --label-delimiter with one of ' '"):
+    with pytest.raises(UsageError, match=r"'hot dog' is ambiguous; use --label-delimiter with one of ' '"):
         ingest(source, tmp_path / "l.csv", unclear)
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=""))["1.jpg"] == ["hot dog"]
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=" "))["1.jpg"] == ["dog", "hot"]
