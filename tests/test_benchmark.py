@@ -202,7 +202,7 @@ def test_what_would_stop_a_model_later_stops_before_anything_is_trained(stripes:
     for config, message in (
         (BenchmarkConfig(("knn",), normalisation="grey"), "--normalisation grey is unknown"),
         (BenchmarkConfig(("knn",), normalisation="mean-file:none.xml"), "mean-file:none.xml: no such file"),
-        (BenchmarkConfig(("knn", "probe"), backbone="local-dir:/no/where"), r"--backbone .*no such.*leave probe out"),
+        (BenchmarkConfig(("knn", "probe"), backbone="local-dir:/no/where"), r"--backbone .*no such.*remove probe from"),
     ):
         with pytest.raises(TaggerError, match=message):
             Benchmark(str(stripes), str(tmp_path / "out"), config).missing()

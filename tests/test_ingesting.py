@@ -109,7 +109,7 @@ def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
     tmp_path: Path, names: list[str]
 ) -> None:
     source = write_images(tmp_path / "s", names)
-    with pytest.raises(UsageError, match=r"images of the same names, .* confirm with tagger ingest --label-format"):
+    with pytest.raises(UsageError, match=r"images with the same names, .* confirm with tagger ingest --label-format"):
         ingest(source)
     confirmed = ingest(source, label_format="class-folders")
     assert confirmed.counts()["labels"]["labelled"] == len(names)
@@ -275,7 +275,7 @@ def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> Non
             "with columns width, height. Nearest: one-hot (a path and a column of 0/1 or -1/1 per class)",
         ),
         (["--labels", tmp_path / "none.csv"], "none.csv: not found"),
-        (["--labels", tmp_path / "other.csv"], "other.csv: no image of"),
+        (["--labels", tmp_path / "other.csv"], "other.csv: has no image of"),
         (["--labels", tmp_path / "other.csv"], "rows that name a file not in the source: 1 (else.jpg)); nothing was"),
         (["--labels", tmp_path / "l.csv", "--label-format", "single"], "--label-format single: expected auto, none"),
         (["--labels", tmp_path / "l.csv", "--label-format", "coco"], "l.csv: not valid JSON"),

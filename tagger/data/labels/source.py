@@ -115,7 +115,7 @@ def refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None:
         return
     why = "; ".join(ingested.notes.lines()) or "it has no rows"
     if not ingested.matched_rows:
-        raise SourceError(f"--labels {labels}: it has no image of {source} ({why}); nothing was written")
+        raise SourceError(f"--labels {labels}: has no image of {source} ({why}); nothing was written")
     form = label_source.format
     raise TableError(
         f"--labels {labels}: read as {form.name}, gives no image a label ({why}). "
