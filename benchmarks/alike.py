@@ -1,11 +1,11 @@
-"""Recall of the report's near-duplicates on planted copies, and the pairs of originals that it takes for alike.
+"""Recall of the report's near-duplicate search on planted copies, and the pairs of originals that it reports.
 
     python -m benchmarks.alike PHOTOS [--model MODEL]
 
 Each photograph is copied in every way of benchmarks.duplicates and tagged with embeddings. Prints a Markdown table: the
-share of copies whose similarity to their original is over three thresholds (0.9 is the report's), and the share of
-copies with the best tag of their original, which decides what is compared in a large table. Look at the pairs of
-originals, whose names are printed: some may be near-duplicates.
+share of copies whose similarity to their original exceeds three thresholds (0.9 is the report's), and the share of
+copies with the same best tag as their original, because in a large table only images with the same tag are compared.
+Check the printed pairs of originals: some may be real near-duplicates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ THRESHOLDS = (0.90, 0.93, 0.96)
 
 
 def main() -> None:
-    """Parse, copy, tag, print."""
+    """Parse the arguments, copy and tag the photographs, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--model", default="imagenet")

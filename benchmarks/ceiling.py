@@ -2,10 +2,10 @@
 
     python -m benchmarks.ceiling CHECKPOINT... [--side 32]
 
-The checkpoints were trained on the same images and splits (`dataset.parquet`). Prints accuracy and log-loss on
+The checkpoints must be trained on the same images and splits (`dataset.parquet`). Prints accuracy and log-loss on
 validation and test: of each checkpoint, of each averaged over an image and its mirror image, of the mean of all scores,
-and of one network with the mean of all weights. Last the PSNR of the test images after shrinking to `--side` pixels and
-enlarging again: it is high where an image has no more detail than that.
+and of one network with the mean of all weights. Finally prints the PSNR of the test images after shrinking to `--side`
+pixels and enlarging again: a high value means that an image has no more detail than that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Scores = Callable[[UInt8Array], Tensor]
 
 
 def main() -> None:
-    """Parse, score, print."""
+    """Parse the arguments, score the splits, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="+")
     parser.add_argument("--side", type=int, default=32)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def split_of(dataset: Dataset, split: str, info: ModelInfo) -> tuple[UInt8Array, Tensor]:
-    """Return pixels (N, H, W, 3) as the networks take them, and labels (N,)."""
+    """Return pixels (N, H, W, 3) at the networks' input size, and labels (N,)."""
     rows = np.flatnonzero(dataset.split(split))
     pixels = FilePixels(dataset.locations, info.preprocessing).fitted(rows)
     return pixels, torch.from_numpy(dataset.truth[rows].argmax(axis=1))
@@ -71,13 +71,13 @@ def candidates(models: Sequence[ModelInfo]) -> list[tuple[str, Scores]]:
 
 
 def scores_of(info: ModelInfo, net: nn.Module) -> Scores:
-    """Return the scores of a network, not calibrated."""
+    """Return a function that computes a network's scores, not calibrated."""
     normaliser = Normaliser(info.preprocessing, "cpu")
     return lambda pixels: logits_of(net, map(normaliser, torch.from_numpy(pixels).split(64))).softmax(1)
 
 
 def mirrored(scores: Scores) -> Scores:
-    """Return the mean over an image and its mirror image."""
+    """Return a function that averages the scores of an image and its mirror image."""
     return lambda pixels: (scores(pixels) + scores(np.ascontiguousarray(pixels[:, :, ::-1]))) / 2
 
 

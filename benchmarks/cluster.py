@@ -1,11 +1,11 @@
-"""Ray and Dask: two workers against one on work that waits for a store, and a worker that is killed half-way.
+"""Ray and Dask: two workers against one when the object store is slow, and a run whose worker is killed half-way.
 
     python -m benchmarks.cluster [--runner dask ray] [--files 4000] [--latency 400]
 
-The source is a small S3 server on loopback (benchmarks.object_store) that answers after `--latency` milliseconds, so
-that a worker waits for it most of the time and two cores do not limit two workers. The cluster has two workers of one
-core each, which have loaded the model before. Prints seconds with one and with two, and compares the tables with that
-of a local run.
+The source is a small S3 server on loopback (benchmarks.object_store) that responds after `--latency` milliseconds, so
+that a worker waits for it most of the time and the number of cores is not the limit. The cluster has two workers of one
+core each, with the model already loaded. Prints seconds with one and with two workers, and compares the tables with
+that of a local run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = ["uri", "image_id", "status", "width", "height", "top_tag"]
 
 @contextlib.contextmanager
 def dask() -> Iterator[str]:
-    """Start a scheduler and two workers; yield the address."""
+    """Start a scheduler and two workers; yield the scheduler's address."""
     distributed: Any = import_module("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
         yield started.scheduler_address
@@ -44,7 +44,7 @@ def dask() -> Iterator[str]:
 
 @contextlib.contextmanager
 def ray() -> Iterator[str]:
-    """Start a cluster of two nodes with a processor each; yield the address."""
+    """Start a cluster of two nodes with one CPU each; yield its address."""
     clusters: Any = import_module("ray.cluster_utils")
     head = clusters.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     head.add_node(num_cpus=1)
@@ -58,7 +58,7 @@ CLUSTERS: dict[Runner, Callable[[], contextlib.AbstractContextManager[str]]] = {
 
 
 def main() -> None:
-    """Parse, tag, print."""
+    """Parse the arguments, tag on each cluster, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runner", nargs="+", choices=list(CLUSTERS), default=list(CLUSTERS))
     parser.add_argument("--files", type=int, default=4000)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def print_row(runner: Runner, address: str, folder: Path) -> None:
-    """Measure one runner; print one line."""
+    """Measure one runner and print its row."""
     seconds = {}
     for test, workers in (("warm", 2), ("one", 1), ("two", 2)):
         seconds[test] = tag(runner, address, folder / f"{runner}-{test}", workers)
@@ -97,7 +97,7 @@ def print_row(runner: Runner, address: str, folder: Path) -> None:
 
 
 def tag(runner: Runner, address: str, out: Path, workers: int) -> float:
-    """Tag the store in a cluster; return the seconds without planning."""
+    """Tag the store's images on a cluster; return the seconds without planning."""
     config = TagConfig(shard_size=50, workers=workers)
     plan = run.prepare(f"s3://{object_store.BUCKET}/", MODEL, out, config)
     counts = cluster.tag_plan(plan, range(plan.shards), runner, address)
@@ -114,7 +114,7 @@ def kill_half_way(out: Path, whole: Path) -> None:
 
 
 def busy_workers() -> list[int]:
-    """Return the processes started by this one that have loaded a model."""
+    """Return the ids of this process's descendants that have loaded a model."""
     psutil: Any = import_module("psutil")
     return [each.pid for each in psutil.Process().children(recursive=True) if _has_model(each.pid)]
 
@@ -122,7 +122,7 @@ def busy_workers() -> list[int]:
 def _has_model(pid: int) -> bool:
     try:
         return "openvino" in Path(f"/proc/{pid}/maps").read_text()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return False
 
 

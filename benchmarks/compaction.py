@@ -1,11 +1,11 @@
-"""Queries of a table that is compacted while readers read it and a writer adds to it: does one fail, or differ?
+"""Queries of a table while it is compacted and a writer adds to it: does a query fail, or return other rows?
 
     python -m benchmarks.compaction [--parts 2000] [--rows 50] [--readers 1] [--rounds 5] [--pause 0.05]
         [--store]
 
 Compacts the table `--rounds` times without a grace period. Meanwhile pandas (read_results), DuckDB (tagger.query) and
-`tagger query` read all of its rows, each in `--readers` processes, and compare those that were there at first.
-`--store`: the table lies in an S3 server on loopback (moto).
+`tagger query` read all of its rows, each in `--readers` processes, and compare the original rows with the first read.
+With `--store`, the table is on an S3 server on loopback (moto).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ DIGEST = f"""
     FROM history WHERE NOT starts_with(uri, '{MARK}')
 """
 Answer = tuple[str, str | None]
-"""Reader, and the error or difference."""
+"""Name of the reader, and its error or difference, None if it read the same rows."""
 
 
 def by_pandas(out: str) -> object:
-    """Read all rows with pandas; return those that were there at first."""
+    """Read all rows with pandas; return a digest of the original ones."""
     frame = tagger.read_results(out, latest=False)
     old = frame[~frame["uri"].str.startswith(MARK)].sort_values("uri")
     return len(old), hash(tuple(old["uri"])), hash(tuple(old["image_id"]))
@@ -66,7 +66,7 @@ READERS: dict[str, Callable[[str], object]] = {
 
 
 def read(name: str, out: str, ready: Event, stop: Event, answers: SimpleQueue[Answer]) -> None:
-    """Read until stopped; compare each answer with the first."""
+    """Read until stopped; compare each result with the first."""
     expected = READERS[name](out)
     ready.set()
     while not stop.is_set():
@@ -78,7 +78,7 @@ def read(name: str, out: str, ready: Event, stop: Event, answers: SimpleQueue[An
 
 
 def write(out: str, pause: float, stop: Event, parts: SimpleQueue[int]) -> None:
-    """Add parts of other files until stopped, as a run does."""
+    """Add parts with rows of other files until stopped, as a run does."""
     for number in itertools.count():
         if stop.is_set():
             parts.put(number)
@@ -91,7 +91,7 @@ def write(out: str, pause: float, stop: Event, parts: SimpleQueue[int]) -> None:
 
 
 def main() -> None:
-    """Parse, write, compact while reading, print."""
+    """Parse the arguments, write the table, compact it while it is read, print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=50)
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def compact_and_read(out: str, readers: int, rounds: int, pause: float) -> None:
-    """Compact while others read and write; print what they saw."""
+    """Compact while other processes read and write; print what they read."""
     context = get_context("spawn")
     stop, answers, parts = context.Event(), context.SimpleQueue(), context.SimpleQueue()
     ready = [context.Event() for _ in range(readers * len(READERS))]
@@ -140,7 +140,7 @@ def compact_and_read(out: str, readers: int, rounds: int, pause: float) -> None:
 
 
 def report(out: str, compactions: list[tagger.Compacted], seen: list[Answer], written: int) -> None:
-    """Print the compactions and the answers; exit with an error if one failed or differs, or rows are lost."""
+    """Print the compactions and queries; exit with an error if a query failed or differed, or rows are lost."""
     merged = ", ".join(f"{each.parts_before:,} to {each.parts:,}" for each in compactions)
     added = tagger.query(out, f"SELECT count(*) AS rows FROM history WHERE starts_with(uri, '{MARK}')")
     wrong = [f"{name}: {error}" for name, error in seen if error]

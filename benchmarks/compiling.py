@@ -1,4 +1,4 @@
-"""Training throughput of the benchmark's networks, eager and with torch.compile, alternated.
+"""Training throughput of the benchmark's networks, in eager mode and with torch.compile, alternated.
 
     python -m benchmarks.compiling [--models speedrun resnet20 convnet] [--rounds 3] [--device cpu]
 
@@ -25,7 +25,7 @@ IMAGES = 2560
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", choices=list(BASELINES), default=["speedrun", "resnet20", "convnet"])
     parser.add_argument("--rounds", type=int, default=3)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def row(name: str, rounds: int, device: str) -> str:
-    """Return one model's line of the table: medians over the rounds."""
+    """Measure a model and return its row of the table: medians over the rounds."""
     batch = BASELINES[name].recipe.batch_size
     steps = [stepper(name, batch, device, compiled) for compiled in (False, True)]
     first = [timed(step, device, 1) for step in steps]

@@ -5,7 +5,7 @@
 Alternates the decoders over the same photographs, five times, and prints medians of images/s. Then 12-megapixel JPEGs
 (the photographs enlarged to 4000x3000): Pillow's full decode and resize against tagger, which lets libjpeg scale while
 decoding, with the mean difference of the pixels and, with `--model`, the number of large images with the same top tag.
-simplejpeg is measured where it is installed.
+simplejpeg is measured if it is installed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROUNDS = 5
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--limit", type=int, default=300)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def rates(decoders: dict[str, Callable[[bytes], Any]], contents: Sequence[bytes]) -> dict[str, float]:
-    """Return median images/s of each, alternated."""
+    """Run the decoders in turn; return the median images/s of each."""
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(ROUNDS):
         for name, decode in decoders.items():

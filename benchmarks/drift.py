@@ -1,14 +1,14 @@
-"""Drift on photographs: false alarms on halves of the same images, and alarms on changed ones.
+"""Drift on photographs: false alarms on halves of the same images, and alarms on changed images.
 
     python -m benchmarks.drift IMAGES FOREIGN ... --model MODEL [--halves 20] [--changed 20] [--seed 0]
         [--no-embeddings]
 
 IMAGES and each FOREIGN are folders, such as ants and bees, and flowers. All are tagged once with embeddings, and so are
-copies of IMAGES: blurred (Gaussian, 1% of the short side), darkened (to 40%), recompressed (JPEG quality 30). Then, for
-each of the halves, drawn by seed, a results table has one half of IMAGES as its first run, and as its second one the
-other half: as it is, with one image in ten replaced by a foreign one, or as copies. `tagger drift` compares the two.
-Prints a Markdown table: how many of the comparisons raised an alarm, and the mean effect of each figure with the number
-of comparisons in which it did.
+copies of IMAGES: blurred (Gaussian, 1% of the short side), darkened (to 40%), recompressed (JPEG quality 30). IMAGES is
+then split in random halves, several times. Each time a results table has one half as its first run, and the other half
+as its second: unchanged, with one image in ten replaced by a foreign one, or as copies. `tagger drift` compares the
+two. Prints a Markdown table: how many comparisons raised an alarm, and for each figure that did, the mean effect and
+the number of its alarms.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tagger.tagging import drift, results
 from tagger.tagging.drift import Drift
 
 SHARE = 0.1
-"""Share of foreign images."""
+"""Share of images replaced by foreign ones."""
 SUFFIXES = (".jpg", ".jpeg")
 CHANGES: dict[str, Callable[[Image.Image], tuple[Image.Image, int]]] = {
     "blurred": lambda image: (image.filter(ImageFilter.GaussianBlur(0.01 * min(image.size))), 92),
@@ -44,7 +44,7 @@ CHANGES: dict[str, Callable[[Image.Image], tuple[Image.Image, int]]] = {
 
 
 def main() -> None:
-    """Parse, tag, compare, print."""
+    """Parse the arguments, tag the images, compare the halves, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("foreign", type=Path, nargs="+")
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def tag_all(arguments: argparse.Namespace, folder: Path) -> dict[str, pa.Table]:
-    """Tag the images, the foreign ones and the copies; return the rows of each kind, those of images by name."""
+    """Tag the images, the foreign ones and the copies; return the rows of each kind, ordered by uri."""
     photos, out, paths = folder / "photos", folder / "results", files(arguments.images)
     for path in paths:
         copied = _copied(path, photos / "same" / path.relative_to(arguments.images))
@@ -100,7 +100,7 @@ def _copied(path: Path, copied: Path) -> Path:
 
 
 def compare(out: Path, rows: dict[str, pa.Table], kind: str, seed: int) -> Drift:
-    """Compare one half of the images with the other half, as it is, in part foreign, or as copies."""
+    """Compare one half of the images with the other half: unchanged, in part foreign, or as copies."""
     order = np.random.default_rng(seed).permutation(len(rows["same"]))
     first, second = np.array_split(order, 2)
     if kind == "same" or kind in CHANGES:
@@ -124,7 +124,7 @@ def _of_run(table: pa.Table, run: int) -> pa.Table:
 
 
 def line(kind: str, found: list[Drift]) -> str:
-    """Return a line of the table."""
+    """Return a row of the table."""
     effects, alarms = defaultdict[str, list[float]](list), defaultdict[str, int](int)
     for each in found:
         for figure in each.figures:

@@ -1,10 +1,10 @@
-"""Recall of near-duplicate detection on planted copies, its false pairs, and its time.
+"""Recall of near-duplicate detection on planted copies, its false positives, and its time.
 
     python -m benchmarks.duplicates PHOTOS
 
-PHOTOS is a folder of photographs without copies. Each is copied in every way of COPIES, as JPEG of quality 90 unless
-another quality is named. Prints two Markdown tables: the share of copies in the group of their original and the false
-pairs among all pairs of originals, at three thresholds of similarity (0.9 is the default); and seconds.
+PHOTOS is a folder of photographs without duplicates. Each is copied in every way of COPIES, as a JPEG of quality 90
+unless the name gives another quality. Prints two Markdown tables: the share of copies in the group of their original
+and the false pairs among all pairs of originals, at three thresholds of similarity (0.9 is the default); and seconds.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def jpeg(image: Image.Image, quality: int = 90) -> bytes:
 
 
 def resized(image: Image.Image, share: float) -> Image.Image:
-    """Resize an image to this share of its sides."""
+    """Resize an image to a share of its width and height."""
     size = max(1, round(image.width * share)), max(1, round(image.height * share))
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def cropped(image: Image.Image, share: float) -> Image.Image:
-    """Crop the centre of an image, by this share of its width and height."""
+    """Crop an image at its edges, by a share of its width and height."""
     x, y = round(image.width * share / 2), round(image.height * share / 2)
     return image.crop((x, y, image.width - x, image.height - y))
 
@@ -65,7 +65,7 @@ COPIES: dict[str, Callable[[Image.Image], bytes]] = {
 
 
 def main() -> None:
-    """Measure and print."""
+    """Parse the arguments, measure, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos")
     table = manifest.read_source(parser.parse_args().photos).table
@@ -110,7 +110,7 @@ def copy_of(uri: str, kind: str) -> Fingerprint:
 
 
 def random_fingerprints(number: int) -> list[Fingerprint]:
-    """Return fingerprints of noise, whose hashes are independent."""
+    """Return fingerprints of random noise."""
     shape = (number, duplicates.SIDE, duplicates.SIDE, 3)
     thumbnails = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return [Fingerprint(str(row), thumbnail) for row, thumbnail in enumerate(thumbnails)]

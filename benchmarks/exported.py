@@ -1,10 +1,10 @@
-"""ONNX files in fp32 and int8 beside the default engine: size, agreement on photographs, images/s of the network alone.
+"""ONNX files in fp32 and int8 against the default engine: size, agreement on photographs, images/s of the network.
 
     python -m benchmarks.exported export WORK PHOTOS MODEL... [--train LABELLED] [--image-size N]
     python -m benchmarks.exported table WORK [MODEL...]
 
-`export` writes the files of each model to a folder in WORK, with their agreement. `random:ARCHITECTURE` is a probe of
-the labels of LABELLED on a timm network with random weights (seed 0), whose batch-norm statistics are those of PHOTOS.
+`export` writes the files of each model to a folder in WORK, with their agreement. `random:ARCHITECTURE` is a linear
+probe, trained on LABELLED, on a timm network with random weights (seed 0) and the batch-norm statistics of PHOTOS.
 `table` measures images/s and prints a Markdown table.
 """
 
@@ -33,13 +33,13 @@ from tagger.inference.engines import Choice, probe_images, rate
 
 SECONDS = 3.0
 STATISTICS = 64
-"""Photographs that batch-norm statistics of random networks come from."""
+"""Number of photographs from which the batch-norm statistics of random networks are computed."""
 FACTS = "model.json"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 def export(work: Path, photos: str, model: str, labelled: str | None, image_size: int | None) -> None:
-    """Export a model in every precision; write size and agreement to a file."""
+    """Export a model in every precision; write sizes and agreements to a file."""
     folder = work / model.removeprefix("random:").rstrip("/").rpartition("/")[2]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -66,7 +66,7 @@ def exported(source: str, folder: Path, photos: str, precision: Precision) -> Js
 def random_probe(model: str, folder: Path, photos: str, labelled: str | None, image_size: int | None) -> str:
     """Train a probe on a timm network with random weights; return its checkpoint."""
     if labelled is None:
-        raise SystemExit(f"{model}: name labelled images with --train")
+        raise SystemExit(f"{model}: needs labelled images; give them with --train")
     backbone, out = random_model(model, folder), folder / "probe"
     settle(backbone, photos)
     tagger.train(labelled, out, tagger.TrainConfig(method="probe", backbone=backbone, image_size=image_size))
@@ -74,7 +74,7 @@ def random_probe(model: str, folder: Path, photos: str, labelled: str | None, im
 
 
 def settle(backbone: str, photos: str) -> None:
-    """Give the batch norms of a saved network the statistics of photographs, as training does."""
+    """Set the batch-norm statistics of a saved network to those of photographs, as training would."""
     info = checkpoint.describe(backbone)
     paths = manifest.locations(manifest.read_source(photos).table)
     pixels = agreement.fitted(info, agreement.photographs(paths, STATISTICS, photos))
@@ -97,7 +97,7 @@ def images_per_second(model: str) -> float:
 
 
 def row(folder: Path) -> str:
-    """Measure the rates of an exported model, and return its line of the table."""
+    """Measure the rates of an exported model and return its row of the table."""
     facts = json.loads((folder / FACTS).read_text())
     cells = [folder.name]
     for precision in PRECISIONS:
@@ -112,7 +112,7 @@ def row(folder: Path) -> str:
 
 
 def table(work: Path, names: list[str]) -> None:
-    """Print the table of the models that were exported, or of some of them."""
+    """Print the table of all exported models, or of the named ones."""
     found = {path.parent.name: path.parent for path in sorted(work.glob(f"*/{FACTS}"))}
     columns = ("MB", "top-1", "difference", "images/s")
     titles = [f"{precision} {column}" for precision in PRECISIONS for column in columns]
@@ -123,7 +123,7 @@ def table(work: Path, names: list[str]) -> None:
 
 
 def main() -> None:
-    """Export or measure."""
+    """Parse the arguments, and export models or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     exporting = commands.add_parser("export")

@@ -1,13 +1,12 @@
-"""Fine-tuning with `tagger train --method finetune` beside a plain timm loop: same split, backbone, epochs and size.
+"""`tagger train --method finetune` against a plain timm training loop: same split, backbone, epochs and image size.
 
     python -m benchmarks.finetune_peer DATASET [--backbone imagenet] [--epochs 6] [--image-size 128] [--seeds 0 1 2]
         [--runs RUNS.jsonl]
 
-The plain loop: timm's network with a new head, AdamW, a cosine with one epoch of warm-up, RandAugment, label smoothing.
-Of either training the best epoch on validation is tested, once. Minutes are those of the processor, of all cores
-together: of tagger's, scan and report included, where the scan is not cached. Each run is added to RUNS when it ends,
-and is not repeated when it is there. Prints one Markdown table of all runs, with the probe's: means over the seeds,
-with the lowest and highest.
+The plain loop: timm's network with a new head, AdamW, a cosine schedule with one epoch of warm-up, RandAugment, label
+smoothing. In both cases, the best epoch on validation is tested once. Minutes are CPU time of all cores; for tagger
+they include scan and report, unless the scan is cached. Each finished run is appended to RUNS and not repeated. Prints
+one Markdown table of all runs, including a linear probe: means over the seeds, with the lowest and highest.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ LR, WEIGHT_DECAY, SMOOTHING, BATCH_SIZE, AUGMENT = 5e-4, 0.05, 0.1, 32, "rand-m9
 
 @dataclass(frozen=True)
 class Task:
-    """Options that both trainings share."""
+    """Options shared by both trainings."""
 
     dataset: str
     backbone: str
@@ -63,7 +62,7 @@ class Result:
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Labelled images of one split, decoded whenever they are read."""
+    """Labelled images of one split, decoded at every access."""
 
     def __init__(self, checkpoint: Path, split: str, **transform: Any) -> None:
         found = read_dataset(str(checkpoint / DATASET), multilabel=False)
@@ -77,12 +76,12 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        """Return an image, transformed, and its class."""
+        """Return a transformed image and its class."""
         return self.transform(Image.open(self.files[row]).convert("RGB")), int(self.labels[row])
 
 
 def main() -> None:
-    """Parse, train what is missing, print."""
+    """Parse the arguments, train the missing runs, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--backbone", default="imagenet", choices=sorted(packaged.PACKAGED))
@@ -99,7 +98,7 @@ def main() -> None:
 
 
 def measure(task: Task, runs: Path) -> None:
-    """Train in every way that RUNS does not have; the plain loop takes the splits of the probe's checkpoint."""
+    """Train with every method that is not in RUNS; the plain loop uses the splits of the probe's checkpoint."""
     done = {run["method"] for run in read(runs) if run["task"] == asdict(task)}
     with tempfile.TemporaryDirectory() as folder:
         probed, tuned = Path(folder) / "probe", Path(folder) / "finetune"
@@ -121,7 +120,7 @@ def measure(task: Task, runs: Path) -> None:
 
 
 def ours(task: Task, out: Path, **options: Any) -> tuple[float, float]:
-    """Return the accuracy on validation and test of `tagger train`."""
+    """Train with `tagger train`; return the accuracy on validation and test."""
     config = tagger.TrainConfig(backbone=task.backbone, image_size=task.image_size, seed=task.seed, **options)
     metrics = train.train(task.dataset, out, config).metrics
     val, test = (float(metrics[split]["accuracy"]["accuracy"]) for split in ("val", "test"))
@@ -129,7 +128,7 @@ def ours(task: Task, out: Path, **options: Any) -> tuple[float, float]:
 
 
 def plain(task: Task, checkpoint: Path) -> tuple[float, float]:
-    """Return the accuracy on validation and test of the plain loop, at its best epoch on validation."""
+    """Train with the plain loop; return the accuracy on validation and test at its best epoch on validation."""
     torch.manual_seed(task.seed)
     classes = len(read_dataset(str(checkpoint / DATASET), multilabel=False).label_names)
     folder = storage.local_path(packaged.folder(task.backbone))
@@ -175,12 +174,12 @@ def accuracy_of(net: nn.Module, images: Images) -> float:
 
 
 def read(runs: Path) -> list[dict[str, Any]]:
-    """Return the runs of a file, none where there is no file."""
+    """Return the runs in a file; an empty list if the file does not exist."""
     return [json.loads(line) for line in runs.read_text().splitlines()] if runs.exists() else []
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return the runs as a Markdown table, a row per dataset, backbone and method."""
+    """Return the runs as a Markdown table, one row per dataset, backbone and method."""
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for run in runs:
         task = run["task"]

@@ -1,10 +1,10 @@
-"""From photographs without labels to a model: seconds of every step, keys of the review, accuracy before and after.
+"""From unlabelled photographs to a model: seconds of each step, keys pressed in the review, accuracy before and after.
 
     python -m benchmarks.first_model hymenoptera_data/val hymenoptera_data/train [--method probe]
 
-Both folders have a folder per tag; an `s` at the end of its name is left out. The photographs of the first are copied
-into one folder and labelled in the review page: Chromium, driven by a script that knows the labels and presses the keys
-of a person. The photographs of the second are for evaluation.
+Both folders have one folder per tag; an `s` at the end of its name is removed. The photographs of the first are copied
+into one folder and labelled on the review page in Chromium, by a script that knows the labels and presses the keys that
+a person would press. The photographs of the second are used for evaluation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = """() => ({name: document.activeElement?.querySelector?.(".name")?.textC
 
 
 def main() -> None:
-    """Parse, go the whole way, print."""
+    """Parse the arguments, run all steps, print their times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("others", type=Path)
@@ -63,7 +63,7 @@ def run(*arguments: str) -> None:
 
 
 def review(truth: dict[str, str]) -> None:
-    """Label the suggested images; print the seconds until the page is there, and the keys."""
+    """Label the suggested images; print the seconds until the page is shown, and the keys pressed."""
     command = [sys.executable, "-m", "tagger.cli", "review", "results", "--queue", "suggested.parquet", "--port", "0"]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as driver:
@@ -86,7 +86,7 @@ def label(tab: Page, truth: dict[str, str]) -> Counter[str]:
     done, finished = 0, tab.locator("#empty")
     while not finished.is_visible():
         shown = tab.evaluate(SHOWN)
-        if shown["name"] is None:  # the next page is on its way
+        if shown["name"] is None:  # the next page is still loading
             tab.wait_for_timeout(50)
             continue
         keys = keys_for(truth[shown["name"]], shown["tags"])

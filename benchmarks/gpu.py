@@ -1,12 +1,13 @@
-"""The check for a machine with a GPU: tagging, fine-tuning and the speed-run network, beside a plain timm loop.
+"""Check on a machine with a GPU: tagging against a plain timm loop, fine-tuning, and the speed-run network.
 
     python -m benchmarks.gpu --photos FOLDER --model local-dir:FOLDER --labelled FOLDER --cifar DATA [--device cuda]
 
-Every step runs as a process of its own with a time limit; one without its data is left out. Needs neither Prefect,
-DuckDB, OpenVINO nor a network. The photographs are linked `--copies` times. Prints one Markdown table: whole processes
+Every step runs in a separate process with a time limit; steps without data are skipped. Prefect, DuckDB, OpenVINO and
+internet access are not needed. The photographs are linked `--copies` times. Prints one Markdown table: whole processes
 of timm's loop (a worker per core, batches of 256, bf16, channels_last) and of `tagger tag`, alternated, with the rate
-after start-up, the seconds to the first row, the share of the bound and what sets it; the agreement of the best tags
-with eager fp32 on the CPU; and the times of training. `--device cpu --copies 1 --epochs 1` tries it without a GPU.
+after start-up, the seconds to the first row, the share of the bound and the stage that sets it; the agreement of the
+best tags with eager fp32 on the CPU; and the times of training. `--device cpu --copies 1 --epochs 1` is a dry run
+without a GPU.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ LIMIT = 150
 
 @dataclass
 class Check:
-    """The machine's device, the data, and a folder for what the steps write."""
+    """Runs the steps with the options of the command line, and a folder for their output."""
 
     options: argparse.Namespace
     folder: Path
 
     def run(self, name: str, *command: object) -> tuple[float, str, str] | None:
-        """Run a Python module; return its seconds, output and last line of progress, None when it failed."""
+        """Run a Python module; return its seconds, output and last line of progress; None if it failed."""
         started = time.perf_counter()
         try:
             done = subprocess.run(
@@ -55,7 +56,7 @@ class Check:
         return seconds, done.stdout, progress
 
     def tag(self, name: str, source: Path, *options: object) -> Path | None:
-        """Tag the photographs in a process of its own and print its row; return the results."""
+        """Tag the photographs in a separate process and print its row; return the results folder, None if it failed."""
         out = self.folder / f"{name}-{time.monotonic_ns()}"
         command = ["tagger.cli", "tag", source, "--model", self.options.model, "--out", out, "--json", *options]
         if found := self.run(name, *command):
@@ -63,7 +64,7 @@ class Check:
         return out if found else None
 
     def timm(self, source: Path) -> Path | None:
-        """Run timm's loop and print its row; return its tags."""
+        """Run timm's loop and print its row; return the file of its tags, None if it failed."""
         out, device = self.folder / "timm.parquet", self.options.device
         command = ["benchmarks.timm_loop", source, self.options.model, out, "--device", device, "--bf16"]
         found = self.run("timm loop", *command, "--workers", hardware.cores(), "--batch-size", 256)
@@ -85,7 +86,7 @@ class Check:
 
 
 def main() -> None:
-    """Parse, run the steps, print."""
+    """Parse the arguments, run the steps, print their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--model", default="checkpoints/cifar10-speedrun")

@@ -1,8 +1,8 @@
-"""Images that cost far more than their size: the time and memory of `tagger tag` for each alone, and for all together.
+"""Images far more expensive than their file size: time and memory of `tagger tag` for each alone, and all together.
 
     python -m benchmarks.hostile [MODEL]
 
-Each image has at most 100 megapixels, so `--max-pixels` lets it through. Prints a Markdown table.
+Each image has at most 100 megapixels, so `--max-pixels` does not exclude it. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SIDE = 9900
 GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6
 """Colour types of PNG."""
 LIMIT = 600
-"""Seconds for one run to end."""
+"""Maximum seconds of one run."""
 
 
 def main() -> None:
-    """Make the images, tag each alone and all together, print."""
+    """Create the images, tag each alone and all together, print the table."""
     model = sys.argv[1] if len(sys.argv) > 1 else "imagenet"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def line(name: str, source: Path, model: str) -> str:
-    """Tag a folder in a process of its own; return its line of the table."""
+    """Tag a folder in a separate process; return its row of the table."""
     out = source.parent / "out"
     command = [sys.executable, "-m", "tagger.cli", "tag", str(source), "--model", model, "--out", str(out), "--json"]
     started = time.perf_counter()

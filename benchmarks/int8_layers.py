@@ -1,8 +1,8 @@
-"""Sensitivity of layers to int8: top-1 agreement with fp32 as parts of a network are quantised.
+"""Sensitivity of layers to int8: top-1 agreement with fp32 when parts of a network are quantised.
 
     python -m benchmarks.int8_layers PHOTOS local-dir:FOLDER [--calibrate 100]
 
-Quantises one part alone (stem, each stage, head, classifier), then everything but the most sensitive parts. Prints a
+Quantises one part alone (stem, each stage, head, classifier), then everything except the most sensitive parts. Prints a
 Markdown table: agreement with OpenVINO's fp32 on all photographs, and images/s of the network.
 """
 
@@ -29,12 +29,12 @@ from tagger.inference.engines.probe import rate
 
 PART = re.compile(r"net\.([a-z_]+(?:\.\d+)?)")
 QUANTISED = ("Convolution", "GroupConvolution", "MatMul", "Add", "ReduceMean", "AvgPool")
-"""Layers with int8 inputs in NNCF; sums among them, or they would be quantised where their convolutions are not."""
+"""Layer types that NNCF quantises. Sums must be listed, or they are quantised even if their convolutions are not."""
 ENOUGH = 0.995
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("model")
@@ -83,7 +83,7 @@ class Quantiser:
         return self.layers([each for each in self.parts if each != part])
 
     def row(self, title: str, spared: list[str]) -> tuple[float, float]:
-        """Quantise all layers but the spared ones; print and return agreement and rate."""
+        """Quantise all layers except the spared ones; print and return agreement and rate."""
         quantised: Any = nncf.quantize(
             openvino.Core().read_model(self.network),
             nncf.Dataset([image[None] for image in self.calibration]),
@@ -112,7 +112,7 @@ class Quantiser:
 
 
 def _module(node: Any) -> str:
-    """Return the names of a layer and of its reader: one that was fused with its batch norm has lost its own."""
+    """Return the names of a layer and its consumer: a layer fused with its batch norm has lost its own name."""
     readers = [found.get_node().get_friendly_name() for found in node.output(0).get_target_inputs()]
     return " ".join([node.get_friendly_name(), *readers[:1]])
 

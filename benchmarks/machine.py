@@ -1,4 +1,4 @@
-"""Hardware and versions that a figure was measured with."""
+"""Hardware and package versions of a measurement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("tagger", "torch", "timm", "openvino", "pillow", "pyarrow")
 
 
 def describe() -> str:
-    """Return hardware and versions on one line; packages that are not installed are left out."""
+    """Return hardware and versions of the installed packages on one line."""
     found = {name: package.version for name in PACKAGES for package in metadata.distributions(name=name)}
     versions = ", ".join(f"{name} {version}" for name, version in found.items())
     return f"{hardware.cores()} cores of {hardware.processor()}, Python {platform.python_version()}, {versions}"

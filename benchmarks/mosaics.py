@@ -1,10 +1,10 @@
-"""One multilabel probe against independent probes of a single tag each.
+"""One multilabel probe against independent probes of one tag each.
 
     python -m benchmarks.mosaics FLOWERS local-dir:FOLDER [--mosaics 1500] [--seed 0]
 
 FLOWERS is a folder of photographs in class folders. Mosaics of 2x2 photographs are labelled with the classes in them;
-a photograph and all mosaics with it belong to one split. `tagger train --multilabel` learns all labels together, then
-each label alone. Prints a Markdown table of average precision on the test mosaics, with the interval of the mean.
+a photograph and all mosaics containing it belong to one split. `tagger train --multilabel` learns all labels together,
+then each label alone. Prints a Markdown table of average precision on the test mosaics, with the interval of the mean.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDE = 112
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("flowers", type=Path)
     parser.add_argument("backbone")
@@ -71,14 +71,14 @@ def make(classes: Path, folder: Path, count: int, seed: int) -> Rows:
         (folder / split).mkdir(parents=True)
         for number in range(int(share * count)):
             chosen = [part[index] for index in rng.choice(len(part), 4, replace=False)]
-            chosen = [chosen[0] if rng.random() < 0.4 else path for path in chosen]  # fewer labels than four at times
+            chosen = [chosen[0] if rng.random() < 0.4 else path for path in chosen]  # some have fewer than four labels
             mosaic(chosen).save(folder / split / f"{number}.jpg", quality=92)
             rows.append((f"{split}/{number}.jpg", sorted({path.parent.name for path in chosen}), split))
     return rows
 
 
 def mosaic(paths: Sequence[Path]) -> Image.Image:
-    """Return four photographs, each cropped to a square, two by two."""
+    """Return a 2x2 mosaic of four photographs, each cropped to a square."""
     sheet = Image.new("RGB", (2 * SIDE, 2 * SIDE))
     for place, path in enumerate(paths):
         with Image.open(path) as photo:

@@ -1,8 +1,8 @@
-"""k nearest neighbours on pixels: test accuracy for each k and metric, and the time of the search.
+"""k-nearest neighbours on pixels: test accuracy for each k and metric, and the time of the search.
 
     python -m benchmarks.neighbours DATA [--metrics l2 cosine l1] [--k 1 3 5 10]
 
-DATA is CIFAR-10 as `tagger benchmark cifar10 --data` takes it. All test images are compared with all training images.
+DATA is CIFAR-10, as for `tagger benchmark cifar10 --data`. All test images are compared with all training images.
 Nothing is chosen here: `tagger benchmark` chooses k on held-out images.
 """
 
@@ -18,7 +18,7 @@ from tagger.models.knn import nearest, votes
 
 
 def main() -> None:
-    """Parse, compare, print."""
+    """Parse the arguments, compare the images, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--metrics", nargs="*", default=["l2", "cosine", "l1"])

@@ -1,8 +1,8 @@
-"""Tagging from an object store against tagging from the local disk, alternated in one run.
+"""Tagging from an object store against tagging from the local disk, alternated.
 
     python -m benchmarks.object_store PHOTOS [MODEL] [--copies 4] [--rounds 3] [--latency 50]
 
-The store is a small S3 server on loopback that answers every request after `--latency` milliseconds; it runs on the
+The store is a small S3 server on loopback that responds to every request after `--latency` milliseconds; it runs on the
 same cores as tagger. Prints a Markdown table of images/s after start-up.
 """
 
@@ -30,14 +30,14 @@ BUCKET = "photos"
 
 @contextlib.contextmanager
 def started(folder: Path, latency: float) -> Iterator[None]:
-    """Serve a folder in a process of its own; `latency` in milliseconds."""
+    """Serve a folder in a separate process; `latency` is in milliseconds."""
     command = [sys.executable, "-m", "benchmarks.object_store", str(folder), "--serve", "--latency", str(latency)]
     with s3.running(command, PORT):
         yield
 
 
 async def serve(folder: Path, latency: float) -> None:
-    """Answer GET, HEAD and ListObjectsV2 for the files of a folder, after `latency` seconds."""
+    """Respond to GET, HEAD and ListObjectsV2 for the files of a folder, after `latency` seconds."""
     server = await asyncio.start_server(lambda r, w: _talk(r, w, folder, latency), "127.0.0.1", PORT)
     async with server:
         await server.serve_forever()
@@ -85,7 +85,7 @@ def _listing(folder: Path) -> bytes:
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("model", nargs="?", default="checkpoints/cifar10-speedrun")

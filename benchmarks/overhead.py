@@ -1,10 +1,10 @@
-"""The cost of the pipeline itself: `tagger tag` with a stub in place of the network, on tiny JPEGs.
+"""The overhead of the pipeline itself: `tagger tag` with a stub in place of the network, on tiny JPEGs.
 
     python -m benchmarks.overhead [--files 20000] [--side 32] [--rounds 3] [--workers N]
 
-Prints, for each round, images/s of a run (listing and planning excluded, rows written) and the processor time of an
-image; then the time of an image in one thread for reading, hashing and decoding alone, and the time of the rest of the
-pipeline in one thread: the Python under the interpreter's lock.
+Prints, for each round, images/s of a run (without listing and planning, with writing the rows) and the CPU time per
+image; then the time per image in one thread for reading, hashing and decoding alone, and for the rest of the pipeline:
+the Python code that holds the GIL.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Stub:
         self._scores = np.random.default_rng(0).random((64, classes), dtype=np.float32)
 
     def __call__(self, images: UInt8Array) -> tuple[Float32Array, Float32Array]:
-        """Return the same scores for whatever images."""
+        """Return the same scores for any images."""
         return np.resize(self._scores, (len(images), self._scores.shape[1])), np.zeros((len(images), 8), np.float32)
 
 
@@ -57,12 +57,12 @@ class Stubs(run.Models):
 
 
 def _info(model: str) -> ModelInfo:
-    """Return the description of a model, without statistics: the stub's embeddings are not its own."""
+    """Return the description of a model, without statistics: these do not fit the stub's embeddings."""
     return replace(checkpoint.describe(model), statistics=None)
 
 
 def main() -> None:
-    """Make the files, run, print."""
+    """Parse the arguments, create the files, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--side", type=int, default=32)
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def _make_files(folder: Path, count: int, side: int) -> Path:
-    """Write different JPEGs, 64 of them linked many times."""
+    """Write 64 different JPEGs, and hard links to them."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(count):
@@ -99,12 +99,12 @@ def _run(photos: Path, out: Path, arguments: argparse.Namespace) -> float:
     seconds = time.perf_counter() - started
     used = time.process_time() - used
     rate = counts.files / seconds
-    print(f"  {rate:,.0f} images/s, {1000 * used / counts.files:.3f} ms of this process's processor time an image")
+    print(f"  {rate:,.0f} images/s, {1000 * used / counts.files:.3f} ms of this process's CPU time per image")
     return rate
 
 
 def _alone(photos: Path, model: str) -> None:
-    """Time the stages in one thread: read, hash, decode; then all that is ours."""
+    """Time the stages in one thread: reading, hashing and decoding alone, then the whole pipeline."""
     info = _info(model)
     stub = Model(info, Stub(len(info.label_names)), TagConfig().selector(info))
     plan = run.prepare(str(photos), model, str(photos.parent / "alone"), TagConfig())
@@ -134,7 +134,7 @@ def _alone(photos: Path, model: str) -> None:
 
 
 def _timed(contents: list[batches_of.Content]) -> float:
-    """Return the seconds of Pillow alone."""
+    """Return the seconds that Pillow alone takes to decode the images."""
     started = time.perf_counter()
     for content in contents:
         with Image.open(io.BytesIO(content.content)) as image:  # type: ignore[arg-type]

@@ -1,11 +1,11 @@
-"""Shards that two runs of the same source tag twice.
+"""Number of shards that two simultaneous runs of the same source tag twice.
 
     python -m benchmarks.overlap [--files 12000] [--shard-size 1000] [--seconds 6] [--repetitions 5] [--flow]
         [--workers N] [--model checkpoints/cifar10-speedrun]
 
-Tags copies of one photograph twice at the same time, the second run starting `--seconds` after the first, each time
-into a new table. `--flow` starts flow runs (python -m flows.tag) instead of commands; `--workers` decodes in processes.
-Prints the shards tagged twice in each repetition, their median and the worst.
+Tags copies of one photograph in two simultaneous runs, the second starting `--seconds` after the first; each repetition
+uses a new table. `--flow` starts flow runs (python -m flows.tag) instead of commands; `--workers` decodes in processes.
+Prints the shards tagged twice in each repetition, their median and maximum.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks import machine
 
 
 def main() -> None:
-    """Parse, tag, print."""
+    """Parse the arguments, tag, print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=12_000)
     parser.add_argument("--shard-size", type=int, default=1000)
@@ -64,7 +64,7 @@ def write_photos(folder: Path, files: int) -> Path:
 
 
 def rows_of_two_runs(command: list[str], seconds: float) -> int:
-    """Run a command twice, one after `seconds` of the other; return the rows of its table."""
+    """Start a command twice, `seconds` apart; return the number of rows in its table."""
     runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
     time.sleep(seconds)
     runs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))

@@ -1,12 +1,12 @@
-"""Flipped bits, killed runs, overlapping runs and a faulty store: is every row of the table there, and right?
+"""Flipped bits, killed runs, overlapping runs and a faulty store: is every row of the table there, and correct?
 
     python -m benchmarks.reliability PHOTOS MODEL [--flips 1500] [--kills 100] [--store-kills 100] [--overlaps 20]
         [--faults 0.05 0.3] [--outage 75] [--seed 0]
 
-PHOTOS is a folder of some 500 images, to which files that are no images are added; MODEL is a checkpoint folder. A
-table made without disturbance is the reference. The store is an S3 server on loopback (moto) with source and results,
-behind a proxy that lets a share of all requests fail (--faults), or is away for some seconds (--outage). Each test
-prints one line and ends with an error if a row is lost, doubled in the latest view, or different.
+PHOTOS is a folder of some 500 images, to which invalid files are added; MODEL is a checkpoint folder. The table of an
+undisturbed run is the reference. The store is an S3 server on loopback (moto) with source and results, behind a proxy
+that fails a share of all requests (--faults), or is unavailable for some seconds (--outage). Each test prints one line,
+and exits with an error if a row is lost, duplicated in the latest view, or different.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from tagger.tagging.parts import list_parts, read_rows
 SHARD = 16
 COLUMNS = ["uri", "model", "image_id", "status", "width", "height", "format", "top_tag"]
 LIMIT = 600
-"""Seconds for one run to end."""
+"""Maximum seconds of one run."""
 BUCKET = "s3://reliability"
 NEVER = 1e9
-"""Milliseconds of latency of a store that does not answer."""
+"""Latency in milliseconds of a store that never responds."""
 FORKS = multiprocessing.get_context("forkserver")
 PRELOADED = ["tagger.cli", "tagger.tagging.run", "openvino", "s3fs", "obstore"]
-"""Modules that a run does not import itself, which takes longer than tagging."""
+"""Modules imported once, before the runs are forked, as importing them takes longer than tagging."""
 
 
 class Place(NamedTuple):
-    """Where a test tags."""
+    """Source, model and results folder of a test, with its reference table."""
 
     source: str
     model: str
     folder: str
-    """Folder of its tables."""
+    """Folder of the test's tables."""
     reference: pd.DataFrame
 
 
 def main() -> None:
-    """Parse, disturb, compare, print."""
+    """Parse the arguments, run the tests, print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("model")
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def in_store(photos: Path, arguments: argparse.Namespace, rng: random.Random) -> None:
-    """Disturb runs whose source and results are in a store."""
+    """Run the tests whose source and results are in an object store."""
     with s3.server() as port:
         os.environ.update(s3.environment(port))
         upload(photos)
@@ -101,19 +101,19 @@ def in_store(photos: Path, arguments: argparse.Namespace, rng: random.Random) ->
 
 
 def show(line: str) -> None:
-    """Print a line now."""
+    """Print a line at once."""
     print(line, flush=True)
 
 
 def place(source: str, model: str, folder: str) -> Place:
-    """Make the table of a run without disturbance."""
+    """Create the reference table with an undisturbed run."""
     whole = storage.join(folder, "whole")
     wait(start(source, [model], whole))
     return Place(source, model, folder, table(whole))
 
 
 def plant(photos: Path) -> None:
-    """Add an empty file, text, a truncated image and a broken link."""
+    """Add an empty file, a text file, a truncated image and a broken link."""
     image = next(path for path in sorted(photos.rglob("*")) if path.is_file())
     (photos / "empty.jpg").touch()
     (photos / "text.png").write_text("not an image")
@@ -133,7 +133,7 @@ def upload(photos: Path) -> None:
 
 
 def start(source: str, models: Sequence[str], out: str, *options: str) -> multiprocessing.process.BaseProcess:
-    """Start `tagger tag` in a process that has imported it."""
+    """Start `tagger tag` in a forked process that has already imported it."""
     words = ["tag", source, "--out", out, "--shard-size", str(SHARD), "--workers", "0", "--quiet"]
     words += [*(word for model in models for word in ("--model", model)), *options]
     process = FORKS.Process(target=_command, args=(words, dict(os.environ)))
@@ -175,7 +175,7 @@ def check(out: str, expected: pd.DataFrame) -> None:
 
 
 def flips(whole: Path, reference: pd.DataFrame, copy: Path, count: int, rng: random.Random) -> str:
-    """Flip one random bit of a random part, and read: every other part's rows are right, and so are its own, if any."""
+    """Flip one random bit of a random part and read the table: all rows that are read must be correct."""
     shutil.copytree(whole, copy)
     parts, reported = sorted(copy.glob("*.parquet")), 0
     sizes = [part.stat().st_size for part in parts]
@@ -198,13 +198,13 @@ def _damage_is_reported(copy: Path, reference: pd.DataFrame) -> bool:
         return True
     found = rows.to_pandas()
     merged = found.merge(reference, how="left", on=COLUMNS, indicator=True)
-    assert (merged["_merge"] == "both").all(), "a row changed without a word"
-    assert len(found) == len(reference) or damaged or listed.damaged, "rows are missing without a word"
+    assert (merged["_merge"] == "both").all(), "a row changed, and no error was reported"
+    assert len(found) == len(reference) or damaged or listed.damaged, "rows are missing, and no error was reported"
     return bool(damaged or listed.damaged)
 
 
 def kills(where: Place, count: int, rng: random.Random) -> str:
-    """Kill runs with SIGKILL at random moments, and run again until one ends; start a new table then."""
+    """Kill up to 20 runs per table with SIGKILL at random moments, then complete the table and check it."""
     done = tables = 0
     while done < count:
         out = storage.join(where.folder, f"killed{tables}")
@@ -247,7 +247,7 @@ def overlaps(where: Place, count: int, rng: random.Random) -> str:
 
 
 def faults(where: Place, share: float, front: int) -> str:
-    """Run while a share of all requests fails, again until nothing is missing."""
+    """Run while a share of all requests fails, and repeat until no row is missing."""
     out = storage.join(where.folder, f"faults{share:g}")
     with _through(front):
         first = ended(start(where.source, [where.model], out))
@@ -259,7 +259,7 @@ def faults(where: Place, share: float, front: int) -> str:
 
 
 def outage(where: Place, seconds: float, port: int, hangs: bool) -> str:
-    """Let the store refuse connections, or not answer, during a run; then run again until nothing is missing."""
+    """Make the store refuse connections, or not respond, during a run; then repeat until no row is missing."""
     out = storage.join(where.folder, "hangs" if hangs else "away")
     with s3.proxy(port, latency=100) as front, _through(front):
         process = start(where.source, [where.model], out)
@@ -279,7 +279,7 @@ def outage(where: Place, seconds: float, port: int, hangs: bool) -> str:
 
 @contextlib.contextmanager
 def _through(front: int) -> Iterator[None]:
-    """Let runs that are started use the proxy."""
+    """Make the runs started in the `with` block use the proxy."""
     direct = {name: os.environ[name] for name in s3.environment(front)}
     os.environ.update(s3.environment(front))
     try:
@@ -289,7 +289,7 @@ def _through(front: int) -> Iterator[None]:
 
 
 def _complete(where: Place, out: str, front: int) -> tuple[int, int]:
-    """Run until the table is that of the reference; return the rows that were unreadable at first, and the runs."""
+    """Run until the table equals the reference; return the number of rows unreadable at first, and of runs."""
     unreadable = int((table(out)["status"] == "unreadable").sum())
     for again in range(5):
         if table(out).equals(where.reference):

@@ -2,10 +2,10 @@
 
     python -m benchmarks.reporting [--rows 10000000] [--tags 1000] [--dimensions 0] [--folder FOLDER]
 
-The table has two runs: one of all files but the last percent, and one of that percent and of as many files again. One
-row in a hundred failed, one image in fifty is a copy. Scores follow a beta distribution, tags Zipf's law; each row has
-five candidates, and with --dimensions an embedding. The files do not exist, so that no thumbnail is read; the time of
-thumbnails is that of reading up to 200 images. Each command is a process of its own.
+The table has two runs: the first has all files except the last percent, the second that percent and as many files of
+the first run again. One row in a hundred failed, one image in fifty is a copy. Scores follow a beta distribution, tags
+Zipf's law; each row has five candidates, and with --dimensions an embedding. The files do not exist, so the time for
+thumbnails, of up to 200 images, is not included. Each command runs in a separate process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CANDIDATES = 5
 
 
 def main() -> None:
-    """Parse, write the table, run the commands, print."""
+    """Parse the arguments, write the table, run the commands, print their rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--tags", type=int, default=1000)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(command: str, table: Path, page: Path) -> str:
-    """Run a command; return its row."""
+    """Run a command and return its row."""
     before, used, started = os.getloadavg()[0], resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-m", "tagger.cli", command, str(table), "--out", str(page), "-q"], check=True)
     seconds = time.perf_counter() - started
@@ -116,12 +116,12 @@ def _columns(rng: np.random.Generator, run: int, numbers: np.ndarray, ok: pa.Arr
 
 
 def _where(ok: pa.Array, values: pa.Array) -> pa.Array:
-    """Return the values, null where not ok."""
+    """Return the values, with null where `ok` is false."""
     return values.take(pa.array(np.arange(len(ok)), mask=~np.asarray(ok)))
 
 
 def _lists(pairs: pa.Array, offsets: np.ndarray, ok: pa.Array) -> pa.Array:
-    """Return lists of pairs, null where not ok."""
+    """Return lists of pairs, with null where `ok` is false."""
     return _where(ok, pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pairs))
 
 

@@ -1,9 +1,9 @@
-"""Time of the review page on a large synthetic table, in Chromium: first screen, next page, a decision on disk.
+"""Response times of the review page on a large synthetic table, in Chromium: first screen, next page, a decision.
 
     python -m benchmarks.review_page [--rows 1000000] [--rounds 5]
 
 Times are from the click or key to the last card of the page; the images themselves do not exist. A decision is timed
-from the key to the tick, so it holds the request, the fsync and the drawing.
+from the key to the tick, so this includes the request, the fsync and the drawing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TAGS, TOP, PART = 1000, 5, 50_000
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -88,7 +88,7 @@ def write_part(out: Path, number: int, rows: int) -> None:
 
 
 def pairs(names: Any, scores: Any) -> pa.ListArray:
-    """Return lists of tags with scores, from arrays (rows, count)."""
+    """Return lists of tags with scores, from two arrays (rows, count)."""
     rows, count = names.shape
     flat = pa.StructArray.from_arrays([pa.array(names.ravel()), pa.array(scores.ravel())], ["tag", "score"])
     return pa.ListArray.from_arrays(pa.array(np.arange(0, rows * count + 1, count), pa.int32()), flat)

@@ -1,4 +1,4 @@
-"""S3 on loopback: moto's server, and a proxy in front of it that delays requests and lets some of them fail."""
+"""S3 on loopback: moto's server, and a proxy in front of it that delays requests and fails some of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def server() -> Iterator[int]:
 
 @contextlib.contextmanager
 def proxy(target: int, latency: float = 0, failing: float = 0, port: int | None = None) -> Iterator[int]:
-    """Start a proxy before a server and yield its port; `latency` in milliseconds, `failing` a share of requests."""
+    """Start a proxy in front of a server; yield its port. `latency` is in milliseconds, `failing` from 0 to 1."""
     port = port or free_port()
     options = [str(port), str(target), "--latency", str(latency), "--failing", str(failing)]
     with running([sys.executable, "-m", "benchmarks.s3", *options], port):
@@ -35,13 +35,13 @@ def proxy(target: int, latency: float = 0, failing: float = 0, port: int | None 
 
 
 def environment(port: int) -> dict[str, str]:
-    """Return the variables with which S3 clients use a server."""
+    """Return the environment variables with which S3 clients use a server."""
     return {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
 
 
 @contextlib.contextmanager
 def running(command: list[str], port: int) -> Iterator[None]:
-    """Run a server until the block is left, which begins once it answers."""
+    """Run a server during the `with` block, which begins once the server accepts connections."""
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
         try:
@@ -52,7 +52,7 @@ def running(command: list[str], port: int) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Return a port that no server uses now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -68,7 +68,7 @@ def _wait_for(port: int) -> None:
 
 
 async def serve(port: int, target: int, latency: float, failing: float) -> None:
-    """Pass requests on after `latency` seconds; those that fail are refused, cut off, or lose half of their answer."""
+    """Forward requests after `latency` seconds; failing ones get a 503, no response, or half of one."""
     rng = random.Random(0)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,7 +100,7 @@ async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 async def _ask(target: int, request: bytes) -> bytes:
-    """Send a request to the server; return its whole answer, for a connection that stays open."""
+    """Send a request to the server; return its whole response, with headers for a connection that stays open."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target)
     with contextlib.closing(writer):
         writer.write(request)
@@ -118,7 +118,7 @@ def _headers(head: bytes) -> dict[bytes, bytes]:
 
 
 def main() -> None:
-    """Parse and serve."""
+    """Parse the arguments and serve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("target", type=int)

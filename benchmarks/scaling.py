@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--counts 10000 200000] [--model checkpoints/cifar10-speedrun]
 
-Tags links to a few small images with a small network, so that the overhead per file dominates. Prints a Markdown table:
+Tags hard links to small images with a small network, so that the overhead per file dominates. Prints a Markdown table:
 seconds, milliseconds per image after start-up and peak memory, and seconds and peak memory of a rerun that finds
 nothing to do.
 """
@@ -25,7 +25,7 @@ from benchmarks import machine
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="*", default=[10_000, 200_000])
     parser.add_argument("--model", default="checkpoints/cifar10-speedrun")

@@ -1,11 +1,11 @@
-"""Throughput and latency of `tagger serve` beside `tagger tag`, on the same photographs and cores.
+"""Throughput and latency of `tagger serve`, and throughput of `tagger tag` on the same photographs and cores.
 
     python -m benchmarks.serving PHOTOS [MODEL] [--seconds 30] [--clients 1 8 32]
     python -m benchmarks.serving PHOTOS [MODEL] --requests 100000
 
 Clients are threads of this process, each with one connection that stays open; they post files that are in memory. They
-use the same cores as the server, about 0.15 ms for each request. Prints a Markdown table; the last row is `tagger tag`
-after start-up. With `--requests` the memory of the server is printed instead, after every tenth of so many requests
+share the cores with the server, and take about 0.15 ms per request. Prints a Markdown table; the last row is `tagger
+tag` after start-up. With `--requests N`, the memory of the server is printed instead, after every tenth of N requests
 with thumbnails.
 """
 
@@ -69,7 +69,7 @@ def client(address: str, contents: list[bytes], first: int, until: float) -> lis
 
 
 def receive(answers: BinaryIO) -> None:
-    """Receive a whole answer; it must be 200."""
+    """Receive a whole response; its status must be 200."""
     status, length = answers.readline(), 0
     assert status.startswith(b"HTTP/1.1 200"), status
     while (line := answers.readline()) not in (b"\r\n", b""):
@@ -79,7 +79,7 @@ def receive(answers: BinaryIO) -> None:
 
 
 def load(address: str, contents: list[bytes], clients: int, seconds: float) -> list[float]:
-    """Run so many clients for a while; return the seconds of every request."""
+    """Run a number of clients for some seconds; return the seconds of every request."""
     until = time.perf_counter() + seconds
     with ThreadPoolExecutor(clients) as pool:
         runs = [pool.submit(client, address, contents, 17 * number, until) for number in range(clients)]
@@ -87,7 +87,7 @@ def load(address: str, contents: list[bytes], clients: int, seconds: float) -> l
 
 
 def row(clients: int, seconds: list[float], duration: float) -> str:
-    """Return the figures of one number of clients as a line of the table."""
+    """Return the table's row for one number of clients."""
     p50, p99 = np.percentile(seconds, [50, 99]) * 1000
     return f"| {clients} | {len(seconds) / duration:,.1f} | {p50:.1f} | {p99:.1f} |"
 
@@ -99,7 +99,7 @@ def resident(process: subprocess.Popen[str]) -> float:
 
 
 def memory(model: str, contents: list[bytes], requests: int, clients: int) -> None:
-    """Send so many requests, and print the resident memory of the server after every tenth of them."""
+    """Send a number of requests, and print the server's resident memory after every tenth of them."""
     thumbnails = [shrunk(content) for content in contents]
     print("| requests | resident MB |\n|--:|--:|")
     with server(model) as (address, process):
@@ -130,7 +130,7 @@ def tag_rate(photos: str, model: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos")
     parser.add_argument("model", nargs="?", default="checkpoints/cifar10-speedrun")

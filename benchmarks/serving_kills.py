@@ -1,10 +1,10 @@
-"""`kill -9` of `tagger serve` at random moments of an upload and of a training: what was answered is there afterwards.
+"""`kill -9` of `tagger serve` at random moments of an upload and of a training: are all confirmed uploads there?
 
     python -m benchmarks.serving_kills LABELLED --backbone MODEL [--kills 10] [--epochs 6] [--seed 0]
 
-LABELLED holds a folder of images per tag. Microsoft's client uploads them, each with its tag, while the server is
-killed and started again so many times; then the project is trained, with as many kills. Prints what was lost, and the
-longest time without a finished epoch after the last kill.
+LABELLED has one folder of images per tag. Microsoft's client uploads them with their tags, while the server is killed
+and restarted `--kills` times; then the project is trained, with as many kills. Prints how many uploads were lost, and
+the longest time without a finished epoch after the last kill.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from benchmarks.serving import COMMAND
 
 BATCH = 8
 LIMIT = 1800.0
-"""Seconds that anything may take."""
+"""Maximum seconds of any step."""
 
 
 @contextmanager
 def server(*options: object) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
-    """Start a server; yield a client and the process, which is killed in the end."""
+    """Start a server; yield a client and the process, which is killed at the end."""
     command = [*COMMAND, "serve", "--port", "0", *map(str, options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -49,7 +49,7 @@ def server(*options: object) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
 
 
 def upload(client: Any, project: Any, left: list[tuple[Path, str]], answered: dict[str, str]) -> None:
-    """Upload images until none is left or the server is gone; note what was answered."""
+    """Upload images until none is left or the server is killed; record the confirmed ones in `answered`."""
     with suppress(Exception):
         while left:
             some = left[:BATCH]
@@ -63,7 +63,7 @@ def upload(client: Any, project: Any, left: list[tuple[Path, str]], answered: di
 
 
 def lost(client: Any, project: Any, answered: dict[str, str]) -> int:
-    """Return how many images that were answered are not there with their tag."""
+    """Return how many confirmed images the project lacks, or has with other tags."""
     there: dict[str, list[str]] = {}
     for skip in range(0, client.get_image_count(project.id), 256):
         for image in client.get_images(project.id, take=256, skip=skip):
@@ -72,7 +72,7 @@ def lost(client: Any, project: Any, answered: dict[str, str]) -> int:
 
 
 def upload_with_kills(options: list[object], labelled: Path, kills: int, chance: random.Random) -> tuple[Any, int, int]:
-    """Upload the images, with kills; return the project, the images answered and those lost."""
+    """Upload the images, with kills; return the project and the numbers of images confirmed and lost."""
     answered: dict[str, str] = {}
     with server(*options) as (client, _):
         project = client.create_project("killed")
@@ -92,7 +92,7 @@ def upload_with_kills(options: list[object], labelled: Path, kills: int, chance:
 
 
 def epochs_in(log: Path) -> int:
-    """Return the epochs that trainings have finished, those that were done twice included."""
+    """Return the number of finished epochs, including repeated ones."""
     return log.read_text().count("\nepoch ") if log.exists() else 0
 
 
@@ -119,7 +119,7 @@ def train_with_kills(options: list[object], folder: Path, project: Any, kills: i
 
 
 def main() -> None:
-    """Run and print."""
+    """Parse the arguments, run both tests, print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labelled", type=Path)
     parser.add_argument("--backbone", required=True)

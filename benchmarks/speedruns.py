@@ -2,9 +2,9 @@
 
     python -m benchmarks.speedruns DATA [--runs 20] [--device cuda] [--compiled] [--epochs 14]
 
-DATA is CIFAR-10 as `tagger benchmark cifar10 --data` takes it. Every run has its own seed. Seconds go from pixels in
+DATA is CIFAR-10, as for `tagger benchmark cifar10 --data`. Every run has its own seed. Seconds are from pixels in
 memory to a trained network; the first run is cold: it includes the choice of kernels and, with --compiled, compilation.
-Accuracy is on the test images, in fp32 on the CPU. `--device cpu --runs 2 --epochs 1` tries the script.
+Accuracy is on the test images, in fp32 on the CPU. `--device cpu --runs 2 --epochs 1` is a dry run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tagger.training.scratch import Network
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, train, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--runs", type=int, default=20)
@@ -49,7 +49,7 @@ def main() -> None:
 def run(
     train: LabelledImages, test: LabelledImages, recipe: Recipe, seed: int, device: str, compiled: bool
 ) -> tuple[float, float, float]:
-    """Return accuracy, accuracy with test-time augmentation, and seconds of training."""
+    """Train; return accuracy, accuracy with test-time augmentation, and seconds of training."""
     started = time.perf_counter()
     computed = normalisation.compute("standardise", train.images)
     network = Network("tagger_speedrun", {}, train.truth.shape[1], computed)
@@ -61,7 +61,7 @@ def run(
 
 
 def row(name: str, values: Sequence[float]) -> str:
-    """Return a line of the table; cells without enough values are empty."""
+    """Return a row of the table; cells that need more values are empty."""
     if not values:
         return f"| {name} | | | | |"
     spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""

@@ -1,17 +1,17 @@
-"""Wrong labels that `tagger suggest` finds, and models trained on the images that it suggests.
+"""Wrong labels found by `tagger suggest`, and accuracy of models trained on the images that it suggests.
 
     python -m benchmarks.suggest labels FOLDER ... [--backbone imagenet] [--seeds 5]
     python -m benchmarks.suggest training RESULTS ... [--count 100] [--first 50] [--seeds 5]
     python -m benchmarks.suggest quality FOLDER ...
 
-`labels` gives 5% of the images of class folders another label, drawn by the seed, and looks for them.
+`labels` gives 5% of the images in class folders a random wrong label and runs `tagger suggest` to find them.
 
 `training` takes results tables with embeddings (`tagger tag FOLDER --embeddings`) of class folders. Half of the images
 are for testing, half are a pool. A linear probe on the embeddings is trained on images of the pool: random ones, the
-most uncertain ones, or those that `tagger suggest` chooses. At first the scores are those of the table's model; then
---first random images are labelled, and the scores are those of a probe on them.
+most uncertain ones, or those that `tagger suggest` chooses. First this is done with the scores of the table's model;
+then with the scores of a probe trained on --first random images.
 
-`quality` counts how many photographs, and how many blurred and darkened copies, are found dark or blurred.
+`quality` counts how many photographs, and how many blurred and darkened copies, are reported as dark or blurred.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("labels", "training", "quality"))
     parser.add_argument("sources", nargs="+")
@@ -80,7 +80,7 @@ def _labels(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _planted(table: pa.Table, backbone: str, seed: int) -> tuple[float, ...]:
-    """Return wrong labels, images looked at, share of them that is wrong, images listed, share of the wrong found."""
+    """Return the numbers of wrong labels and of images checked, their precision, the images listed, and the recall."""
     rng = np.random.default_rng(seed)
     given: list[list[str]] = table["labels"].to_pylist()
     names = sorted({label for labels in given for label in labels})
@@ -148,7 +148,7 @@ def _probe(features: npt.NDArray[np.float32], names: npt.NDArray[np.str_]) -> Pi
 
 
 def _scored(rows: pa.Table, probe: Pipeline, features: npt.NDArray[np.float32]) -> pa.Table:
-    """Return rows with the scores of a probe."""
+    """Return the rows with a probe's scores as candidates."""
     scores = probe.predict_proba(features)
     order = np.argsort(-scores, axis=1)[:, :5]
     pairs = [

@@ -1,13 +1,13 @@
-"""Precision of learnt thresholds on images they were not learnt from.
+"""Precision of learnt thresholds on held-out images.
 
     python -m benchmarks.thresholds [FROM] [--task multiclass] [--targets 0.8 0.9 0.95] [--shuffles 20] [--seed 0]
 
 FROM is a checkpoint of `tagger train`, whose validation and test images are pooled, or a .npz file with `logits` (N, K)
 and `truth` (N, K) of labelled images that the network was not trained on; without it, the data are synthetic. The
 images are shuffled and halved many times: temperature and thresholds are learnt on one half, precision is measured on
-the other. Counted are the (tag, shuffle) pairs whose threshold has the status ok and that give at least one tag in the
-test half; a pair is satisfied when its precision there is at least the target. Recall given up is relative to tags
-without learnt thresholds. Prints a Markdown table.
+the other. A (tag, shuffle) pair is counted if its threshold has the status ok and gives the tag to at least one image
+of the test half; it is satisfied if its precision there reaches the target. Recall given up is relative to default
+thresholds. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Pair:
 
     status: str
     precision: float | None
-    """On the test half; None when no image got the tag."""
+    """On the test half; None if no image got the tag."""
     recall: float | None
     recall_given_up: float | None
 
 
 def main() -> None:
-    """Print how often precision on test reaches its target."""
+    """Print how often precision on the test half reaches its target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", metavar="FROM")
     parser.add_argument("--task", default="multiclass", choices=("multiclass", "multilabel"))
@@ -97,7 +97,7 @@ def synthetic(
 
 
 def shuffle(logits: Array, truth: Array, task: str, target: float, shuffles: int, seed: int) -> list[Pair]:
-    """Return every tag in every shuffle."""
+    """Return one pair per tag and shuffle."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(shuffles):
@@ -127,7 +127,7 @@ def _scores(logits: Array, temperature: float, task: str) -> Array:
 
 
 def satisfied(pairs: list[Pair], target: float) -> tuple[int, int]:
-    """Return how many pairs reach the target, and of how many that count."""
+    """Return the number of counted pairs that reach the target, and of all counted pairs."""
     counted = [pair.precision for pair in pairs if pair.status == "ok" and pair.precision is not None]
     return sum(precision >= target for precision in counted), len(counted)
 
@@ -139,7 +139,7 @@ HEAD = (
 
 
 def row(target: float, pairs: list[Pair]) -> str:
-    """Return a line of the table."""
+    """Return a row of the table."""
     status = Counter(pair.status for pair in pairs)
     right, counted = satisfied(pairs, target)
     fine = [pair for pair in pairs if pair.status == "ok"]

@@ -1,8 +1,8 @@
-"""`tagger tag` against a plain loop over timm: whole processes, start-up included, alternated.
+"""`tagger tag` against a plain timm loop: whole processes, including start-up, alternated.
 
     python -m benchmarks.throughput PHOTOS local-dir:FOLDER [--copies 4] [--rounds 3] [--only NAME ...]
 
-PHOTOS is a folder of images; where files are named <wnid>_<anything> like ImageNet's, accuracy is printed too.
+PHOTOS is a folder of images; if files are named <wnid>_<anything> like ImageNet's, accuracy is printed too.
 `tagger benchmark agreement` runs first, outside the measurement, to calibrate int8 (not if only fp32 is measured); the
 cache is a temporary folder. Prints a Markdown table: median seconds, images/s, ratio to timm, the rate after start-up
 and its share of the bound, peak memory, top-1 agreement with timm, the largest difference of a top probability, and the
@@ -44,14 +44,14 @@ CONTENDERS = {
     "tagger int8": ["--precision", "int8"],
     "tagger int8-checked": ["--precision", "int8-checked"],
 }
-"""Name -> options of `tagger tag`; a first run has no record of agreement, and measures it where it is long enough."""
+"""Name -> options of `tagger tag`; a first run has no record of agreement, and measures it if it is long enough."""
 
 Seconds = dict[str, list[float]]
 Summaries = dict[str, list[dict[str, Any]]]
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the arguments, measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("model", help="local-dir:FOLDER, timm/NAME, or random:ARCHITECTURE")
@@ -99,7 +99,7 @@ def random_model(model: str, folder: Path) -> str:
 
 
 def measure(names: Sequence[str], source: Path, model: str, folder: Path, rounds: int) -> tuple[Seconds, Summaries]:
-    """Run every contender `rounds` times in turn; return seconds, and the summaries of tagger's runs."""
+    """Run the contenders in turn, `rounds` times; return their seconds, and the summaries of tagger's runs."""
     seconds: Seconds = {name: [] for name in (BASELINE, *names)}
     summaries: Summaries = {name: [] for name in names}
     for number in range(1, rounds + 1):
@@ -196,7 +196,7 @@ def tags_of(out: Path) -> pd.DataFrame:
 
 
 def _right_class(tags: pd.DataFrame) -> str:
-    """Return the share of files whose top tag is the class in their name; empty without classes in the names."""
+    """Return the share of files whose top tag is the class in their name; empty if the names have no classes."""
     from timm.data.imagenet_info import ImageNetInfo
 
     from tagger.models.backbone import imagenet_label_names
@@ -210,7 +210,7 @@ def _right_class(tags: pd.DataFrame) -> str:
 
 
 def _tag(name: str, source: Path, model: str, folder: Path, number: int) -> dict[str, Any] | None:
-    """Tag the photographs; return the summary, None where the machine cannot do it."""
+    """Tag the photographs; return the summary, None if the run failed."""
     if name == "tagger first run":
         _forget()
     out = str(_out(folder, name, number))
@@ -218,7 +218,7 @@ def _tag(name: str, source: Path, model: str, folder: Path, number: int) -> dict
 
 
 def _forget() -> None:
-    """Remove what a long run measures: records of agreement, and networks in int8."""
+    """Remove the cached records of agreement and int8 networks."""
     cache = Path(os.environ["TAGGER_CACHE"])
     shutil.rmtree(cache / "agreement", ignore_errors=True)
     for file in cache.glob("openvino/*/int8.*"):
@@ -244,7 +244,7 @@ def copies(photos: Path, folder: Path, count: int) -> Path:
         for path in sorted(photos.iterdir()):
             try:
                 os.link(path, folder / str(index) / path.name)
-            except OSError:  # another disk
+            except OSError:  # on another file system
                 shutil.copy2(path, folder / str(index))
     return folder
 

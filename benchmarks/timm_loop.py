@@ -2,8 +2,8 @@
 
     python -m benchmarks.timm_loop FOLDER MODEL OUT.parquet [--workers 2] [--batch-size 32] [--device cpu] [--bf16]
 
-Defaults are those of timm's inference.py. Writes file name, and indices and probabilities of the top tags; prints the
-seconds until the first batch, and of the rest.
+Defaults are those of timm's inference.py. Writes file names, and indices and probabilities of the top tags; prints the
+seconds until the first batch, and for the rest.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOP_K = 5
 
 
 def main() -> None:
-    """Parse and run."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("folder", "model", "out"):
         parser.add_argument(name)

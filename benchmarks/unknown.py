@@ -1,4 +1,4 @@
-"""Unknown images: known and unknown images told apart by `unknown_score`, and by the best score.
+"""Detection of unknown images by `unknown_score`, and by the best score.
 
     python -m benchmarks.unknown --flowers FLOWERS --hymenoptera HYMENOPTERA --cifar CIFAR --backbone local-dir:FOLDER
         [--method probe] [--seeds 3] [--only flowers insects cifar] [--record FILE]
@@ -6,11 +6,12 @@
 FLOWERS and HYMENOPTERA (ants and bees) are folders of class folders, CIFAR is CIFAR-10 as class folders of 32 pixels.
 Three comparisons: models of flowers with one kind left out, for each kind; a model of ants and bees against flowers;
 checkpoints/cifar10-speedrun against flowers, ants and bees. Known images are those of the test split. Each seed draws
-other splits, which the models are trained on. AUROC is the chance that an unknown image has a higher unknown_score (a
-lower best score) than a known one; FPR95 the share of unknown images that pass as known at the limit that 95% of the
-known images pass. `kept` and `found` are the shares of known images that are not unknown, and of unknown images that
-are, at the checkpoint's own cut. Prints a Markdown table: means over left-out kinds and seeds. The result of each model
-is appended to --record as a line of JSON; another run with the same file computes only what is missing.
+other splits, and the models are trained on them. AUROC is the probability that an unknown image has a higher
+unknown_score (a lower best score) than a known one; FPR95 is the share of unknown images accepted as known at the
+threshold that accepts 95% of the known images. `kept` is the share of known images not marked as unknown, `found` that
+of unknown images marked as unknown, at the checkpoint's own cut. Prints a Markdown table: means over left-out kinds and
+seeds. The result of each model is appended to --record as a line of JSON; another run with the same file computes only
+missing results.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from tagger.training.train import train
 
 Array = npt.NDArray[np.floating]
 AT_MOST = 500
-"""Known, and unknown, images of a comparison."""
+"""Maximum number of known images, and of unknown images, in a comparison."""
 ALL = ("flowers", "insects", "cifar")
 CIFAR10 = "checkpoints/cifar10-speedrun"
 
 
 @dataclass(frozen=True)
 class Result:
-    """Known and unknown images told apart, by two measures."""
+    """Result of one comparison of known and unknown images."""
 
     known: int
     unknown: int
@@ -59,7 +60,7 @@ class Result:
 
 
 def main() -> None:
-    """Parse, compare, print."""
+    """Parse the arguments, compare, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flowers", type=Path)
     parser.add_argument("--hymenoptera", type=Path)
@@ -161,13 +162,13 @@ def _column(rows: list[Row], name: str) -> Array:
 
 
 def auroc(known: Array, unknown: Array) -> float:
-    """Return the chance that an unknown image has a higher value than a known one."""
+    """Return the probability that an unknown image has a higher value than a known one."""
     truth = np.repeat([0, 1], [len(known), len(unknown)])
     return float(roc_auc_score(truth, np.concatenate([known, unknown])))
 
 
 def fpr95(known: Array, unknown: Array) -> float:
-    """Return the share of unknown images below the value that 95% of the known ones are below."""
+    """Return the share of unknown images at or below the 95th percentile of the known ones."""
     return float((unknown <= np.quantile(known, 0.95)).mean())
 
 
@@ -178,7 +179,7 @@ HEAD = (
 
 
 def row(name: str, results: list[Result]) -> str:
-    """Return a line of the table."""
+    """Return a row of the table."""
 
     def mean(values: list[float]) -> str:
         return f"{np.mean(values):.1%}"

@@ -1,19 +1,25 @@
-"""Measures of unknown images on frozen features: which one tells them best.
+"""Comparison of measures for detecting unknown images on frozen features.
 
     python -m benchmarks.unknown_measures FLOWERS HYMENOPTERA [--seeds 2]
     python -m benchmarks.unknown_measures FOREIGN ... --cifar CIFAR
 
 FLOWERS and HYMENOPTERA are results of `tagger tag FOLDER --embeddings`, of class folders. Each seed splits the
 known images 60:20:20 into training, validation and test; a logistic regression on the training features gives the best
-score. Compared are known test images with one kind of flowers that was left out, for each kind, and ants and bees with
-flowers. mahalanobis: the distance from the nearest class mean by the common covariance of the classes; relative: less
-that from the mean of all (Ren et al. 2021, arXiv 2106.09022), both of features of unit length (Mueller and Hein 2025,
-arXiv 2505.18032) with Ledoit and Wolf's shrinkage, the same for both; knn: the cosine distance from the fifth nearest
-(Sun et al. 2022, arXiv 2204.06507), and of 1,000 or 300 images at most. Prints a Markdown table of means.
+score. Known test images are compared with one kind of flowers that was left out, for each kind, and ants and bees with
+flowers. The measures:
+
+- mahalanobis: the distance from the nearest class mean, with the common covariance of the classes, of features of unit
+  length (Mueller and Hein 2025, arXiv 2505.18032), with Ledoit and Wolf's shrinkage.
+- relative mahalanobis: the same minus the distance from the mean of all images (Ren et al. 2021, arXiv 2106.09022),
+  with the same shrinkage.
+- knn: the cosine distance from the fifth nearest training image (Sun et al. 2022, arXiv 2204.06507), of all or of at
+  most 1,000 or 300 images.
+
+Prints a Markdown table of means.
 
 With --cifar, all tables are of checkpoints/cifar10-speedrun: CIFAR of train/CLASS/* and test/CLASS/*, FOREIGN of other
-photographs. energy: the negative logarithm of the sum of the exponentials of the logits (Liu et al. 2020, arXiv
-2010.03759); energy + knn: their sum, each in standard deviations of the first 500 test images, the others are compared.
+photographs. energy: the negative logsumexp of the logits (Liu et al. 2020, arXiv 2010.03759); energy + knn: their sum,
+each standardised on the first 500 test images; the other test images are compared.
 """
 
 from __future__ import annotations
@@ -46,12 +52,12 @@ from tagger.tagging import results
 
 Names = npt.NDArray[np.str_]
 Measure = Callable[[Float32Array], npt.NDArray[np.floating]]
-"""Features (N, D) -> the higher, the less known (N,)."""
+"""Features (N, D) -> scores (N,), higher for images less like the training images."""
 HELD_OUT = 500
 
 
 def main() -> None:
-    """Parse, compare, print."""
+    """Parse the arguments, compare, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+")
     parser.add_argument("--cifar")
@@ -82,7 +88,7 @@ def read(folder: str) -> tuple[Float32Array, Names]:
 
 
 def read_splits(folder: str) -> tuple[Float32Array, Names, Names]:
-    """Return the embeddings of a results table, and the names of the images' folders and of those above."""
+    """Return the embeddings of a results table, and the names of the images' folders and of their parent folders."""
     rows = results.latest(results.read_table(folder)).to_pandas()
     rows = rows[rows["embedding"].notna()]
     parts = np.array([Path(uri).parts[-3:-1] for uri in rows["uri"]])
@@ -156,7 +162,7 @@ def measures(train: Float32Array, classes: Names) -> Iterator[tuple[str, Measure
 
 
 def mahalanobis(train: Float32Array, classes: Names) -> tuple[Measure, Measure]:
-    """Return the distance from the nearest class, and the same less that from all classes together."""
+    """Return the distance from the nearest class, and the same minus the distance from the mean of all images."""
     vectors = unit(train).astype(np.float64)
     names, index = np.unique(classes, return_inverse=True)
     means = np.stack([vectors[classes == name].mean(axis=0) for name in names])

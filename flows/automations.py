@@ -1,9 +1,9 @@
-"""Two automations of the Prefect server, as code: `python -m flows.automations [--webhook URL]`.
+"""Create two automations on the Prefect server: `python -m flows.automations [--webhook URL]`.
 
-1. A run that sends no heartbeat any more, as its process was killed together with the worker, is marked as crashed.
-2. With --webhook, each run that fails or crashes is posted to a URL, as Slack, Mattermost and ntfy accept it.
+1. A run that stops sending heartbeats, because its process was killed together with the worker, is marked as crashed.
+2. With --webhook, each run that fails or crashes is posted to a URL, in the format of Slack, Mattermost and ntfy.
 
-Started again, it replaces both.
+Existing automations of these names are replaced.
 """
 
 from datetime import timedelta
@@ -28,9 +28,11 @@ PAYLOAD = '{"text": {{ (' + TEXT + ") | truncate(900) | tojson }}}"
 
 
 def automations(
-    webhook: Annotated[str | None, typer.Option(help="URL to which runs that fail are posted as JSON.")] = None,
+    webhook: Annotated[
+        str | None, typer.Option(help="URL to which failed and crashed runs are posted as JSON.")
+    ] = None,
     silence: Annotated[
-        int, typer.Option(help="Seconds without heartbeat after which a run is a zombie.", min=90)
+        int, typer.Option(help="Seconds without a heartbeat after which a run is marked as crashed.", min=90)
     ] = 600,
 ) -> None:
     """Create the automations on the server."""
@@ -66,7 +68,7 @@ def mark_zombies(silence: timedelta) -> Automation:
 
 
 def report_failures(webhook: Webhook) -> Automation:
-    """Return the automation that posts runs that fail to a webhook; the URL is stored as a secret block."""
+    """Return the automation that posts failed runs to a webhook; the URL is stored in a block, as a secret."""
     block = webhook.save(BLOCK, overwrite=True)
     return Automation(
         name=FAILURES,

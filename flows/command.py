@@ -17,13 +17,13 @@ from tagger.redaction import redact, visible
 
 
 def main(flow: Flow[..., Any]) -> None:
-    """Parse the command line, run the flow here and exit: 0 done, 1 an error, 3 too many failures, 130 interrupted."""
+    """Parse the command line, run the flow in this process and exit with the codes of the tagger command."""
     command = expand(flow.fn, lambda **arguments: _run(flow, arguments))
     run(command, flow.name, f"`tagger {flow.name}` as a Prefect flow run." if flow.name != "nightly" else None)
 
 
 def run(command: Callable[..., object], name: str, epilog: str | None = None) -> None:
-    """Parse the command line and call a command; an error is one line."""
+    """Parse the command line and call a command; print an error as one line."""
     app = typer.Typer(
         add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,17 +40,17 @@ WAIT = 60
 
 
 def need_server(seconds: float = WAIT) -> None:
-    """Wait for the Prefect server; raises UsageError if none answers: a temporary one would end with this process."""
+    """Wait for a Prefect server; raises UsageError without one: a temporary one would end with this process."""
     url, deadline = PREFECT_API_URL.value(), time.monotonic() + seconds
     if not url:
         raise UsageError(
-            "PREFECT_API_URL is not set; start `prefect server start`, and export the URL of its API, such as "
+            "PREFECT_API_URL is not set; run `prefect server start` and set it to the URL of the server's API, such as "
             "http://127.0.0.1:4200/api"
         )
     with get_client(sync_client=True) as client:
         while error := client.api_healthcheck():
             if time.monotonic() > deadline:
-                raise UsageError(f"PREFECT_API_URL {url}: no Prefect server answers ({first_line(error)})")
+                raise UsageError(f"PREFECT_API_URL {url}: no Prefect server responds ({first_line(error)})")
             time.sleep(1)
 
 

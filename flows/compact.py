@@ -15,14 +15,14 @@ from tagger.tagging.compact import GRACE, Compacted
 
 @retried(task_run_name="merge")
 def merge(results: str, grace: float) -> Compacted:
-    """Merge the parts; a retry does what is left."""
+    """Merge the parts; a retry merges the remaining ones."""
     with progress(f"merging the parts of {results}"):
         return compaction.compact(results, grace)
 
 
 @flow(name="compact", flow_run_name=run_name, persist_result=False)
 def compact(results: Results, grace: Grace = GRACE) -> State[dict[str, object]]:
-    """Merge small part files into large ones; queries and runs may go on meanwhile."""
+    """Merge small part files into large ones; queries and runs can continue meanwhile."""
     done = merge(results, grace)
     return Completed(message=done.text(), data=vars(done))
 

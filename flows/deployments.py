@@ -1,4 +1,4 @@
-"""The deployments of prefect.yaml: read, and checked before they are deployed or served."""
+"""Read the deployments of prefect.yaml, and check them before they are deployed or served."""
 
 import sys
 from pathlib import Path
@@ -19,13 +19,13 @@ KEYS = frozenset(
         "work_pool", "triggers", "sla",
     ]
 )  # fmt: skip
-"""Keys of a deployment that Prefect reads; it ignores others."""
+"""Keys of a deployment that Prefect reads; it silently ignores others."""
 
 
 def read(file: Path = FILE) -> list[dict[str, Any]]:
-    """Return the deployments of a prefect.yaml; raises UsageError if it is not there or has none."""
+    """Return the deployments of a prefect.yaml; raises UsageError if the file is missing or has none."""
     if not file.exists():
-        raise UsageError(f"{file.absolute()}: not found; start this in the folder that has prefect.yaml")
+        raise UsageError(f"{file.absolute()}: not found; run this command in the folder of prefect.yaml")
     found: list[dict[str, Any]] = (yaml.safe_load(file.read_text()) or {}).get("deployments") or []
     if not found:
         raise UsageError(f"{file.absolute()}: has no deployments")
@@ -33,9 +33,9 @@ def read(file: Path = FILE) -> list[dict[str, Any]]:
 
 
 def check() -> None:
-    """Raise UsageError for keys that Prefect ignores, and for parameters that a flow refuses.
+    """Raise UsageError for keys that Prefect ignores, and for parameters that a flow does not accept.
 
-    Prefect itself checks parameters only when a deployment is changed or run by hand: a schedule would fail at night.
+    Prefect itself checks parameters only when a deployment is changed or run by hand: a scheduled run would fail.
     """
     for deployment in read():
         place = f"prefect.yaml: deployment {deployment.get('name')}"
@@ -45,7 +45,7 @@ def check() -> None:
 
 
 def check_parameters() -> dict[str, str]:
-    """Check as a build step of prefect.yaml, ending `prefect deploy` with one line; return the folder of the file."""
+    """Run check() as a build step of prefect.yaml; exit with a one-line error, or return the folder of the file."""
     try:
         check()
     except UsageError as error:

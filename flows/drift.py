@@ -21,7 +21,7 @@ from tagger.tagging.drift import LIMIT, Drift
 def _compare(
     results: str, out: str, reference: str | None, current: str | None, model: str | None, limit: float
 ) -> Drift:
-    """Write page and figures, create an artifact without images; drift is a warning in the log."""
+    """Write the page, create an artifact without its images, and log a warning if there is drift."""
     with progress(f"comparing two periods of {results}"):
         found = drift_report.write(results, out, reference, current, model, limit)
     create_markdown_artifact(drift_report.text(found), key="drift", description=links(page=out, results=results))
@@ -34,13 +34,13 @@ def _compare(
 def compare_periods(
     results: str, out: str, reference: str | None, current: str | None, model: str | None, limit: float
 ) -> Drift:
-    """Compare two periods, as named."""
+    """Compare the two given periods."""
     return _compare(results, out, reference, current, model, limit)
 
 
 @retried(task_run_name="drift")
 def compare_last_run(results: str, out: str, limit: float) -> Drift | None:
-    """Compare the last run with all before it; return None where there is none, as in the first night."""
+    """Compare the last run with all earlier ones; return None if there are none, as after the first night."""
     try:
         return _compare(results, out, None, None, None, limit)
     except UsageError as nothing:

@@ -19,7 +19,7 @@ from tagger.options import ManifestOut, Source
 
 @retried(task_run_name="list")
 def list_source(source: str, out: str, options: LabelOptions) -> dict[str, Any]:
-    """Write the manifest; return its counts and its report."""
+    """Write the manifest and return its counts and its report."""
     with progress(f"listing {source}"):
         found = write_manifest(source, out, options)
     return {**found.counts(), "text": found.text()}

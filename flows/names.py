@@ -8,7 +8,7 @@ from tagger import storage
 from tagger.redaction import public_uri, visible
 
 LENGTH = 60
-"""Characters of a source in a name."""
+"""Maximum characters of a source in a name."""
 
 
 def run_name() -> str:
@@ -31,7 +31,7 @@ def _short(subject: str) -> str:
 
 
 def links(**places: str) -> str:
-    """Return Markdown links to named files and folders. Browsers follow those to local files only when pasted."""
+    """Return Markdown links to named files and folders. For local files, browsers only follow them when pasted."""
     return ", ".join(f"{name}: {_link(url)}" for name, url in places.items())
 
 

@@ -1,4 +1,4 @@
-"""Tag a source, then write report and drift pages, as a Prefect flow: `python -m flows.nightly SOURCE ...`.
+"""Tag a source, then write the report and drift pages, as a Prefect flow: `python -m flows.nightly SOURCE ...`.
 
 At most 20 task runs, whatever the number of images: 18 as in flows.tag, the report, and drift.
 """
@@ -37,10 +37,10 @@ def nightly(
     max_hours: Hours = None,
     checkpoints: shared.Checkpoints = "checkpoints",
     thumbnails: shared.Thumbnails = 200,
-    drift_limit: Annotated[float, Option("Effect size from which a figure counts as drift.", ge=0, le=1)] = LIMIT,
-    on_drift: Annotated[Literal["warn", "fail"], Option("Drift is a warning, or a failed run.")] = "warn",
+    drift_limit: Annotated[float, Option("Effect size above which a figure counts as drift.", ge=0, le=1)] = LIMIT,
+    on_drift: Annotated[Literal["warn", "fail"], Option("On drift, log a warning or fail the run.")] = "warn",
 ) -> State[dict[str, object]]:
-    """Tag new and changed images, then write pages about the table and about what this run changed."""
+    """Tag new and changed images, then write a report of the table and a comparison of this run with earlier ones."""
     with at_most(max_hours):
         summary = tag_source(source, model, out, options, runner, address)
         write_report(out, storage.join(out, f"{PAGES}/report.html"), None, checkpoints, thumbnails)

@@ -1,4 +1,4 @@
-"""Progress of a task in the log of its run."""
+"""Log the progress of a task in its run."""
 
 import logging
 import threading
@@ -11,13 +11,13 @@ from prefect.logging import get_run_logger
 from tagger.redaction import redact, visible
 
 SECONDS = 10.0
-"""Time between two lines."""
+"""Seconds between two log lines."""
 
 Log: TypeAlias = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
 class _ToRun(logging.Handler):
-    """Pass warnings of the library on to the log of a run."""
+    """Forward the library's warnings to the log of a run."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _ToRun(logging.Handler):
 
 @contextmanager
 def progress(step: str, seconds: float = SECONDS) -> Iterator[Callable[[str], None]]:
-    """Log a step now, and every few seconds while the block runs; yield a function that changes its text."""
+    """Log a step's text now and every few seconds while the `with` block runs; yield a function that sets the text."""
     log, text, ended = get_run_logger(), step, threading.Event()
 
     def show(new: str) -> None:

@@ -15,7 +15,7 @@ from tagger.reporting import results_report
 
 @retried(task_run_name="report")
 def write_report(results: str, out: str, model: str | None, checkpoints: str, thumbnails: int) -> str:
-    """Write the page, create an artifact without its images; return the summary."""
+    """Write the page, create an artifact without its images, and return the summary."""
     with progress(f"writing the report of {results}"):
         found = results_report.write(results, out, model, checkpoints, thumbnails)
     create_markdown_artifact(results_report.text(found), key="report", description=links(page=out, results=results))

@@ -1,6 +1,6 @@
 """Serve the deployments of prefect.yaml from one process, each on its schedule: `python -m flows.serve`.
 
-It needs a Prefect server (PREFECT_API_URL), but no work pool and no worker. Each run is a process of its own.
+It needs a Prefect server (PREFECT_API_URL), but no work pool and no worker. Each run is a separate process.
 """
 
 from datetime import timedelta
@@ -15,7 +15,7 @@ from prefect.schedules import Schedule
 from flows import command, deployments
 
 
-def serve(limit: Annotated[int, typer.Option(help="Runs at the same time.", min=1)] = 2) -> None:
+def serve(limit: Annotated[int, typer.Option(help="Maximum number of concurrent runs.", min=1)] = 2) -> None:
     """Serve every deployment of the prefect.yaml in this folder, until interrupted."""
     command.need_server()
     deployments.check()
@@ -23,7 +23,7 @@ def serve(limit: Annotated[int, typer.Option(help="Runs at the same time.", min=
 
 
 def deployment(declared: dict[str, Any]) -> RunnerDeployment:
-    """Return a deployment of prefect.yaml that this process serves: without pool, pull steps and job variables."""
+    """Return a deployment of prefect.yaml to be served by this process: without pool, pull steps and job variables."""
     same = ("name", "entrypoint", "description", "tags", "parameters")
     limit = declared.get("concurrency_limit")
     return RunnerDeployment.from_entrypoint(

@@ -1,8 +1,8 @@
 """Tag a source, as a Prefect flow: `python -m flows.tag SOURCE --out RESULTS`.
 
-One plan, at most 16 tasks with a share of the shards each, and one report. The results table decides what is done: a
-retried task, a rerun after a kill and the next nightly run only do what is missing. The tasks run in the main thread,
-one after the other, so that a cancellation or the limit on the hours interrupts them.
+A run has one plan, at most 16 tasks with a share of the shards each, and one report. The results table records what is
+done: a retried task, a rerun after a kill and the next nightly run only do what is missing. The tasks run in the main
+thread, one after the other, so that a cancellation or --max-hours interrupts them.
 """
 
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ MAX_TASKS = 16
 DEFAULTS = TagConfig()
 SomeModels: TypeAlias = Annotated[Models, Field(min_length=1)]
 Hours: TypeAlias = Annotated[
-    float | None, Option("Stop as failed after so many hours; the next run does the rest.", gt=0)
+    float | None, Option("Stop the run as failed after this many hours; the next run continues.", gt=0)
 ]
 
 
 @retried(task_run_name="plan")
 def plan_shards(source: str, model: str | list[str], out: str, options: TagConfig) -> run.Work:
-    """Plan the run; return the work that it is. A source without files is an error, unless --min-files is 0."""
+    """Plan the run and return its work. A source without files is an error, unless --min-files is 0."""
     options = replace(options, min_files=1 if options.min_files is None else options.min_files)
     with progress(f"listing {source}") as show:
         found = run.prepare_share(
@@ -54,7 +54,7 @@ def plan_shards(source: str, model: str | list[str], out: str, options: TagConfi
 
 @retried(task_run_name="tag-shards-{number}-of-{tasks}")
 def tag_shards(work: run.Work, number: int, tasks: int, before: int) -> ShardCounts:
-    """Tag a share of the shards that are left; a retry does the rest of the share, and counts what was written."""
+    """Tag a share of the remaining shards; a retry tags the rest of the share, and counts what is already written."""
     names, total = ", ".join(target.name for target in work.plan.targets), len(work.plan.entries)
 
     def on_progress(now: run.Progress) -> None:
@@ -66,14 +66,14 @@ def tag_shards(work: run.Work, number: int, tasks: int, before: int) -> ShardCou
 
 @retried(task_run_name="tag-on-{runner}")
 def tag_on_cluster(work: run.Work, runner: Runner, address: str | None) -> ShardCounts:
-    """Tag all shards in a cluster; a retry does only those without a part file."""
+    """Tag all shards on a cluster; a retry tags only those without a part file."""
     with progress(f"tagging {len(work.plan.entries):,} files on {runner}"):
         return cluster.tag_plan(work.plan, work.shards, runner, address)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, task_run_name="sum-up")
 def sum_up(work: run.Work, counts: list[ShardCounts], failed: bool) -> Summary:
-    """Sum up the tasks, create an artifact."""
+    """Add up the counts of the tasks, and create an artifact."""
     summary = run.finish(work.plan, sum(counts, ShardCounts()), done=[] if failed else work.shards)
     get_run_logger().info(visible(summary.text()))
     create_markdown_artifact(
@@ -85,7 +85,7 @@ def sum_up(work: run.Work, counts: list[ShardCounts], failed: bool) -> Summary:
 def tag_source(
     source: str, model: list[str], out: str, options: TagConfig, runner: Runner, address: str | None
 ) -> Summary:
-    """Plan, tag and sum up; raise the error of a task that failed, after the others are counted."""
+    """Plan, tag and write the summary; then raise the error of a failed task, if any."""
     work = plan_shards(source, model, out, options)
     states: list[State[ShardCounts]] = []
     counts: list[ShardCounts] = []
@@ -105,7 +105,7 @@ def tag_source(
 
 @contextmanager
 def at_most(hours: float | None) -> Iterator[None]:
-    """Raise TimeoutError in a block that takes longer; Prefect then calls the run TimedOut."""
+    """Raise TimeoutError in a `with` block that takes longer; Prefect then marks the run as TimedOut."""
     with timeout(hours and hours * 3600):
         yield
 

@@ -21,7 +21,7 @@ DEFAULTS = TrainConfig()
 
 @retried(task_run_name="train")
 def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool) -> dict[str, object]:
-    """Train and write the checkpoint folder; return its id and metrics."""
+    """Train, write the checkpoint folder and return its id and metrics."""
     unfinished = storage.join(storage.absolute(out), training.UNFINISHED)
     retried = (task_run.run_count or 1) > 1 and storage.exists(unfinished)
     with progress(f"training on {dataset}") as show:
@@ -36,7 +36,7 @@ def train_checkpoint(dataset: str, out: str, options: TrainConfig, resume: bool)
 
 @task(persist_result=False)
 def report(out: str) -> None:
-    """Create an artifact with the model card."""
+    """Create an artifact from the model card."""
     card = storage.read_bytes(storage.join(storage.absolute(out), "README.md")).decode()
     text = card.split("\n---\n", 1)[-1]  # without the front matter
     create_markdown_artifact("\n".join(line for line in text.splitlines() if not line.startswith("![")), key="train")

@@ -73,7 +73,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import tagger` stays instant."""
+    """Import a public name on first use, which keeps `import tagger` fast."""
     if name in _HOMES:
         module, _, function = _HOMES[name].partition(":")
         return getattr(import_module(module), function or name)

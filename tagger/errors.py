@@ -1,7 +1,7 @@
-"""All errors, as one tree.
+"""Exception hierarchy.
 
 TaggerError
-├── UsageError (ValueError)            an argument that cannot be right
+├── UsageError (ValueError)            an invalid argument
 ├── SourceError (OSError)              a source that cannot be listed or read
 │   ├── SourceNotFound (FileNotFoundError)
 │   ├── AccessDenied (PermissionError)     credentials refused: one error, not a million rows
@@ -13,7 +13,7 @@ TaggerError
 ├── WriteError (OSError)               a result that could not be written
 ├── TooManyFailed                      a finished run in which more files failed than allowed; exit code 3
 ├── DriftFound                         two periods that differ by more than allowed; exit code 4
-└── ImageError (ValueError)            one image that cannot become pixels; ends as a row, not as an exit
+└── ImageError (ValueError)            an image that cannot be decoded; it becomes a row, not an exit code
 
 Every message says what happened, to which file, and what to do about it.
 """
@@ -24,9 +24,9 @@ from tagger.redaction import redact
 
 
 class TaggerError(Exception):
-    """Base of every error that is the user's to solve; the CLI prints it on one line and exits with `exit_code`.
+    """Base class of every error that the user can solve; the CLI prints it on one line and exits with `exit_code`.
 
-    URLs in the message lose their credentials and signatures.
+    Credentials and signatures are removed from URLs in the message.
     """
 
     exit_code = 1
@@ -36,7 +36,7 @@ class TaggerError(Exception):
 
 
 class UsageError(TaggerError, ValueError):
-    """An argument that cannot be right."""
+    """An invalid argument."""
 
 
 class SourceError(TaggerError, OSError):
@@ -44,11 +44,11 @@ class SourceError(TaggerError, OSError):
 
 
 class SourceNotFound(SourceError, FileNotFoundError):
-    """Nothing is at the place that was named."""
+    """A source that does not exist."""
 
 
 class AccessDenied(SourceError, PermissionError):
-    """The store refused to show something; `credentials`: it refused who we are, so all else will be refused too."""
+    """The store denied access; `credentials`: it rejected the credentials, so every other request would fail too."""
 
     def __init__(self, message: str, credentials: bool = False) -> None:
         super().__init__(message)
@@ -60,11 +60,11 @@ class SourceTooLarge(SourceError):
 
 
 class MissingExtra(TaggerError, ImportError):
-    """A package is not installed: one of an extra of ours, or another."""
+    """A package is not installed; `extra` is the extra of tagger that includes it, if any."""
 
     def __init__(self, what: str, package: str, extra: str | None = None) -> None:
-        wanted = f"'tagger[{extra}]'" if extra else package
-        super().__init__(f"{what} needs the package {package}: pip install {wanted}")
+        requirement = f"'tagger[{extra}]'" if extra else package
+        super().__init__(f"{what} needs the package {package}: pip install {requirement}")
 
 
 class ModelError(TaggerError, ValueError):
@@ -96,9 +96,9 @@ class DriftFound(TaggerError):
 
 
 class ImageError(TaggerError, ValueError):
-    """One image that cannot become pixels.
+    """An image that cannot be decoded.
 
-    `status` is the word that goes into the results table: corrupt, unsupported, unreadable, too_large or failed.
+    `status` is its status in the results table: corrupt, unsupported, unreadable, too_large or failed.
     """
 
     def __init__(self, status: str, message: str) -> None:
@@ -107,5 +107,5 @@ class ImageError(TaggerError, ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the beginning of what a library had to say, short enough for a message."""
+    """Return the first line of an exception's text, cut to 200 characters; its class name if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -38,7 +38,7 @@ def cores() -> int:
 
 
 def quota(file: str | Path = "/sys/fs/cgroup/cpu.max") -> int:
-    """Return the number of cores that the quota of this container amounts to."""
+    """Return the CPU quota of this container in cores, rounded up."""
     try:
         quota, period = Path(file).read_text().split()
         return math.ceil(int(quota) / int(period))
@@ -125,7 +125,7 @@ def raise_file_limit() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return freed memory to the system, so that it does not count in what is measured next."""
+    """Return freed memory to the system, so that the next measurement does not include it."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim:

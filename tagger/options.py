@@ -2,8 +2,8 @@
 
 Those of one verb are the fields of a config, in the `config.py` of its package (TagConfig, TrainConfig, ...); those
 that several verbs share are the parameters below. The same declaration is the Python config, the options of a command
-(`expand`) and the form of a Prefect flow: pydantic reads type, limits and description from it, and refuses wrong values
-when a run is created.
+(`expand`) and the form of a Prefect flow: pydantic reads type, limits and description from it, and rejects invalid
+values when a run is created.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 FORM: dict[str, Any] = {"extra": "forbid"}
-"""`__pydantic_config__` of a config: the form of a Prefect flow refuses names that are no options."""
+"""`__pydantic_config__` of a config: the form of a Prefect flow rejects unknown options."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high that a search tries."""
+    """Range of numbers that a hyperparameter search samples from."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ class Option:
 
     help: str
     used_with: Mapping[str, Collection[object]] = dataclasses.field(default_factory=dict)
-    """Another option -> its values that use this one. With other values only the default is allowed."""
+    """Other option -> its values with which this one has an effect; with others, this one must be the default."""
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
@@ -87,7 +87,7 @@ Model = Annotated[
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], Option("Device.")]
 IMAGENET = "imagenet"
-"""The model of commands and flows when none is named."""
+"""Default model of commands and flows."""
 ResultsOut = Annotated[str, Option("Results folder or URL; one Parquet row per file is written here.")]
 Dataset = Annotated[str, Option("Manifest with labels (`tagger ingest`), or a folder of labelled images.")]
 Suggestable = Annotated[
@@ -154,14 +154,14 @@ def given(config: DataclassInstance) -> set[str]:
 
 
 def _unused(option: Option, values: Mapping[str, object]) -> str | None:
-    """Return the other option whose value keeps this one from having an effect."""
+    """Return the other option whose value makes this one have no effect, if any."""
     return next((other for other, allowed in option.used_with.items() if values[other] not in allowed), None)
 
 
 def check(config: DataclassInstance) -> None:
     """Check a config against its declarations.
 
-    Raises UsageError for the first value that is not allowed, or that is given but has no effect.
+    Raises UsageError for the first value that is not allowed or has no effect.
     """
     for field, kind, option in declared(type(config)):
         value = getattr(config, field.name)
@@ -225,7 +225,7 @@ def _shown(hint: object, name: str) -> bool:
 
 
 def _parameter(name: str, default: Any, kind: object, option: Option) -> inspect.Parameter:
-    """Return an option as a parameter that Typer understands."""
+    """Return an option as a parameter for Typer."""
     import typer
 
     if get_origin(kind) is tuple:
@@ -240,7 +240,7 @@ def _parameter(name: str, default: Any, kind: object, option: Option) -> inspect
 
 
 def _value(field: Field[object], value: Any) -> object:
-    """Return what was typed as the value of a field: tuples are typed with commas, or as an option several times."""
+    """Convert a command-line value to the type of its field: a tuple is comma-separated, or a repeated option."""
     if isinstance(field.default, tuple):
         return tuple(word.strip() for text in value for word in text.split(",") if word.strip())
     return value

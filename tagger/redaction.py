@@ -17,7 +17,7 @@ _SECRET = re.compile(
     r"(.*[_-])?(api|access|subscription|client)?[_-]?key",
     re.IGNORECASE,
 )
-"""Parameters that are left out: signed again tomorrow, the URL still names the same file."""
+"""Query parameters that are removed: secrets, and the parts of a signature, which change although the file does not."""
 _HARMLESS = frozenset(
     [
         "id", "v", "ver", "version", "versionid", "generation", "alt", "w", "width", "h", "height", "size", "q",
@@ -25,7 +25,7 @@ _HARMLESS = frozenset(
         "filename", "path", "lang", "dl", "download", "raw",
     ]
 )  # fmt: skip
-"""Parameters whose values stay."""
+"""Query parameters whose values are shown as they are."""
 _PLAIN = re.compile(r"\d{1,10}|~[0-9a-f]{8}")
 """A number, or the hash that stands for a value."""
 
@@ -45,33 +45,34 @@ _PATH_PARAMETER = re.compile(r";([^;/=]+)=[^;/]*")
 """As in `/a.jpg;jsessionid=1`."""
 _SHORTEST_SECRET = 6
 _CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Among them those that turn the direction of writing."""
+"""Control characters, and characters that change the direction of writing."""
 _PUNCTUATION = "'`),;:.]}!"
-"""May follow a URL in a sentence."""
+"""Characters that may follow a URL in a sentence without being part of it."""
 
 
 def public_uri(url: str) -> str:
     """Return a URL without user, password and signature, however malformed it is; other text unchanged.
 
-    Of a web address the fragment goes too, and a value that is not known to be harmless is replaced by its hash: two
-    images stay two. In the keys of other stores `?` and `#` are ordinary characters, and only secrets go.
+    Of an http(s) URL the fragment is removed too, and a value that is not known to be harmless is replaced by its hash,
+    so that two images do not become one. In the keys of other stores `?` and `#` are ordinary characters, and only
+    secrets are removed.
     """
     return "".join(map(_public, _START.split(url)))
 
 
 def redact(text: str) -> str:
-    """Return a message in which every URL is public, and every query that stands apart from its URL."""
+    """Return a message without the secrets of its URLs, and of queries that appear apart from their URL."""
     public = _sub(_IN_TEXT, public_uri, text)
     return _sub(_QUERY_IN_TEXT, lambda query: _query(query, web=True), public)
 
 
 def visible(text: str) -> str:
-    r"""Return text whose control characters, but line breaks and tabs, are escapes such as \x1b."""
+    r"""Return text with its control characters escaped, such as \x1b, except line breaks and tabs."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def without_secrets(text: str, url: str) -> str:
-    """Return a message about a URL in which its credentials stand nowhere, not even apart from the URL."""
+    """Return a message without the credentials of `url`, even where they appear apart from it."""
     public = public_uri(url)
     text = text.replace(url, public)
     words = {word.partition("=")[2] or word for word in re.split("[/?#&;@:]", url)}
@@ -83,7 +84,7 @@ def without_secrets(text: str, url: str) -> str:
 
 
 def _sub(pattern: re.Pattern[str], change: Callable[[str], str], text: str) -> str:
-    """Replace every match, but for the punctuation behind it."""
+    """Replace every match, except the punctuation that follows it."""
 
     def changed(match: re.Match[str]) -> str:
         found = match[0].rstrip(_PUNCTUATION)
@@ -118,7 +119,7 @@ def _query(query: str, web: bool) -> str:
 
 
 def _parameter(parameter: str, web: bool) -> str | None:
-    """Return `name=value` as it may be shown; None for a secret."""
+    """Return a query parameter, its value hashed unless it is harmless; None for a secret."""
     name, _, value = parameter.partition("=")
     called = unquote(name).lower()
     if _SECRET.fullmatch(called):

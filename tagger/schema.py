@@ -23,7 +23,7 @@ KEY = pa.schema([("uri", pa.string()), ("bytes", pa.int64()), ("modified_at", _T
 """Columns that identify one version of one file."""
 
 FOUND = pa.schema([*KEY, ("location", pa.string())])
-"""A file of a source. `location` is the URL to read, with its signature, where that is not the `uri`; else null."""
+"""A file of a source. `location` is the URL to read, with its signature, if it differs from the `uri`; else null."""
 
 MANIFEST = pa.schema([*FOUND, ("labels", pa.list_(pa.string())), ("split", pa.string())])
 
@@ -98,7 +98,7 @@ BENCHMARK = pa.schema(
 )
 """One row per model and seed; accuracies are of the test images, `flops` of one image, forward.
 
-`accuracy_tta`: with test-time augmentation, the mean over six views of each image. `cut`: what a time budget left out.
+`accuracy_tta`: with test-time augmentation, the mean over six views of each image. `cut`: what a time budget cut off.
 """
 
 DRIFT = pa.schema(
@@ -133,7 +133,7 @@ SUGGESTIONS = pa.schema(
         ("model_id", pa.string()),
     ]
 )
-"""One row per image to label or to look at again, in that order.
+"""One row per image to label or to check, most important first.
 
 `reason`: uncertain, label (it looks wrong), duplicate (its copies have other labels), dark or blurred. `score`: 0 to 1,
 the higher the clearer the reason. `labels`: those of the dataset. `candidates`: tags of the model, of a dataset those
@@ -151,7 +151,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 TAGGED = ("ok", "truncated")
-"""Statuses of rows with tags; of a truncated image, from what came before the end of its file."""
+"""Statuses of rows with tags; the tags of a truncated image are those of the part that decodes."""
 
 
 def serialise(table: pa.Table, kind: str, row_group: int = ROW_GROUP, **footer: str) -> bytes:
@@ -172,7 +172,7 @@ _END = 8
 """Bytes after a Parquet footer: its length and a magic number."""
 _CHUNK = 1 << 20
 TAIL = 1 << 16
-"""Bytes at a file's end that nearly always hold its seal and footer."""
+"""Bytes at the end of a file that nearly always include its seal and footer."""
 DAMAGE = (pa.ArrowException, OSError)
 """Errors of pyarrow on a damaged file."""
 
@@ -193,12 +193,12 @@ def _footer_length(end: bytes) -> int:
 
 
 def sealed_length(end: bytes) -> int:
-    """Return from a file's last bytes how many of them the seal and the footer take."""
+    """Return the total length of the seal and the footer, from the last bytes of a file."""
     return _SEAL_LENGTH + _footer_length(end)
 
 
 def is_whole(file: IO[bytes]) -> bool:
-    """Return whether a file has the bytes it was sealed with; true where there is no seal. Reads it in chunks."""
+    """Return whether a file matches the checksums in its seal; true without a seal. Reads the file in chunks."""
     size = file.seek(0, io.SEEK_END)
     tail = _tail(file, size)
     seal = _seal_of(tail)
@@ -208,7 +208,7 @@ def is_whole(file: IO[bytes]) -> bool:
 
 
 def _tail(file: IO[bytes], size: int) -> bytes:
-    """Return the end of a file, from the seal on."""
+    """Return the end of a file, starting at the seal or earlier."""
     file.seek(max(0, size - TAIL))
     tail = file.read()
     if sealed_length(tail) > len(tail):
@@ -218,14 +218,14 @@ def _tail(file: IO[bytes], size: int) -> bytes:
 
 
 def _seal_of(tail: bytes) -> bytes | None:
-    """Return the seal before the footer; None where there is none."""
+    """Return the seal before the footer; None without a seal."""
     end = len(tail) - _footer_length(tail)
     seal = tail[max(0, end - _SEAL_LENGTH) : max(0, end)]
     return seal if seal.startswith(_SEAL) and len(seal) == _SEAL_LENGTH else None
 
 
 def _footer_is_whole(tail: bytes) -> bool:
-    """Return whether the footer is the one that was sealed; true where there is no seal."""
+    """Return whether the footer matches its checksum in the seal; true without a seal."""
     seal = _seal_of(tail)
     return seal is None or seal[8:] == _crc(tail[len(tail) - _footer_length(tail) :])
 
@@ -247,17 +247,17 @@ def _crc(content: bytes) -> bytes:
 def open_parquet(file: IO[bytes], pre_buffer: bool = False) -> pq.ParquetFile:
     """Open a Parquet file so that damage raises one of DAMAGE: in the footer now, in a page when it is read.
 
-    `pre_buffer` combines reads, for stores that answer late; all that is read of a file is then in memory at once.
+    `pre_buffer` combines reads, for stores with a high latency; everything that is read is then in memory at once.
     """
     if not _footer_is_whole(_tail(file, file.seek(0, io.SEEK_END))):
-        raise pa.ArrowInvalid("the checksum of the footer is wrong")
+        raise pa.ArrowInvalid("the footer does not match its checksum")
     file.seek(0)
     return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=pre_buffer)
 
 
 @contextlib.contextmanager
 def named_damage(name: str) -> Iterator[None]:
-    """Raise TableError, with the name of the file, for what pyarrow raises on a damaged one."""
+    """Translate pyarrow's errors about a damaged file into a TableError with the name of the file."""
     try:
         yield
     except DAMAGE as error:
@@ -285,7 +285,7 @@ def check_footer(schema: pa.Schema, kind: str, name: str) -> dict[str, str]:
 
 
 def conform(table: pa.Table, kind: str) -> pa.Table:
-    """Give an older table today's columns: missing ones read as null, unknown ones are dropped."""
+    """Convert an older table to the current schema: missing columns become null, unknown ones are dropped."""
     schema = SCHEMAS[kind]
     columns = [
         table[field.name].cast(field.type) if field.name in table.schema.names else pa.nulls(len(table), field.type)
@@ -295,7 +295,7 @@ def conform(table: pa.Table, kind: str) -> pa.Table:
 
 
 def without_locations(table: pa.Table) -> pa.Table:
-    """Return a manifest that may be given to others: without signatures."""
+    """Return a manifest without its locations, whose URLs may contain signatures; it is safe to publish."""
     place = table.schema.get_field_index("location")
     return table.set_column(place, FOUND.field("location"), pa.nulls(len(table), pa.string()))
 

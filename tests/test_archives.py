@@ -116,7 +116,7 @@ def test_a_cut_archive_gives_rows_for_what_is_there_and_one_error(folder: Path, 
     summary = run(archive, out)
     table = tagger.read_results(out).set_index("uri")
     assert table.loc[str(archive), "status"] == "unreadable"
-    assert "damaged or cut short after" in table.loc[str(archive), "error"]
+    assert "damaged or truncated after" in table.loc[str(archive), "error"]
     assert summary.tagged >= (10 if "tar" in kind else 0)
     assert sum(summary.failed.values()) <= 3
 
@@ -133,7 +133,7 @@ def test_a_damaged_header_is_not_the_end_of_a_tar(folder: Path, tmp_path: Path) 
     damage_header(archive)
     run(archive, out)
     assert (
-        "damaged or cut short after 25 images" in tagger.read_results(out).set_index("uri").loc[str(archive), "error"]
+        "damaged or truncated after 25 images" in tagger.read_results(out).set_index("uri").loc[str(archive), "error"]
     )
 
 
@@ -166,8 +166,8 @@ def test_names_that_leave_an_archive_and_archives_inside_are_refused_by_name(tmp
     summary = run(tmp_path / "x.zip", tmp_path / "out")
     assert summary.found == 1
     assert summary.skipped == {
-        "name that leaves its archive ('../../evil.jpg')": 1,
-        "name that leaves its archive ('/etc/evil.jpg')": 1,
+        "path outside its archive ('../../evil.jpg')": 1,
+        "path outside its archive ('/etc/evil.jpg')": 1,
         "archive in an archive ('inner.tar')": 1,
         "hidden": 1,
         "not an image": 1,
@@ -216,7 +216,7 @@ def test_a_member_that_unpacks_to_more_than_it_says_fails(tmp_path: Path, bomb: 
     (tmp_path / "x.zip").write_bytes(content)
     run(tmp_path / "x.zip", tmp_path / "out")
     row = tagger.read_results(tmp_path / "out").iloc[0]
-    assert (row["status"], row["error"]) == ("unreadable", f"{tmp_path}/x.zip: a damaged member")
+    assert (row["status"], row["error"]) == ("unreadable", f"{tmp_path}/x.zip: a member is damaged")
 
 
 def rows_without_bytes(archive: Path) -> None:

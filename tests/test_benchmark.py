@@ -105,7 +105,7 @@ def test_what_was_trained_stays_and_what_was_cut_is_trained_again_with_another_b
 ) -> None:
     lines: list[str] = []
     assert Benchmark(str(stripes), str(trained), BenchmarkConfig(OWN, "3s"), say=lines.append).missing() == []
-    assert "6 of 6 models were trained before, 0 to train" in lines
+    assert "6 of 6 models are already trained, 0 to train" in lines
     frame = pd.read_parquet(trained / "results.parquet").set_index("model")
     whole = set(frame.index[frame["cut"] == ""])
     assert "knn" in whole
@@ -145,7 +145,7 @@ def test_a_killed_benchmark_trains_only_what_is_missing(stripes: Path, tmp_path:
     lines: list[str] = []
     rows = Benchmark(str(stripes), str(tmp_path / "report"), BenchmarkConfig(("linear", "mlp"), "3s"), say=lines.append)
     assert [row["model"] for row in rows.run()] == ["linear", "mlp"]
-    assert "1 of 2 models were trained before, 1 to train" in lines
+    assert "1 of 2 models are already trained, 1 to train" in lines
 
 
 def test_a_net_that_was_killed_goes_on_after_its_last_epoch(stripes: Path, tmp_path: Path) -> None:
@@ -180,13 +180,13 @@ run.Benchmark({str(stripes)!r}, {str(tmp_path / "report")!r}, config, say=lambda
 
 
 def test_mistakes_are_errors_that_say_what_to_do(stripes: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="choose among knn, linear"):
+    with pytest.raises(UsageError, match="choose from knn, linear"):
         BenchmarkConfig(("resnet19",))
     with pytest.raises(UsageError, match="a time such as 10m or 90s, or full"):
         BenchmarkConfig(budget="soon")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes").touch()
-    with pytest.raises(UsageError, match="holds notes"):
+    with pytest.raises(UsageError, match="has other files"):
         Benchmark(str(stripes), str(tmp_path / "foreign"), BenchmarkConfig(("linear",))).missing()
     with pytest.raises(UsageError, match="--normalisation grey is unknown"):
         Benchmark(str(stripes), str(tmp_path / "a"), BenchmarkConfig(("linear",), normalisation="grey")).run()
@@ -202,15 +202,15 @@ def test_what_would_stop_a_model_later_stops_before_anything_is_trained(stripes:
     for config, message in (
         (BenchmarkConfig(("knn",), normalisation="grey"), "--normalisation grey is unknown"),
         (BenchmarkConfig(("knn",), normalisation="mean-file:none.xml"), "mean-file:none.xml: no such file"),
-        (BenchmarkConfig(("knn", "probe"), backbone="local-dir:/no/where"), r"--backbone .*no such.*leave probe out"),
+        (BenchmarkConfig(("knn", "probe"), backbone="local-dir:/no/where"), r"--backbone .*no such.*remove probe from"),
     ):
         with pytest.raises(TaggerError, match=message):
             Benchmark(str(stripes), str(tmp_path / "out"), config).missing()
-    with pytest.raises(UsageError, match="is the place of CIFAR-10"):
+    with pytest.raises(UsageError, match="is the location of CIFAR-10"):
         Benchmark(str(stripes), str(tmp_path / "out"), data="somewhere")
     with pytest.raises(UsageError, match="--device gpu: expected one of auto, cpu, cuda"):
         BenchmarkConfig(device="gpu")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="linear: named twice"):
+    with pytest.raises(UsageError, match="linear: given twice"):
         BenchmarkConfig(("linear", "knn", "linear"))
     assert not (tmp_path / "out").exists()
 
@@ -336,7 +336,7 @@ def test_the_speed_run_network_keeps_its_normalisation_where_a_mean_image_is_cho
 ) -> None:
     config = BenchmarkConfig(("linear", "speedrun"), "1s", normalisation="pixel-mean")
     rows = Benchmark(str(stripes), str(tmp_path / "report"), config).run()
-    assert "standardise: it takes no mean image" in rows[1]["note"]
+    assert "standardise: this network cannot subtract a mean image" in rows[1]["note"]
     assert "mean image" not in rows[0]["note"]
 
 
@@ -386,4 +386,4 @@ def test_the_command_prints_one_json_object(stripes: Path, tmp_path: Path, run_t
     assert json.loads(ran.stdout)["models"][0]["model"] == "linear"
     unknown = run_tagger("benchmark", stripes, "--models", "cnn", "--out", tmp_path / "other")
     assert unknown.returncode == 1
-    assert "choose among knn" in unknown.stderr
+    assert "choose from knn" in unknown.stderr

@@ -142,7 +142,7 @@ def test_models_that_are_not_there_say_what_model_takes(timm_folder: Path) -> No
         checkpoint.describe(str(timm_folder))
     with pytest.raises(ModelError, match="did you mean"):
         checkpoint.describe("timm/resnet5o")
-    with pytest.raises(ModelError, match="with weights: "):
+    with pytest.raises(ModelError, match="has weights for: "):
         checkpoint.describe("timm/resnet50.nonsense")
 
 

@@ -100,7 +100,7 @@ def test_predict_shows_the_best_tags_of_files(run_tagger: Run, photos: Path) -> 
     ran = run_tagger("predict", photos / "0.jpg", photos / "bad.jpg", "--model", MODEL)
     assert ran.returncode == 0, ran.stderr
     assert len(re.findall(r"^ +\d+\.\d%", ran.stdout, re.MULTILINE)) == 5
-    assert "unsupported: not an image format" in ran.stdout
+    assert "unsupported: not in a supported image format" in ran.stdout
     failed = run_tagger("predict", photos / "bad.jpg", "nowhere.jpg", "--model", MODEL, "--json")
     assert failed.returncode == 3
     assert [row["status"] for row in json.loads(failed.stdout)["images"]] == ["unsupported", "unreadable"]
@@ -149,12 +149,12 @@ def test_models_lists_the_good_ones_beside_a_broken_one(run_tagger: Run, tmp_pat
         (["tag", "{photos}", "--model", "nothing", "--out", "{out}"], 1, "nothing: no such checkpoint"),
         (["tag", "foo://x/y", "--model", MODEL, "--out", "{out}"], 1, "unknown scheme foo://"),
         (["tag", "gs://bucket/x", "--model", MODEL, "--out", "{out}"], 1, "pip install 'tagger[gcs]'"),
-        (["tag", "{photos}", "--model", MODEL, "--out", "{photos}"], 1, "holds other files"),
+        (["tag", "{photos}", "--model", MODEL, "--out", "{photos}"], 1, "has other files"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "0"], 2, "greater than or equal to 1"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--max-failed", "many"], 1, "--max-failed many"),
         (["tag", "{photos}", "--model", MODEL, "--out", "{out}", "--top-k", "many"], 2, "--top-k"),
         (["query", "{out}"], 1, "no results here; RESULTS is the folder that"),
-        (["predict", "{photos}", "--model", MODEL], 1, "is a folder; `tagger tag` tags all images of one"),
+        (["predict", "{photos}", "--model", MODEL], 1, "is a folder; use `tagger tag` to tag all its images"),
         (["models", "/no/such"], 1, "no such folder"),
         (["ingest", "{photos}", "--out", "m.csv"], 1, "ends in .parquet"),
         (["train", "{photos}", "--out", "{out}", "--method", "prob"], 2, "'finetune', 'knn', 'scratch'"),
@@ -295,5 +295,5 @@ def test_without_model_and_out_imagenet_tags_into_results_beside_where_you_stand
     assert list((tmp_path / "results").glob("*.parquet"))
     inside = run_tagger("tag", ".", cwd=photos)
     assert inside.returncode == 1
-    assert "would lie inside ." in inside.stderr
+    assert "would be inside ." in inside.stderr
     assert not (photos / "results").exists()

@@ -153,7 +153,7 @@ def test_what_cannot_be_run_is_one_clear_error(tmp_path: Path, files: dict[str, 
 
 def test_a_damaged_zip_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK" * 50)
-    for name, message in (("a.zip", "a damaged or encrypted zip file"), ("none.zip", "does not exist")):
+    for name, message in (("a.zip", "the zip file is damaged or encrypted"), ("none.zip", "does not exist")):
         with pytest.raises(TaggerError, match=message):
             checkpoint.describe(str(tmp_path / name))
 

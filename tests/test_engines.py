@@ -348,7 +348,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line_and_not_the_engine(
     info = checkpoint.describe(f"local-dir:{timm_folder}")
     engine = engines.load(info, checkpoint.build, Choice("cpu", "openvino", "fp32"))
     assert engine.name.startswith("openvino")
-    assert "cannot write the converted network there" in caplog.text
+    assert "cannot cache the converted network" in caplog.text
 
 
 def test_every_engine_has_one_entry() -> None:

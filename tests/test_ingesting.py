@@ -109,7 +109,7 @@ def test_folders_with_images_of_the_same_names_are_classes_only_when_confirmed(
     tmp_path: Path, names: list[str]
 ) -> None:
     source = write_images(tmp_path / "s", names)
-    with pytest.raises(UsageError, match=r"images of the same names, .* confirm with tagger ingest --label-format"):
+    with pytest.raises(UsageError, match=r"images with the same names, .* confirm with tagger ingest --label-format"):
         ingest(source)
     confirmed = ingest(source, label_format="class-folders")
     assert confirmed.counts()["labels"]["labelled"] == len(names)
@@ -157,7 +157,7 @@ def test_a_file_that_only_looks_like_labels_is_said_and_passed_over(tmp_path: Pa
     (source / "labels.json").write_text("")
     found = ingest(source)
     assert found.counts()["labels"]["format"] == "class-folders"
-    assert "files that are called like label files and are not: 2 (" in found.text()
+    assert "files named like label files that are not: 2 (" in found.text()
     assert "columns camera, lens" in found.text()
 
 
@@ -189,7 +189,7 @@ def test_a_moved_data_set_is_matched_by_the_ends_of_its_paths(tmp_path: Path) ->
     found = ingest(source, str(tmp_path / "l.csv"))
     assert [labels for labels, _ in rows(found, source).values()] == [["cat"], ["dog"], ["cat"], ["dog"]]
     said = "\n".join(found.notes.lines())
-    assert "rows whose name could mean several files, not guessed: 1 (/home/ann/other/1.jpg (" in said
+    assert "rows whose name matches several files, ignored: 1 (/home/ann/other/1.jpg (" in said
     assert "rows that name a file not in the source: 1 (/home/ann/set/test/cat/1.jpg)" in said
     assert (
         f"rows matched by the end of their path alone: 4 (/home/ann/set/train/cat/1.jpg as {source}/train/cat/1.jpg"
@@ -207,7 +207,7 @@ def test_a_name_alone_that_fits_one_file_is_taken_and_said(tmp_path: Path) -> No
     assert rows(found, source) == {"1.jpg": (["cat"], None), "2.jpg": (None, None)}
     said = "\n".join(found.notes.lines())
     assert "rows matched by file name alone, in another folder: 2 (/elsewhere/1.jpg, x/2.jpg)" in said
-    assert "rows whose name could mean several files, not guessed: 2 (x/2.jpg, y/2.jpg)" in said
+    assert "rows whose name matches several files, ignored: 2 (x/2.jpg, y/2.jpg)" in said
 
 
 def test_a_file_of_another_split_is_another_file(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_the_command_refuses_in_one_line(run_tagger: Run, tmp_path: Path) -> Non
             "with columns width, height. Nearest: one-hot (a path and a column of 0/1 or -1/1 per class)",
         ),
         (["--labels", tmp_path / "none.csv"], "none.csv: not found"),
-        (["--labels", tmp_path / "other.csv"], "other.csv: no image of"),
+        (["--labels", tmp_path / "other.csv"], "other.csv: has no image of"),
         (["--labels", tmp_path / "other.csv"], "rows that name a file not in the source: 1 (else.jpg)); nothing was"),
         (["--labels", tmp_path / "l.csv", "--label-format", "single"], "--label-format single: expected auto, none"),
         (["--labels", tmp_path / "l.csv", "--label-format", "coco"], "l.csv: not valid JSON"),

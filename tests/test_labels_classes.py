@@ -110,4 +110,4 @@ def test_confidence_in_fiftyone_files(source: Path, tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "labels.json", {"classes": ["cat", "owl"], "labels": labels})
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"], "4.jpg": ["cat"], "5.jpg": []}
     assert "labels of confidence 0, which do not apply: 3 (data/3: owl, data/4: owl" in notes_of(found)
-    assert "labels with a confidence between 0 and 1, which were taken: 1 (data/1: 0.9)" in notes_of(found)
+    assert "labels with a confidence between 0 and 1, which were used: 1 (data/1: 0.9)" in notes_of(found)

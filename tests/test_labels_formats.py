@@ -189,7 +189,7 @@ def test_an_ambiguous_name_is_reported_and_not_guessed(tmp_path: Path, writer: W
     rows: list[Row] = [("1.jpg", ("cat",)), ("2.jpg", ("cat",)), ("x/b/1.jpg", ("bird",))]
     found = ingest(source, *label_files.write(tmp_path, writer, rows))
     assert labels_of(found, source) == {"a/1.jpg": None, "b/1.jpg": ["bird"], "b/2.jpg": ["cat"]}
-    assert "rows whose name could mean several files, not guessed: 1 (1.jpg (" in notes_of(found)
+    assert "rows whose name matches several files, ignored: 1 (1.jpg (" in notes_of(found)
 
 
 @every_writer

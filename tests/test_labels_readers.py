@@ -83,7 +83,7 @@ def test_ids_of_a_text_list_get_names(source: Path, tmp_path: Path) -> None:
     ],
 )
 def test_pairs_boxes_and_bare_names_are_no_text_list(source: Path, tmp_path: Path, content: str) -> None:
-    with pytest.raises(TableError, match="no label format takes it"):
+    with pytest.raises(TableError, match="no label format matches"):
         ingest(source, tmp_path / "val.txt", content)
 
 
@@ -146,7 +146,7 @@ def test_the_lists_of_cub_are_joined_by_id(tmp_path: Path, labels: str | None) -
 def test_an_id_of_cub_with_two_values_is_an_error(tmp_path: Path, name: str, line: str) -> None:
     source = write_images(tmp_path / "cub", ["images/001.Albatross/1.jpg", "images/002.Auk/2.jpg"])
     write(source, {**CUB, name: f"{CUB[name]}{line}\n"})
-    with pytest.raises(TableError, match=rf"{name}: id 1 stands for .+ and for {line[2:]}; remove one"):
+    with pytest.raises(TableError, match=rf"{name}: id 1 has two values, .+ and {line[2:]}; remove one"):
         ingest(source)
 
 
@@ -156,7 +156,7 @@ def test_celeba_is_read_with_and_without_its_count(source: Path, tmp_path: Path,
     assert by_name(ingest(source, file, rows)) == {"1.jpg": ["Young"], "2.jpg": []}
     found = ingest(source, file, f"{rows}\nodd line\n", label_format="celeba")
     assert by_name(found) == {"1.jpg": ["Young"], "2.jpg": []}
-    assert "lines that are not an image and an answer for each class: 1 (odd line)" in notes_of(found)
+    assert "lines that are not an image and a value for each class: 1 (odd line)" in notes_of(found)
     assert "classes without an image: 1 (Bald)" in notes_of(found)
 
 
@@ -333,7 +333,7 @@ def test_texts_beside_the_images_are_not_taken_unless_named(tmp_path: Path) -> N
 def test_boxes_of_yolo_beside_the_images_are_refused(tmp_path: Path) -> None:
     source = write_images(tmp_path / "s", ["1.jpg"])
     write(source, {"1.txt": "0 0.5 0.5 0.25 0.25\n"})
-    with pytest.raises(TableError, match=r"1.txt: holds boxes as of YOLO"):
+    with pytest.raises(TableError, match=r"1.txt: contains YOLO boxes"):
         ingest(source, label_format="sidecar-text")
 
 

@@ -34,7 +34,7 @@ def test_space_separates_tags_only_when_every_word_stands_elsewhere_too(source: 
         "1.jpg": ["haze", "primary"], "2.jpg": ["clear", "primary"], "3.jpg": ["haze"], "4.jpg": ["clear"],
     }  # fmt: skip
     unclear = "image_name,tags\n1,hot dog\n2,cat\n"
-    with pytest.raises(UsageError, match=r"'hot dog'; use --label-delimiter with one of ' '"):
+    with pytest.raises(UsageError, match=r"'hot dog' is ambiguous; use --label-delimiter with one of ' '"):
         ingest(source, tmp_path / "l.csv", unclear)
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=""))["1.jpg"] == ["hot dog"]
     assert by_name(ingest(source, tmp_path / "l.csv", unclear, label_delimiter=" "))["1.jpg"] == ["dog", "hot"]
@@ -75,7 +75,7 @@ def test_a_stem_with_two_files_is_ambiguous(source: Path, tmp_path: Path) -> Non
     write_images(source, ["1.png"])
     found = ingest(source, tmp_path / "l.csv", "id,label\n1,cat\n2,cat\n")
     assert by_name(found) == {"2.jpg": ["cat"]}
-    assert "rows whose name could mean several files, not guessed: 1 (" in notes_of(found)
+    assert "rows whose name matches several files, ignored: 1 (" in notes_of(found)
 
 
 def test_one_hot_rows_of_zeros_gaps_and_other_values_are_said(source: Path, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_uploads_of_the_same_name_are_not_guessed(source: Path, tmp_path: Path) 
     ]
     with pytest.raises(SourceError) as raised:  # nothing is left that has a label
         ingest(source, tmp_path / "l.json", tasks)
-    assert "rows whose name could mean several files, not guessed: 2 (" in str(raised.value)
+    assert "rows whose name matches several files, ignored: 2 (" in str(raised.value)
 
 
 def test_cvat_subsets_tell_files_of_one_name_apart(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_xml_with_entities_or_a_dtd_is_refused(source: Path, tmp_path: Path) -> 
     )
     for head in ("", '<?xml version="1.0"?>\n'):
         for format in ("auto", "cvat-xml"):
-            with pytest.raises(TableError, match=r"no label format takes it|DTD or entities"):
+            with pytest.raises(TableError, match=r"no label format matches|DTD or entities"):
                 ingest(source, tmp_path / "a.xml", head + bomb, label_format=format)
     outside = '<!DOCTYPE annotations SYSTEM "file:///etc/passwd"><annotations/>'
     with pytest.raises(TableError, match="refused"):
@@ -347,7 +347,7 @@ def test_azure_pages_know_negative_tags_and_need_names(source: Path, tmp_path: P
     (pages / "1.json").write_text(json.dumps([[image("3", ("t1", "cat"), ("t3", "dog"))], [image("4")]]))
     assert by_name(ingest(source, pages)) == {"1.jpg": ["cat"], "2.jpg": [], "3.jpg": ["cat", "dog"]}
     nameless = [image("1", ("t1", None)), image("2", ("t2", None))]
-    with pytest.raises(UsageError, match="save the answer of GetTags"):
+    with pytest.raises(UsageError, match="save the response of GetTags"):
         ingest(source, tmp_path / "page.json", nameless)
     tags = [{"id": "t1", "name": "cat", "type": "Regular", "imageCount": 1},
             {"id": "t2", "name": "nothing here", "type": "Negative", "imageCount": 1}]  # fmt: skip
@@ -363,7 +363,7 @@ def test_class_names_that_differ_in_case_or_spaces_stay_apart_and_are_said(sourc
     found = ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,Cat\n2.jpg,cat\n3.jpg,hot dog\n4.jpg,hotdog\n")
     assert by_name(found) == {"1.jpg": ["Cat"], "2.jpg": ["cat"], "3.jpg": ["hot dog"], "4.jpg": ["hotdog"]}
     assert (
-        "class names that differ only in case or spaces, kept apart: 2 ('Cat' / 'cat', 'hot dog' / 'hotdog')"
+        "class names that differ only in case or spaces, treated as different: 2 ('Cat' / 'cat', 'hot dog' / 'hotdog')"
         in notes_of(found)
     )
 
@@ -400,9 +400,9 @@ def test_a_file_in_two_splits_is_in_none(source: Path, tmp_path: Path) -> None:
         source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,train\n1.jpg,a,Test\n2.jpg,a,valid\n3.jpg,a,holdout\n"
     )
     assert splits(found) == {"2.jpg": "val", "3.jpg": "test"}
-    assert "images in two splits, put in none: 1 (" in notes_of(found)
+    assert "images in two splits, assigned to neither: 1 (" in notes_of(found)
     strange = ingest(source, tmp_path / "l.csv", "path,label,split\n1.jpg,a,gold\n2.jpg,a,dev\n")
-    assert "that is not train, val or test, as good as without one: we split them: 1 (gold)" in notes_of(strange)
+    assert "other than train, val or test, treated as without a split: 1 (gold)" in notes_of(strange)
     assert splits(strange) == {"2.jpg": "val"}
 
 
@@ -528,7 +528,7 @@ def test_names_of_several_words_stay_one_label(source: Path, tmp_path: Path, hea
 
 
 def test_numbered_names_are_not_separated_at_the_space(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot tell what separates the labels of 'class 1'"):
+    with pytest.raises(UsageError, match="the separator of the labels in 'class 1' is ambiguous"):
         ingest(source, tmp_path / "l.csv", "path,tags\n1.jpg,class 1\n2.jpg,class 2\n")
 
 
@@ -598,7 +598,7 @@ def test_names_with_commas_spaces_and_digits_are_names(source: Path, tmp_path: P
 )  # fmt: skip
 def test_a_file_that_holds_no_class_names_is_refused(source: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "names.yaml").write_bytes(content)
-    with pytest.raises(UsageError, match=r"names.yaml: no class names in it .* expected one name a line"):
+    with pytest.raises(UsageError, match=r"names.yaml: no class names in it .* expected one name per line"):
         ingest(source, tmp_path / "l.csv", "path,label\n1.jpg,0\n", label_names=str(tmp_path / "names.yaml"))
 
 
@@ -628,7 +628,7 @@ def test_a_row_of_confidence_0_is_never_a_label(source: Path, tmp_path: Path, na
     found = ingest(source, tmp_path / "l.csv", rows)
     assert by_name(found) == {"2.jpg": ["cat"], "3.jpg": ["cat"], "4.jpg": ["cat"], "5.jpg": ["owl"]}
     assert f"rows with 0 in {name}, whose labels do not apply: 2 (1.jpg: dog, 4.jpg: dog)" in notes_of(found)
-    assert f"rows with neither 0 nor 1 in {name}, whose labels were taken: 2 (3.jpg: 0.7" in notes_of(found)
+    assert f"rows with neither 0 nor 1 in {name}, whose labels were used: 2 (3.jpg: 0.7" in notes_of(found)
     assert "images with negatives alone, left unlabelled: 1 (" in notes_of(found)
 
 
@@ -656,7 +656,7 @@ def test_a_label_that_is_given_and_denied_is_a_conflict(source: Path, tmp_path: 
 def test_a_confidence_is_not_a_class(source: Path, tmp_path: Path) -> None:
     found = ingest(source, tmp_path / "l.csv", "path,cat,dog,score\n1.jpg,1,0,0.9\n2.jpg,0,1,1\n")
     assert by_name(found) == {"1.jpg": ["cat"], "2.jpg": ["dog"]}
-    assert "neither 0 nor 1 in score, whose labels were taken: 1 (1.jpg: 0.9)" in notes_of(found)
+    assert "neither 0 nor 1 in score, whose labels were used: 1 (1.jpg: 0.9)" in notes_of(found)
 
 
 # --- lists as text --------------------------------------------------------------------------------------------
@@ -686,7 +686,9 @@ def test_a_list_printed_into_a_cell_is_read_right_or_refused(
     pd.DataFrame({"path": ["1.jpg", "2.jpg"], "label": [cell, "x"]}).to_csv(tmp_path / "l.csv", index=False)
     found = ingest(source, tmp_path / "l.csv")
     assert by_name(found) == {"2.jpg": ["x"], **({} if expected is None else {"1.jpg": expected})}
-    assert ("cells in brackets that are no whole list, left unlabelled: 1 (" in notes_of(found)) == (expected is None)
+    assert ("cells in brackets that are not a valid list, left unlabelled: 1 (" in notes_of(found)) == (
+        expected is None
+    )
 
 
 def test_a_list_of_objects_is_no_list_of_labels(source: Path, tmp_path: Path) -> None:

@@ -112,9 +112,9 @@ def test_a_parquet_or_csv_without_files_names_its_columns(tmp_path: Path) -> Non
     pd.DataFrame({"a": [1], "b": ["x"]}).to_parquet(tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("a,b\n1,x\n")
     (tmp_path / "junk.parquet").write_text("junk")
-    with pytest.raises(TableError, match="have columns a, b"):
+    with pytest.raises(TableError, match="has the columns a, b"):
         uris(tmp_path / "t.parquet")
-    with pytest.raises(TableError, match="have columns a, b"):
+    with pytest.raises(TableError, match="has the columns a, b"):
         uris(tmp_path / "t.csv")
     with pytest.raises(TableError, match="not a readable Parquet"):
         uris(tmp_path / "junk.parquet")

@@ -59,7 +59,7 @@ def test_agreement_of_a_model_that_is_not_ours_is_kept_in_the_cache(photos: Path
 
 def test_agreement_without_photographs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"junk")
-    with pytest.raises(SourceError, match="0 of 1 files decode"):
+    with pytest.raises(SourceError, match="0 of 1 files can be decoded"):
         agreement.measure(MODEL, str(tmp_path))
 
 

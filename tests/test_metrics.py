@@ -156,9 +156,9 @@ def test_degenerate_splits_are_json_without_nan(task: str, images: int, share: i
     ("scores", "truth", "message"),
     [
         (np.array([[0.1], [np.nan]]), np.ones((2, 1)), "1 of 2 images .* first in row 1"),
-        (np.ones((2, 2)), np.ones((2, 3)), "one shape"),
-        (np.ones((0, 2)), np.ones((0, 2)), "not empty"),
-        (np.ones((1, 2)), np.array([[1, np.nan]]), "nothing but 0 and 1"),
+        (np.ones((2, 2)), np.ones((2, 3)), "same non-empty shape"),
+        (np.ones((0, 2)), np.ones((0, 2)), "non-empty shape"),
+        (np.ones((1, 2)), np.array([[1, np.nan]]), "only 0 and 1"),
         (np.ones((2, 2)), np.array([[0, 1], [1, 1]]), "first in row 1: use multilabel"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_deleted_image_and_links_that_lead_nowhere_do_not_stop_the_others(azur
     ran = migrate(azure.url, "--json")
     found = json.loads(ran.stdout)
     reasons = sorted(error.rpartition(": ")[2] for error in found["failed"])
-    assert reasons == [*["not a link that can be followed"] * 3, "the image has been deleted"]
+    assert reasons == [*["not a valid http(s) URL"] * 3, "the image has been deleted"]
     assert (ran.returncode, found["images"]) == (1, 3)
 
 
@@ -252,7 +252,7 @@ def test_what_is_not_the_image_that_was_uploaded_is_not_written(azure: Azure, mi
     azure.content, azure.wrong_sum = {1: b"<html>"}, {2}
     ran = migrate(azure.url, "--json")
     first, second = json.loads(ran.stdout)["failed"]
-    assert ("gave no image" in first, "the checksum is wrong" in second, ran.returncode) == (True, True, 1)
+    assert ("not an image" in first, "does not match its checksum" in second, ran.returncode) == (True, True, 1)
     assert len(list((tmp_path / "out" / "images").iterdir())) == 5
 
 
@@ -299,13 +299,13 @@ def test_an_iteration_without_figures_is_no_reason_to_stop(azure: Azure, migrate
 def test_a_key_that_is_refused_is_one_line(azure: Azure, migrate: Any, tmp_path: Path) -> None:
     azure.key = "another"
     ran = migrate(azure.url)
-    assert (ran.returncode, "the key is refused" in ran.stderr, "secret" in ran.stderr) == (1, True, False)
+    assert (ran.returncode, "the key was rejected" in ran.stderr, "secret" in ran.stderr) == (1, True, False)
 
 
 def test_ids_that_would_leave_the_folder_are_refused(azure: Azure, migrate: Any, tmp_path: Path) -> None:
     azure.image = lambda number: {"id": "../../x", "tags": [], "originalImageUri": f"{azure.url}/blob/1"}  # type: ignore[method-assign]
     ran = migrate(azure.url)
-    assert (ran.returncode, "gave an id that is no UUID: '../../x'" in ran.stderr) == (1, True), ran.stderr
+    assert (ran.returncode, "returned an id that is not a UUID: '../../x'" in ran.stderr) == (1, True), ran.stderr
     assert not list(tmp_path.parent.glob("x*"))
 
 

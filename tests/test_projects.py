@@ -314,7 +314,7 @@ def test_tags_are_given_taken_renamed_and_deleted(empty: Server) -> None:
     client.update_tag(project.id, b.id, models.Tag(name="c", description="d", type="Regular"))
     (found,) = client.get_images_by_ids(project.id, [image.id])
     assert [tag.tag_name for tag in found.tags] == ["c"]
-    with pytest.raises(models.CustomVisionErrorException, match="named 'c' already"):
+    with pytest.raises(models.CustomVisionErrorException, match="named 'c' already exists"):
         client.create_tag(project.id, "c")
     client.delete_tag(project.id, b.id)
     assert client.get_untagged_image_count(project.id) == 1

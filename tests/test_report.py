@@ -181,7 +181,7 @@ def test_the_summary_doubts_a_difference_that_is_not_significant() -> None:
 
 
 def test_the_summary_says_when_no_bigger_model_pays() -> None:
-    assert "no bigger one pays" in summary(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
+    assert "no larger model pays off" in summary(runs(("linear", 0.9, 10, 1e6), ("cnn", 0.8, 130, 5e7)))
 
 
 def test_of_equals_the_fastest_to_train_is_the_best() -> None:
@@ -253,7 +253,7 @@ def test_cut_models_are_marked_and_never_the_best() -> None:
 def test_the_section_of_a_cut_model_begins_with_what_was_cut() -> None:
     text = markdown(cut(report(), convnet="3 of 30 epochs"))
     assert "## CNTK ConvNet\n\nCut by the budget: 3 of 30 epochs." in text
-    assert "## MLP\n\nWeighted sums" in text
+    assert "## MLP\n\nSeveral layers of weighted sums" in text
 
 
 def test_one_cut_seed_makes_a_model_cut() -> None:

@@ -222,8 +222,8 @@ def test_of_several_models_the_one_tagged_last_is_shown_or_the_one_named(
     tagger.tag(photos, f"local-dir:{timm_folder}", tagged)
     assert results_report.gather(tagged).model == timm_folder.name
     page = results_report.html(results_report.gather(tagged, "cifar10-speedrun"), 0)
-    assert "The table holds several models. This page is about cifar10-speedrun" in page
-    with pytest.raises(UsageError, match=r"--model other: not in .* whose results hold tiny, cifar10-speedrun"):
+    assert "The table has results of several models. This page is about cifar10-speedrun" in page
+    with pytest.raises(UsageError, match=r"--model other: not in .* whose models are tiny, cifar10-speedrun"):
         results_report.gather(tagged, "other")
 
 

@@ -417,7 +417,7 @@ def test_a_port_in_use_is_passed_over(tagged: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with reviewing(tagged / "out", tmp_path / "l.parquet", port=port) as review:
-            assert f"port {port} is in use; this is " in review.printed
+            assert f"port {port} is in use; using " in review.printed
             assert review.get("/api/images")["total"] == 10
     assert list(tmp_path.iterdir()) == []  # looking writes nothing
 
@@ -426,7 +426,7 @@ def test_a_port_in_use_is_passed_over(tagged: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--model", "x"), "--model x: not in"),
-        (("--against", "x"), "--against x: expected one of no other model"),
+        (("--against", "x"), "--against x: the results have no other model"),
         (("--labels", "l.csv"), "the name must end in .parquet"),
         (("--by", "a\x1b"), "expected a name"),
     ],
@@ -605,7 +605,7 @@ def test_ten_images_reviewed_by_keyboard_survive_a_kill_and_train_a_model(
         review.process.kill()
         review.process.wait(TIMEOUT)
         tab.keyboard.press("a")
-        tab.get_by_text("Not saved: The server does not answer").wait_for()
+        tab.get_by_text("Not saved: The server does not respond").wait_for()
         tab.close()
     assert (tmp_path / "labels.parquet.journal").exists()
     with reviewing(tmp_path / "out", labels) as review:

@@ -166,7 +166,7 @@ def test_reads_that_are_never_answered_cost_two_rows_and_not_the_run(
     assert time.monotonic() - started < 50
     assert (summary.tagged, summary.failed["unreadable"]) == (12, 2)
     errors = [row["error"] for _, row in tagger.read_results(tmp_path / "out").iterrows() if "stuck" in row["uri"]]
-    assert errors == ["no answer in 2 s"] * 2
+    assert errors == ["no response within 2 s"] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

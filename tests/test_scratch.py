@@ -128,7 +128,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_network(
 @pytest.mark.parametrize("content", [b"damaged", b"", b"PK\x03\x04 not a training"])
 def test_a_damaged_state_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(TableError, match=r"state\.pt: damaged training state .*delete it to start again"):
+    with pytest.raises(TableError, match=r"state\.pt: damaged training state .*delete it to start over"):
         State(str(tmp_path / "state.pt"), {}).load()
 
 

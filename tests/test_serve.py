@@ -558,7 +558,7 @@ def test_models_health_metrics_and_openapi(server: Server) -> None:
     assert f'tagger_images_total{{model="{NAME}",status="ok"}}' in server.get("/metrics").text
     assert "/predict" in server.get("/openapi.json").json()["paths"]
     assert server.get("/nothing").json()["code"] in ("NotFound", "BadRequest")
-    assert server.post("/no/such/call").json() == {"code": "NotFound", "message": "no such call; see /docs"}
+    assert server.post("/no/such/call").json() == {"code": "NotFound", "message": "no such endpoint; see /docs"}
     training = server.get("/customvision/v3.3/Training/projects", headers={"Training-Key": "any"})
     assert (training.status_code, "--projects FOLDER" in training.json()["message"]) == (404, True)
 
@@ -743,7 +743,7 @@ def test_a_checkpoint_that_changes_is_loaded_again_and_no_request_fails(tmp_path
         assert server.process.stderr
         said = server.process.stderr.read()
     assert "not valid JSON" in said
-    assert "is gone; the loaded model goes on serving" in said
+    assert "no longer exists; still serving the loaded model" in said
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -788,7 +788,7 @@ def test_a_server_that_the_network_reaches_without_a_key_says_so() -> None:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(TIMEOUT) == 0
         assert server.process.stderr
-        assert "everyone who reaches 0.0.0.0 can use this server" in server.process.stderr.read()
+        assert "anyone who can reach 0.0.0.0 can use this server" in server.process.stderr.read()
 
 
 def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> None:
@@ -797,13 +797,13 @@ def test_what_cannot_be_served_is_one_line(run_tagger: Any, tmp_path: Path) -> N
         port = taken.getsockname()[1]
         for arguments, message in (
             (["nowhere"], "nowhere: no such checkpoint"),
-            ([], "name a model to serve, or a folder of projects with --projects"),
+            ([], "give a model to serve, or a folder of projects with --projects"),
             ([MODEL, "--port", port], f"--host 127.0.0.1 --port {port}: cannot listen there"),
-            ([MODEL, "--port", 0, "--key-file", tmp_path / "keys"], "is empty; write one key a line"),
+            ([MODEL, "--port", 0, "--key-file", tmp_path / "keys"], "is empty; write one key per line"),
             ([MODEL, "--port", 0, "--key-file", tmp_path / "none"], "none: cannot be read"),
             (
                 [MODEL, MODEL, "--port", 0],
-                "two models are named cifar10-speedrun; NAME=MODEL",
+                "two models are named cifar10-speedrun; rename one with NAME=MODEL",
             ),
             (["other=nowhere"], "nowhere: no such checkpoint"),
             ([MODEL, "--port", 0, "--max-body", 0], "--max-body"),

@@ -194,7 +194,7 @@ def test_folders_of_the_kernel_are_not_walked(tmp_path: Path) -> None:
     (tmp_path / "system").symlink_to("/sys")
     uris, skipped = found(tmp_path)
     assert uris == [f"{tmp_path}/a.jpg"]
-    assert skipped == {"folder of the kernel": 2}
+    assert skipped == {"kernel file system": 2}
 
 
 def test_a_folder_that_cannot_be_listed_is_counted_or_an_error_when_it_is_the_source(tmp_path: Path) -> None:
@@ -441,9 +441,9 @@ def odd_server() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("silent", "no answer in 1 s"), ("drip", "no answer in 1 s"), ("endless", "larger than 256 MB"),
+        ("silent", "no response within 1 s"), ("drip", "no response within 1 s"), ("endless", "larger than 256 MB"),
         ("bomb", "larger than 256 MB"), ("circle", "redirect"),
-        ("away", "file:///etc/passwd is no web address"),
+        ("away", "file:///etc/passwd is not a valid http"),
     ],
 )  # fmt: skip
 def test_a_web_server_that_misbehaves_costs_one_error(odd_server: str, name: str, expected: str) -> None:

@@ -172,7 +172,7 @@ def test_the_command_writes_parquet_or_tasks_and_overwrites_no_other_table(tmp_p
     assert set(table["reason"].to_pylist()) == {"uncertain"}
     labels = write_labels(tmp_path / "labels.parquet", [{"uri": "/p/0.jpg"}])
     refused = run_tagger("suggest", out, "--out", labels)
-    assert "exists and holds no suggestions" in refused.stderr
+    assert "exists and is not a table of suggestions" in refused.stderr
     assert len(decisions.read(str(labels))) == 1
     ran = run_tagger("suggest", out, "--count", 2, "--out", tmp_path / "tasks.json", "--json")
     assert json.loads(ran.stdout)["suggested"] == {"uncertain": 2}

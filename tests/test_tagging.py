@@ -372,7 +372,7 @@ def test_a_part_with_damaged_data_is_set_aside_and_its_rows_redone_by_the_same_r
 
 
 def test_an_out_that_holds_something_else_is_refused_and_left_alone(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="holds other files"):
+    with pytest.raises(TableError, match="has other files"):
         run(photos, photos)
     foreign = tmp_path / "foreign"
     foreign.mkdir()

@@ -148,7 +148,7 @@ def other(**arrays: Any) -> Callable[[bytes], bytes]:
         (other(), "got nothing"),
         (other(examples=np.zeros((2, 4), np.float16)), "at least 5 examples of finite numbers, got 2"),
         (other(examples=np.full((9, 4), np.inf, np.float16)), "finite numbers"),
-        (other(examples=np.ones((9, 4), np.float16)), "features of 4 numbers, but the network gives"),
+        (other(examples=np.ones((9, 4), np.float16)), "features of length 4, the network's"),
         (None, "has no unknown.safetensors, which tagger.json names"),
     ],
 )
@@ -161,7 +161,7 @@ def test_statistics_that_cannot_be_used_are_one_error(
         file.write_bytes(change(file.read_bytes()))
     else:
         file.unlink()
-    with pytest.raises(ModelError, match=rf"(?s){message}.*; `tagger calibrate` writes it again$"):
+    with pytest.raises(ModelError, match=rf"(?s){message}.*; `tagger calibrate` recreates it$"):
         tagger.load(copied, engine="eager").predict(photos / "known" / "across" / "0.png")
 
 
@@ -329,7 +329,7 @@ def test_calibrate_adds_statistics_and_leaves_the_scores(
 def test_calibrate_needs_a_checkpoint_and_splits(
     stripes: Path, photos: Path, model: Path, timm_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelError, match="statistics of unknown images are added to checkpoint folders only"):
+    with pytest.raises(ModelError, match="statistics for unknown images can be added to checkpoint folders only"):
         unknown.calibrate(f"local-dir:{timm_folder}", stripes)
     old = without_statistics(model, tmp_path / "model")
     (old / "dataset.parquet").unlink()

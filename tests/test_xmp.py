@@ -211,7 +211,7 @@ BAD = {
     "not UTF-8": LIGHTROOM.encode("utf-16"),
     "no element found": "",
     "dc:subject is not a list": f'<rdf:RDF {RDF}><rdf:Description {DC} dc:subject="x"/></rdf:RDF>',
-    "dc:subject is not a list;": LIGHTROOM.replace("<dc:subject>", "<dc:subject>x"),
+    "dc:subject is not a list,": LIGHTROOM.replace("<dc:subject>", "<dc:subject>x"),
     "over 8 MB": LIGHTROOM + " " * (8 << 20),
 }
 
@@ -409,7 +409,7 @@ def test_of_keywords_in_several_places_the_first_counts(tmp_path: Path) -> None:
     found = ingest(folder, "xmp")
     assert by_name(found) == {"a.jpg": ["whole"], "b.jpg": ["stem"], "d.jpg": ["inside"]}
     assert notes_of(found).startswith(
-        "images with two sidecars that differ; the one called after the whole name counts: 1 ("
+        "images with two different sidecars; the one with the full file name is used: 1 ("
     )
 
 
@@ -444,7 +444,7 @@ def test_tags_that_were_exported_are_no_labels(tmp_path: Path) -> None:
     assert keywords(folder / "b.jpg.xmp")[0] == ["own", "cat"]  # programs that find a sidecar do not look into the file
     found = ingest(folder, "xmp")
     assert by_name(found) == {"a.jpg": ["own"], "b.jpg": ["own"]}
-    assert "images with keywords that `tagger export` wrote, which are tags and no labels: 3 (" in notes_of(found)
+    assert "images with keywords that `tagger export` wrote, which are predictions, not labels: 3 (" in notes_of(found)
 
 
 def test_sidecars_are_found_where_nothing_else_gives_labels(tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_class_folders_come_before_sidecars(tmp_path: Path) -> None:
     (folder / "ant" / "a.xmp").write_text(packet("own"))
     found = ingest(folder)
     assert by_name(found) == {"a.jpg": ["ant"], "b.jpg": ["bee"]}
-    assert "XMP sidecars beside images in class folders, not read; --labels xmp reads them: 1" in found.text()
+    assert "XMP sidecars next to images in class folders, not read; --labels xmp reads them: 1" in found.text()
     assert by_name(ingest(folder, "xmp")) == {"a.jpg": ["own"]}
 
 

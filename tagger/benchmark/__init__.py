@@ -1,1 +1,1 @@
-"""Benchmarks: models of rising cost on the same images, compared; and throughput of this machine."""
+"""Benchmarks: compare models of increasing cost on the same images, and measure the throughput of this machine."""

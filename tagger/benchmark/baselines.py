@@ -1,7 +1,7 @@
-"""Baselines: networks trained from scratch by minibatches, with their recipes.
+"""Baselines: networks trained from scratch, with their recipes.
 
-Sources of the recipes: tagger/models/convnet.py, resnet.py and speedrun.py. A budget cuts epochs alone, so that a
-schedule always runs to its end.
+Sources of the recipes: tagger/models/convnet.py, resnet.py and speedrun.py. A budget reduces epochs, and the schedule
+is scaled with them, so that it always runs to its end.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from tagger.training.recipe import SPEEDRUN, Recipe
 
-_NO_PROBABILITIES = "scores are a softmax over outputs that were not trained as one"
+_NO_PROBABILITIES = "not trained with softmax, so the scores are not probabilities"
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A network and how it is trained."""
+    """A network and its training recipe."""
 
     title: str
     family: str
@@ -79,15 +79,15 @@ BASELINES: dict[str, Baseline] = {
     },
     "speedrun": Baseline("Speed-run net", "speedrun", SPEEDRUN, normalisation="standardise", weight=2.5),
 }
-"""By the name in --models, from the simplest up."""
+"""Baselines by their name in --models, the simplest first."""
 
 TRANSFER = {"knn-features": "knn", "probe": "probe", "finetune": "finetune"}
-"""Models on a pretrained backbone -> --method of `tagger train`."""
+"""Models on a pretrained backbone, with the --method of `tagger train` of each."""
 KNOWN = ("knn", *BASELINES, *TRANSFER)
 DETERMINISTIC = ("knn", "knn-features", "probe")
-"""Models without random numbers: one seed is enough."""
+"""Models whose training uses no random numbers: one seed is enough."""
 
 
 def weight(model: str) -> float:
-    """Return a model's share of a budget; what is cheap is trained first and leaves the rest of its share."""
+    """Return a model's weight in sharing a budget; cheap models run first and leave their unused time to the others."""
     return BASELINES[model].weight if model in BASELINES else {"knn": 0.2, "finetune": 2.5}.get(model, 0.25)

@@ -18,7 +18,7 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Options of one benchmark; raises UsageError for values that are not allowed."""
+    """Options of one benchmark; raises UsageError for invalid values."""
 
     __pydantic_config__ = FORM
 
@@ -28,7 +28,7 @@ class BenchmarkConfig:
     normalisation: Annotated[
         str | None,
         Option(
-            "Normalisation of pixels for networks from scratch: none, scale, mean, standardise, single-mean, "
+            "Pixel normalisation for networks trained from scratch: none, scale, mean, standardise, single-mean, "
             "pixel-mean or mean-file:PATH (CNTK's XML) [default: that of each recipe]."
         ),
     ] = None
@@ -44,9 +44,9 @@ class BenchmarkConfig:
         if not self.models:
             raise UsageError(f"--models: name at least one of {', '.join(KNOWN)}")
         if unknown := [name for name in self.models if name not in KNOWN]:
-            raise UsageError(f"--models {','.join(unknown)}: unknown; choose among {', '.join(KNOWN)}")
+            raise UsageError(f"--models {','.join(unknown)}: unknown; choose from {', '.join(KNOWN)}")
         if twice := [name for name in dict.fromkeys(self.models) if self.models.count(name) > 1]:
-            raise UsageError(f"--models {','.join(twice)}: named twice; --seeds trains a model several times")
+            raise UsageError(f"--models {','.join(twice)}: given twice; use --seeds to train a model several times")
         if self.budget != FULL and not re.fullmatch(r"[1-9]\d*[ms]", self.budget):
             raise UsageError(f"--budget {self.budget}: expected a time such as 10m or 90s, or full")
 

@@ -1,4 +1,4 @@
-"""Images of a benchmark: CIFAR-10, or a user's own."""
+"""Images of a benchmark: CIFAR-10, or the user's own."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ from tagger.training.data import Callbacks, TrainingData
 
 CIFAR10 = "cifar10"
 HELD_OUT = 10
-"""One in so many training images of CIFAR-10 is held out for validation."""
+"""One in this many training images of CIFAR-10 is held out for validation."""
 ALL = {"training": 50_000, "test": 10_000}
-"""Images of CIFAR-10."""
-LOSSY = "the images are a JPEG copy, on which strong networks reach a few points less than on the original"
+"""Number of images in each part of CIFAR-10."""
+LOSSY = "the images are a JPEG copy, on which strong networks are a few points less accurate than on the original"
 BUDGET_SIDE = 96
-"""Input size of backbones within a budget, for images that are smaller."""
+"""Input size of backbones in a benchmark with a budget, if the images are smaller."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """Images with one label each, in splits."""
+    """Images with one label each, divided into splits."""
 
     name: str
     note: str
-    """Caveat that stands beside every number."""
+    """Caveat shown with the results."""
     images: UInt8Array
-    """(N, H, W, 3), fitted to models on pixels."""
+    """(N, H, W, 3), at the input size of models on pixels."""
     dataset: Dataset
     scanned: TrainingData | None = None
-    """Scan of a user's files; None for CIFAR-10, which is in memory."""
+    """The user's files as scanned for training; None for CIFAR-10, which is in memory."""
     _on_backbones: dict[str, TrainingData] = field(default_factory=dict)
 
     @cached_property
     def train(self) -> LabelledImages:
-        """Return the training images, those held out for validation included."""
+        """Return the training images, including those held out for validation."""
         return self._rows(~self.dataset.split("test"))
 
     @cached_property
     def learning(self) -> LabelledImages:
-        """Return the training images without those held out."""
+        """Return the training images, excluding those held out for validation."""
         return self._rows(self.dataset.split("train"))
 
     @cached_property
     def validation(self) -> LabelledImages:
-        """Return the training images that are held out."""
+        """Return the training images held out for validation."""
         return self._rows(self.dataset.split("val"))
 
     @cached_property
@@ -76,13 +76,13 @@ class BenchmarkData:
         return fingerprint([self.train.fingerprint(names), self.test.fingerprint(names), held_out.tolist()])
 
     def describe(self) -> str:
-        """Return the number of images, and which were left out, as text."""
+        """Return the number of images, and which were excluded, as text."""
         train, held_out, test = (len(part) for part in (self.train, self.validation, self.test))
         counts = f"{train:,} training images ({held_out:,} of them held out for validation), {test:,} test images"
         return "; ".join((f"{self.name}: {counts}", *self.dataset.notes))
 
     def for_backbone(self, config: TrainConfig, callbacks: Callbacks) -> TrainingData:
-        """Return the same images with the features of a backbone, computed once."""
+        """Return the same images as training data for a backbone; its features are computed once."""
         if self.scanned is not None:
             return self.scanned
         key = f"{config.backbone} {config.image_size}"
@@ -96,16 +96,16 @@ class BenchmarkData:
 
 
 def read(dataset: str, data: str | None, config: BenchmarkConfig, callbacks: Callbacks) -> BenchmarkData:
-    """Read CIFAR-10 (`data` says where it is), or a manifest or folder of labelled images.
+    """Read CIFAR-10 (`data` is its location), or a manifest or folder of labelled images.
 
-    Raises SourceError when a class is missing in a split.
+    Raises SourceError if a split has no image of a class.
     """
     found = _cifar10(data, config.image_size, callbacks.say) if dataset == CIFAR10 else _own(dataset, config, callbacks)
     names = found.dataset.label_names
     for split, part in (("training", found.learning), ("test", found.test)):
         if missing := sorted(set(range(len(names))) - set(part.labels.tolist())):
             listed = ", ".join(names[index] for index in missing[:5])
-            raise SourceError(f"{dataset}: no {split} image of {listed}; add some, or leave the label out")
+            raise SourceError(f"{dataset}: no {split} image of {listed}; add images, or remove the label")
     return found
 
 
@@ -124,10 +124,10 @@ def options_for(model: str, data: BenchmarkData, config: BenchmarkConfig, seed: 
 
 def _cifar10(data: str | None, side: int, say: Say) -> BenchmarkData:
     if side != cifar10.SIDE:
-        raise UsageError(f"--image-size {side}: CIFAR-10 has images of {cifar10.SIDE} pixels; omit it")
+        raise UsageError(f"--image-size {side}: CIFAR-10's images have {cifar10.SIDE} pixels; omit the option")
     train, test = cifar10.read(data, say)
-    place = pd.Series(train.labels).groupby(train.labels).cumcount()  # among the images of its class
-    splits = [*np.where(place % HELD_OUT == HELD_OUT - 1, "val", "train").tolist(), *["test"] * len(test)]
+    rank = pd.Series(train.labels).groupby(train.labels).cumcount()  # position among the images of the same class
+    splits = [*np.where(rank % HELD_OUT == HELD_OUT - 1, "val", "train").tolist(), *["test"] * len(test)]
     labels = [[cifar10.LABEL_NAMES[label]] for label in (*train.labels, *test.labels)]
     uris = [f"{CIFAR10}:{index:05d}" for index in range(len(labels))]
     table = schema.from_rows(
@@ -136,17 +136,17 @@ def _cifar10(data: str | None, side: int, say: Say) -> BenchmarkData:
     )
     return BenchmarkData(
         name="CIFAR-10",
-        note="; ".join(filter(None, (_part(train, test), LOSSY if train.lossy or test.lossy else ""))),
+        note="; ".join(filter(None, (_incomplete(train, test), LOSSY if train.lossy or test.lossy else ""))),
         images=np.concatenate((train.images, test.images)),
         dataset=Dataset(table, cifar10.LABEL_NAMES, np.concatenate((train.truth, test.truth))),
     )
 
 
-def _part(train: LabelledImages, test: LabelledImages) -> str:
-    """Return a note where images of CIFAR-10 are missing."""
+def _incomplete(train: LabelledImages, test: LabelledImages) -> str:
+    """Return a note if images of CIFAR-10 are missing; empty otherwise."""
     counts = [(len(part), ALL[split], split) for split, part in (("training", train), ("test", test))]
     lacking = [f"{count:,} of {total:,} {split}" for count, total, split in counts if count != total]
-    return f"only {' and '.join(lacking)} images, so published numbers do not compare" if lacking else ""
+    return f"only {' and '.join(lacking)} images, so not comparable with published numbers" if lacking else ""
 
 
 def _own(dataset: str, config: BenchmarkConfig, callbacks: Callbacks) -> BenchmarkData:
@@ -160,6 +160,6 @@ def _own(dataset: str, config: BenchmarkConfig, callbacks: Callbacks) -> Benchma
     except SeveralLabels as error:
         raise UsageError(f"{error.args[0].partition(';')[0]}; a benchmark takes one label per image") from error
     if not found.rows("test").any():
-        raise SourceError(f"{dataset}: no image is in the test split; label more images")
+        raise SourceError(f"{dataset}: no image is in the test split; add labelled images")
     assert found.square is not None
     return BenchmarkData(found.name, "", found.square.arrays, found.dataset, found)

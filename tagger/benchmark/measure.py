@@ -15,12 +15,12 @@ from tagger.models.knn import Knn
 
 _SECONDS = 0.5
 BATCH = 256
-"""Images that are enough to time a net on."""
+"""Number of images on which a network is timed."""
 
 
 def flops(net: nn.Module, image: Tensor) -> int:
-    """Return the floating-point operations of one image (1, 3, H, W), forward, as torch counts them."""
-    if isinstance(net, Knn):  # its cdist is not counted: a difference, an absolute value or a square, and a sum
+    """Return the floating-point operations of a forward pass of one image (1, 3, H, W), as torch counts them."""
+    if isinstance(net, Knn):  # torch does not count cdist: a difference, an absolute value or a square, and a sum
         return 3 * net.examples.numel()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         net(image)
@@ -28,7 +28,7 @@ def flops(net: nn.Module, image: Tensor) -> int:
 
 
 def rates(net: nn.Module, images: Tensor) -> tuple[float, float]:
-    """Return images/s of eager torch on one core, and on all that this process may use."""
+    """Return images/s of eager torch on one core, and on all cores that this process may use."""
     threads = torch.get_num_threads()
     try:
         found = []
@@ -46,7 +46,7 @@ def _rate(net: nn.Module, batch: Tensor) -> float:
     net(small)
     started = time.perf_counter()
     net(small)
-    if time.perf_counter() - started > _SECONDS / 4:  # a larger batch would take very long
+    if time.perf_counter() - started > _SECONDS / 4:  # a larger batch would take too long
         batch = small
     done, started = 0, time.perf_counter()
     while not done or time.perf_counter() - started < _SECONDS:
@@ -56,10 +56,10 @@ def _rate(net: nn.Module, batch: Tensor) -> float:
 
 
 class Memory:
-    """The most memory in use in a `with` block: of the GPU if there is one, else of this process."""
+    """Measure the peak memory of a `with` block: that of the GPU on CUDA, else that of this process."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.most = device, 0
+        self.device, self.peak = device, 0
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._sample, daemon=True)
 
@@ -72,14 +72,14 @@ class Memory:
 
     def __exit__(self, *error: object) -> None:
         if self.device == "cuda":
-            self.most = torch.cuda.max_memory_allocated()
+            self.peak = torch.cuda.max_memory_allocated()
         else:
             self._ended.set()
             self._watcher.join(timeout=60)
 
     def _sample(self) -> None:
         while True:
-            self.most = max(self.most, _resident())
+            self.peak = max(self.peak, _resident())
             if self._ended.wait(0.1):
                 return
 
@@ -87,5 +87,5 @@ class Memory:
 def _resident() -> int:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-    except (OSError, ValueError, IndexError):  # not Linux: the peak of the whole process
+    except (OSError, ValueError, IndexError):  # not Linux: use the peak since the process started
         return hardware.peak_memory()

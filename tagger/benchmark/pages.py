@@ -1,4 +1,4 @@
-"""The report of a benchmark: gathered from runs and checkpoints, written as Markdown and HTML."""
+"""Collect the contents of a benchmark's report from runs and checkpoints, and write it as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLOTS, MODELS = "plots", "models"
 FolderOf = Callable[[str, int], str]
 SHOWN_RIGHT, SHOWN_WRONG, NEIGHBOURS = 5, 5, 10
 INLINE = 1_000_000
-"""Bytes of figures in a Markdown artifact, which is stored in a database; the files have all figures."""
+"""Maximum bytes of figures in a Markdown artifact, which is stored in a database; report.md has all figures."""
 VARIANTS = {
     "mlp": ("Sigmoid or ReLU", {"mlp-sigmoid": "sigmoid", "mlp": "ReLU, batch norm"}),
     "linear": (
@@ -39,19 +39,19 @@ VARIANTS = {
         {
             "linear": "cross-entropy, L2",
             "linear-l1": "cross-entropy, L1",
-            "linear-sigmoid": "sigmoid, a class at a time",
+            "linear-sigmoid": "sigmoid, each class separately",
             "linear-squared": "squared error",
         },
     ),
 }
-"""Model -> title, and the variants of it that are compared."""
+"""Model -> title of a comparison, and its variants by name."""
 
 
 def write(out: str, report: benchmark_report.BenchmarkReport) -> None:
     """Write report.md with its plots, and report.html."""
     drawn = dict(benchmark_report.plot_files(report))
     for name in set(storage.names_in(storage.join(out, PLOTS)) or ()) - set(drawn):
-        storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # of models that are no longer in the report
+        storage.remove(storage.join(out, f"{PLOTS}/{name}"))  # a model that is no longer in the report
     for name, content in drawn.items():
         storage.write_atomic(storage.join(out, f"{PLOTS}/{name}"), content)
     storage.write_atomic(storage.join(out, "report.md"), benchmark_report.markdown(report, PLOTS).encode())
@@ -65,12 +65,12 @@ def gather(
     folder: FolderOf,
     command: str,
 ) -> benchmark_report.BenchmarkReport:
-    """Return the facts of the report, with images of the shown run of each model; `folder` gives its checkpoint."""
+    """Return the contents of the report; `folder` returns the checkpoint of a model and seed."""
     runs = [_run(row, each) for row, each in zip(rows, scores, strict=True)]
     shown = {model.name: model.shown for model in benchmark_report.by_model(runs)}
     nets = {model: checkpoint.build(checkpoint.describe(folder(model, run.seed))) for model, run in shown.items()}
     of_model = {model: run.scores for model, run in shown.items() if run.scores is not None}
-    filters = {model: looks for model, net in nets.items() if (looks := _filters(net)) is not None}
+    filters = {model: kernels for model, net in nets.items() if (kernels := _filters(net)) is not None}
     return benchmark_report.BenchmarkReport(
         dataset=data.name,
         runs=runs,
@@ -82,7 +82,7 @@ def gather(
             model: _neighbours(net, data, of_model[model]) for model, net in nets.items() if isinstance(net, Knn)
         },
         k_curves={row["model"]: _curves(row["k_curve"]) for row in rows if row.get("k_curve")},
-        templates={model: _last(net.templates()) for model, net in nets.items() if isinstance(net, Linear)},
+        templates={model: _channels_last(net.templates()) for model, net in nets.items() if isinstance(net, Linear)},
         filters=filters,
         mistakes={model: _mistakes(data, each) for model, each in of_model.items()},
         comparisons=[found for model in VARIANTS if (found := _comparison(model, runs))],
@@ -99,23 +99,23 @@ def _run(row: Json, scores: Float32Array) -> benchmark_report.Run:
 
 
 def _published(data: BenchmarkData, models: Collection[str]) -> list[benchmark_report.Published]:
-    """Return the published accuracies of these models, on all of CIFAR-10; of other images there are none."""
+    """Return the published accuracies of these models on CIFAR-10; none for other images or a part of CIFAR-10."""
     same = data.name.lower().replace("-", "") == CIFAR10 and len(data.train) == ALL["training"]
     return [each for each in PUBLISHED if same and each.model in models]
 
 
 def _curves(curves: Mapping[str, Mapping[str, float]]) -> dict[str, dict[int, float]]:
-    """Return metric -> k -> accuracy; JSON knows no numbers as keys."""
+    """Return metric -> k -> accuracy, with k converted back from JSON, whose keys are strings."""
     return {metric: {int(k): value for k, value in curve.items()} for metric, curve in curves.items()}
 
 
-def _last(images: torch.Tensor) -> Array:
-    """Return (N, C, H, W) as (N, H, W, C)."""
+def _channels_last(images: torch.Tensor) -> Array:
+    """Transpose (N, C, H, W) to (N, H, W, C)."""
     return np.asarray(images.detach().permute(0, 2, 3, 1))
 
 
 def _filters(net: nn.Module) -> Array | None:
-    """Return what the first layer looks for, (n, h, w, 3); None for a net whose first layer is no image."""
+    """Return the filters of the first layer as images (n, h, w, 3), the largest norm first; None for other networks."""
     if isinstance(net, Mlp):
         first = net.hidden[0]
         assert isinstance(first, nn.Linear)
@@ -129,11 +129,11 @@ def _filters(net: nn.Module) -> Array | None:
     else:
         return None
     strongest = found.flatten(1).norm(dim=1).argsort(descending=True)
-    return _last(found[strongest])
+    return _channels_last(found[strongest])
 
 
 def _neighbours(net: Knn, data: BenchmarkData, scores: Float32Array) -> benchmark_report.Neighbours:
-    """Return test images, right and wrong ones, with the training images that voted for them."""
+    """Return correctly and wrongly classified test images, each with its nearest training images."""
     truth, tags = data.test.labels, scores.argmax(axis=1)
     rng = np.random.default_rng(0)
     order = rng.permutation(len(truth))
@@ -162,7 +162,7 @@ def _mistakes(data: BenchmarkData, scores: Float32Array) -> benchmark_report.Mis
 
 
 def _comparison(model: str, runs: Sequence[benchmark_report.Run]) -> benchmark_report.Comparison | None:
-    """Return the variants of a model side by side; None with fewer than two."""
+    """Return the comparison of a model's variants; None if fewer than two were trained."""
     title, variants = VARIANTS[model]
     first = {run.model: run for run in reversed(runs)}
     rows = [(words, run.accuracy, _remark(run)) for name, words in variants.items() if (run := first.get(name))]
@@ -174,7 +174,7 @@ def _remark(run: benchmark_report.Run) -> str:
 
 
 def markdown(out: str) -> str:
-    """Return a written report.md with its first figures inline, as many as INLINE bytes hold."""
+    """Return a written report.md with its first figures embedded, up to INLINE bytes, and without the others."""
     folder, left = storage.absolute(out), INLINE
     text = storage.read_bytes(storage.join(folder, "report.md")).decode()
 

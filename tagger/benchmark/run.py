@@ -1,7 +1,7 @@
-"""Train what is missing of a benchmark, model by model, and write its report.
+"""Train the missing models of a benchmark, one by one, and write its report.
 
-OUT/models/<model>-<seed>/ is a checkpoint folder like any other. Its tagger.json is written last and records what the
-model was made from, so after a kill the same command trains only what is missing.
+OUT/models/<model>-<seed>/ is an ordinary checkpoint folder. Its tagger.json is written last and records the options and
+data of the model, so after a kill the same command trains only the missing models.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from tagger.training.resume import State
 
 SCORES = "scores.npy"
 SAVED_EVERY = 30.0
-"""Seconds of training that a kill may cost, beside the epoch it was in."""
+"""Seconds between two saves of a training's state; a kill costs no more than this plus the epoch it was in."""
 _VERSION = 4
-"""Raise it when the same recipe, normalisation and images give another model."""
+"""Increment it when the same recipe, normalisation and images give another model."""
 _LONG = 1000
-"""Images from which on progress is reported."""
+"""Number of images from which progress is reported."""
 
 Pair = tuple[str, int]
 
 
 class Benchmark:
-    """Models and seeds on the same images, trained into one folder."""
+    """A benchmark: models and seeds, trained on the same images into one folder."""
 
     def __init__(
         self,
@@ -57,43 +57,46 @@ class Benchmark:
         say: Say = lambda line: None,
     ) -> None:
         if data and dataset != CIFAR10:
-            raise UsageError(f"--data {data}: is the place of CIFAR-10; {dataset} is itself the dataset")
+            raise UsageError(f"--data {data}: is the location of CIFAR-10; with the dataset {dataset}, omit it")
         self.dataset, self.out, self.config = dataset, out, config or BenchmarkConfig()
         self.place, self.say = data, say
         self.budget = Budget(self.config.seconds)
 
     @property
     def command(self) -> str:
-        """Return the command that makes the same report."""
+        """Return the command that reproduces the report."""
         return options.command("benchmark", self.dataset, self.config, out=self.out, data=self.place)
 
     @property
     def pairs(self) -> list[Pair]:
-        """Return every model and seed, all models of a seed first; deterministic models have one seed."""
+        """Return all pairs of model and seed, ordered by seed; deterministic models have one seed."""
         seeds, models = range(self.config.seeds), self.config.models
         return [(model, seed) for seed in seeds for model in models if not (seed and model in DETERMINISTIC)]
 
     @cached_property
     def data(self) -> BenchmarkData:
-        """Read the images; every model gets the same."""
+        """Read the images, once for all models."""
         return benchmark_data.read(self.dataset, self.place, self.config, Callbacks(self.say, _tenths(self.say)))
 
     def missing(self) -> list[Pair]:
-        """Return what is still to be trained, the cheapest models first, after a check that all of it can be.
+        """Return the models and seeds still to be trained, the cheapest first, after checking their options.
 
-        Raises UsageError for an --out that holds something else, or an option that is not allowed.
+        Raises UsageError for an --out that has other files, or an invalid option.
         """
         known = {pages.MODELS, pages.PLOTS, "results.parquet", "report.md", "report.html"}
         if foreign := [name for name in storage.names_in(storage.absolute(self.out)) or [] if name not in known]:
-            raise UsageError(f"--out {self.out}: holds {', '.join(foreign[:3])}; choose a new folder, or a report's")
-        missing = [pair for pair in self.pairs if not self._is_whole(*pair)]
+            raise UsageError(
+                f"--out {self.out}: has other files ({', '.join(foreign[:3])}); choose a new folder, or that of an "
+                "earlier benchmark"
+            )
+        missing = [pair for pair in self.pairs if not self._is_complete(*pair)]
         self._check_options(missing)
         if done := len(self.pairs) - len(missing):
-            self.say(f"{done} of {len(self.pairs)} models were trained before, {len(missing)} to train")
+            self.say(f"{done} of {len(self.pairs)} models are already trained, {len(missing)} to train")
         return sorted(missing, key=lambda pair: weight(pair[0]))
 
     def train(self, model: str, seed: int, later: Sequence[Pair] = ()) -> Json:
-        """Train one model with one seed, evaluate it, and save it; `later` share the rest of the budget."""
+        """Train one model with one seed, evaluate and save it; the models in `later` share the rest of the budget."""
         folder, say = self.folder(model, seed), partial(self._say, model, seed)
         storage.remove_folder(folder)
         callbacks = Callbacks(say, _tenths(say), lambda epoch: say(epoch.text()))
@@ -104,14 +107,14 @@ class Benchmark:
             trained = train_model(Task(model, self.data, self.config, seed, seconds, state, callbacks))
         evaluation = evaluate(trained, self.data)
         facts = self._facts_of(trained, evaluation, model, seed)
-        facts |= {"memory_bytes": memory.most, "device": memory.device}
+        facts |= {"memory_bytes": memory.peak, "device": memory.device}
         self._save(folder, trained, evaluation, facts)
         state.remove()
         say(f"{facts['accuracy'] or 0:.2%} of the test images{f' ({trained.cut})' if trained.cut else ''}")
         return facts
 
     def finish(self) -> list[Json]:
-        """Write results.parquet, report.md and report.html of the models that are there; return the rows."""
+        """Write results.parquet, report.md and report.html of all trained models; return the rows."""
         rows = [facts for pair in self.pairs if (facts := self._facts(*pair))]
         scores = [self._scores(row) for row in rows]
         out = storage.absolute(self.out)
@@ -121,9 +124,9 @@ class Benchmark:
         return rows
 
     def run(self) -> list[Json]:
-        """Train what is missing and write the report; return a row per model and seed.
+        """Train the missing models and write the report; return a row per model and seed.
 
-        A model that cannot be trained does not stop the others. Raises TaggerError at the end, naming all of them.
+        A model that fails does not stop the others. Raises TaggerError at the end, naming all that failed.
         """
         failed: dict[Pair, object] = {}
         missing = self.missing()
@@ -138,7 +141,7 @@ class Benchmark:
         return rows
 
     def check_failures(self, failed: Mapping[Pair, object]) -> None:
-        """Raise TaggerError when models could not be trained, with the reason of each."""
+        """Raise TaggerError if models failed, with the reason for each."""
         if failed:
             listed = "; ".join(f"{model} (seed {seed}): {error}" for (model, seed), error in failed.items())
             raise TaggerError(f"not trained: {listed}; {self.out}/report.html has the others")
@@ -148,7 +151,7 @@ class Benchmark:
         return storage.join(storage.absolute(self.out), f"{pages.MODELS}/{model}-{seed}")
 
     def _state(self, model: str, seed: int) -> State:
-        """Return the state of a training; one that was begun with other options or other data is removed."""
+        """Return the saved state of a training, after removing one that belongs to other options or data."""
         uri = storage.join(storage.absolute(self.out), f"{pages.MODELS}/_{model}-{seed}.pt")
         state = State(uri, {"key": self._key(model, seed), "budget": self.config.budget}, SAVED_EVERY)
         if not state.exists():
@@ -158,15 +161,15 @@ class Benchmark:
             if (before["key"], before["budget"]) == (state.identity["key"], state.identity["budget"]):
                 self._say(model, seed, "continues after the last saved epoch")
                 return state
-            reason = "other options"
+            reason = "the options changed"
         except (TableError, KeyError) as error:
             reason = str(error)
-        self._say(model, seed, f"starts again ({reason})")
+        self._say(model, seed, f"starts over ({reason})")
         state.remove()
         return state
 
     def _key(self, model: str, seed: int) -> str:
-        """Return a hash of what decides which model comes out of a training in full."""
+        """Return a hash of everything that determines the model that a training in full produces."""
         how = identity(model, self.data, self.config, seed)
         return fingerprint([_VERSION, self.data.data_id, model, seed, how])
 
@@ -182,31 +185,31 @@ class Benchmark:
         same = facts.get("key") == self._key(model, seed)
         return facts if same and (not facts["cut"] or facts["budget"] == self.config.budget) else None
 
-    def _is_whole(self, model: str, seed: int) -> bool:
+    def _is_complete(self, model: str, seed: int) -> bool:
         """Return whether a model was trained with these options and can be read."""
         folder = self.folder(model, seed)
         if not storage.exists(storage.join(folder, checkpoint.BUNDLE)):
             return False
         facts = self._facts(model, seed)
         if facts is None:
-            self._say(model, seed, "was trained with other options, or is damaged; trained again")
+            self._say(model, seed, "was trained with other options, or is damaged; it is trained again")
             return False
         try:
             checkpoint.build(checkpoint.describe(folder))
             self._scores(facts)
         except (TaggerError, ValueError) as error:
-            self._say(model, seed, f"damaged ({error}); trained again")
+            self._say(model, seed, f"damaged ({error}); it is trained again")
             return False
         return True
 
     def _check_options(self, missing: Sequence[Pair]) -> None:
-        """Raise the TaggerError that would stop a model later."""
+        """Raise now the TaggerError that would stop a model later."""
         hardware.device(self.config.device)
         if transferred := [model for model, _ in missing if model in TRANSFER]:
             try:
                 checkpoint.build(checkpoint.describe(self.config.backbone))
             except TaggerError as error:
-                raise UsageError(f"--backbone {error} (or leave {', '.join(transferred)} out of --models)") from error
+                raise UsageError(f"--backbone {error} (or remove {', '.join(transferred)} from --models)") from error
         images = self.data.images
         if self.config.normalisation:
             normalisation.compute(self.config.normalisation, images[:1])

@@ -1,4 +1,4 @@
-"""Throughput of each stage of tagging alone on this machine, and of a whole run."""
+"""Measure the throughput of each stage of tagging alone on this machine, and of a whole run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tagger.tagging import run
 from tagger.tagging.config import TagConfig
 
 IMAGES = 64
-"""Images made when no source is named; repeated links stand for more."""
+"""Number of images generated if no source is given; further ones are hard links to these."""
 
 
 T = TypeVar("T")
@@ -46,12 +46,12 @@ class Throughput:
     files: int
     ceilings: Ceilings
     achieved: float
-    """A whole run after start-up, rows written; of a run too short to tell, start-up included."""
+    """A whole run, rows written, without start-up; if the run is too short to measure that, with start-up."""
     start_up: float
     """Seconds from the start of the run to its first rows."""
 
     def rows(self) -> list[list[str]]:
-        """Return the table: stage, images/s, what it means."""
+        """Return the rows of the table: stage, images/s, meaning."""
         bound, by = self.ceilings.bound() or (0.0, "")
         stages = {
             "storage": (self.ceilings.storage, "every file read, nothing else"),
@@ -63,20 +63,20 @@ class Throughput:
         return [[name, f"{rate or 0:,.0f}", what] for name, (rate, what) in stages.items()]
 
     def text(self) -> str:
-        """Return what it was measured on."""
+        """Return a line on what was measured, on which machine."""
         return (
             f"{self.model}, {self.files:,} files, {hardware.cores()} cores of {hardware.processor()}; "
             f"first rows after {self.start_up:.1f} s; at most {hardware.peak_memory() / 1e9:.2f} GB of memory"
         )
 
     def to_dict(self) -> Json:
-        """Return all of it as plain values."""
+        """Return all results as plain values."""
         bound, by = self.ceilings.bound() or (None, None)
         return {**asdict(self), "bound": bound, "bound_by": by, "processor": hardware.processor()}
 
 
 def measure(model: str, source: str | None, config: TagConfig, limit: int = 1000) -> Throughput:
-    """Run every stage alone, then all of them together on the same files. Raises SourceError when nothing decodes."""
+    """Run every stage alone, then all together, on the same files. Raises SourceError if no file can be decoded."""
     with tempfile.TemporaryDirectory() as folder:
         source = source or _make_images(Path(folder) / "images", limit)
         table = manifest.read_source(source).table.slice(0, limit)
@@ -86,7 +86,7 @@ def measure(model: str, source: str | None, config: TagConfig, limit: int = 1000
         storage_rate, _ = _timed(_read, uris, readers_for(uris[:1]))
         decode_rate, pixels = _decode(uris, info, config)
         if not len(pixels):
-            raise SourceError(f"{source}: none of {len(uris):,} files decodes; name a folder of photographs")
+            raise SourceError(f"{source}: none of its {len(uris):,} files can be decoded; give a folder of photographs")
         batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
         engine(batches[0])
         model_rate, _ = _timed(engine, batches, engine.concurrency)
@@ -97,7 +97,7 @@ def measure(model: str, source: str | None, config: TagConfig, limit: int = 1000
 
 
 def _decode(uris: list[str], info: ModelInfo, config: TagConfig) -> tuple[float, UInt8Array]:
-    """Read and decode as a run does, in threads or processes; return images/s, and the pixels (N, H, W, 3)."""
+    """Read and decode as a run does, in threads or processes; return images/s and the pixels (N, H, W, 3)."""
     how = Decoding.of([info.preprocessing], config.limits)
     batches = batched([Batch(uris, [1] * len(uris), uris)], FILES)
     found: list[UInt8Array] = []
@@ -112,7 +112,7 @@ def _decode(uris: list[str], info: ModelInfo, config: TagConfig) -> tuple[float,
 
 
 def _run(table: pa.Table, model: str, folder: Path, config: TagConfig) -> tuple[float, float]:
-    """Tag the files as `tagger tag` would; return images/s after start-up, and the seconds before."""
+    """Tag the files as `tagger tag` does; return images/s after start-up, and the seconds of start-up."""
     listed = folder / "manifest.parquet"
     storage.write_atomic(storage.local_uri(str(listed)), schema.serialise(table, "manifest"))
     first: list[float] = []
@@ -128,7 +128,7 @@ def _run(table: pa.Table, model: str, folder: Path, config: TagConfig) -> tuple[
 
 
 def _timed(work: Callable[[T], R], items: Sequence[T], threads: int) -> tuple[float, list[R]]:
-    """Return items/s of a function called in a number of threads, and its results."""
+    """Call a function on all items in a number of threads; return items/s and the results."""
     with ThreadPoolExecutor(threads) as pool:
         started = time.perf_counter()
         done = list(pool.map(work, items))
@@ -143,7 +143,7 @@ def _read(uri: str) -> bytes | None:
 
 
 def _make_images(folder: Path, count: int) -> str:
-    """Write JPEGs of a photograph's size and detail; a few images, linked many times."""
+    """Write JPEGs with the size and detail of photographs: a few images, hard-linked many times."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for index in range(count):

@@ -40,9 +40,9 @@ from tagger.training.train import fit_and_evaluate
 from tagger.training.trainer import Diverged, Epoch
 
 QUERIES = 1000
-"""Held-out images that k is chosen on within a budget."""
+"""Number of held-out images on which k is chosen, in a benchmark with a budget."""
 _TIMED = 2
-"""Steps that an epoch's time is estimated from."""
+"""Number of training steps from which an epoch's time is estimated."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Task:
     def cut(
         self, epochs: int, images: int, seconds_per_image: Callable[[], float], started: float | None = None
     ) -> Cut:
-        """Return the epochs and images that fit; a training that was begun keeps those it began with.
+        """Return the epochs and images that fit the budget; a resumed training keeps its original ones.
 
-        `started` is when the time of the model began to count, by default after this estimate.
+        The model's time counts from `started`, by default from the end of this estimate.
         """
         if self.state.exists():
             return Cut(**self.state.load()["identity"]["cut"])
@@ -91,16 +91,16 @@ class Model:
     note: str = ""
     accuracy_tta: float | None = None
     facts: dict[str, object] = field(default_factory=dict)
-    """Further entries of the report."""
+    """Additional entries of the report."""
     trained: Trained | None = None
-    """Of a model on a backbone."""
+    """Result of training; only for a model on a backbone."""
     hyperparameters: dict[str, object] = field(default_factory=dict)
     statistics: Statistics | None = None
-    """Of unknown images; None for a model on a backbone, whose are in `trained`."""
+    """Statistics for detecting unknown images; None for a model on a backbone, as `trained` has them."""
 
 
 def identity(name: str, data: BenchmarkData, config: BenchmarkConfig, seed: int) -> list[object]:
-    """Return what decides which model comes out of a training in full, apart from data and seed."""
+    """Return everything that determines the model that a training in full produces, except data and seed."""
     if name in TRANSFER:
         return [asdict(benchmark_data.options_for(name, data, config, seed))]
     if name == "knn":
@@ -117,12 +117,12 @@ def train_model(task: Task) -> Model:
     try:
         return train(task)
     except Diverged as error:
-        task.state.remove()  # it would lead there again
+        task.state.remove()  # resuming from it would diverge again
         raise UsageError(f"{error}; another --normalisation (scale, standardise, pixel-mean) may help") from error
 
 
 def train_baseline(task: Task) -> Model:
-    """Train a network on pixels; one that was killed continues after its last saved epoch."""
+    """Train a network on pixels; a training that was killed continues after its last saved epoch."""
     started, data, config = time.perf_counter(), task.data, task.config
     baseline, device = BASELINES[task.name], hardware.device(config.device)
     train = data.learning if baseline.holds_out else data.train
@@ -135,10 +135,11 @@ def train_baseline(task: Task) -> Model:
     validation = data.validation if baseline.holds_out else None
     trainer = scratch.make_trainer(network, train, recipe, task.seed, device, validation)
     net, curve = scratch.train_net(trainer, task.state.with_facts(cut=asdict(cut)), task.callbacks.on_epoch)
-    elapsed = max(time.perf_counter() - started, sum(epoch.seconds for epoch in curve))  # of killed runs too
+    # the curve includes the epochs of earlier, killed runs
+    elapsed = max(time.perf_counter() - started, sum(epoch.seconds for epoch in curve))
     tta = scratch.score(net, data.test.images, computed, tta=True) if recipe.augmented else None
     other = config.normalisation not in (None, computed.name)
-    notes = [f"{computed.name}: it takes no mean image" if other else "", baseline.note]
+    notes = [f"{computed.name}: this network cannot subtract a mean image" if other else "", baseline.note]
     built = Built(net, network.architecture, model_args, computed.preprocessing(train.images.shape[1]))
     return Model(
         network=built,
@@ -156,9 +157,9 @@ def train_baseline(task: Task) -> Model:
 
 
 def _statistics(network: Built, data: BenchmarkData, baseline: Baseline, device: str) -> Statistics | None:
-    """Return the statistics of unknown images; None for linear models, whose features are the pixels.
+    """Return the statistics for detecting unknown images; None for linear models, whose features are the pixels.
 
-    A baseline that trains on the validation images has its cut from test images.
+    For a baseline that trains on the validation images, the cut is computed on test images.
     """
     if baseline.family == "linear":
         return None
@@ -169,7 +170,7 @@ def _statistics(network: Built, data: BenchmarkData, baseline: Baseline, device:
 
 
 def seconds_per_image(network: Network, recipe: Recipe, train: LabelledImages, seed: int, device: str) -> float:
-    """Time a few training steps, after as many to warm up."""
+    """Time a few training steps after as many warm-up steps; return seconds per image."""
     some = train.some(_TIMED * recipe.batch_size, seed)
     trainer = scratch.make_trainer(network, some, replace(recipe, patience=None), seed, device)
     trainer.run_epoch()
@@ -183,7 +184,7 @@ def _scores(net: nn.Module, data: BenchmarkData, computed: Normalisation) -> Flo
 
 
 def _model_args(baseline: Baseline, data: BenchmarkData, config: BenchmarkConfig) -> dict[str, object]:
-    """Return model_args: the speed-run network takes images of any size, and subtracts none."""
+    """Return model_args; the speed-run network has no input size and no offset."""
     if baseline.family == "speedrun":
         return baseline.model_args
     side = data.images.shape[1]
@@ -198,7 +199,7 @@ def _normalisation(baseline: Baseline, config: BenchmarkConfig) -> str:
 
 
 def train_knn(task: Task) -> Model:
-    """Choose k and metric on held-out images, then store all training images; within a budget, on fewer of them."""
+    """Choose k and metric on held-out images, with a budget on fewer of them; then store all training images."""
     started, data = time.perf_counter(), task.data
     train, names = data.train, data.dataset.label_names
     quick = task.config.seconds is not None and len(train) > QUERIES
@@ -237,7 +238,7 @@ def pixel_rows(data: LabelledImages) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train_on_backbone(task: Task) -> Model:
-    """Train a model on a pretrained backbone, as `tagger train` does; features are computed once for all of them."""
+    """Train a model on a pretrained backbone, as `tagger train` does; all such models share the features."""
     options = benchmark_data.options_for(task.name, task.data, task.config, task.seed)
     found = task.data.for_backbone(options, task.callbacks)
     started, state, cut = time.perf_counter(), task.state, ""
@@ -267,13 +268,13 @@ def train_on_backbone(task: Task) -> Model:
 
 
 def _step_seconds(found: TrainingData, options: TrainConfig) -> float:
-    """Return the seconds that fine-tuning takes per image: a step, and augmentation, optimizer and validation."""
+    """Estimate the seconds of fine-tuning per image: a step, plus 30% for augmentation, optimizer and validation."""
     probed, _ = methods.fit_probe(found, options, Callbacks())
     return 1.3 * methods.seconds_per_image(probed.network, options, found.device)
 
 
 def _some(found: TrainingData, images: int, seed: int) -> TrainingData:
-    """Return the data with fewer training images, evenly from each label; validation and test stay whole."""
+    """Return the data with fewer training images, the same share of each label; validation and test are unchanged."""
     order = np.random.default_rng(seed).permutation(found.indices("train"))
     if images >= len(order):
         return found

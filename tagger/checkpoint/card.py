@@ -15,9 +15,9 @@ from tagger.checkpoint import markdown
 from tagger.checkpoint.info import Json
 
 MAX_ROWS = 60
-"""Rows of the table of tags."""
+"""Maximum number of rows of the table of tags."""
 MAX_NAMES = 20
-"""Tags named in the first paragraph."""
+"""Maximum number of tags listed in the first paragraph."""
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -44,7 +44,7 @@ def render(name: str, config: Json, bundle: Json, plots: Mapping[str, str], para
 
 
 def plots_of(text: str) -> dict[str, str]:
-    """Return the plots of a card that was rendered before: title -> file."""
+    """Return the plots in an existing card: title -> file."""
     return {_plain(title): unquote(file) for title, file in re.findall(r"^!\[(.*)\]\((plots/[^)]*)\)$", text, re.M)}
 
 
@@ -82,7 +82,7 @@ def tag_rows(bundle: Json, split: str) -> list[Json]:
 
 
 def _proof(proof: Json | None) -> str:
-    """Return whether a tag's threshold is proven."""
+    """Return the text on whether a tag's threshold is proven."""
     if proof is None:
         return ""
     if proof["status"] == "too few" and proof["needed"] is not None:

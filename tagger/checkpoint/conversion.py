@@ -1,6 +1,6 @@
-"""Conversion of an ONNX model of another program into a file of ours.
+"""Conversion of an ONNX model of another program to tagger's ONNX format.
 
-The graph is put between our input and outputs; labels and preprocessing become metadata. Its embeddings are its scores.
+The graph is wrapped with tagger's input and outputs; labels and preprocessing become metadata, scores the embeddings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 LABELS = "labels.txt"
 _ALIKE = 10.0
-"""Factor by which scores vary less on wrongly scaled pixels."""
+"""Factor by which scores vary less if the pixels are scaled incorrectly."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Foreign:
 
     @property
     def squashes(self) -> bool:
-        """Return whether images are squashed to the input; else their centre is cropped."""
+        """Return whether images are squashed to the input size; otherwise their centre is cropped."""
         crop, resize = (
             self.properties.get(f"CustomVision.Preprocess.{name}") for name in ("CropMethod", "ResizeMethod")
         )
@@ -48,7 +48,7 @@ class Foreign:
 
 
 def converted(found: Foreign) -> bytes:
-    """Return a foreign model as a file of ours; raises ModelError, or MissingExtra without onnx."""
+    """Convert a foreign model to tagger's ONNX format; raises ModelError, or MissingExtra without onnx."""
     try:
         import onnx
         from onnx import compose
@@ -80,7 +80,7 @@ def converted(found: Foreign) -> bytes:
 
 
 class _Images(NamedTuple):
-    """The input for images of a foreign model."""
+    """The image input of a foreign model."""
 
     name: str
     elem_type: int
@@ -90,7 +90,7 @@ class _Images(NamedTuple):
 
 
 def _images(model: onnx.ModelProto, properties: Json) -> _Images:
-    """Return the input for images; sides that the model leaves open are those of the properties."""
+    """Return the image input; dynamic sides are taken from the properties."""
     weights = {each.name for each in model.graph.initializer}  # old files list them among the inputs
     inputs = [each for each in model.graph.input if each.name not in weights]
     if len(inputs) != 1:
@@ -107,7 +107,7 @@ def _images(model: onnx.ModelProto, properties: Json) -> _Images:
 
 
 def _wrapped(model: onnx.ModelProto, found: Foreign, scale: float, bgr: bool, softmax: bool = False) -> bytes:
-    """Return the model between uint8 images (N, H, W, 3) and scores (N, classes)."""
+    """Wrap the model, so that it maps uint8 images (N, H, W, 3) to scores (N, classes)."""
     from onnx import TensorProto, helper
 
     images = _images(model, found.properties)
@@ -152,21 +152,21 @@ def _wrapped(model: onnx.ModelProto, found: Foreign, scale: float, bgr: bool, so
 
 
 def _output(model: onnx.ModelProto) -> tuple[str, list[onnx.NodeProto]]:
-    """Return the name of the scores, and the nodes without a ZipMap, which turns scores into a map of labels."""
+    """Return the name of the scores, and the nodes without a ZipMap, which converts scores to a map of labels."""
     for node in model.graph.node:
         if node.op_type == "ZipMap":
             return node.input[0], [each for each in model.graph.node if each is not node]
     tensors = [each.name for each in model.graph.output if each.type.tensor_type.elem_type in (1, 10)]  # float, float16
     if len(tensors) != 1:
-        raise ValueError(f"it has {len(tensors)} outputs of numbers; expected one, the scores")
+        raise ValueError(f"it has {len(tensors)} numeric outputs; expected one, the scores")
     return tensors[0], list(model.graph.node)
 
 
 def _scale(model: onnx.ModelProto, found: Foreign, own: Mapping[str, str], size: tuple[int, int]) -> float:
-    """Return the factor for pixels from 0 to 255.
+    """Return the factor that scales pixels from 0 to 255 to the model's range.
 
-    The model's own metadata decides. metadata_properties.json may be wrong: the other scale is used where the one that
-    it names scores all images alike.
+    The model's own metadata takes precedence. metadata_properties.json may be wrong: if all images have the same scores
+    with its scale, the other one is used.
     """
     scales = {"NominalRange_0_255": 1.0, "Normalized_0_1": 1 / 255}
     if (stated := own.get("Image.NominalPixelRange")) in scales:
@@ -181,13 +181,13 @@ def _scale(model: onnx.ModelProto, found: Foreign, own: Mapping[str, str], size:
     if spread(other) <= _ALIKE * spread(named):
         return named
     log.warning(
-        "%s: pixels are taken as 0 to %g, because it scores all images alike otherwise", found.name, other * 255
+        "%s: scaling pixels to 0 to %g, because otherwise all images have the same scores", found.name, other * 255
     )
     return other
 
 
 def _scores(content: bytes, found: Foreign, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return the scores of images; raises ModelError unless there is one per label, for a batch as for one image."""
+    """Return the scores of images; raises ModelError unless there is one per label, and batches do not change them."""
     session = onnx_files.session(content, found.name)
 
     def run(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -197,7 +197,7 @@ def _scores(content: bytes, found: Foreign, images: npt.NDArray[np.uint8]) -> np
     if every.shape != (len(images), len(found.labels)):
         raise ModelError(f"{found.name}: gives scores {every.shape[1:]} for {len(found.labels)} labels in {LABELS}")
     if not np.allclose(one, every[:1], atol=1e-4):
-        raise ModelError(f"{found.name}: gives other scores for several images than for one")
+        raise ModelError(f"{found.name}: its scores for a batch differ from those for a single image")
     return every
 
 

@@ -1,6 +1,6 @@
-"""ONNX models of other programs: exports of Azure Custom Vision (.zip), and .onnx files with a labels.txt beside them.
+"""ONNX models of other programs: exports of Azure Custom Vision (.zip), and .onnx files with a labels.txt next to them.
 
-A model is converted once into a file of ours, which is cached.
+A model is converted once to tagger's ONNX format, and cached.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tagger.errors import ModelError, SourceError, first_line
 SUFFIXES = (onnx_files.SUFFIX, ".zip")
 PROPERTIES = "metadata_properties.json"
 VERSION = 1
-"""Part of the name in the cache: increment it when the same model is converted differently."""
+"""Version of the conversion, part of the name in the cache; increment it when the result changes."""
 MAX_FILE = 2 << 30
 _OTHERS = {
     "model.pb": "TensorFlow", ".tflite": "TensorFlow Lite", "weights.bin": "TensorFlow.js", ".mlmodel": "Core ML",
@@ -29,7 +29,7 @@ _OTHERS = {
 
 
 def describe(model: str) -> ModelInfo:
-    """Describe an ONNX file of ours, or one of another program with its labels; raises ModelError, MissingExtra."""
+    """Describe an ONNX file of tagger, or of another program with its labels; raises ModelError, MissingExtra."""
     uri = storage.absolute(model)
     found = _read_zip(model, uri) if uri.lower().endswith(".zip") else _read_beside(uri)
     if found is None:
@@ -43,12 +43,12 @@ def describe(model: str) -> ModelInfo:
 
 
 def _read_beside(uri: str) -> Foreign | None:
-    """Return a model with a labels.txt in its folder; None for a file of ours, or without labels."""
+    """Return a model with a labels.txt in its folder; None for a file of tagger, or without labels."""
     try:
         content = storage.read_bytes(uri)
         labels = b"" if b"tagger.schema" in content else storage.read_bytes(storage.join(storage.parent(uri), LABELS))
     except SourceError:
-        return None  # describing the file names what is wrong with it
+        return None  # describing the file raises the precise error
     if not labels:
         return None
     try:
@@ -73,7 +73,7 @@ def _read_zip(model: str, uri: str) -> Foreign:
     except SourceError as error:
         raise ModelError(str(error)) from error
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ModelError(f"{model}: a damaged or encrypted zip file ({first_line(error)})") from error
+        raise ModelError(f"{model}: the zip file is damaged or encrypted ({first_line(error)})") from error
     return _foreign(uri, *files)
 
 

@@ -1,4 +1,4 @@
-"""Description of a model, available before its weights are loaded."""
+"""Description of a model, available without loading its weights."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ModelInfo:
     agreement: dict[str, Json] = field(default_factory=dict)
     """Processor -> engine, device and precision -> agreement with the reference."""
     statistics: Statistics | None = field(default=None, compare=False, repr=False)
-    """Of the training images' features, which tell unknown images; model_id covers them."""
+    """Statistics of the training images' features, which detect unknown images; part of model_id."""
     published: str | None = None
-    """timm's name, when the weights come from the hub and need timm's own conversion"""
+    """timm's name, if the weights come from the hub and need timm's own conversion."""
 
     @property
     def only_engine(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Describe and load checkpoint folders: weights without pickle, timm's config.json, our tagger.json, a model card."""
+"""Describe and load checkpoint folders: weights without pickle, timm's config.json, tagger.json, a model card."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HUB_BACKBONE = "timm/mobilenetv3_large_100.ra_in1k"
-"""Backbone to train on when none is named and the hub is in reach."""
+"""Default backbone if it is cached or the hub can be reached."""
 HUB_TIMEOUT = 3.0
-"""Seconds in which the hub must answer."""
+"""Timeout of the request that checks whether the hub can be reached, in seconds."""
 WEIGHTS, CONFIG, BUNDLE, CARD = "model.safetensors", "config.json", "tagger.json", "README.md"
 
 
@@ -50,7 +50,9 @@ def describe(model: str) -> ModelInfo:
     if model.startswith("local-dir:"):
         folder = storage.absolute(model.removeprefix("local-dir:"))
         if not storage.exists(folder):
-            raise ModelError(f"{model}: no such folder; local-dir: takes one with config.json and model.safetensors")
+            raise ModelError(
+                f"{model}: no such folder; local-dir: needs a folder with config.json and model.safetensors"
+            )
         return _describe_folder(folder, {})
     if model.lower().endswith(foreign.SUFFIXES):
         return foreign.describe(model)
@@ -71,22 +73,22 @@ def describe(model: str) -> ModelInfo:
 
 @functools.cache
 def default_backbone() -> str:
-    """Return the backbone to train on when none is named: the hub's, or `imagenet` where it is out of reach."""
+    """Return the default backbone: the hub's, or `imagenet` if the hub cannot be reached."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(HUB_BACKBONE, WEIGHTS), str):
         return HUB_BACKBONE
     try:
         get_hf_file_metadata(hf_hub_url(HUB_BACKBONE, WEIGHTS), timeout=HUB_TIMEOUT)
-    except Exception:  # of whichever HTTP client the hub uses
-        log.warning("training on imagenet: the hub, which has %s, is out of reach", HUB_BACKBONE)
+    except Exception:  # its type depends on the hub's HTTP client
+        log.warning("using the backbone imagenet, because the hub, which has %s, cannot be reached", HUB_BACKBONE)
         return "imagenet"
-    log.warning("training on %s, from the hub", HUB_BACKBONE)
+    log.warning("using the backbone %s from the hub", HUB_BACKBONE)
     return HUB_BACKBONE
 
 
 def build(info: ModelInfo) -> nn.Module:
-    """Create the network with its weights, in eval mode on the CPU; raises ModelError when they do not fit."""
+    """Create the network with its weights, in eval mode on the CPU; raises ModelError if they do not fit."""
     import safetensors.torch
     from safetensors import SafetensorError
 
@@ -121,11 +123,11 @@ def build_resized(backbone: ModelInfo) -> nn.Module:
 
 
 def list_checkpoints(folder: str) -> tuple[list[ModelInfo], list[ModelError]]:
-    """Describe every checkpoint directly inside a folder; return also the errors of those that are broken."""
+    """Describe every checkpoint directly inside a folder; return them, and the errors of broken ones."""
     root = storage.absolute(folder)
     names = storage.names_in(root)
     if names is None:
-        raise SourceNotFound(f"{folder}: no such folder; checkpoints are made by `tagger train`")
+        raise SourceNotFound(f"{folder}: no such folder; create checkpoints with `tagger train`")
     folders = [storage.join(root, name) for name in names if not name.startswith(".")]
     found: list[ModelInfo] = []
     broken: list[ModelError] = []
@@ -152,7 +154,7 @@ def _describe_folder(folder: str, bundle: Json) -> ModelInfo:
 
 
 def _statistics(folder: str, entry: Json | None) -> Statistics | None:
-    """Read the statistics of unknown images; None for a checkpoint without."""
+    """Read the statistics for unknown images; None for a checkpoint without them."""
     if entry is None:
         return None
     uri = storage.join(folder, unknown.FILE)
@@ -178,21 +180,25 @@ def _fetch(hub_id: str) -> str:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of every try; our error is one line
-    with contextlib.suppress(LocalEntryNotFoundError):  # a copy here needs no network, and no waiting for it
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it warns about every attempt; tagger's error is one line
+    with contextlib.suppress(LocalEntryNotFoundError):  # a cached copy needs no network
         return storage.local_uri(hf_hub_download(hub_id, WEIGHTS, local_files_only=True))
     try:
-        with contextlib.suppress(HfHubHTTPError):  # an answer, even a bad one: the download deals with it
+        with contextlib.suppress(HfHubHTTPError):  # any response will do: the download handles errors
             get_hf_file_metadata(hf_hub_url(hub_id, WEIGHTS))
-    except Exception as error:  # of whichever HTTP client the hub uses; the download would ask for half a minute
+    except Exception as error:  # its type depends on the hub's HTTP client; the download would retry for half a minute
         raise ModelError(
             f"{hub_id}: the weights are not in the cache ({constants.HF_HUB_CACHE}) and the hub cannot be reached; "
-            f"go online once, or use local-dir:FOLDER or a model that is here: {', '.join(packaged.available())}"
+            f"go online once, or use local-dir:FOLDER or an available model: {', '.join(packaged.available())}"
         ) from error
     try:
         return storage.local_uri(hf_hub_download(hub_id, WEIGHTS))
     except EntryNotFoundError as error:
-        raise ModelError(f"{hub_id}: publishes no {WEIGHTS}; weights are never loaded from a pickle") from error
+        raise ModelError(
+            f"{hub_id}: the repository has no {WEIGHTS}; weights are never loaded from a pickle"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"{hub_id}: the weights cannot be downloaded from the hub ({storage.redact(str(error))[:200]})"
@@ -200,7 +206,7 @@ def _fetch(hub_id: str) -> str:
 
 
 def _info(model: str, weights: str, config: Json, bundle: Json, statistics: Statistics | None = None) -> ModelInfo:
-    """Return the description of a model with timm's config.json and our tagger.json, which may be empty."""
+    """Return the description of a model from timm's config.json and tagger.json, which may be empty."""
     timm_config = config.get("pretrained_cfg") or {}
     num_classes = config.get("num_classes", timm_config.get("num_classes", 1000))
     names = bundle.get("label_names") or config.get("label_names") or timm_config.get("label_names")
@@ -284,7 +290,7 @@ def _checked_names(names: list[str] | None, num_classes: int, model: str) -> tup
 
 
 def _imagenet_names(num_classes: int) -> tuple[str, ...]:
-    """Return timm's ImageNet names, () when it has none; cached, since importing timm takes seconds."""
+    """Return timm's ImageNet names, () if it has none; cached, since importing timm takes seconds."""
     cached = storage.cache_folder() / f"imagenet-{num_classes}-names-timm-{metadata.version('timm')}.json"
     try:
         return tuple(json.loads(cached.read_text()))

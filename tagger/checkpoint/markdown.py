@@ -12,13 +12,13 @@ def _line(text: object) -> str:
 
 
 def escape(text: object) -> str:
-    """Return text on one line that Markdown shows unchanged, also inside a table."""
+    """Return text on one line that Markdown shows literally, even inside a table."""
     escaped = "".join("\\" + letter if letter in "\\`*_[]<>|$~#" else letter for letter in _line(text))
     return escaped.replace("&", "&amp;")
 
 
 def code(text: object) -> str:
-    """Return text as inline code; a pipe is escaped, since a table takes it for a border."""
+    """Return text as inline code; pipes are escaped, since they would end a cell in a table."""
     line = _line(text)
     if not line:
         return ""

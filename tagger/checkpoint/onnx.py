@@ -36,28 +36,28 @@ SCHEMA = 1
 """Version of the metadata."""
 INPUT, SCORES, EMBEDDINGS = "images", "scores", "embeddings"
 OPSET = 18
-"""The oldest that torch's exporter writes: read by onnxruntime from version 1.14."""
+"""The oldest opset that torch's exporter supports, which onnxruntime reads from version 1.14."""
 
 
 def convert(info: ModelInfo, scorer: nn.Module, example: Tensor) -> bytes:
-    """Return a network between normalisation and probabilities as ONNX; `example` is a batch of two images or more.
+    """Convert a network with normalisation and probabilities to ONNX; `example` is a batch of at least two images.
 
     Raises ModelError for a network that torch cannot export, MissingExtra without a package.
     """
     torch = _packages()
     dynamic = {"images": {0: torch.export.Dim("batch")}}
     try:
-        # with fused attention and a mask the exporter stumbles on the order of its own dimensions
+        # the exporter fails on fused attention with a mask
         with _quiet(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             program = torch.onnx.export(
                 scorer, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic, verbose=False,
                 input_names=[INPUT], output_names=[SCORES, EMBEDDINGS],
             )  # fmt: skip
-    except Exception as error:  # whatever the exporter stumbles on
+    except Exception as error:  # the exporter raises errors of any type
         raise ModelError(f"{info.name}: torch cannot export it to ONNX ({first_line(error)})") from error
     proto = program.model_proto
     parts = [proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer]
-    for part in parts:  # the exporter notes the stack of every call here, with the paths of this machine
+    for part in parts:  # the exporter records the stack of every call here, with local paths
         del part.metadata_props[:]
         part.doc_string = ""
     del proto.graph.value_info[:]
@@ -66,7 +66,7 @@ def convert(info: ModelInfo, scorer: nn.Module, example: Tensor) -> bytes:
 
 
 def with_metadata(content: bytes, info: ModelInfo, agreement: Mapping[str, object], precision: str = "fp32") -> bytes:
-    """Return an ONNX file that describes its model."""
+    """Add the description of a model to an ONNX file."""
     import onnx
 
     thresholds = info.thresholds and dict(zip(info.label_names, info.thresholds, strict=True))
@@ -91,7 +91,7 @@ def with_metadata(content: bytes, info: ModelInfo, agreement: Mapping[str, objec
 
 
 def _encoded(statistics: Statistics) -> Json:
-    """Return statistics of unknown images as JSON; the graph does not have them."""
+    """Return the statistics for unknown images as JSON; they are not part of the graph."""
     return {**statistics.entry(), "examples": base64.b64encode(unknown.to_bytes(statistics)).decode()}
 
 
@@ -103,7 +103,7 @@ def _statistics(entry: Json | None, name: str) -> Statistics | None:
 
 
 def session(content: bytes, name: str, optimise: bool = True) -> InferenceSession:
-    """Return an onnxruntime session on one core; several threads may call it. Raises ModelError, MissingExtra."""
+    """Return an onnxruntime session on one core, safe to call from several threads. Raises ModelError, MissingExtra."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -115,7 +115,7 @@ def session(content: bytes, name: str, optimise: bool = True) -> InferenceSessio
     settings.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a dozen of its own
+    except Exception as error:  # onnxruntime has a dozen error types
         raise ModelError(f"{name}: onnxruntime cannot load it ({first_line(error)})") from error
 
 
@@ -130,13 +130,13 @@ def describe(model: str) -> ModelInfo:
     try:
         content = storage.read_bytes(uri)
     except SourceNotFound as error:
-        raise ModelError(f"{model}: no such file; `tagger export CHECKPOINT --format onnx` makes one") from error
+        raise ModelError(f"{model}: no such file; create one with `tagger export CHECKPOINT --format onnx`") from error
     except SourceError as error:
         raise ModelError(str(error)) from error
     loaded = session(content, model, optimise=False)
     facts = loaded.get_modelmeta().custom_metadata_map
     if "tagger.schema" not in facts:
-        raise ModelError(f"{model}: has no labels: neither a labels.txt beside it nor tagger's metadata")
+        raise ModelError(f"{model}: has no labels: neither a labels.txt next to it nor tagger's metadata")
     try:
         return _info(uri, content, {name: json.loads(value) for name, value in facts.items()}, loaded)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
@@ -144,9 +144,9 @@ def describe(model: str) -> ModelInfo:
 
 
 def _info(uri: str, content: bytes, facts: Json, loaded: InferenceSession) -> ModelInfo:
-    """Return the description in the metadata; raises ValueError and others for what does not fit the graph."""
+    """Return the description in the metadata; raises ValueError and others if it does not fit the graph."""
     if facts["tagger.schema"] > SCHEMA:
-        raise ValueError(f"schema {facts['tagger.schema']}, newer than {SCHEMA}; a newer tagger reads it")
+        raise ValueError(f"schema {facts['tagger.schema']}, newer than {SCHEMA}; upgrade tagger")
     names = tuple(facts["label_names"])
     (images,), (scores, embeddings) = loaded.get_inputs(), loaded.get_outputs()
     if (images.name, scores.name, embeddings.name) != (INPUT, SCORES, EMBEDDINGS):
@@ -206,7 +206,7 @@ def _packages() -> ModuleType:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice off the terminal."""
+    """Suppress the exporter's messages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

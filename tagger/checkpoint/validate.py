@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from tagger.errors import ModelError
 
 MAX_SIDE = 4096
-"""Largest input of a network in pixels."""
+"""Maximum input size of a network in pixels."""
 MAX_CLASSES = 1_000_000
 
 
@@ -37,7 +37,7 @@ class _Shape(BaseModel):
 
 
 class PretrainedCfg(_Shape):
-    """timm's pretrained_cfg, as far as it decides the scores."""
+    """The entries of timm's pretrained_cfg that affect the scores."""
 
     input_size: Annotated[tuple[int, Side, Side], AfterValidator(_rgb)] | None = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = None
@@ -66,7 +66,7 @@ class Calibration(_Shape):
 
 
 class Unknown(_Shape):
-    """The cut of unknown images; the statistics are in a file of their own."""
+    """The cut of unknown images; the statistics are in a separate file."""
 
     cut: FiniteFloat
     neighbour: Annotated[int, Field(ge=1, le=1000)]

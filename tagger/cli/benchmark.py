@@ -1,4 +1,4 @@
-"""`benchmark`: models compared on the same images, and measurements of this machine."""
+"""`benchmark`: compare models on the same images, and measure this machine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Benchmarks(Commands):
-    """Takes `benchmark DATASET`, wherever its options stand, for `benchmark models DATASET`."""
+    """Command group that runs `benchmark DATASET` as `benchmark models DATASET`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Find the command; the name of no command is a dataset, or an option of `models`."""
+        """Insert `models`, unless the first argument is a command or --help."""
         known = not args or args[0] in self.commands or args[0] in ctx.help_option_names
         return list(super().parse_args(ctx, args if known else ["models", *args]))
 
@@ -44,7 +44,7 @@ def models(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train several models, report accuracy and cost.
+    """Train several models and report their accuracy and cost.
 
     All are trained on the same images. They range from nearest neighbours to fine-tuning.
     """

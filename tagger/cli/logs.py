@@ -1,4 +1,4 @@
-"""`--log-format json`: events of a run on stderr, one JSON object a line, for machines that read them."""
+"""`--log-format json`: events of a run on stderr, one JSON object per line, for log collectors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tagger.cli.printing import Show
 from tagger.errors import TaggerError
 
 SECONDS = 10.0
-"""Time between two events of the same step."""
+"""Seconds between progress events of the same step."""
 INTERRUPTED = 130
 
 
 class JsonLines(logging.Handler):
-    """Write events and log records to stderr, one JSON object a line."""
+    """Write events and log records to stderr, one JSON object per line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a log record."""

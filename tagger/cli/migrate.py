@@ -1,4 +1,4 @@
-"""`migrate`: images, labels and figures from other services."""
+"""`migrate`: copy images, labels and metrics from other services."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def customvision(
     key_file: Annotated[str, typer.Option(help="File with its training key.")],
     project: Annotated[str, typer.Option(help="Name or id of the project.")],
     out: Annotated[str, typer.Option(help="Folder to write; run again to continue.")],
-    downloads: Annotated[int, typer.Option(min=1, max=32, help="Images downloaded at the same time.")] = 4,
+    downloads: Annotated[int, typer.Option(min=1, max=32, help="Number of concurrent downloads.")] = 4,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`models`: the models that are here."""
+"""`models`: list the available models."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from tagger.checkpoint.info import ModelInfo
 
 CHECKPOINTS = "checkpoints"
-"""The folder that is listed when none is named."""
+"""Default folder."""
 JSON = ("name", "model_id", "architecture", "task", "label_names", "metrics", "agreement")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A model of the list."""
+    """An entry of the list."""
 
     info: ModelInfo
     accuracy: str
@@ -79,7 +79,7 @@ def models(
 
 
 def _ready(name: str) -> Listed:
-    """Return a model that comes ready to use."""
+    """Return the entry of a packaged model, or of a timm model in the hub's cache."""
     from tagger import checkpoint
 
     if packaged := checkpoint.PACKAGED.get(name):
@@ -100,7 +100,7 @@ def _bytes(info: ModelInfo) -> int:
 
 
 def agreement_here(info: ModelInfo) -> str:
-    """Return how far the settings measured on this processor agree with the reference."""
+    """Return the measured agreement of each setting with the reference on this processor."""
     from tagger import hardware
 
     records = info.agreement.get(hardware.processor(), {})

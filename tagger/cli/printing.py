@@ -1,4 +1,4 @@
-"""Output of the commands: tables, JSON, progress. The one place where text becomes visible to a person."""
+"""Output of the commands: tables, JSON, progress. Text is printed only here, with its control characters escaped."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def titled(out: str, title: str) -> str:
 
 
 def emit(result: pa.Table, format: str, out: str | None) -> None:
-    """Print a query's result, or write it to a file, which is no `table`."""
+    """Print a query's result, or write it to the file `out` in any format but `table`."""
     if format == "table":
         print_table(result.column_names, [list(row.values()) for row in result.slice(0, 50).to_pylist()])
         if len(result) > 50:
@@ -73,7 +73,7 @@ def emit(result: pa.Table, format: str, out: str | None) -> None:
 
 
 def headline(metrics: Json) -> str:
-    """Return a checkpoint's number with its interval, of the test images where it has some."""
+    """Return a checkpoint's main metric with its interval, on the test images if it has any."""
     split = next((name for name in ("test", "val", "") if name in metrics), None)
     if split is None:
         return "unknown"
@@ -113,11 +113,11 @@ def _cell(value: object) -> str:
 
 
 FIRST_LINE, NEXT_LINE = 1.0, 30.0
-"""Seconds after which a step is printed, and printed again, where stderr is no terminal."""
+"""Seconds until a step is first printed, and between repetitions, where stderr is not a terminal."""
 
 
 class Show(Protocol):
-    """A function that shows how far a step is."""
+    """A function that shows the progress of a step."""
 
     def __call__(self, step: str, done: int, total: int | None = None, remark: str = "") -> None:
         """Show a step until `done` is `total`; None where the total is unknown."""

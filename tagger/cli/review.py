@@ -1,4 +1,4 @@
-"""`review`: a page on this machine to confirm and correct tags."""
+"""`review`: a local web page to confirm and correct tags."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def review(results: options.Results, config: ReviewConfig, quiet: Quiet = False)
     def announce(url: str) -> None:
         waiting.close()
         port = int(url.partition("127.0.0.1:")[2].partition("/")[0])
-        moved = f"port {config.port} is in use; this is {port}\n" if config.port not in (0, port) else ""
+        moved = f"port {config.port} is in use; using {port}\n" if config.port not in (0, port) else ""
         show(url if quiet else f"{moved}review: {url}\nlabels: {config.labels}\nstop: Ctrl-C")
 
     with waiting:

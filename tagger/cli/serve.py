@@ -1,4 +1,4 @@
-"""`serve`: checkpoints behind a REST server."""
+"""`serve`: serve checkpoints over HTTP."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def serve(
     except ModuleNotFoundError as error:
         raise MissingExtra("tagger serve", str(error.name), "serve") from error
     if not config.host.startswith(_LOOPBACK) and config.key_file is None:
-        say(f"tagger: everyone who reaches {config.host} can use this server; --key-file limits it to those with a key")
+        say(f"tagger: anyone who can reach {config.host} can use this server; --key-file requires a key")
     if not models and not config.projects:
-        raise UsageError("name a model to serve, or a folder of projects with --projects")
+        raise UsageError("give a model to serve, or a folder of projects with --projects")
     hardware.raise_file_limit()
     hardware.return_large_blocks()
     server.serve(

@@ -1,4 +1,4 @@
-"""`suggest`: which images to label next, and which labels to look at again."""
+"""`suggest`: which images to label next, and which labels to check."""
 
 from __future__ import annotations
 

@@ -154,8 +154,8 @@ def export(
             raise UsageError("--out, --check and --force have no effect with --format xmp: omit them")
         _export_xmp(table, sidecars, model, as_json, quiet)
         return
-    if useless := options.given(sidecars):
-        shown = ", ".join(f"--{options.flag(name)}" for name in sorted(useless))
+    if unused := options.given(sidecars):
+        shown = ", ".join(f"--{options.flag(name)}" for name in sorted(unused))
         raise UsageError(f"{shown}: no effect with --format {format}; omit it, or use xmp")
     if out is None:
         raise UsageError(f"--format {format} needs --out FILE")

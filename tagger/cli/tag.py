@@ -1,4 +1,4 @@
-"""`tag`, `predict`: checkpoints at work."""
+"""`tag`, `predict`: run models on images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tagger.tagging.summary import Summary
 
 RESULTS = "results"
-"""The results folder when none is named."""
+"""Default results folder."""
 
 
 @app.command(epilog="Example: tagger tag ~/photos")
@@ -83,9 +83,9 @@ def _tag(
 
 
 def _check_place(source: str, out: str) -> None:
-    """Raise UsageError when the results folder of this place would lie among the images."""
+    """Raise UsageError if the default results folder would be inside the source."""
     if out == RESULTS and os.path.isdir(source) and Path(out).resolve().is_relative_to(Path(source).resolve()):
-        raise UsageError(f"--out: ./{out} would lie inside {source}; name another folder, such as --out ../{out}")
+        raise UsageError(f"--out: ./{out} would be inside {source}; choose another folder, such as --out ../{out}")
 
 
 @app.command(epilog="Example: tagger predict cat.jpg")
@@ -101,7 +101,7 @@ def predict(
     from tagger.inference.model import predict
 
     if folder := next(filter(os.path.isdir, images), None):
-        raise UsageError(f"{folder}: is a folder; `tagger tag` tags all images of one")
+        raise UsageError(f"{folder}: is a folder; use `tagger tag` to tag all its images")
     with progress(as_json) as show_step:
         show_step(f"loading {model}", 0)
         rows = predict(images, model, config)

@@ -148,7 +148,7 @@ def _print_evaluation(found: Evaluation) -> None:
     ]  # fmt: skip
     print_table(names, rows)
     if others := len(found.tags) - len(rows):
-        show(f"not listed: {others:,} tags that no image has or gets")
+        show(f"not listed: {others:,} tags without labelled or tagged images")
     show(headline({"": asdict(found)}))
     show(f"log-loss {found.log_loss or 0:.3f}, calibration error {found.calibration_error or 0:.3f}")
 

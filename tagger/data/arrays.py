@@ -24,19 +24,19 @@ class LabelledImages:
     truth: npt.NDArray[np.float32]
     """(N, K): 1 where the image has the label."""
     lossy: bool = False
-    """Pixels went through JPEG, so that strong nets see less than the original had."""
+    """Whether the pixels were JPEG-compressed, which lowers the accuracy of strong networks."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     @cached_property
     def labels(self) -> Int64Array:
-        """Return the index (N,) of the label of each image, where each has one."""
+        """Return the label index (N,) of each image; each must have exactly one label."""
         labels: Int64Array = self.truth.argmax(axis=1)
         return labels
 
     def some(self, count: int, seed: int) -> LabelledImages:
-        """Return so many of them, drawn by seed, in their order; all of them when there are no more."""
+        """Return a random sample of `count` images in their order, or all images if there are not more."""
         if count >= len(self):
             return self
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])

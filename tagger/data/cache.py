@@ -1,4 +1,4 @@
-"""Values computed from images, cached on disk and looked up by key: SQLite in the cache folder.
+"""Cache of values computed from images: SQLite in the cache folder.
 
 Images are stored by the version of their file (uri, bytes, etag or modification time), embeddings by image and model.
 """
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FILE = "images-v2.sqlite"
 _AT_ONCE = 500
-"""Keys of one query; SQLite takes at least 999 parameters."""
+"""Keys per query; SQLite allows at least 999 parameters."""
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
@@ -36,7 +36,7 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class Image(NamedTuple):
-    """One version of a file that decodes."""
+    """One version of a file that could be decoded."""
 
     key: str
     image_id: str
@@ -46,7 +46,7 @@ class Image(NamedTuple):
 
 
 class ImageCache:
-    """Images and embeddings; a cache that cannot be opened or is damaged is replaced by one in memory."""
+    """Cached images and embeddings; a cache that cannot be opened or is damaged is replaced by one in memory."""
 
     def __init__(self) -> None:
         self.path = storage.cache_folder() / FILE
@@ -57,19 +57,19 @@ class ImageCache:
         self._database.close()
 
     def images(self, keys: Sequence[str]) -> dict[str, tuple[str, bytes]]:
-        """Return key -> (image_id, fingerprint) of those files that are known."""
+        """Return key -> (image_id, fingerprint) of the cached files."""
         rows = self._select("SELECT key, image_id, fingerprint FROM images WHERE key IN", keys)
         return {key: (image_id, fingerprint) for key, image_id, fingerprint in rows}
 
     def embeddings(self, model_id: str, image_ids: Sequence[str]) -> dict[str, Float32Array]:
-        """Return image_id -> embedding (D,) of those images that are known."""
+        """Return image_id -> embedding (D,) of the cached images."""
         rows = self._select(
             "SELECT image_id, value FROM embeddings WHERE model_id = ? AND image_id IN", image_ids, model_id
         )
         return {image_id: np.frombuffer(value, dtype=np.float32) for image_id, value in rows}
 
     def thumbnail(self, image_id: str) -> bytes | None:
-        """Return the thumbnail of an image, a JPEG file; None when it is not known."""
+        """Return the thumbnail of an image as a JPEG; None if it is not cached."""
         return next(
             (row[0] for row in self._select("SELECT thumbnail FROM images WHERE image_id IN", [image_id])), None
         )
@@ -82,7 +82,7 @@ class ImageCache:
                 self._database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", images)
                 self._database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", vectors)
         except sqlite3.Error as error:
-            log.warning("%s: not cached (%s); the next run computes it again", FILE, error)
+            log.warning("%s: results cannot be cached (%s); the next run computes them again", self.path, error)
 
     def _select(self, query: str, keys: Iterable[str], *first: str) -> Iterator[tuple[Any, ...]]:
         stream = iter(keys)
@@ -91,21 +91,21 @@ class ImageCache:
             try:
                 yield from self._database.execute(f"{query} ({marks})", (*first, *some)).fetchall()
             except sqlite3.DatabaseError as error:
-                log.warning("%s: damaged cache (%s); delete it to use it again", self.path, error)
+                log.warning("%s: the cache is damaged (%s); delete the file to rebuild it", self.path, error)
                 self._database = _connect(":memory:")
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open a cache, after deleting a damaged one; in memory where that fails."""
+    """Open a cache, replacing a damaged one; if that fails, in memory."""
     for _ in range(2):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return _connect(path)
         except (OSError, sqlite3.OperationalError) as error:
-            log.warning("%s: cannot be used as a cache (%s); nothing is cached beyond this run", path, error)
+            log.warning("%s: cannot be used as a cache (%s); caching for this run only", path, error)
             break
         except sqlite3.DatabaseError as error:
-            log.warning("%s: damaged cache (%s); it is built again", path, error)
+            log.warning("%s: the cache is damaged (%s); rebuilding it", path, error)
             for ending in ("", "-wal", "-shm"):
                 with contextlib.suppress(OSError):
                     path.with_name(path.name + ending).unlink()

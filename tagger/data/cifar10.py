@@ -37,8 +37,8 @@ def read(data: str | None = None, say: Say = lambda line: None, official: type[C
     """Return train (50,000) and test (10,000): uint8 (N, 32, 32, 3), labels in the order of LABEL_NAMES.
 
     `data` is the official archive, its unpacked folder or the parent of that, or a folder of class folders; None
-    downloads the archive into the cache folder. `official` has its URL and checksums. `say` gets lines of progress.
-    Raises SourceError for anything but CIFAR-10, WriteError where the download or the unpacked archive has no room.
+    downloads the archive into the cache folder. `official` has its URL and checksums. `say` is called with progress.
+    Raises SourceError for anything but CIFAR-10, WriteError if the disk is full.
     """
     place = storage.absolute(_download(official) if data is None else data)
     say(f"reading {place}")
@@ -54,7 +54,7 @@ def read(data: str | None = None, say: Say = lambda line: None, official: type[C
 
 
 def has_class_folders(data: str | None) -> bool:
-    """Return whether `read` takes the images from files in train/<class>/ and test/<class>/."""
+    """Return whether `data` has image files in train/<class>/ and test/<class>/."""
     if data is None:
         return False
     place = storage.absolute(data)
@@ -62,7 +62,7 @@ def has_class_folders(data: str | None) -> bool:
 
 
 def _download(official: type[CIFAR10]) -> str:
-    """Return the archive in the cache folder, downloaded where it is missing or damaged."""
+    """Return the archive in the cache folder, downloading it if it is missing or damaged."""
     folder = storage.cache_folder() / "cifar10"
     checksum, bar = f"md5:{official.tgz_md5}", sys.stderr.isatty()
     try:
@@ -75,8 +75,8 @@ def _download(official: type[CIFAR10]) -> str:
         raise SourceError(f"{official.url}: wrong checksum ({error}); try again, or pass --data: {TAKES}") from error
     except OSError as error:
         raise WriteError(
-            f"{folder}: cannot write {official.filename} ({error}); free some room, or set TAGGER_CACHE to another "
-            "folder"
+            f"{folder}: cannot write {official.filename} ({error}); free some disk space, or set TAGGER_CACHE to "
+            "another folder"
         ) from error
 
 
@@ -90,7 +90,9 @@ def _read_archive(place: str, official: type[CIFAR10]) -> Data:
             with tarfile.open(fileobj=file) as tar:
                 tar.extractall(folder, filter="data")
         except OSError as error:
-            raise WriteError(f"{folder}: cannot unpack {place} ({error}); free some room, or set TMPDIR") from error
+            raise WriteError(
+                f"{folder}: cannot unpack {place} ({error}); free some disk space, or set TMPDIR"
+            ) from error
         return _read_batches(Path(folder), official)
 
 

@@ -1,4 +1,4 @@
-"""The options for reading labels, declared once."""
+"""Options for reading labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tagger.options import FORM, Option
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """Where the labels of a source are, and how they are read."""
+    """Options for finding and reading the labels of a source."""
 
     __pydantic_config__ = FORM
 
@@ -32,7 +32,7 @@ class LabelOptions:
     merge_rows: Annotated[bool, Option("The table has one row per label: combine the rows of each image.")] = False
 
     def __post_init__(self) -> None:
-        """Take one name for a tuple of one."""
+        """Convert a single name to a tuple."""
         for name in ("label_column", "label_field"):
             if isinstance(value := getattr(self, name), str):
                 object.__setattr__(self, name, (value,))

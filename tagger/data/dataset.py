@@ -21,13 +21,13 @@ from tagger.data.scan import Arrays, OnProgress, Scan
 from tagger.errors import SourceError, UsageError
 
 DATASET = "dataset.parquet"
-"""File of a checkpoint folder with the images it was trained on: `tagger evaluate` finds the same test split again."""
+"""File in a checkpoint folder with its training dataset, so that `tagger evaluate` uses the same test split."""
 
 BoolArray = npt.NDArray[np.bool_]
 
 
 class SeveralLabels(UsageError):
-    """A dataset with more than one label per image where one is expected."""
+    """A dataset with several labels per image where one is expected."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Dataset:
     truth: npt.NDArray[np.float32]
     """(N, K): 1 where the image has the label; a row of zeros is known to have none."""
     notes: tuple[str, ...] = ()
-    """Images that were left out, and other warnings."""
+    """Warnings, such as omitted images."""
     image_ids: tuple[str, ...] = ()
     """SHA-256 of every file, after a scan."""
 
@@ -54,7 +54,7 @@ class Dataset:
 
     @property
     def locations(self) -> list[str]:
-        """Return where to read the images."""
+        """Return the paths or URLs to read the images from."""
         return manifest.locations(self.table)
 
     @property
@@ -96,10 +96,10 @@ class Dataset:
 
 
 def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None) -> Dataset:
-    """Read a manifest with labels, or a folder whose labels are found as `tagger ingest` finds them.
+    """Read a manifest with labels, or a folder whose labels are found as by `tagger ingest`.
 
-    Labels in the file of `corrections` replace those of their images. Raises SourceError without two labels to tell
-    apart, SeveralLabels when images have several but should have one.
+    Labels in the file `corrections` replace those of their images. Raises SourceError for fewer than two labels,
+    SeveralLabels if images have several but should have one.
     """
     found = source.read_labelled(dataset)
     earlier = found.notes.lines() if corrections else []
@@ -120,14 +120,14 @@ def read_dataset(dataset: str, multilabel: bool, corrections: str | None = None)
     if len(counts) < 2 and not (multilabel and counts):
         only = f"the only label is {next(iter(counts))!r}" if counts else "no image has any label"
         without = counts and pc.any(pc.equal(pc.list_value_length(labels), 0)).as_py()
-        hint = "; --multilabel learns it against the images without it" if without else ""
-        raise SourceError(f"{dataset}: {only}; there is nothing to tell apart{hint}")
+        hint = "; --multilabel trains it against the images without it" if without else ""
+        raise SourceError(f"{dataset}: {only}; training needs two labels{hint}")
     if not multilabel and (several := pc.sum(pc.greater(pc.list_value_length(labelled["labels"]), 1)).as_py()):
         raise SeveralLabels(
             f"{dataset}: more than one label on {several:,} of {len(labelled):,} images; add --multilabel"
         )
     names = tuple(sorted(counts))
-    alike = twins(names) if corrections or not found.label_source else []  # else they are among the notes
+    alike = twins(names) if corrections or not found.label_source else []  # otherwise the notes have them
     notes = [*earlier, *found.notes.lines(), *(f"{TWINS}: {group}" for group in alike)]
     if corrections:
         notes.append(f"{found.matched_rows:,} of {len(labelled):,} labels are from {storage.redact(corrections)}")
@@ -153,21 +153,21 @@ def scan(
     arrays: Arrays | None = None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> tuple[Dataset, Scan]:
-    """Scan the images of a dataset; return those that decode, with their ids, and the scan of them, row by row.
+    """Scan the images of a dataset; return those that can be decoded, with their ids, and their scan.
 
-    `name` is for the SourceError that is raised when none decodes.
+    Raises SourceError, naming `name`, if none can be decoded.
     """
     found = scans.scan(dataset.table, backbone, device, arrays, on_progress)
     if not found.have.any():
         raise SourceError(f"{name}: none of {len(dataset):,} labelled images can be read and decoded")
     images = replace(dataset, image_ids=tuple(found.image_ids))
-    return images.filter(found.have, "they cannot be read or do not decode"), found.of_decoded()
+    return images.filter(found.have, "they cannot be read or decoded"), found.of_decoded()
 
 
 def split(dataset: Dataset, scan: Scan, seed: int) -> tuple[Dataset, list[str]]:
-    """Assign scanned images to splits that no near-duplicate crosses; return them and a report in lines.
+    """Assign scanned images to splits that no near-duplicates cross; return them and the lines of a report.
 
-    Given splits stay; the others are decided by content and seed.
+    Given splits do not change; other images are assigned by content and seed.
     """
     groups = duplicates.near_duplicates(scan.fingerprints())
     given = dataset.table["split"].to_pylist()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JOURNAL, LOCK = ".journal", ".lock"
-"""Suffixes of the files beside the table."""
+"""Suffixes of the journal and the lock file next to the table."""
 _CRC = 8
 """Hexadecimal digits of the CRC-32 before the JSON of a line."""
 
@@ -46,12 +46,12 @@ def read_labels(labels: StrPath) -> pd.DataFrame:
 
 
 def read(uri: str, ours: bool = True) -> pa.Table:
-    """Return all decisions in their order, those of the journal included.
+    """Return all decisions in order, including those in the journal.
 
     Raises SourceNotFound, or TableError when the file is damaged, newer or foreign; unless `ours`, a copy that another
     program wrote is read too.
     """
-    journal = _read_journal(uri)  # first: a merge in between gives rows twice, and loses none
+    journal = _read_journal(uri)  # first: a merge in between duplicates rows, which are dropped below, but loses none
     with storage.open_input(uri) as file, schema.named_damage(uri):
         parquet = schema.open_parquet(file)
         if ours or schema.footer_of(parquet.schema_arrow):
@@ -77,13 +77,11 @@ def image_of(table: pa.Table) -> pa.ChunkedArray:
 
 
 class LabelsFile:
-    """A local labels table that is written to; other processes may write to it at the same time."""
+    """A writable local labels table; other processes may write to it at the same time."""
 
     def __init__(self, labels: str) -> None:
         if storage.is_remote(labels):
-            raise UsageError(
-                f"--labels {storage.redact(labels)}: must be a local file; copy it when the review is over"
-            )
+            raise UsageError(f"--labels {storage.redact(labels)}: must be a local file; copy it there after the review")
         if not labels.endswith(".parquet"):
             raise UsageError(f"--labels {labels}: the name must end in .parquet")
         self.uri = storage.absolute(labels)
@@ -96,7 +94,7 @@ class LabelsFile:
             raise WriteError(f"--labels {labels}: cannot be written; choose another file")
 
     def changed(self) -> pa.Table | None:
-        """Return all decisions when another process has written some since the last call, else None."""
+        """Return all decisions if another process has written some since the last call, else None."""
         with self._mutex:
             signature = self._signature()
             if signature == self._seen:
@@ -130,7 +128,7 @@ class LabelsFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the table against other processes."""
+        """Lock the table against other processes."""
         try:
             with FileLock(self.path + LOCK, timeout=10):
                 yield
@@ -159,7 +157,7 @@ def _line(decisions: Sequence[Decision]) -> bytes:
 
 
 def _append_line(path: str, line: bytes) -> None:
-    """Append a line to a file and sync both; a line that was cut short before stays apart from it."""
+    """Append a line to a file and sync it; an incomplete last line is ended first."""
     is_new = not os.path.exists(path)
     with open(path, "ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -177,7 +175,7 @@ def _append_line(path: str, line: bytes) -> None:
 
 
 def _read_journal(uri: str) -> pa.Table:
-    """Return the decisions of a journal; a line whose write was cut short was never confirmed, and is left out."""
+    """Return the decisions of a journal, without incomplete lines, which were never confirmed."""
     empty = schema.LABELS.empty_table()
     if storage.is_remote(uri):
         return empty
@@ -187,13 +185,13 @@ def _read_journal(uri: str) -> pa.Table:
         return empty
     found = [_parsed(line) for line in lines if line]
     if incomplete := found.count(None):
-        log.warning("%s%s: %d incomplete or damaged lines are left out", uri, JOURNAL, incomplete)
+        log.warning("%s%s: %d incomplete or damaged lines are ignored", uri, JOURNAL, incomplete)
     rows = [row for batch in found if batch for row in batch]
     try:
         times = [{**row, "decided_at": datetime.fromisoformat(row["decided_at"])} for row in rows]
         return schema.from_rows(times, "labels")
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise TableError(f"{uri}{JOURNAL}: not a journal of tagger ({first_line(error)}); move it away") from error
+        raise TableError(f"{uri}{JOURNAL}: not a journal of tagger ({first_line(error)}); move or delete it") from error
 
 
 def _parsed(line: bytes) -> list[dict[str, Any]] | None:

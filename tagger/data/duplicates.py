@@ -2,7 +2,7 @@
 
 An image becomes a thumbnail of 16x16 RGB; all else is computed from it. The signs of the 64 lowest frequencies of its
 grey DCT are a hash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", but with signs
-instead of a median); mirroring turns those of the odd horizontal ones, so the hash of the mirrored image costs nothing.
+instead of a median); mirroring flips those of odd horizontal frequencies, so the hash of the mirrored image is free.
 Close hashes are found by multi-index hashing (Norouzi, Punjani, Fleet 2012) and confirmed on the colour thumbnails.
 100,000 thumbnails are 77 MB. Time grows with the pairs that look alike: thousands of frames of one still scene, or
 nearly blank pages, cost more than as many photographs. The figures: python -m benchmarks.duplicates.
@@ -21,14 +21,14 @@ from tagger import images
 
 SIDE = 16
 MAX_BITS = 12
-"""Hashes of a pair differ in at most as many of their 64 bits; those of unrelated photographs in about 32."""
+"""Maximum number of different bits, of 64, between the hashes of a pair; unrelated photographs differ in about 32."""
 SIMILARITY = 0.9
-"""Least correlation of a pair's thumbnails; benchmarks/duplicates.py shows what higher and lower ones find."""
+"""Minimum correlation of a pair's thumbnails; benchmarks/duplicates.py compares this value with others."""
 
 _BAND = 16  # bits; a pair of up to 7 different bits has one of four bands with at most one of them
 _FLAT = 4.0  # grey levels: less contrast than this is noise,
 _SAME = 2.0  # levels of root mean square: two blank images are copies only when their thumbnails are equal
-_CHUNK = 1 << 14  # pairs looked at in one go
+_CHUNK = 1 << 14  # pairs compared at a time
 
 Int64Array = npt.NDArray[np.int64]
 UInt64Array = npt.NDArray[np.uint64]
@@ -36,7 +36,7 @@ UInt64Array = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The id and the thumbnail that the copies of an image are found by."""
+    """The id and the thumbnail used to find copies of an image."""
 
     image_id: str
     """SHA-256 of the file, hex"""
@@ -45,12 +45,12 @@ class Fingerprint:
 
 
 def thumbnail(image: Image.Image) -> images.UInt8Array:
-    """Return the (16, 16, 3) thumbnail that copies of an RGB image are found by."""
+    """Return the (16, 16, 3) thumbnail of an RGB image, for finding copies."""
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=4.0))
 
 
 def near_duplicates(fingerprints: Sequence[Fingerprint], similarity: float = SIMILARITY) -> Int64Array:
-    """Return the group (N,) of each image, its lowest row: images in a group are copies of one another.
+    """Return the group (N,) of each image, identified by its lowest row; images in a group are copies of each other.
 
     All pairs of up to 7 different bits are compared, and most of those up to 12. If A is a copy of B and B of C, all
     three form one group, even where A and C are not alike: a split through the chain would leak. Where images are taken
@@ -116,13 +116,13 @@ def _hashes(thumbnails: images.UInt8Array) -> tuple[UInt64Array, UInt64Array]:
 
 
 def _spectrum(thumbnails: images.UInt8Array) -> npt.NDArray[np.int16]:
-    """Return 64 DCT coefficients (N, 64); whole numbers, so that rounding errors have no sign."""
+    """Return 64 DCT coefficients (N, 64), rounded to integers, so that numerical noise has no sign."""
     values = _DCT @ (thumbnails @ _GREY) @ _DCT.T / SIDE
     return np.ascontiguousarray(np.rint(values[:, _Y, _X]).astype(np.int16))
 
 
 def _candidates(queries: UInt64Array, hashes: UInt64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
-    """Yield rows (a, b), a < b, whose query and hash differ in at most MAX_BITS; a pair may come several times."""
+    """Yield rows (a, b), a < b, whose query and hash differ in at most MAX_BITS; pairs may be repeated."""
     for shift in range(0, 64, _BAND):
         searched, keys = ((bits >> np.uint64(shift) & np.uint64(0xFFFF)).astype(np.int64) for bits in (queries, hashes))
         order = np.argsort(keys, kind="stable")
@@ -149,11 +149,11 @@ def _expand(sizes: Int64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
 
 
 def _alike(left: images.UInt8Array, right: images.UInt8Array, similarity: float) -> npt.NDArray[np.bool_]:
-    """Return which pairs of thumbnails (N, 16, 16, 3) correlate, at any brightness, or are equal."""
+    """Return which pairs of thumbnails (N, 16, 16, 3) correlate, whatever their brightness, or are equal."""
     a, b = (side.reshape(-1, SIDE * SIDE, 3).astype(np.float32) for side in (left, right))
     equal = _product(a - b, a - b) <= _SAME**2
     mean = np.full((1, SIDE * SIDE), 1 / SIDE**2, np.float32)
-    a, b = a - mean @ a, b - mean @ b  # per channel: two blue skies are not alike for being blue
+    a, b = a - mean @ a, b - mean @ b  # per channel, so that two blue skies are not similar only because they are blue
     contrasts = [np.maximum(np.sqrt(_product(side, side)), _FLAT) for side in (a, b)]
     alike: npt.NDArray[np.bool_] = equal | (_product(a, b) >= similarity * contrasts[0] * contrasts[1])
     return alike

@@ -1,4 +1,4 @@
-"""Source and label files -> a manifest on disk."""
+"""List a source, find its labels, and write a manifest."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def ingest(
 def write_manifest(
     source: str, out: str, options: LabelOptions, on_found: Callable[[int], None] = lambda found: None
 ) -> Ingested:
-    """List a source, find its labels and write its manifest, as ingest()."""
+    """List a source, find its labels and write its manifest, like ingest()."""
     out_uri = storage.absolute(out)
     if not out_uri.endswith(".parquet"):
-        raise UsageError(f"--out {out}: a manifest is one file and its name ends in .parquet")
+        raise UsageError(f"--out {out}: a manifest is a single file whose name ends in .parquet")
     if storage.exists(out_uri):
         _refuse_foreign(out_uri)
     ingested = read_labelled(source, options, on_found)
@@ -49,6 +49,6 @@ def write_manifest(
 
 
 def _refuse_foreign(uri: str) -> None:
-    """Raise TableError when the file to be overwritten is not a manifest."""
+    """Raise TableError if the file would overwrite anything but a manifest."""
     if manifest.table_in(uri) != "manifest":
         raise TableError(f"{uri}: exists and is not a tagger manifest; choose another --out, nothing was overwritten")

@@ -19,12 +19,12 @@ from tagger.data.labels import text
 from tagger.errors import SourceError, TableError
 
 URL_COLUMNS = ("uri", "url", "image_url", "path", "filepath", "file_path", "file", "file_name", "filename", "image")
-"""Names of the column of files in a list; the first that exists is used."""
+"""Possible names of the file column of a list; the first that exists is used."""
 
 _LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".parquet")
 _CHUNK = 10_000
 _DESCRIBERS = 64
-"""Files described at the same time: servers that do not answer then cost a list of hundreds less than a minute."""
+"""Files described concurrently, so that unresponsive servers delay a list of hundreds by less than a minute."""
 _FIRST_LINES = 100
 
 
@@ -70,13 +70,13 @@ def read_source(source: str, on_found: Callable[[int], None] = lambda found: Non
 
 
 def locations(table: pa.Table) -> list[str]:
-    """Return where to read the files of a manifest or plan: at their `location`, else at their `uri`."""
+    """Return the path or URL to read each file of a manifest or plan from: its `location`, else its `uri`."""
     places: list[str] = pc.coalesce(table["location"], table["uri"]).to_pylist()
     return places
 
 
 def is_glob(source: str) -> bool:
-    """Return whether a source is a pattern; a local file of that name comes first, and a URL's query is no pattern."""
+    """Return whether a source is a glob; an existing local file is not, and a URL's query is ignored."""
     if source.startswith(("http://", "https://")):
         source = source.partition("?")[0]
     elif not storage.is_remote(source) and os.path.exists(os.path.expanduser(source.removeprefix("file://"))):
@@ -93,7 +93,7 @@ def list_suffix(source: str) -> str:
 
 
 def _collect(found: Iterable[storage.FoundFile], on_found: Callable[[int], None]) -> pa.Table:
-    """Collect files into Arrow chunk by chunk: Python objects for a million files would take a gigabyte."""
+    """Collect files into Arrow in chunks, since Python objects for a million files would take a gigabyte."""
     batches, total, stream = [], 0, iter(found)
     while chunk := list(islice(stream, _CHUNK)):
         total += len(chunk)
@@ -106,7 +106,7 @@ def _collect(found: Iterable[storage.FoundFile], on_found: Callable[[int], None]
 
 
 def _describe_all(urls: Iterable[str]) -> Iterator[storage.FoundFile]:
-    """Describe listed files, many at a time: one request after the other would take hours."""
+    """Describe listed files concurrently; one request after another would take hours."""
     stream = iter(urls)
     with ThreadPoolExecutor(_DESCRIBERS) as pool:
         while chunk := list(islice(stream, _CHUNK)):
@@ -126,14 +126,14 @@ def _listed(source: str, suffix: str, skipped: Counter[str]) -> Iterator[str]:
 def _decode_text(content: bytes, source: str) -> str:
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        # surrogateescape keeps names that are not UTF-8, as the file system has them
+        # surrogateescape preserves names that are not UTF-8, like the file system does
         return content.decode(encoding, errors="surrogateescape")
     except UnicodeError as error:
         raise SourceError(f"{source}: cannot read the list as text ({error}); save it as UTF-8") from error
 
 
 def _csv_column(content: str, suffix: str, source: str) -> Iterator[str]:
-    """Yield the column of files, of a CSV with any separator, with or without a header."""
+    """Yield the file column of a CSV with any separator, with or without a header."""
     first, delimiter = _first_row(content, suffix, source)
     named = _named_column(first)
     files = [at for at, cell in enumerate(first) if storage.is_image_name(cell)]
@@ -144,7 +144,7 @@ def _csv_column(content: str, suffix: str, source: str) -> Iterator[str]:
 
 
 def _first_row(content: str, suffix: str, source: str) -> tuple[list[str], str]:
-    """Return the first row and the separator: the one of Excel's `sep=`, the usual one, or one that fits the row."""
+    """Return the first row and the separator: that of Excel's `sep=`, the usual one, or one that fits the row."""
     lines = [line for line in islice(io.StringIO(content), _FIRST_LINES) if line.strip()]
     if not lines:
         return [], ","
@@ -167,11 +167,13 @@ def _column_of_files(names: Sequence[str], source: str) -> int:
     if (found := _named_column(names)) is not None:
         return found
     shown, expected = ", ".join(names), ", ".join(URL_COLUMNS)
-    raise TableError(f"{source}: neither a manifest nor a list of files; have columns {shown}; expected {expected}")
+    raise TableError(
+        f"{source}: neither a manifest nor a list of files: it has the columns {shown}; expected one of {expected}"
+    )
 
 
 def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iterator[str]:
-    """Make listed paths absolute (relative ones start at the list's own folder) and drop duplicates."""
+    """Make listed paths absolute (relative to the folder of the list) and drop duplicates."""
     folder = storage.parent(storage.absolute(source))
     seen: set[str] = set()
     for value in values:
@@ -181,7 +183,7 @@ def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iter
             url = storage.join(folder, value)
         else:
             path = storage.resolve(value, storage.local_path(folder))
-            # our own tables write names as uris: a%20b.jpg is a%2520b.jpg there
+            # tagger's own tables have names as uris: a%20b.jpg is a%2520b.jpg there
             is_uri = "%" in path and not os.path.lexists(path) and os.path.lexists(storage.local_path(path))
             url = path if is_uri else storage.local_uri(path)
         key = storage.public_uri(url) if storage.is_remote(url) else url
@@ -193,7 +195,7 @@ def _resolved(values: Iterable[str], source: str, skipped: Counter[str]) -> Iter
 
 
 def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
-    """Read a manifest, recognised by its footer, or a list of URLs, by its columns."""
+    """Read a manifest, detected by its footer, or a list of URLs, detected by its columns."""
     uri = storage.absolute(source)
     with storage.open_input(uri) as file:
         try:
@@ -204,7 +206,7 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
         if schema.footer_of(arrow):
             schema.check_footer(arrow, "manifest", source)
             with schema.named_damage(source):
-                batches = parquet.iter_batches()  # read at once, a table takes its size twice
+                batches = parquet.iter_batches()  # reading the whole table at once would take twice its size
                 table = schema.conform(pa.Table.from_batches(batches, arrow), "manifest")
             on_found(len(table))
             return Manifest(table)
@@ -221,7 +223,7 @@ def _read_parquet(source: str, on_found: Callable[[int], None]) -> Manifest:
 
 
 def table_in(uri: str) -> str | None:
-    """Return the name of the table that a file of ours holds; None for any other file."""
+    """Return the kind of table in a file written by tagger; None for any other file."""
     try:
         with storage.open_input(uri) as file:
             return schema.footer_of(pq.read_schema(file)).get("table")

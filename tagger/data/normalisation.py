@@ -58,7 +58,7 @@ def compute(name: str, train: UInt8Array) -> Normalisation:
 def _standardise(train: UInt8Array) -> Normalisation:
     mean, square = _moments(train)
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    # a channel that never varies is centred only: dividing by its zero would give no numbers at all
+    # a constant channel is only centred, since its standard deviation is zero
     return Normalisation("standardise", _three(mean), _three(np.where(std > 0, std, 1)))
 
 
@@ -84,22 +84,24 @@ NAMES = (*_COMPUTED, f"{_MEAN_FILE}PATH")
 
 
 def read_mean_file(uri: str, size: tuple[int, int]) -> Float32Array:
-    """Read CNTK's mean file, an OpenCV XML, as (3, H, W) float32 in [0, 1]; `size` is (height, width) of the images.
+    """Read a CNTK mean file, an OpenCV XML, as (3, H, W) float32 in [0, 1]; `size` is (height, width) of the images.
 
     The numbers are taken as planes of rows, red first, 0 to 255, which is how CNTK's CIFAR-10 script writes them.
     CNTK's own reader takes the same numbers as interleaved pixels, subtracts them from a blue-green-red image, and
     does nothing at all when the sizes differ; to repeat a result of it, train with another normalisation.
-    Raises SourceError for another size and for what is not such a file.
+    Raises SourceError for another size, or if it is not a mean file.
     """
     fields = _fields(uri)
     try:
         channels, height, width = (int(fields[key]) for key in ("Channel", "Row", "Col"))
         values = np.array(fields["data"].split(), dtype=np.float64)
     except (KeyError, ValueError) as error:
-        raise SourceError(f"{uri}: is not a CNTK mean file ({error}); it holds Channel, Row, Col and data") from error
+        raise SourceError(
+            f"{uri}: is not a CNTK mean file ({error}); expected the elements Channel, Row, Col and data"
+        ) from error
     if (channels, height, width) != (3, *size):
         raise SourceError(
-            f"{uri}: holds the mean of {channels}x{height}x{width} images (channels, height, width), "
+            f"{uri}: has the mean of {channels}x{height}x{width} images (channels, height, width), "
             f"but the training images are 3x{size[0]}x{size[1]}; compute one for them, or choose pixel-mean"
         )
     if len(values) != channels * height * width or not np.isfinite(values).all():
@@ -115,22 +117,22 @@ def subtracts_image(name: str) -> bool:
 
 
 def identity(name: str) -> str:
-    """Return a name that changes with the normalisation: a mean file counts by its content."""
+    """Return a name that identifies the normalisation; a mean file is identified by its content."""
     if not name.startswith(_MEAN_FILE):
         return name
     return hashlib.sha256(storage.read_bytes(storage.absolute_file(name.removeprefix(_MEAN_FILE)))).hexdigest()
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Builds the tree of an XML document that declares neither a DTD nor entities."""
+    """Tree builder for XML documents that rejects DTDs and entities."""
 
     def doctype(self, *declaration: str | None) -> None:
-        """Stop at a DTD: its entities can make a small file fill the memory or read others."""
-        raise ValueError("declares a DTD or entities, which no mean file has; it was not read")
+        """Reject a DTD, whose entities can fill the memory or read other files."""
+        raise ValueError("it declares a DTD or entities, which mean files do not have")
 
 
 def _fields(uri: str) -> dict[str, str]:
-    """Return the text of each element of an XML document; raises SourceError when it is broken or has a DTD."""
+    """Return the text of each element of an XML document; raises SourceError if it is invalid or has a DTD."""
     parser = ElementTree.XMLParser(target=_Builder())
     try:
         parser.feed(storage.read_bytes(uri))

@@ -1,4 +1,4 @@
-"""Pixels of a dataset's images, by row: from files, or from arrays that are in memory."""
+"""Pixels of a dataset's images, by row: from files, or from arrays in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass
 class FilePixels:
-    """Images of files; decoded ones are cached while they fit into `limit` bytes."""
+    """Images in files; decoded images are cached if they fit into `limit` bytes."""
 
     uris: Sequence[str]
     preprocessing: Preprocessing
@@ -30,10 +30,10 @@ class FilePixels:
     evaluation: dict[int, UInt8Array] = field(default_factory=dict)
     limit: int = IN_MEMORY
     image_ids: Sequence[str] = ()
-    """SHA-256 of the files, where they are known: their thumbnails may be cached."""
+    """SHA-256 of the files, if known, to look up cached thumbnails."""
 
     def training_image(self, row: int) -> UInt8Array:
-        """Return an image with its short side no longer than a crop needs; raises SourceError or ImageError."""
+        """Return an image, reduced to the size that random crops need; raises SourceError or ImageError."""
         if (known := self.training.get(row)) is not None:
             return known
         decoded: list[Image.Image] = []  # at the scale of the network's input, as in a scan
@@ -44,7 +44,7 @@ class FilePixels:
         return array
 
     def fitted(self, rows: Rows) -> UInt8Array:
-        """Return images as the tagging pipeline feeds them."""
+        """Return images as preprocessed by the tagging pipeline."""
         return fit_all(self._fitted, rows.tolist(), self.preprocessing)
 
     def thumbnail(self, row: int) -> UInt8Array:
@@ -71,7 +71,7 @@ class ArrayPixels:
     preprocessing: Preprocessing
 
     def training_image(self, row: int) -> UInt8Array:
-        """Return an image as it is."""
+        """Return an image, unchanged."""
         image: UInt8Array = self.arrays[row]
         return image
 
@@ -85,4 +85,4 @@ class ArrayPixels:
 
 
 Pixels: TypeAlias = FilePixels | ArrayPixels
-"""Images by row: to be augmented, fitted as the tagging pipeline feeds them to the network, or small for people."""
+"""Images by row: for augmentation, preprocessed as in the tagging pipeline, or as thumbnails."""

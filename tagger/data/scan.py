@@ -1,6 +1,6 @@
 """One pass over files: id, fingerprint, thumbnail and embedding of every image.
 
-Results are cached by file version: a second scan of unchanged files reads none of them.
+Results are cached by file version, so a second scan of unchanged files reads none of them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from tagger.inference.pipeline import Row, score_rows
 THUMBNAIL = 160
 """Longest side of a thumbnail in pixels."""
 IN_MEMORY = 3_000_000_000
-"""Bytes of decoded images that are cached; a larger dataset is decoded again in every epoch."""
+"""Maximum bytes of decoded images in memory; a larger dataset is decoded again in every epoch."""
 ROOM = 1.15
-"""Training images are this much larger than the network's input, so that random crops are hardly enlarged."""
+"""Ratio of training images to the network's input in size, so that random crops are hardly upscaled."""
 _LOOKED_UP, _STORED = 2000, 500
 """Files per query of the cache, and per transaction."""
 
@@ -45,24 +45,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Arrays:
-    """Pixels to return from the same decode; files whose other results are cached are not decoded for them."""
+    """Pixels to return as well; a file whose other results are cached is not decoded for them."""
 
     training: bool = False
-    """Those that fine-tuning wants, where they fit into memory: fitted to the backbone, and whole to be augmented."""
+    """Pixels for fine-tuning, if they fit into memory: preprocessed for the backbone, and whole for augmentation."""
     square: Preprocessing | None = None
-    """Fitted by this preprocessing; always returned, so that every file is decoded."""
+    """Preprocessing of pixels that are always returned, for which every file is decoded."""
 
 
 @dataclass
 class Scan:
-    """Results of a scan, a row per file."""
+    """Results of a scan, one row per file."""
 
     image_ids: list[str]
-    """SHA-256 of every file; empty for one that does not decode."""
+    """SHA-256 of each file; empty for one that cannot be decoded."""
     fingerprint: UInt8Array
-    """(N, 16, 16, 3) thumbnails that copies are found by."""
+    """Thumbnails (N, 16, 16, 3) for finding copies."""
     features: Float32Array | None = None
-    """(N, D) embeddings of the backbone; zeros where an image has none."""
+    """Embeddings (N, D) of the backbone; zeros for an image without one."""
     decoded: int = 0
     """Files that were read and decoded; the others were cached."""
     arrays: dict[str, dict[int, UInt8Array]] = field(
@@ -72,11 +72,11 @@ class Scan:
 
     @property
     def have(self) -> npt.NDArray[np.bool_]:
-        """Return which files decode."""
+        """Return which files could be decoded."""
         return np.array([image_id != "" for image_id in self.image_ids], dtype=bool)
 
     def of_decoded(self) -> Scan:
-        """Return the rows of the files that decode."""
+        """Return the rows of the files that could be decoded."""
         rows = np.flatnonzero(self.have).tolist()
         return replace(
             self,
@@ -90,12 +90,12 @@ class Scan:
         )
 
     def fingerprints(self) -> list[Fingerprint]:
-        """Return the fingerprints of the files that decode."""
+        """Return the fingerprints of the files that could be decoded."""
         pairs = zip(self.image_ids, self.fingerprint, strict=True)
         return [Fingerprint(image_id, thumbnail) for image_id, thumbnail in pairs if image_id]
 
     def add(self, row: int, image_id: str, fingerprint: bytes) -> None:
-        """Fill in a row."""
+        """Set the results of a row."""
         self.image_ids[row] = image_id
         self.fingerprint[row] = np.frombuffer(fingerprint, dtype=np.uint8).reshape(self.fingerprint[row].shape)
 
@@ -155,7 +155,7 @@ def _missing(
     found: Scan,
     vectors: dict[int, Float32Array],
 ) -> Iterator[Row]:
-    """Yield the files that must be read, and fill in what is cached of the others."""
+    """Yield the files that must be read, and set the cached results of the others."""
     names = [name for name in (*schema.KEY.names, "location") if name in table.column_names]
     for start in range(0, len(table), _LOOKED_UP):
         entries = table.select(names).slice(start, _LOOKED_UP).to_pylist()
@@ -174,7 +174,7 @@ def _missing(
 
 
 def _key(entry: Row) -> str:
-    """Return the version of a file: locally as it is now, remotely as listed; empty where the store has none."""
+    """Return the version of a file: a local one as it is now, a remote one as listed; empty without a version."""
     uri, size, version = entry["uri"], entry["bytes"], entry["etag"] or entry["modified_at"]
     if not storage.is_remote(uri):
         now = storage.describe(uri)
@@ -188,7 +188,7 @@ def _store(
     backbone: ModelInfo | None,
     vectors: dict[int, Float32Array],
 ) -> None:
-    """Cache new results; a file that does not decode is tried again next time."""
+    """Cache new results; a file that cannot be decoded is tried again next time."""
     embeddings = {image.image_id: vectors[row] for row, image in fresh.items()} if backbone else {}
     cache.add([image for image in fresh.values() if image.key], backbone.model_id if backbone else "", embeddings)
     fresh.clear()
@@ -218,7 +218,7 @@ def describe(image: Image.Image) -> Row:
 
 
 def _fits(count: int, preprocessing: Preprocessing) -> bool:
-    """Return whether so many images, fitted and whole, are cached in memory."""
+    """Return whether `count` images, preprocessed and whole, fit into memory."""
     side, (height, width) = _training_side(preprocessing), preprocessing.size
     return count * 3 * (height * width + 1.4 * side * side) < IN_MEMORY
 
@@ -228,7 +228,7 @@ def _training_side(preprocessing: Preprocessing) -> int:
 
 
 def for_training(image: Image.Image, preprocessing: Preprocessing) -> UInt8Array:
-    """Return a whole image (H, W, 3), its short side no longer than random crops need."""
+    """Return a whole image (H, W, 3), reduced to the size that random crops need."""
     ratio = _training_side(preprocessing) / min(image.size)
     if ratio < 1:
         size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
@@ -250,14 +250,14 @@ def fitted_arrays(arrays: UInt8Array, preprocessing: Preprocessing) -> UInt8Arra
 
 
 def fit_all(fit: Callable[[T], UInt8Array], items: Iterable[T], preprocessing: Preprocessing) -> UInt8Array:
-    """Return the images (N, H, W, 3) that a function fits to a preprocessing, in threads."""
+    """Apply a preprocessing function to images in threads; return (N, H, W, 3)."""
     with ThreadPoolExecutor(hardware.cores()) as pool:
         found = list(pool.map(fit, items))
     return np.stack(found) if found else np.zeros((0, *preprocessing.size, 3), dtype=np.uint8)
 
 
 def embed(arrays: UInt8Array, backbone: ModelInfo, device: str, on_progress: OnProgress) -> tuple[Float32Array, int]:
-    """Return embeddings (N, D) of images (N, H, W, 3) in memory, and how many had to be computed."""
+    """Return embeddings (N, D) of images (N, H, W, 3) in memory, and how many were not cached."""
     cache, engine = ImageCache(), None
     ids = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
     known = cache.embeddings(backbone.model_id, ids)

@@ -1,4 +1,4 @@
-"""Files beside images that are called after them."""
+"""Sidecar files: files next to images and named after them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def by_folder(uris: Iterable[str]) -> Iterator[tuple[set[str], list[str]]]:
 
 
 def names_in(folder: str) -> set[str]:
-    """Return the names in the folder of an image; none in an archive and behind a web address."""
+    """Return the names in the folder of an image; none for an archive or an http(s) URL."""
     if "::" in folder or folder.startswith(("http://", "https://")):
         return set()
     return {*(storage.names_in(folder) or ())}
@@ -26,7 +26,7 @@ def name_in_folder(uri: str) -> str:
 
 
 def xmp_beside(image: str, names: set[str]) -> list[str]:
-    """Return the XMP sidecars of an image among the names in its folder, the one called after the whole name first."""
+    """Return the XMP sidecars of an image among the names in its folder, `photo.jpg.xmp` before `photo.xmp`."""
     paths = (
         path
         for name in zip(*(called_after(image, suffix) for suffix in (".xmp", ".XMP")), strict=True)
@@ -36,5 +36,5 @@ def xmp_beside(image: str, names: set[str]) -> list[str]:
 
 
 def called_after(uri: str, suffix: str) -> tuple[str, str]:
-    """Return the names of the file beside an image: `photo.jpg.xmp` and `photo.xmp`."""
+    """Return the possible names of a sidecar: `photo.jpg.xmp` and `photo.xmp`."""
     return f"{uri}{suffix}", f"{uri.rpartition('.')[0]}{suffix}"

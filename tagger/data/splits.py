@@ -1,10 +1,11 @@
 """Splits of labelled images into train, val and test.
 
-Content decides: the SHA-256 of seed and image id is a number in [0, 1); below 0.70 means train, below 0.85 val, else
-test. So order and paths of the files do not matter, and an added file moves no other. But such fixed cuts give a class
-of 20 images anything from 0 to 7 test images, and cuts at exact ranks move files with every one that is added. Between
-the two: per label, a cut stays where it is while the images below it are within TOLERANCE of their share, and else is
-moved to that limit, no further. Large classes practically never change, small ones get their shares.
+The content of an image determines its split: the SHA-256 of seed and image id is a number in [0, 1); below 0.70 means
+train, below 0.85 val, else test. So order and paths of the files do not matter, and adding a file does not move others.
+But with such fixed cuts, a class of 20 images may have from 0 to 7 test images, whereas cuts at exact ranks would move
+files whenever one is added. As a compromise, each label's cuts stay fixed while the share of its images below them is
+within TOLERANCE, and otherwise move only as far as that limit. Large classes practically never change; small ones get
+their shares.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tagger.errors import UsageError
 NAMES = ("train", "val", "test")
 SHARES = (0.70, 0.15, 0.15)
 NO_LABEL = "(no label)"
-"""The class of images that are known to have no label."""
+"""Pseudo-label of images that are known to have no label."""
 TOLERANCE = 0.02
 """Tolerated error of the share below a cut, as a share of a label's images."""
 
@@ -38,24 +39,27 @@ class Splits:
     counts: dict[str, Counter[str]]
     """label -> split -> images, by name of the label"""
     groups: tuple[tuple[int, ...], ...]
-    """Rows of the groups of labelled near-duplicates, the largest first"""
+    """Rows of the groups of labelled near-duplicates, largest first."""
     leaks: tuple[tuple[int, ...], ...]
-    """Rows of the groups that lie in several of the given splits"""
+    """Rows of the groups that span several of the given splits."""
     too_small: tuple[str, ...]
-    """Labels that are missing in a split which others have"""
+    """Labels without images in a split that other labels have."""
 
     def lines(self, uris: Sequence[str]) -> list[str]:
         """Return the report; `uris` names the rows."""
         total = Counter(self.split)
         lines = [", ".join(f"{total[name]:,} {name}" for name in NAMES) + f"; {len(self.counts):,} labels"]
-        for kind, groups in (("kept together", self.groups), ("across the given splits, a leak", self.leaks)):
+        for kind, groups in (
+            ("assigned to one split each", self.groups),
+            ("across the given splits, a leak", self.leaks),
+        ):
             if groups:
                 shown = "; ".join(" = ".join(uris[row] for row in rows[:2]) for rows in groups[:_EXAMPLES])
                 largest = f"largest {len(groups[0]):,} images"
                 lines.append(f"{len(groups):,} groups of near-duplicates {kind} ({largest}), for example {shown}")
         if self.too_small:
             shown = ", ".join(f"{label} ({self.counts[label].total()})" for label in self.too_small[:10])
-            lines.append(f"{len(self.too_small):,} labels are missing in a split, having few images: {shown}")
+            lines.append(f"{len(self.too_small):,} labels are missing in a split because they have few images: {shown}")
         return lines
 
 
@@ -66,7 +70,7 @@ def assign(
     given: Sequence[str | None] | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Give each labelled row a split; groups (N,) of near-duplicates stay together.
+    """Assign each labelled row to a split; groups (N,) of near-duplicates stay together.
 
     Labels are balanced rarest first, as in iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011): an image goes
     where its rarest label needs it. A label of one or two images is for training, and so is a group larger than the
@@ -104,13 +108,13 @@ def assign(
 
 @dataclass(frozen=True)
 class _Unit:
-    """Rows that go to one split together."""
+    """Rows that are assigned to the same split."""
 
     rows: list[int]
     labels: Counter[str]
     """label -> rows that have it"""
     key: float
-    """Where content puts it, in [0, 1)"""
+    """Hash of its content, in [0, 1)."""
 
 
 def _unit(rows: list[int], image_ids: Sequence[str], labels: Sequence[Sequence[str] | None], seed: int) -> _Unit:
@@ -120,7 +124,7 @@ def _unit(rows: list[int], image_ids: Sequence[str], labels: Sequence[Sequence[s
 
 
 def _stratify(units: list[_Unit], cuts: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the place of each unit: how many of the cuts (ascending, in (0, 1)) lie below it."""
+    """Return the split index of each unit: the number of cuts (ascending, in (0, 1)) below it."""
     having: defaultdict[str, list[int]] = defaultdict(list)
     for number, unit in enumerate(units):
         for label in unit.labels:
@@ -144,7 +148,7 @@ def _place(
     placed: Sequence[int],
     cuts: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.int64]:
-    """Return the places of a label's units; `placed` counts its images that lie below each cut already."""
+    """Return the split indices of a label's units; `placed` counts its images already assigned below each cut."""
     if total <= 2 or not len(cuts):
         return np.zeros(len(keys), np.int64)
     smallest = np.diff(cuts, prepend=0, append=1).min()

@@ -1,7 +1,7 @@
 """Agreement of every engine and precision with the reference: timm's own eval transform and eager fp32.
 
-Measured from file bytes to top tag, so that decoding and resizing count too. int8 is calibrated on some of the
-photographs and compared on the others.
+Measured from file bytes to top tag, including decoding and resizing. int8 is calibrated on some of the photographs and
+compared on the others.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tagger.inference.engines import Choice, Engine, Float32Array
 log = logging.getLogger(__name__)
 
 CALIBRATION = 200
-"""Photographs that int8 takes its ranges from, at most."""
+"""Maximum number of photographs for the calibration of int8."""
 SAMPLE, SAMPLE_CALIBRATION = 400, 120
-"""Photographs of a run that are compared before it, and those of them that int8 takes its ranges from."""
+"""Photographs that are compared before a run, and how many of them calibrate int8."""
 ODD = 10
-"""Photographs of which odd variants are made."""
+"""Number of photographs that unusual variants are made of."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Agreement:
     records: dict[str, Json]
     """Choice.key -> top1, odd_top1, max_difference, images, images_per_second."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Choice.key -> why it does not run here."""
+    """Choice.key -> why the setting cannot run here."""
 
     columns: ClassVar = ["engine, device, precision", "top-1", "odd images", "largest difference", "model images/s", ""]
 
@@ -62,14 +62,14 @@ class Agreement:
                 f"{record['odd_top1']:.1%}",
                 f"{record['max_difference']:.1e}",
                 f"{record['images_per_second']:,.1f}",
-                "may be chosen" if engines.trusted(record, key.rpartition(" ")[2]) else "only when named",
+                "available to auto" if engines.trusted(record, key.rpartition(" ")[2]) else "only if named",
             ]
             for key, record in self.records.items()
         ]
         return measured + [[key, "", "", "", "", why] for key, why in self.refused.items()]
 
     def text(self) -> str:
-        """Return what it was measured on."""
+        """Return the number of photographs, the machine, and where the result is recorded."""
         machine = f"{hardware.cores()} cores of {self.processor}"
         return f"{self.photographs:,} photographs, {machine}; recorded in {self.recorded_in}"
 
@@ -83,12 +83,12 @@ def measure(
 ) -> Agreement:
     """Compare every setting that fits the request with the reference, record it with the model, and return it.
 
-    Raises SourceError when the source has no photographs that decode, else what engines.load raises.
+    Raises SourceError if the source has no photographs that can be decoded, and the errors of engines.load.
     """
     requested, say = requested or Choice(), say or (lambda line: None)
     info = checkpoint.describe(model)
     if info.only_engine == "onnx":
-        raise UsageError(f"{model}: its agreement was measured when it was exported, and is in its metadata")
+        raise UsageError(f"{model}: its agreement was measured by the export and is in its metadata")
     contents = photographs(manifest.locations(manifest.read_source(source).table), limit, source)
     calibration, compared = halves(contents)
     odd = [variant for content in compared[:ODD] for variant in odd_variants(content)]
@@ -105,17 +105,17 @@ def measure(
 
 
 def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
-    """Measure the precision that pays most on a sample of a run's own photographs, and record it in the cache.
+    """Measure the most promising precision on a sample of a run's own photographs, and record it in the cache.
 
-    Nothing is done where that is known already, or where no less exact precision pays. What does not run, or too few
-    photographs, leaves the run in fp32.
+    Does nothing if the result is known already, or no less exact precision is faster. If a setting cannot run, or there
+    are too few photographs, the run uses fp32.
     """
     info = checkpoint.describe(model)
     choices = _worth_measuring(info, hardware.device(device))
     known = info.agreement.get(hardware.processor(), {})
     if not choices or all(choice.key in known for choice in choices):
         return
-    log.warning("%s: measuring on %d of the photographs which faster precision gives the same tags", info.name, SAMPLE)
+    log.warning("%s: comparing faster precisions with fp32 on %d of the photographs", info.name, SAMPLE)
     try:
         calibration, compared = halves(photographs(uris, SAMPLE, info.name), SAMPLE_CALIBRATION)
     except SourceError as error:
@@ -132,7 +132,7 @@ def measure_for_run(model: str, uris: Sequence[str], device: str) -> None:
 
 
 def _worth_measuring(info: ModelInfo, device: str) -> list[Choice]:
-    """Return the settings to compare before a long run: fp32, and what has been found to pay."""
+    """Return the settings to compare before a long run: fp32, and those that have proved faster."""
     if info.only_engine:
         return []
     if device == "cuda":
@@ -151,7 +151,7 @@ def _compare_all(
     odd: Sequence[bytes],
     say: Callable[[str], None],
 ) -> tuple[dict[str, Json], dict[str, str]]:
-    """Return what was measured for each setting, and why others do not run."""
+    """Return the measurements of each setting, and why others cannot run."""
     say(f"reference: eager fp32 on {len(compared) + len(odd):,} photographs")
     expected = reference(info, [*compared, *odd])
     pixels = fitted(info, [*compared, *odd])
@@ -167,7 +167,7 @@ def _compare_all(
 
 
 def odd_variants(content: bytes) -> list[bytes]:
-    """Return a photograph as others may come: grey, CMYK, turned by EXIF, tiny, huge, a strip, an odd size, PNG."""
+    """Return unusual variants of a photograph: grey, CMYK, rotated by EXIF, tiny, huge, a strip, an odd size, PNG."""
     with Image.open(io.BytesIO(content)) as image:
         photo = image.convert("RGB")
     exif = Image.Exif()
@@ -191,13 +191,15 @@ def _encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def photographs(uris: Sequence[str], limit: int, source: str) -> list[bytes]:
-    """Return the bytes of up to `limit` files that decode, spread over the source."""
+    """Return the bytes of up to `limit` decodable files, spread over the source."""
     count = min(limit, len(uris))
     chosen = [uris[row * len(uris) // count] for row in range(count)]
     with ThreadPoolExecutor(hardware.cores()) as pool:
         contents = [content for content in pool.map(_decodable, chosen) if content is not None]
     if len(contents) < 2:
-        raise SourceError(f"{source}: {len(contents)} of {len(chosen)} files decode; agreement needs photographs")
+        raise SourceError(
+            f"{source}: {len(contents)} of {len(chosen)} files can be decoded; agreement needs two photographs or more"
+        )
     return contents
 
 
@@ -211,14 +213,14 @@ def _decodable(uri: str) -> bytes | None:
 
 
 def halves(contents: Sequence[bytes], most: int = CALIBRATION) -> tuple[list[bytes], list[bytes]]:
-    """Split the photographs by content: what int8 is calibrated on is never used to compare it."""
+    """Split the photographs by content, so that int8 is never compared on its calibration photographs."""
     first = [content for content in contents if hashlib.sha256(content).digest()[0] % 5 < 2]
     calibration = first[:most] or list(contents[:1])
     return calibration, [content for content in contents if content not in set(first)] or list(contents)
 
 
 def reference(info: ModelInfo, contents: Sequence[bytes]) -> Float32Array:
-    """Return the scores of timm's transform and network; images are turned upright first, as tagging does."""
+    """Return the scores of timm's transform and network; EXIF rotation is applied first, as in tagging."""
     import torch
     from timm.data.transforms_factory import create_transform
 
@@ -242,13 +244,13 @@ def _upright_rgb(content: bytes) -> Image.Image:
 
 
 def fitted(info: ModelInfo, contents: Sequence[bytes]) -> UInt8Array:
-    """Return the photographs as the model takes them: (N, H, W, 3)."""
+    """Return the photographs preprocessed for the model: (N, H, W, 3)."""
     with ThreadPoolExecutor(hardware.cores()) as pool:
         return np.stack(list(pool.map(partial(images.prepare_for, preparation=info.preprocessing), contents)))
 
 
 def _compare(engine: Engine, pixels: UInt8Array, expected: Float32Array, photographs: int) -> Json:
-    """Return the agreement on photographs, and on the odd variants behind them."""
+    """Return the agreement on photographs, and on the unusual variants after them."""
     engine(pixels[: engine.batch_size])  # the first call allocates
     started = time.perf_counter()
     scores, _ = engines.run(engine, pixels)

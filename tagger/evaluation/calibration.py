@@ -15,14 +15,14 @@ from tagger.evaluation.metrics import Array
 
 COLDEST, HOTTEST = 0.05, 20.0
 FEWEST_IMAGES = 20
-"""A temperature fitted to fewer images says more about them than about the model."""
+"""Minimum number of images for a temperature; with fewer, it would overfit."""
 STARTS = (1, 2, 4)
-"""Where the search for a threshold starts, in multiples of the fewest images that can prove anything."""
+"""Starting points of the search for a threshold, in multiples of the fewest images that can prove anything."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Lowest score with which a tag is given, and its precision on the validation images."""
+    """Lowest score at which a tag is assigned, and its precision on the validation images."""
 
     tag: str
     threshold: float
@@ -31,21 +31,21 @@ class Threshold:
     lower: float
     """Lower confidence bound of the precision; reaches the target when the status is ok"""
     images: int
-    """Validation images that have the label"""
+    """Validation images that have the label."""
     predicted: int
-    """Validation images that are given the tag"""
+    """Validation images that get the tag."""
     status: str
     """ok | too few | not reached"""
     needed: int | None
-    """More validation images with the label that would prove it; 0 when ok, None when more alone would not help"""
+    """Additional validation images with the label that would prove it; 0 if ok, None if more would not help."""
 
 
 def fit_temperature(logits: Array, truth: Array, task: str) -> float:
     """Return the temperature T that makes logits / T fit truth best, both (N, K) (Guo et al. 2017), from 0.05 to 20.
 
-    The likelihood includes one imaginary image that is as likely to have any label: without it a validation set that is
-    separated perfectly would lead to certainty (the remedy of Platt 1999). Known negatives of a multiclass task are
-    left out. Returns 1 when fewer than 20 images are left, or all have the same label.
+    The likelihood includes one pseudo-image with a uniform label distribution; otherwise a perfectly separated
+    validation set would lead to certainty (as in Platt 1999). Known negatives of a multiclass task are ignored. Returns
+    1 if fewer than 20 images remain, or all have the same label.
     """
     logits, truth = metrics.checked(logits, truth, task)
     if task == "multiclass":
@@ -76,12 +76,12 @@ def learn_thresholds(
 ) -> list[Threshold]:
     """Return for every tag the lowest threshold whose precision is at least the target, with the given confidence.
 
-    scores (N, K) are probabilities after the temperature; a tag is given where its score >= threshold in float32. The
-    method is `_Proof`; a tag's confidence stands for its whole search, not for one look.
+    scores (N, K) are probabilities after the temperature; an image gets a tag if its score >= threshold in float32. The
+    method is `_Proof`; the confidence holds for the whole search of a tag, not only for one test.
 
-    A tag gets the status "too few" when even a perfect ranking of its images could prove nothing; its threshold is then
-    the one learnt over the cells of all tags together. "not reached" means that no threshold could be proven; it gets
-    the one with the best lower bound. Both are a best guess and carry no promise.
+    A tag gets the status "too few" if even a perfect ranking of its images could prove nothing; its threshold is then
+    the one learnt on all tags together. "not reached" means that no threshold could be proven; the tag gets the one
+    with the best lower bound. Both are best guesses without a guarantee.
     """
     scores, truth = metrics.checked(scores, truth)
     scores = scores.astype(np.float32)
@@ -110,7 +110,7 @@ def _learn(name: str, scores: Array, truth: Array, proof: _Proof, common: float)
 
 @dataclass(frozen=True)
 class _Ranking:
-    """One tag's images at every threshold that tells two scores apart, highest first; arrays (thresholds,)."""
+    """One tag's images at every threshold between two distinct scores, highest first; arrays (thresholds,)."""
 
     thresholds: npt.NDArray[np.float32]
     predicted: npt.NDArray[np.int64]
@@ -118,38 +118,38 @@ class _Ranking:
 
     @classmethod
     def of(cls, scores: Array, truth: Array) -> _Ranking:
-        """Rank scores (N,) float32; thresholds lie midway between neighbours, so that equal scores stay together."""
+        """Rank scores (N,) float32; thresholds are midway between neighbours, so that equal scores stay together."""
         order = np.argsort(-scores, kind="stable")
         ranked = scores[order]
         last = np.flatnonzero(np.append(ranked[:-1] != ranked[1:], True))
         score = ranked[last]
         below = np.append(score[1:], np.float32(0))
         middle = score / 2 + below / 2
-        thresholds = np.where(middle > below, middle, score)  # no float32 lies between neighbours that touch
+        thresholds = np.where(middle > below, middle, score)  # no float32 is between adjacent ones
         inside = (thresholds > 0) & (thresholds < 1)
         return cls(thresholds[inside], (last + 1)[inside], np.cumsum(truth[order])[last][inside])
 
     def threshold(self, place: int | None) -> float:
-        """Return the threshold at a place; 0.5 when there is none."""
+        """Return the threshold at an index; 0.5 for None."""
         return 0.5 if place is None else float(self.thresholds[place])
 
 
 @dataclass(frozen=True)
 class _Proof:
-    """Proof that a tag's precision reaches a target, looking at many thresholds without being fooled by one of them.
+    """Proof that a tag's precision reaches a target, testing many thresholds without a multiple-comparisons error.
 
-    Taking the lowest of all thresholds whose bound holds picks the luckiest of hundreds of looks. So the thresholds are
-    tested in an order fixed beforehand, from the top down, stopping at the first that fails: then each test may use the
-    whole level (fixed-sequence testing: Maurer et al. 1995; Learn then Test: Angelopoulos et al. 2021). The order is
-    by the number of images predicted, at the counts where one more mistake becomes tolerable: in between, a failure
-    would say nothing. It depends on scores, not on truth. At its top one early mistake would end everything, so the
-    search has several starts (`STARTS`), which share the level, and the lowest threshold proven by any is taken.
+    Taking the lowest of all thresholds whose bound holds would pick the luckiest of hundreds of tests. So the
+    thresholds are tested in a fixed order, from the top down, stopping at the first that fails; then each test may use
+    the whole level (fixed-sequence testing: Maurer et al. 1995; Learn then Test: Angelopoulos et al. 2021). The order
+    is by the number of images predicted, at the counts where one more mistake becomes tolerable; in between, a failure
+    would mean nothing. It depends on scores, not on truth. One early mistake at the top would end the search, so it has
+    several starting points (`STARTS`), which share the level, and the lowest threshold proven from any of them is used.
 
-    Each test is the exact binomial one: it passes when the one-sided Clopper-Pearson bound reaches the target. Stopping
-    at such a count, never between two, costs about 1% of recall at 100 to 200 images a tag. It is the margin for the
-    sampling noise of a check on as many images again (`benchmarks/thresholds.py`).
+    Each test is an exact binomial test; it passes if the one-sided Clopper-Pearson bound reaches the target. Stopping
+    only at such counts costs about 1% of recall at 100 to 200 images per tag, and is the margin for the sampling noise
+    of a check on as many other images (`benchmarks/thresholds.py`).
 
-    The promise is about a tag, not about those that were proven: of tags that never reach the target 5% pass by luck.
+    The guarantee holds per tag, not for the set of proven tags: of tags that never reach the target, 5% pass by chance.
     """
 
     target: float
@@ -158,11 +158,11 @@ class _Proof:
 
     @property
     def fewest(self) -> int:
-        """Return how many images, all right, prove the target: the first n with target**n <= level."""
+        """Return how many images, all correct, prove the target: the first n with target**n <= level."""
         return max(1, math.ceil(math.log(self.level) / math.log(self.target) - 1e-9))
 
     def lowest(self, ranking: _Ranking) -> int | None:
-        """Return the place of the lowest threshold proven."""
+        """Return the index of the lowest proven threshold."""
         places = self._sequence(ranking)
         predicted, right = ranking.predicted[places], ranking.right[places]
         holds = stats.binom.cdf(predicted - right, predicted, 1 - self.target) <= self.level * (1 + 1e-9)
@@ -175,7 +175,7 @@ class _Proof:
         return max(found, default=None)
 
     def best(self, ranking: _Ranking) -> int | None:
-        """Return the place with the best lower bound; None when no threshold gives a right tag."""
+        """Return the index with the best lower bound; None if no threshold gives a correct tag."""
         places = self._sequence(ranking)
         if not len(places):  # fewer images than prove anything
             places = np.arange(len(ranking.thresholds))
@@ -185,7 +185,7 @@ class _Proof:
         return int(places[lower.argmax()])
 
     def needed(self, ranking: _Ranking, place: int | None, images: int) -> int | None:
-        """Return how many more images with the label prove the target, if precision stays as it is at a place."""
+        """Return how many more images with the label prove the target, if the precision at an index stays the same."""
         if place is None:
             return None
         predicted = int(ranking.predicted[place])
@@ -197,7 +197,7 @@ class _Proof:
         return max(1, math.ceil(images * (enough / predicted - 1)))
 
     def _sequence(self, ranking: _Ranking) -> npt.NDArray[np.int64]:
-        """Return the places tested, top down: where one more mistake is tolerable, of very many at most 1000."""
+        """Return the indices to test, top down: where one more mistake becomes tolerable, at most about 1000."""
         if not len(ranking.predicted):
             return np.empty(0, dtype=np.int64)
         most = int(ranking.predicted[-1])

@@ -28,7 +28,7 @@ _PIXELS = {
     "Image.NominalPixelRange": "NominalRange_0_255",
     "Image.ColorSpaceGamma": "SRGB",
 }
-"""Metadata of the model file that readers rely on."""
+"""Metadata of the model file that its readers expect."""
 
 
 def export_customvision(
@@ -53,7 +53,7 @@ def export_customvision(
 
 
 def with_float_input(content: bytes, facts: Mapping[str, str]) -> bytes:
-    """Return a file of ours with the input (N, 3, H, W) float, RGB from 0 to 255, and the scores as only output."""
+    """Change the input of an exported file to float (N, 3, H, W), RGB from 0 to 255, and the outputs to the scores."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -83,19 +83,19 @@ def with_float_input(content: bytes, facts: Mapping[str, str]) -> bytes:
 
 
 def _check_labels(info: ModelInfo) -> None:
-    """Raise ModelError for labels that one line of labels.txt cannot hold."""
+    """Raise ModelError for labels that do not fit into one line of labels.txt."""
     if odd := [name for name in info.label_names if name != name.strip() or len(name.splitlines()) != 1]:
         raise ModelError(f"{info.name}: labels.txt has one label per line, and {odd[0]!r} does not fit; rename it")
 
 
 def _check_equal(content: bytes, exported: bytes, info: ModelInfo) -> None:
-    """Raise ModelError unless both files give the same scores."""
+    """Raise ModelError unless both files have the same scores."""
     pixels = probe_images(info.preprocessing.size)
     (expected,) = onnx_files.session(content, info.name).run([onnx_files.SCORES], {onnx_files.INPUT: pixels})
     floats = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
     (scores,) = onnx_files.session(exported, info.name).run([OUTPUT], {INPUT: floats})
     if not np.allclose(scores, expected, atol=1e-5):
-        raise ModelError(f"{info.name}: gives other scores as a Custom Vision export; use --format onnx")
+        raise ModelError(f"{info.name}: its scores change in a Custom Vision export; use --format onnx")
 
 
 def _zipped(content: bytes, info: ModelInfo) -> bytes:

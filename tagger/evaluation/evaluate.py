@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on labelled images, through the same pipeline that tags."""
+"""Evaluate a checkpoint on labelled images, with the tagging pipeline."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Evaluated:
     split: str
     evaluation: Evaluation
     notes: tuple[str, ...]
-    """Images that were left out, and other warnings."""
+    """Warnings, such as omitted images."""
 
 
 def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str = "auto") -> Evaluated:
-    """Score the images of one split (`all`: every labelled image) and compare with their labels.
+    """Score the images of one split (`all`: every labelled image) and compare the tags with their labels.
 
-    Images that the checkpoint was trained with are in the split they had then, whatever the dataset says. Raises
-    UsageError for an unknown split or labels that the checkpoint never saw, SourceError when nothing is left.
+    Images that the checkpoint was trained on keep the split they had then, whatever their split in the dataset. Raises
+    UsageError for an unknown split or labels that the checkpoint does not have, SourceError if no image is left.
     """
     if split not in (*NAMES, "all"):
         raise UsageError(f"--split {split}: expected one of {', '.join(NAMES)}, all")
@@ -50,7 +50,7 @@ def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str 
     table = with_splits(read_labelled(dataset).table, known)
     table = table.filter(pc.is_valid(table["labels"]))
     if not len(table):
-        raise SourceError(f"{dataset}: no image has a label; `tagger ingest SOURCE --labels FILE` gives them some")
+        raise SourceError(f"{dataset}: no image has a label; add labels with `tagger ingest SOURCE --labels FILE`")
     table, notes = _known_labels(table, info, dataset)
     table = table.filter(pc.fill_null(pc.equal(table["split"], split), False)) if split != "all" else table
     if not len(table):
@@ -59,9 +59,9 @@ def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str 
         notes.append(f"{seen:,} of {len(table):,} images were used in training, so the numbers are optimistic")
     scores, have = scores_of(info, manifest.locations(table), device)
     if failed := int((~have).sum()):
-        notes.append(f"{failed:,} images cannot be read or do not decode")
+        notes.append(f"{failed:,} images cannot be read or decoded")
     if not have.any():
-        raise SourceError(f"{dataset}: none of {len(table):,} images decodes")
+        raise SourceError(f"{dataset}: none of {len(table):,} images can be decoded")
     truth = truth_of(table, info.label_names)[have]
     thresholds = list(info.thresholds) if info.thresholds else None
     found = metrics.evaluate(scores[have], truth, info.task, info.label_names, thresholds)
@@ -69,7 +69,7 @@ def evaluate(model: StrPath, dataset: StrPath, split: str = "test", device: str 
 
 
 def splits_of(model: str) -> dict[str, str]:
-    """Return the split that every image had which a checkpoint was trained with; {} for one that does not say."""
+    """Return uri -> split of the images that a checkpoint was trained on; {} if it does not record them."""
     trained_on = storage.join(storage.absolute(model), DATASET)
     if model.startswith(("timm/", "local-dir:")) or not storage.exists(trained_on):
         return {}
@@ -78,14 +78,14 @@ def splits_of(model: str) -> dict[str, str]:
 
 
 def with_splits(table: pa.Table, known: dict[str, str]) -> pa.Table:
-    """Put every image that the checkpoint was trained with into the split it had then: none is tested on by mistake."""
+    """Restore the training split of images that the checkpoint was trained on, so that none is used for testing."""
     given = zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True)
     column = pa.array([known.get(uri, split) for uri, split in given], pa.string())
     return table.set_column(table.column_names.index("split"), "split", column)
 
 
 def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Table, list[str]]:
-    """Leave out images with labels that the checkpoint does not have."""
+    """Remove images with labels that the checkpoint does not have."""
     names = set(info.label_names)
     labels = table["labels"].to_pylist()
     unknown = sorted({label for row in labels for label in row} - names)
@@ -94,11 +94,11 @@ def _known_labels(table: pa.Table, info: ModelInfo, dataset: str) -> tuple[pa.Ta
     known = [names.issuperset(row) for row in labels]
     if not any(known):
         raise UsageError(
-            f"{dataset}: its labels ({', '.join(unknown[:5])}) are none of {info.name}'s "
+            f"{dataset}: none of its labels ({', '.join(unknown[:5])}) is a label of {info.name} "
             f"({', '.join(info.label_names[:5])}); rename the folders, or the labels in the label file"
         )
     count = len(known) - sum(known)
-    left_out = f"left out: {count:,} images, with labels that {info.name} never saw: {', '.join(unknown[:5])}"
+    left_out = f"left out: {count:,} images, with labels that {info.name} does not have: {', '.join(unknown[:5])}"
     return table.filter(pa.array(known)), [left_out]
 
 

@@ -12,7 +12,7 @@ from tagger.images import UInt8Array
 
 
 def quantised(content: bytes, images: UInt8Array, name: str) -> bytes:
-    """Return a network of ours in int8, with ranges from images (N, H, W, 3); raises ModelError, MissingExtra."""
+    """Quantise an exported network to int8, calibrated on images (N, H, W, 3); raises ModelError, MissingExtra."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # NNCF looks for CUDA
     try:
         import nncf
@@ -27,7 +27,7 @@ def quantised(content: bytes, images: UInt8Array, name: str) -> bytes:
                 onnx.load_model_from_string(content), calibration, preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(images),
             )  # fmt: skip
-    except Exception as error:  # whatever NNCF stumbles on
+    except Exception as error:  # NNCF raises errors of any type
         raise ModelError(f"{name}: NNCF cannot quantise it ({first_line(error)})") from error
     whole: bytes = network.SerializeToString()
     return whole

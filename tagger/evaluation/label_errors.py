@@ -19,11 +19,11 @@ from tagger.evaluation.metrics import Array
 
 FOLDS, REPEATS = 5, 2
 SHRINKAGE = 0.8
-"""Share of the identity in the covariance of the standardised features: wrong labels pull less at a simple model."""
+"""Weight of the identity in the covariance of the standardised features; wrong labels affect a simple model less."""
 NEIGHBOURS, TEMPERATURE = 60, 0.1
-"""Nearest neighbours by cosine, whose votes weigh exp(cosine / temperature)."""
+"""Number of nearest neighbours by cosine, whose votes have the weight exp(cosine / temperature)."""
 COMPARED = 20_000
-"""Images that each one is compared with at most."""
+"""Maximum number of images that each image is compared with."""
 _BLOCK = 2_000
 
 IntArray = npt.NDArray[np.int64]
@@ -32,9 +32,9 @@ Classifier = Callable[[Float32Array, Float32Array, Float32Array], Array]
 
 
 def out_of_sample(features: Float32Array, truth: Float32Array, groups: IntArray, task: str) -> Float32Array:
-    """Return scores (N, K) of each image by classifiers that have seen neither it nor others of its group (N,).
+    """Return scores (N, K) of each image from classifiers that were not trained on it or on others of its group (N,).
 
-    NaN where the other folds do not have the label.
+    A score is NaN if the other folds do not have the label.
     """
     classify = _of_one if task == "multiclass" else _of_several
     logits = np.mean([_held_out(features, truth, groups, classify, seed) for seed in range(REPEATS)], axis=0)
@@ -61,7 +61,7 @@ def _held_out(features: Float32Array, truth: Float32Array, groups: IntArray, cla
 
 
 def _folds(truth: Float32Array, groups: IntArray, seed: int) -> IntArray:
-    """Return the fold (N,) of each image: no group is in two, and each label is spread over all of them."""
+    """Return the fold (N,) of each image; groups are not split, and labels are spread over the folds."""
     _, first, place = np.unique(groups, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(first))
     ordered = shuffled[np.argsort(truth[first[shuffled]].argmax(axis=1), kind="stable")]
@@ -71,7 +71,7 @@ def _folds(truth: Float32Array, groups: IntArray, seed: int) -> IntArray:
 
 
 def _of_one(features: Float32Array, truth: Float32Array, queries: Float32Array) -> Array:
-    """Return logits (M, K) where images have one label; those without a label teach nothing."""
+    """Return logits (M, K) for one label per image; images without a label are ignored."""
     labelled = truth.any(axis=1)
     features, truth = features[labelled], truth[labelled]
     rows, asked = _standardised(features, queries)
@@ -85,7 +85,7 @@ def _of_one(features: Float32Array, truth: Float32Array, queries: Float32Array) 
 
 
 def _of_several(features: Float32Array, truth: Float32Array, queries: Float32Array) -> Array:
-    """Return logits (M, K) where images have any number of labels, each of them against the rest."""
+    """Return logits (M, K) for any number of labels per image, one against the rest."""
     rows, asked = _standardised(features, queries)
     counts = truth.sum(axis=0)
     rest = np.maximum(len(rows) - counts, 0.5)
@@ -129,11 +129,11 @@ def _votes(features: Float32Array, truth: Float32Array, queries: Float32Array) -
 
 
 def find(scores: Array, truth: Array, task: str) -> list[tuple[int, float]]:
-    """Return rows whose labels look wrong, with how clearly from 0 to 1, the clearest first.
+    """Return rows whose labels look wrong, each with a confidence from 0 to 1, highest first.
 
-    A label is likely where its score reaches the mean score of the images that have it. An image is suspect where
-    another label is the likeliest of these; with several labels, where the opposite of one is likely. The first are
-    those whose own label has the lowest score.
+    A label is likely if its score reaches the mean score of the images that have it. An image is suspect if another
+    label is the most likely of these; for several labels, if the opposite of one is likely. Images whose own label has
+    the lowest score come first.
     """
     doubts = _doubts_of_one(scores, truth) if task == "multiclass" else _doubts_of_several(scores, truth)
     order = np.argsort(-doubts, kind="stable")
@@ -141,7 +141,7 @@ def find(scores: Array, truth: Array, task: str) -> list[tuple[int, float]]:
 
 
 def _doubts_of_one(scores: Array, truth: Array) -> Array:
-    """Return (N,): 1 less the score of the label; 0 where nothing is suspect."""
+    """Return (N,): 1 minus the score of the label; 0 for an image that is not suspect."""
     has = truth > 0
     scores = np.nan_to_num(scores, nan=-1)
     own = np.where(has, scores, -1).max(axis=1)
@@ -152,7 +152,7 @@ def _doubts_of_one(scores: Array, truth: Array) -> Array:
 
 
 def _doubts_of_several(scores: Array, truth: Array) -> Array:
-    """Return (N,): the score of the opposite of the least likely label; 0 where nothing is suspect."""
+    """Return (N,): the score against the least likely label; 0 for an image that is not suspect."""
     has = truth > 0
     limits = [
         _means(np.nan_to_num(each), rows & np.isfinite(scores)) for rows, each in ((has, scores), (~has, 1 - scores))
@@ -164,6 +164,6 @@ def _doubts_of_several(scores: Array, truth: Array) -> Array:
 
 
 def _means(scores: Array, rows: Array) -> Array:
-    """Return the mean score of each label (K,) over its rows (N, K); 2 where there are none."""
+    """Return the mean score of each label (K,) over its rows (N, K); 2 for a label without rows."""
     counts = rows.sum(axis=0)
     return np.where(counts > 0, (scores * rows).sum(axis=0) / np.maximum(counts, 1), 2.0)

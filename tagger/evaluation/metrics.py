@@ -1,8 +1,8 @@
 """Metrics of predictions, with intervals.
 
-Everywhere: scores are probabilities (N, K); truth is (N, K), 1 where the image has the label. The task is "multiclass"
-(softmax, one label an image) or "multilabel" (sigmoid). A multiclass row of zeros is a known negative: it counts
-against a tag's precision, and is left out of what needs a label (accuracy, log loss, calibration, confusion).
+Conventions: scores are probabilities (N, K); truth is (N, K), 1 if the image has the label. The task is "multiclass"
+(softmax, one label per image) or "multilabel" (sigmoid). A multiclass row of zeros is a known negative: it counts
+against a tag's precision, and is excluded from metrics that need a label (accuracy, log loss, calibration, confusion).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 SMALLEST = 1e-7
-"""Scores are float32: a smaller distance from 0 or 1 means nothing, and would make one image decide a log loss."""
+"""Minimum distance of a score from 0 and 1 in the log loss, which one image would dominate otherwise."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TagMetrics:
-    """Metrics of one tag; None where there is nothing to count."""
+    """Metrics of one tag; None if there are no images to compute one from."""
 
     tag: str
     images: int
     """Images that have the label"""
     predicted: int
-    """Images that were given the tag"""
+    """Images that got the tag"""
     threshold: float | None
-    """None: the tag is given where it is the best one"""
+    """None: an image gets the tag if it is the best one"""
     precision: float | None
     precision_interval: Interval
     """95%, Wilson"""
@@ -71,7 +71,7 @@ class Evaluation:
     mean_average_precision_interval: Interval | None
     """95%, bootstrap over images; multilabel only"""
     macro_precision: float | None
-    """Mean over the tags that were given at all"""
+    """Mean over the tags that any image got"""
     macro_recall: float | None
     """Mean over the tags that have images"""
     log_loss: float | None
@@ -81,17 +81,17 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Score against share right, bin by bin, for a reliability diagram; every array is (bins,)."""
+    """Score against accuracy per bin, for a reliability diagram; every array is (bins,)."""
 
     confidence: FloatArray
     """Mean score"""
     right: FloatArray
-    """Share that was right"""
+    """Accuracy"""
     count: npt.NDArray[np.int64]
 
     @property
     def error(self) -> float | None:
-        """Return the expected calibration error, the mean of |score - share right| (Naeini et al. 2015)."""
+        """Return the expected calibration error, the mean of |score - accuracy| (Naeini et al. 2015)."""
         if not len(self.count):
             return None
         return float(np.average(np.abs(self.confidence - self.right), weights=self.count))
@@ -102,8 +102,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate scores (N, K) against truth (N, K).
 
-    Without thresholds tags are given as `tagger tag` does: multiclass the best one, multilabel those from 0.5 on.
-    Raises UsageError when shapes do not fit, a score is NaN, or a multiclass image has two labels.
+    Without thresholds, tags are assigned as by `tagger tag`: multiclass the best one, multilabel those of at least 0.5.
+    Raises UsageError if shapes do not fit, a score is NaN, or a multiclass image has two labels.
     """
     scores, truth = checked(scores, truth, task)
     tags = per_tag(scores, truth, default_thresholds(task, len(names)) if thresholds is None else thresholds, names)
@@ -132,12 +132,12 @@ def accuracy(scores: Array, labels: npt.NDArray[np.int64]) -> Accuracy:
 
 
 def default_thresholds(task: str, tags: int) -> Sequence[float] | None:
-    """Return the thresholds of a model without learnt ones; None means the best tag alone."""
+    """Return the thresholds of a model without its own; None means the best tag alone."""
     return None if task == "multiclass" else [0.5] * tags
 
 
 def given(scores: Array, thresholds: Sequence[float] | None) -> npt.NDArray[np.bool_]:
-    """Return (N, K) which tags an image is given: those that reach their threshold, or, for None, the best one."""
+    """Return (N, K) which tags each image gets: those that reach their threshold, or for None the best one."""
     if thresholds is None:
         best: npt.NDArray[np.bool_] = np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None]
         return best
@@ -169,16 +169,16 @@ def _tag(name: str, scores: Array, truth: Array, chosen: Array, threshold: float
 
 
 def mean_average_precision(scores: Array, truth: Array) -> float | None:
-    """Return the mean over tags of the area under precision against recall; tags without images are left out."""
+    """Return the mean average precision over the tags that have images."""
     scores, truth = checked(scores, truth)
     columns = np.flatnonzero(truth.any(axis=0))
     return _mean([float(sk.average_precision_score(truth[:, k], scores[:, k])) for k in columns])
 
 
 def bootstrap_interval(scores: Array, truth: Array, resamples: int = 200, seed: int = 0) -> Interval | None:
-    """Return the 95% percentile bootstrap interval (Efron 1979) of mean average precision, images drawn anew.
+    """Return the 95% percentile bootstrap interval (Efron 1979) of mean average precision, resampling images.
 
-    Each tag is ranked once: a resample only weighs the ranked images, which equals scikit-learn on the drawn images.
+    Each tag is ranked once; a resample only weights the ranked images, which equals scikit-learn on the resample.
     """
     scores, truth = checked(scores, truth)
     columns = np.flatnonzero(truth.any(axis=0))
@@ -187,7 +187,7 @@ def bootstrap_interval(scores: Array, truth: Array, resamples: int = 200, seed: 
     rng = np.random.default_rng(seed)
     draws = [np.bincount(rng.integers(len(scores), size=len(scores)), minlength=len(scores)) for _ in range(resamples)]
     precisions = np.array([_resampled_precision(scores[:, k], truth[:, k], draws) for k in columns])
-    seen = np.isfinite(precisions).any(axis=0)  # a resample may hold no image of any tag
+    seen = np.isfinite(precisions).any(axis=0)  # a resample may have no image of any tag
     low, high = np.nanpercentile(np.nanmean(precisions[:, seen], axis=0), [2.5, 97.5])
     return float(low), float(high)
 
@@ -216,15 +216,15 @@ def log_loss(scores: Array, truth: Array, task: str) -> float | None:
 
 
 LEAST_IN_BIN = 10
-"""Of fewer scores the share that is right says little."""
+"""Minimum number of scores in a bin."""
 
 
 def reliability_bins(scores: Array, truth: Array, task: str, bins: int = 15) -> Reliability:
-    """Return score against share right: multiclass of the best tag of labelled images, multilabel of all cells.
+    """Return score against accuracy: for multiclass of the best tag of labelled images, for multilabel of all cells.
 
-    Bins hold equally many scores (Nixon et al. 2019): most scores lie near 0 or 1, where bins of equal width would put
-    nearly all of them in one bin and leave noise in the others. There are fewer bins where they would hold fewer than
-    LEAST_IN_BIN, and where scores are equal, which share one.
+    Bins have equal numbers of scores (Nixon et al. 2019): most scores are near 0 or 1, so bins of equal width would put
+    nearly all of them into one bin and leave noise in the others. There are fewer bins if they would have fewer than
+    LEAST_IN_BIN scores, or if scores are equal, which share a bin.
     """
     scores, truth = checked(scores, truth, task)
     if task == "multiclass":
@@ -244,7 +244,7 @@ def reliability_bins(scores: Array, truth: Array, task: str, bins: int = 15) -> 
 
 
 def confusion_matrix(scores: Array, truth: Array) -> npt.NDArray[np.int64]:
-    """Return (K, K) counts of multiclass images: rows their label, columns their best tag."""
+    """Return counts (K, K) of multiclass images: the label in the row, the best tag in the column."""
     scores, truth = checked(scores, truth, "multiclass")
     labelled, tags = truth.any(axis=1), range(truth.shape[1])
     labels, best = truth[labelled].argmax(axis=1), scores[labelled].argmax(axis=1)
@@ -259,7 +259,7 @@ def confident_mistakes(scores: Array, truth: Array, most: int) -> npt.NDArray[np
 
 
 def wilson_interval(right: int, total: int) -> Interval:
-    """Return the 95% Wilson score interval of a proportion (Wilson 1927); (0, 1) without any."""
+    """Return the 95% Wilson score interval of a proportion (Wilson 1927); (0, 1) without observations."""
     if total == 0:
         return 0.0, 1.0
     share, z = right / total, 1.96
@@ -282,7 +282,9 @@ def checked(scores: Array, truth: Array, task: str | None = None) -> tuple[Array
     """Return scores (or logits) and truth as (N, K) arrays, truth as bool; raise UsageError if they do not fit."""
     scores, truth = np.asarray(scores), np.asarray(truth)
     if scores.ndim != 2 or scores.shape != truth.shape or not scores.size:
-        raise UsageError(f"scores {scores.shape} and truth {truth.shape} must have one shape (images, tags), not empty")
+        raise UsageError(
+            f"scores {scores.shape} and truth {truth.shape} must have the same non-empty shape (images, tags)"
+        )
     if task not in (None, "multiclass", "multilabel"):
         raise UsageError(f"task {task!r}: must be multiclass or multilabel")
     if len(bad := np.flatnonzero(~np.isfinite(scores).all(axis=1))):
@@ -291,7 +293,7 @@ def checked(scores: Array, truth: Array, task: str | None = None) -> tuple[Array
             "the model overflows; train it with a lower learning rate, or use a more exact precision"
         )
     if not np.isin(truth, (0, 1)).all():
-        raise UsageError("truth must hold nothing but 0 and 1; leave images without labels out")
+        raise UsageError("truth must have only 0 and 1; remove images without labels")
     if task == "multiclass" and len(several := np.flatnonzero(truth.sum(axis=1) > 1)):
         raise UsageError(f"{len(several)} images have several labels, the first in row {several[0]}: use multilabel")
     return scores, truth.astype(bool)

@@ -1,4 +1,4 @@
-"""Export of a checkpoint to ONNX, with the agreement of the file with the reference measured and written into it."""
+"""Export of a checkpoint to ONNX; the file's agreement with the reference is measured and recorded in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tagger.storage import StrPath
 Precision: TypeAlias = Literal["fp32", "int8"]
 
 PHOTOGRAPHS, PROBES = 1000, 64
-"""Images compared, at most."""
+"""Maximum number of photographs, and of probe images, that are compared."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def export_onnx(
     """Write a checkpoint as an ONNX file.
 
     It is compared with the reference on the photographs of `check`, else on probe images; under 99.5% agreement it is
-    written only with `force`. The agreement is recorded in the file and in the checkpoint. int8 needs `check`: it takes
-    its ranges from some of the photographs, and is compared on the others. Raises ModelError, UsageError, SourceError
+    written only with `force`. The agreement is recorded in the file and in the checkpoint. int8 needs `check`: it is
+    calibrated on some of the photographs, and compared on the others. Raises ModelError, UsageError, SourceError
     or MissingExtra.
     """
     model, out = os.fspath(model), os.fspath(out)
@@ -85,7 +85,7 @@ def export_onnx(
 
 
 def _record(model: str, info: ModelInfo, precision: Precision, found: Agreement) -> None:
-    """Record the agreement in the checkpoint, or in the cache where the checkpoint is read-only."""
+    """Record the agreement in the checkpoint, or in the cache if the checkpoint is read-only."""
     records = {f"exported onnx {precision}": asdict(found)}
     try:
         checkpoint.record_agreement(model, info, hardware.processor(), records)
@@ -98,10 +98,10 @@ def converted(
 ) -> tuple[bytes, Agreement]:
     """Return a checkpoint as ONNX without metadata, and its agreement with the reference.
 
-    Raises ModelError when they do not agree, unless `force`.
+    Raises ModelError if they do not agree, unless `force`.
     """
     if precision == "int8" and check is None:
-        raise UsageError("--precision int8: its ranges are taken from photographs like yours; name some with --check")
+        raise UsageError("--precision int8: it is calibrated on photographs like yours; give some with --check")
     if info.only_engine:
         raise ModelError(f"{model}: {_WHY_NOT[info.only_engine]}")
     scorer = Scorer(
@@ -115,19 +115,19 @@ def converted(
     if not found.top1 >= MIN_AGREEMENT and not force:
         raise ModelError(
             f"{model}: as ONNX in {precision} it gives the reference's top tag for {found.top1:.1%} of "
-            f"{found.images:,} {found.kind}, under {MIN_AGREEMENT:.1%}; --force writes it all the same"
+            f"{found.images:,} {found.kind}, under {MIN_AGREEMENT:.1%}; use --force to write it anyway"
         )
     return content, found
 
 
 _WHY_NOT = {
-    "eager": "k-NN ranks its neighbours in float64, which ONNX does not do alike; train another method",
-    "onnx": "is an ONNX file already",
+    "eager": "k-NN ranks its neighbours in float64, which ONNX would do differently; train with another method",
+    "onnx": "is already an ONNX file",
 }
 
 
 def _photographs(check: StrPath | None, precision: Precision) -> tuple[list[bytes], list[bytes]]:
-    """Return the photographs that int8 takes its ranges from, and those that are compared."""
+    """Return the photographs for the calibration of int8, and those for the comparison."""
     if check is None:
         return [], []
     source = os.fspath(check)
@@ -136,7 +136,7 @@ def _photographs(check: StrPath | None, precision: Precision) -> tuple[list[byte
 
 
 def _compared(info: ModelInfo, scorer: Scorer, engine: OnnxEngine, contents: Sequence[bytes]) -> Agreement:
-    """Compare an ONNX file with the reference on photographs, or on probe images where there are none."""
+    """Compare an ONNX file with the reference on photographs, or without any on probe images."""
     if not contents:
         kind, pixels = "probe images", probe_images(info.preprocessing.size, PROBES)
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Images that stand for others: a greedy cover of embeddings."""
+"""Select representative images: a greedy cover of embeddings."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from tagger.checkpoint.unknown import Float32Array, unit
 
 AXES = 128
-"""Principal axes of the embeddings that are compared."""
+"""Number of principal axes of the embeddings that are compared."""
 
 
 def cover(
     features: Float32Array, uncertainty: Float32Array, everything: Float32Array, known: Float32Array, count: int
 ) -> list[int]:
-    """Choose rows of features (N, D) that stand for `everything` (M, D), the best first; at most `count` of them.
+    """Choose at most `count` rows of features (N, D) that represent `everything` (M, D), best first.
 
-    Facility location: each of M counts with its cosine similarity to the nearest chosen or known row, so that a copy of
-    a chosen one gains nothing. A row's gain counts half when its uncertainty (N,) is 0, and whole when it is 1. The
-    greedy choice is within 63% of the best sum (Nemhauser, Wolsey, Fisher 1978); gains only shrink, so that few are
-    computed again (Minoux 1978). Memory: 4 N M bytes.
+    Facility location: the objective is the sum, over M, of the cosine similarity to the nearest chosen or known row, so
+    a copy of a chosen row gains nothing. A gain is weighted by 0.5 (for the uncertainty 0) to 1 (for 1). The greedy
+    choice reaches at least 63% of the optimum (Nemhauser, Wolsey, Fisher 1978); gains only shrink, so few are
+    recomputed (Minoux 1978). Memory: 4 N M bytes.
     """
     rows, crowd, labelled = _projected(features, everything, known)
     similar = rows @ crowd.T
@@ -45,7 +45,7 @@ def cover(
 
 
 def _projected(features: Float32Array, everything: Float32Array, known: Float32Array) -> list[Float32Array]:
-    """Return each on the principal axes of `everything`, as rows of length 1."""
+    """Project each array on the principal axes of `everything`, and scale its rows to unit length."""
     from sklearn.utils.extmath import randomized_svd
 
     crowd = _finite(everything)

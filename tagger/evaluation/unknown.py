@@ -1,4 +1,4 @@
-"""Unknown images: the features of training images that others are compared with, and the cut."""
+"""Detection of unknown images: the stored features of training images, and the distance cut."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tagger.inference.pipeline import score_rows
 from tagger.storage import StrPath
 
 KEPT = 0.95
-"""Share of the held-out images that are not unknown."""
+"""Share of held-out images that are not unknown."""
 EXAMPLES, HELD_OUT = 1000, 1000
-"""Images of a split that are stored, and that are compared with them, at most."""
+"""Maximum number of stored training images, and of held-out images compared with them."""
 NEIGHBOUR = 5
 LEAST = 20
-"""Held-out images below which there is no cut: one in twenty may be unknown."""
+"""Minimum number of held-out images for a cut, since one in twenty may be unknown."""
 
 Rows = npt.NDArray[np.int64]
 Embed = Callable[[Rows], Float32Array]
@@ -39,8 +39,8 @@ Embed = Callable[[Rows], Float32Array]
 def fit(splits: Mapping[str, Rows], embed: Embed, seed: int = 0) -> Statistics | None:
     """Return the statistics of training images with the cut that keeps 95% of held-out images.
 
-    `splits` has the rows of train, val and test. The cut is chosen on val; on test only where there is no val. None
-    where there are too few images.
+    `splits` has the rows of train, val and test. The cut is chosen on val, or on test if there is no val. Returns None
+    if there are too few images.
     """
     held_out = "val" if len(splits["val"]) else "test"
     if len(splits["train"]) < NEIGHBOUR or len(splits[held_out]) < LEAST:
@@ -62,14 +62,14 @@ def of_features(examples: Float32Array, held_out: Float32Array) -> Statistics:
 
 
 def _drawn(rows: Rows, most: int, seed: int) -> Rows:
-    """Return some of the rows, drawn by seed, in their order."""
+    """Return a random sample of rows, in order."""
     return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
 
 
 def calibrate(model: StrPath, dataset: StrPath, device: str = "auto") -> ModelInfo:
-    """Add statistics of unknown images to a checkpoint that has none, or replace them; return its new description.
+    """Add statistics for unknown images to a checkpoint, or replace them; return its new description.
 
-    `dataset` has the images that it was trained on, in splits. Weights and scores stay, but model_id changes. Raises
+    `dataset` has the images that it was trained on, with splits. Only model_id changes, not weights and scores. Raises
     ModelError for anything but a checkpoint folder, SourceError without splits, or with too few images.
     """
     name, dataset = os.fspath(model), os.fspath(dataset)
@@ -84,13 +84,13 @@ def calibrate(model: StrPath, dataset: StrPath, device: str = "auto") -> ModelIn
     if statistics is None:
         counts = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
         raise SourceError(
-            f"{dataset}: {counts} images; expected at least {NEIGHBOUR} in train and {LEAST} in val or test: give the "
+            f"{dataset}: {counts} images; expected at least {NEIGHBOUR} in train and {LEAST} in val or test; pass the "
             "manifest or folder that the checkpoint was trained on, with its splits"
         )
     return checkpoint.set_statistics(name, statistics)
 
 
 def _embeddings(model: Model, uris: list[str]) -> Float32Array:
-    """Return the embeddings of the images that decode."""
+    """Return the embeddings of the images that can be decoded."""
     rows = score_rows([{"uri": uri, "bytes": None} for uri in uris], [model])
     return np.stack([row["embedding"] for row in rows if row["status"] == "ok"])

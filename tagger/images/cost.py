@@ -11,9 +11,9 @@ from PIL import Image
 from tagger.errors import ImageError
 
 DECODE_MEMORY = 1_700_000_000
-"""Total bytes of the images that a process decodes at the same time; with all else, a run stays below 2 GB."""
+"""Bytes that all images a process decodes at the same time may take; with everything else a run stays below 2 GB."""
 _DECODER_BYTES = {"JPEG2000": 12, "WEBP": 5, "AVIF": 3, "HEIF": 1}
-"""Bytes per pixel that the decoder of a format holds beside Pillow's copies (measured)."""
+"""Bytes per pixel that the decoder of a format holds in addition to Pillow's copies (measured)."""
 MAX_SCANNED = 2_000_000_000
 """Maximum pixels times scans of a progressive JPEG: about 20 s of decoding."""
 MAX_ICONS = 256
@@ -23,20 +23,20 @@ _POINTER = 8
 
 
 class Budget:
-    """An amount of memory shared by threads; a thread that needs more than is free waits."""
+    """An amount of memory shared by threads; a thread that needs more than is free has to wait."""
 
     def __init__(self, total: int) -> None:
         self._total, self._free = total, total
         self._changed = threading.Condition()
         self.waiting: set[int] = set()
-        """Identifiers of the threads that wait."""
+        """Identifiers of the waiting threads."""
 
     @contextlib.contextmanager
     def of(self, amount: int) -> Iterator[None]:
-        """Reserve an amount while the block runs; raises ImageError if it exceeds the total."""
+        """Reserve an amount while the `with` block runs; raises ImageError if it exceeds the total."""
         if amount > self._total:
             raise ImageError(
-                "too_large", f"decoding takes {amount / 1e9:.1f} GB; the limit is {self._total / 1e9:.1f} GB"
+                "too_large", f"decoding needs {amount / 1e9:.1f} GB of memory; the limit is {self._total / 1e9:.1f} GB"
             )
         with self._changed:
             self.waiting.add(threading.get_ident())
@@ -55,7 +55,7 @@ MEMORY = Budget(DECODE_MEMORY)
 
 
 def memory(image: Image.Image, scale: int = 1) -> int:
-    """Return the bytes that decoding an opened image to RGB takes, at a fraction of its size where `scale` > 1."""
+    """Estimate the bytes needed to decode an opened image to RGB, `scale` times smaller in width and height."""
     width, height = image.width // scale, image.height // scale
     copies = 2 if image.mode in ("RGB", "L", "1", "CMYK", "YCbCr") else 3
     coefficients = 6 * image.width * image.height if image.info.get("progressive") else 0
@@ -69,11 +69,12 @@ def check_time(image: Image.Image, data: bytes) -> None:
         scans = data.count(b"\xff\xda")
         if scans * image.width * image.height > MAX_SCANNED:
             raise ImageError(
-                "too_large", f"a progressive JPEG of {image.width}x{image.height} pixels with {scans} scans"
+                "too_large",
+                f"decoding a progressive JPEG of {image.width}x{image.height} pixels and {scans} scans takes too long",
             )
 
 
 def check_icons(data: bytes) -> None:
-    """Raise ImageError for an icon file with too many sizes; Pillow reads all their entries."""
+    """Raise ImageError for an icon file with too many sizes; Pillow would read every entry."""
     if data.startswith(b"\0\0\1\0") and (count := int.from_bytes(data[4:6], "little")) > MAX_ICONS:
         raise ImageError("too_large", f"an icon file with {count} sizes; the limit is {MAX_ICONS}")

@@ -1,9 +1,9 @@
-"""Decode bytes to an RGB uint8 array, or raise an error with the reason.
+"""Decode bytes to an RGB uint8 array, or raise an error that gives the reason.
 
 Deliberate differences from timm's `Image.open(f).convert("RGB")`: EXIF orientation is applied, transparent pixels are
-composited over white, and 16-bit and float grey is scaled to 8 bits. For every other image the array is the model
-input of timm's own eval transform, within one level; a JPEG with several times the required pixels is decoded at a
-fraction of its size, which gives nearly the same.
+composited over white, and 16-bit and float grey is scaled to 8 bits. For every other image the array equals the model
+input of timm's own eval transform to within one level. The exception: a JPEG with several times the required pixels is
+decoded at a fraction of its size, which gives nearly the same result.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MAX_PIXELS = 100_000_000
 """Default limit per image; 100 megapixels are 300 MB once decoded."""
 
 SPARE = 2
-"""A JPEG is scaled down during decoding to no less than this many times its resize target."""
+"""A JPEG is scaled down during decoding to no less than this multiple of its resize target."""
 
 FORMATS = (
     "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "HEIF",
 )  # fmt: skip
-"""Supported formats, detected from the content; TGA has no signature and comes after Pillow's others.
+"""Supported formats, detected from the content, in the order they are tried; TGA has no signature, so it comes late.
 
-Pillow supports more, but for PostScript it would run another program.
+Pillow supports more, but runs another program for one of them, PostScript.
 """
 
 _UNSUPPORTED = re.compile("unknown pixel mode|unknown data organization|[Uu]nsupported|not (yet )?supported")
-"""Pillow's messages for a valid file of a kind that it does not support."""
+"""Matches Pillow's messages for a valid file of a variant that it does not support."""
 _TRUNCATED = "image file is truncated"
 """Pillow's message for a file whose end is missing."""
 _MAGIC = (JPEG, b"\0\0\1\0", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
@@ -96,7 +96,7 @@ def prepare(
 
     It is decoded once, unless it is a JPEG so large that the models need it at different scales. `inspect` is called
     with the decoded RGB image, the largest if there are several. With `truncated`, a truncated file is decoded as far
-    as possible, and the info has the decoder's message. Raises ImageError.
+    as possible, and `ImageInfo.truncated` has the decoder's message. Raises ImageError.
     """
     scales: dict[Preprocessing, int] = {}
     data = without_prefix(data)
@@ -119,7 +119,7 @@ def prepare_image(
 ) -> tuple[dict[Preprocessing, UInt8Array], ImageInfo]:
     """Resize and crop an image in memory for several models: (H, W, 3) uint8 arrays. Raises ImageError."""
     _check_pixels(image, max_pixels)
-    with _decoder_errors():  # it may be opened, but not loaded
+    with _decoder_errors():  # the image may have been opened, but not loaded
         image.load()
         turn = _TURNS.get(_orientation(image))
         rgb = to_rgb(image if turn is None else image.transpose(turn))
@@ -136,7 +136,7 @@ def prepare_for(data: bytes, preparation: Preprocessing) -> UInt8Array:
 def _decode_truncated(
     data: bytes, max_pixels: int, needed: Callable[[Image.Image], set[int]]
 ) -> tuple[dict[int, Image.Image], ImageInfo]:
-    """Decode like _decode(), and a truncated file as far as possible."""
+    """Decode like _decode(), but decode a truncated file as far as possible."""
     try:
         return _decode(data, max_pixels, needed)
     except ImageError as error:
@@ -147,7 +147,7 @@ def _decode_truncated(
         except ImageError:
             raise error from None
         pixels = np.asarray(decoded[min(decoded)])
-        if (pixels == pixels[0, 0]).all():  # no pixels came before the cut
+        if (pixels == pixels[0, 0]).all():  # nothing was decoded before the end of the file
             raise
         return decoded, replace(info, truncated=str(error))
 
@@ -171,7 +171,7 @@ def _decode(
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read an image's header like Image.open(), but without Pillow's pixel limit: ours gives the file a row."""
+    """Read an image's header like Image.open(), but without Pillow's pixel limit; `_check_pixels` applies ours."""
     if not data:
         raise ImageError("corrupt", "the file is empty")
     cost.check_icons(data)
@@ -181,23 +181,23 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     if image is None:
         raise _unidentified(data, reasons)
     if image.format in ("HEIF", "AVIF") and (missing := missing_bytes(data)):
-        raise ImageError("corrupt", f"the file is cut short: {missing} of {len(data) + missing} bytes are missing")
+        raise ImageError("corrupt", f"the file is truncated: {missing} of {len(data) + missing} bytes are missing")
     return image
 
 
 def _opened(data: bytes, reasons: list[str]) -> Iterator[ImageFile.ImageFile]:
-    """Yield the image opened by each format that accepts its first bytes; collect the reasons of those that fail."""
+    """Yield the image as opened by each format that accepts its first bytes; add the errors of others to `reasons`."""
     for name in known_formats():
         factory, recognises = Image.OPEN[name]
         try:
             recognised = not recognises or recognises(data[:16])
-        except (SyntaxError, IndexError, struct.error):  # fewer bytes than a signature
+        except (SyntaxError, IndexError, struct.error):  # the file is shorter than the signature
             continue
-        if not recognised or isinstance(recognised, str):  # the reason why this Pillow cannot read it
+        if not recognised or isinstance(recognised, str):  # a str is the reason why this Pillow cannot read it
             continue
         try:
             yield factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, struct.error) as error:  # another format, to Pillow
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:  # Pillow's signs of another format
             reasons.append(str(error))
         except ValueError as error:
             if name != "PNG" or "MAX_TEXT_" not in str(error):
@@ -225,12 +225,12 @@ def _decoder_errors() -> Iterator[None]:
 def _check_pixels(image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise ImageError(
-            "too_large", f"{image.width}x{image.height} pixels are over the limit of {max_pixels} (see --max-pixels)"
+            "too_large", f"{image.width}x{image.height} pixels exceed the limit of {max_pixels} (see --max-pixels)"
         )
 
 
 def _upright_rgb(image: ImageFile.ImageFile, data: bytes, scale: int, partly: bool) -> Image.Image:
-    """Decode an opened image at 1/`scale` of its size, and turn it upright."""
+    """Decode an opened image at 1/`scale` of its size and turn it upright."""
     with _decoder_errors():
         if scale > 1:
             image.draft(image.mode, (image.width // scale, image.height // scale))
@@ -241,25 +241,25 @@ def _upright_rgb(image: ImageFile.ImageFile, data: bytes, scale: int, partly: bo
 
 
 def _load(image: ImageFile.ImageFile, data: bytes, partly: bool) -> None:
-    """Decode the pixels of an opened image, or those before a cut; damaged metadata after a PNG's pixels is ignored."""
+    """Decode an opened image, with `partly` also a truncated one; ignore damaged metadata after a PNG's pixels."""
     try:
         image.load()
     except OSError as error:
         if not partly or _TRUNCATED not in str(error):
             raise
-        image.tile = []  # what was decoded is there
+        image.tile = []  # tells Pillow that the image is loaded, with the pixels decoded so far
     except (SyntaxError, ValueError):
         if image.format != "PNG" or image.tile:  # Pillow empties `tile` once it has read all pixels
             raise
         pixels = pixels_only(data)
-        if len(pixels) < len(data):  # damage in the pixels would be reported only after what follows them
+        if len(pixels) < len(data):  # decode the pixels again, without the metadata behind them
             _load(_open(pixels), pixels, partly)
     if libtiff.message():
-        raise OSError("damaged data")  # a fax decoder reports it and goes on
+        raise OSError("damaged data")  # libtiff's fax decoder only reports errors, and continues
 
 
 def _scale(image: Image.Image, preparation: Preprocessing) -> int:
-    """Return the factor by which libjpeg may scale down and still leave SPARE times the resize target."""
+    """Return the factor by which libjpeg may scale the image down and still leave SPARE times the resize target."""
     if image.format != "JPEG":
         return 1
     orientation = _orientation(image)
@@ -267,16 +267,17 @@ def _scale(image: Image.Image, preparation: Preprocessing) -> int:
     needed = resized(upright, preparation)
     ratio = min(have // (SPARE * need) for have, need in zip(upright, needed, strict=True))
     scale = next((scale for scale in (8, 4, 2) if scale <= ratio), 1)
-    whole = image.width % scale == image.height % scale == 0  # else turning would bring the last, partial pixel first
+    # where a side is no multiple of the scale, its last pixel is a partial one, which turning would bring to the front
+    whole = image.width % scale == image.height % scale == 0
     return scale if whole or orientation == 1 else 1
 
 
 _BROKEN_EXIF = (SyntaxError, ValueError, KeyError, TypeError, OSError, struct.error, ZeroDivisionError)
-"""Errors of a broken EXIF block; the image then stays as stored, as in every viewer."""
+"""Errors raised for a broken EXIF block; the image is then not turned, as in every viewer."""
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return 1 for upright, 2 to 4 for mirrored or upside down, 5 to 8 for lying on a side."""
+    """Return the EXIF orientation: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 rotated by 90 degrees."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except _BROKEN_EXIF:
@@ -287,15 +288,15 @@ def _orientation(image: Image.Image) -> int:
 def _unidentified(data: bytes, reasons: list[str]) -> ImageError:
     for reason in reasons:
         if _UNSUPPORTED.search(reason):
-            return ImageError("unsupported", f"a variant that cannot be read: {reason}")
+            return ImageError("unsupported", f"an unsupported variant of its format: {reason}")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and "HEIF" not in Image.OPEN:
-        return ImageError("unsupported", "HEIC needs the package pillow-heif: pip install 'tagger[heic]'")
+        return ImageError("unsupported", "HEIC images need the package pillow-heif: pip install 'tagger[heic]'")
     webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     if webp or data[4:8] == b"ftyp" or data.startswith(_MAGIC):
         return ImageError(
-            "corrupt", f"the file is damaged or cut short; its header cannot be read ({len(data)} bytes in all)"
+            "corrupt", f"the file is damaged or truncated: its header cannot be read ({len(data)} bytes in all)"
         )
-    return ImageError("unsupported", "not an image format that can be read")
+    return ImageError("unsupported", "not in a supported image format")
 
 
 def _one_line(error: Exception) -> str:
@@ -312,9 +313,9 @@ def _register_heif() -> None:
     try:
         import pillow_heif
     except ImportError:
-        return  # _unidentified() then names the extra
+        return  # _unidentified() then says how to install it
     pillow_heif.register_heif_opener()
 
 
 _register_heif()
-libtiff.keep_messages()
+libtiff.capture_messages()

@@ -1,6 +1,6 @@
-"""Boxes of HEIC and AVIF files, as far as needed to detect truncated files (ISO/IEC 14496-12).
+"""Parse the boxes of HEIC and AVIF files (ISO/IEC 14496-12), as far as needed to detect truncated files.
 
-libheif decodes a photograph of many tiles without the missing ones, and leaves those green.
+libheif does not: it leaves the missing tiles of a photograph green.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 def missing_bytes(data: bytes) -> int:
-    """Return the number of bytes missing at the end of a file, by its items' extents or, without items, its boxes."""
+    """Return the number of bytes missing at the end of a file, from its items' extents or, without items, its boxes."""
     needed = 0
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"meta":
@@ -23,7 +23,7 @@ def missing_bytes(data: bytes) -> int:
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (type, start of the content, end) of the boxes in a part of the file; the last may end beyond it."""
+    """Yield (type, start of the content, end) of the boxes between two offsets; the last box may end beyond them."""
     while start + 8 <= min(end, len(data)):
         size, header = int.from_bytes(data[start : start + 4]), 8
         if size == 1:
@@ -37,7 +37,7 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
 
 
 def _extent_ends(iloc: bytes) -> Iterator[int]:
-    """Yield where in the file each extent of each item ends."""
+    """Yield the offset in the file at which each extent of each item ends."""
     stream = io.BytesIO(iloc)
 
     def number(size: int) -> int:
@@ -46,7 +46,7 @@ def _extent_ends(iloc: bytes) -> Iterator[int]:
     version, _, sizes, more_sizes = number(1), number(3), number(1), number(1)
     offset_size, length_size, base_size = sizes >> 4, sizes & 15, more_sizes >> 4
     index_size = more_sizes & 15 if version in (1, 2) else 0
-    number(2 if version < 2 else 4)  # items: the box may hold fewer than it says
+    number(2 if version < 2 else 4)  # number of items, not used: the box may hold fewer
     while stream.tell() < len(iloc):
         number(2 if version < 2 else 4)
         method = number(2) & 15 if version in (1, 2) else 0

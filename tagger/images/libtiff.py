@@ -1,4 +1,4 @@
-"""Messages of libtiff, which would go to the terminal: the first error of a decode is part of the file's row."""
+"""Capture libtiff's messages, which it would print; the first error of an image becomes part of its error message."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _MAX_LENGTH = 200
 _messages = threading.local()
 
 
-def _keep(module: bytes | None, form: bytes | None, arguments: int | None) -> None:
-    """Keep the first message; libtiff calls this in the decoding thread, with a C format and its va_list."""
+def _on_error(module: bytes | None, form: bytes | None, arguments: int | None) -> None:
+    """Store the first message; libtiff calls this in the decoding thread, with a C format and its va_list."""
     if not message():
         text = ctypes.create_string_buffer(_MAX_LENGTH)
         ctypes.pythonapi.PyOS_vsnprintf(
@@ -23,12 +23,12 @@ def _keep(module: bytes | None, form: bytes | None, arguments: int | None) -> No
         _messages.first = text.value.decode("ascii", "backslashreplace")
 
 
-_handler = _Handler(_keep)  # lives as long as libtiff may call it
+_handler = _Handler(_on_error)  # global, because libtiff may call it at any time
 
 
-def keep_messages() -> None:
-    """Keep errors, and drop warnings, instead of printing them."""
-    with contextlib.suppress(OSError, AttributeError):  # a Pillow that hides its libtiff
+def capture_messages() -> None:
+    """Store errors and drop warnings, instead of printing them."""
+    with contextlib.suppress(OSError, AttributeError):  # some builds of Pillow do not export libtiff's functions
         library = ctypes.CDLL(_imaging.__file__)
         library.TIFFSetErrorHandler(_handler)
         library.TIFFSetWarningHandler(None)
@@ -40,6 +40,6 @@ def forget() -> None:
 
 
 def message() -> str:
-    """Return the first error since `forget()` in this thread, in brackets; empty if there was none."""
+    """Return the first error since `forget()` in this thread, in parentheses; empty if there was none."""
     first = getattr(_messages, "first", "")
     return f" ({first})" if first else ""

@@ -1,4 +1,4 @@
-"""Parts of JPEG and PNG files that Pillow does not handle."""
+"""Work on the bytes of JPEG and PNG files where Pillow fails on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 
 
 def without_prefix(data: bytes) -> bytes:
-    """Return an image without the byte-order mark or the line breaks that a web server put before it."""
+    """Return an image's bytes without a byte-order mark or line breaks that a web server put before them."""
     found = _BEFORE_IMAGE.match(data)
     return data[found.end() :] if found else data
 
@@ -30,12 +30,12 @@ def is_lossless_jpeg(data: bytes) -> bool:
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG without text chunks and colour profile, whose size Pillow limits."""
+    """Return a PNG without its text chunks and colour profile, because Pillow limits their size."""
     return PNG + b"".join(chunk for chunk in _chunks(data) if chunk[4:8] not in _TEXTS)
 
 
 def pixels_only(data: bytes) -> bytes:
-    """Return a PNG without the chunks behind its pixels."""
+    """Return a PNG without the chunks after its pixels."""
     chunks = list(_chunks(data))
     last = max(at for at, chunk in enumerate(chunks) if chunk[4:8] == b"IDAT")
     return PNG + b"".join(chunks[: last + 1]) + PNG_END

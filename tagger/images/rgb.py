@@ -1,4 +1,4 @@
-"""Convert decoded Pillow images of any mode to RGB, with transparent pixels over white."""
+"""Convert decoded Pillow images of any mode to RGB, composited over white."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tagger.errors import ImageError
 _BLOCK = 1 << 20
 """Number of pixels converted at a time."""
 _MAX_FLOAT = 2 * 255.0
-"""Resampling leaves floats a little over the range of the image."""
+"""Resampling may have left floats a little above the range of the image."""
 _PADDED = ("BMP", "DIB", "TGA")
-"""Formats in which many programs leave the alpha channel zero."""
+"""Formats in which many programs write an unused alpha channel as zeros."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image as RGB; raises ImageError for a mode that has no RGB."""
+    """Convert a loaded image to RGB; raises ImageError for a mode that cannot be converted."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey_to_rgb(image)
     if image.has_transparency_data and not _is_padding(image):
@@ -61,21 +61,23 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _is_padding(image: Image.Image) -> bool:
-    """Return whether the alpha channel is all zero in a format where this means that it is unused."""
+    """Return whether the alpha channel is all zero, in a format where this means that it is unused."""
     return image.format in _PADDED and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
 def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey to 8 bits; floats are taken as 0..1 when none is above 1, else as 0..255.
+    """Scale 16-bit grey to 8 bits; floats are taken as 0..1 if none exceeds 1, else as 0..255.
 
-    Raises ImageError for 32-bit values outside 0..65535 and floats far above 255, whose range is not known.
+    Raises ImageError for 32-bit values outside 0..65535 and floats far above 255, as their range is unknown.
     """
     stored = np.asarray(image)
     top, (low, high) = 65535.0, (np.nanmin(stored, initial=0), np.nanmax(stored, initial=0))
     if image.mode == "F":
         top = 1.0 if high <= 1 else 255.0
     if high > (_MAX_FLOAT if image.mode == "F" else top) or (low < 0 and image.mode != "F"):
-        raise ImageError("unsupported", f"grey values from {low:g} to {high:g}: the range of black to white is unknown")
+        raise ImageError(
+            "unsupported", f"grey values from {low:g} to {high:g}: which values are black and white is unknown"
+        )
     scaled = np.empty(stored.shape, np.uint8)
     for rows in _blocks(image):
         grey = np.nan_to_num(stored[rows].astype(np.float64))

@@ -6,5 +6,5 @@ _SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2", "tiff": "tif", "hei
 
 
 def suffix_of(format: str) -> str:
-    """Return the usual suffix of a format, by Pillow's name, without a dot."""
+    """Return the usual suffix, without a dot, of a format, given by Pillow's name."""
     return _SUFFIXES.get(format.lower(), format.lower())

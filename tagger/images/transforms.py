@@ -1,4 +1,4 @@
-"""timm's eval transform on uint8 pixels: resize and crop on the same grid, to the pixel.
+"""timm's eval transform on uint8 pixels: the same resizing and cropping, to the pixel.
 
 All normalisation from uint8 to network input is done by `normalise`.
 """
@@ -32,7 +32,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of pixels from 0 to 255, as `normalise` takes them."""
+        """Return mean and standard deviation for pixels from 0 to 255, the arguments of `normalise`."""
         import torch
 
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
@@ -40,7 +40,7 @@ class Preprocessing:
 
 
 def normalise(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Map uint8 pixels (N, H, W, 3) to network input (N, 3, H, W); mean and std are (1, 3, 1, 1), from 0 to 255."""
+    """Map uint8 pixels (N, H, W, 3) to network input (N, 3, H, W); mean and std are (1, 3, 1, 1), for 0 to 255."""
     return (pixels.permute(0, 3, 1, 2).to(mean.dtype) - mean) / std
 
 
@@ -48,8 +48,8 @@ def fit(image: Image.Image, preprocessing: Preprocessing, size: tuple[int, int] 
     """Resize and crop an RGB image as timm's eval transform does, touching only the pixels the crop needs.
 
     `size` is the full (width, height) of an image that was decoded at a fraction of it. Returns (H, W, 3) uint8. timm
-    resizes the whole image, then crops the centre; resampling only that box on the same grid gives the same pixels, and
-    a 1x20,000 strip costs no more than a photo.
+    resizes the whole image, then crops the centre. Resampling only that crop gives the same pixels, and a 1x20,000
+    strip costs no more than a photo.
     """
     height, width = preprocessing.size
     size = size or image.size

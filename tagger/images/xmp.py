@@ -1,10 +1,10 @@
-"""XMP packets: read their keywords, and add some without a change of any other byte.
+"""Read the keywords of XMP packets, and add keywords without changing any other byte.
 
 Photo programs store keywords in three lists: flat in dc:subject, as paths in lr:hierarchicalSubject (`animal|cat`) and
 digiKam:TagsList (`animal/cat`). A fourth list, tagger:predicted, names the keywords that tagger added.
 
-expat finds the places and text is inserted there. Comments, foreign properties, order and formatting stay, which
-libraries that write the whole packet anew do not promise.
+expat finds the places where text is inserted. So comments, unknown properties, order and formatting are preserved,
+which libraries that rewrite the whole packet do not guarantee.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from xml.sax.saxutils import escape
 from tagger.errors import SourceError
 
 LIMIT = 8 << 20
-"""Bytes of a packet; photo programs write some kilobytes, with a long history of edits some hundred."""
+"""Maximum bytes of a packet; photo programs write a few kilobytes, or hundreds with a long history of edits."""
 SEPARATOR = "|"
-"""Between the names of a keyword and its parents, as in Lightroom."""
+"""Separates the names of a keyword and its parents, as in Lightroom."""
 
 Path: TypeAlias = tuple[str, ...]
-"""A keyword below its parents."""
+"""A keyword and its parents, the topmost first."""
 Edit: TypeAlias = tuple[int, int, str]
-"""Start and end of what is replaced, and the text that replaces it."""
+"""Start and end of the replaced bytes, and the text that replaces them."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class KeywordList:
     name: str
     namespace: str
     separator: str = ""
-    """Between the names of a path; empty where keywords are flat."""
+    """Separates the names of a path; empty for a flat list."""
 
     def path(self, text: str) -> Path:
-        """Return a keyword of this list as a path; digiKam writes a slash in a name as a backslash."""
+        """Parse a keyword of this list into a path; digiKam writes a slash in a name as a backslash."""
         names = (name.strip() for name in (text.split(self.separator) if self.separator else [text]))
         return tuple(name.replace("\\", "/") if self is DIGIKAM else name for name in names if name)
 
     def text(self, path: Path) -> str:
-        """Return a path as this list writes it."""
+        """Format a path as this list stores it."""
         if not self.separator:
             return path[-1]
         return self.separator.join(name.replace("/", "\\") if self is DIGIKAM else name for name in path)
@@ -57,13 +57,13 @@ LIGHTROOM = KeywordList("lr", "hierarchicalSubject", "http://ns.adobe.com/lightr
 DIGIKAM = KeywordList("digiKam", "TagsList", "http://www.digikam.org/ns/1.0/", "/")
 PREDICTED = KeywordList("tagger", "predicted", "tagger:ns:1.0/")
 _LISTS = {f"{each.namespace} {each.name}": each for each in (SUBJECT, LIGHTROOM, DIGIKAM, PREDICTED)}
-"""By the name that expat gives the element."""
+"""The lists by element name, as expat reports it."""
 
 _RDF, _DESCRIPTION, _ITEM, *_CONTAINERS = (
     f"http://www.w3.org/1999/02/22-rdf-syntax-ns# {name}" for name in ("RDF", "Description", "li", "Bag", "Seq", "Alt")
 )
 _INTERNAL = ("darktable", "_Digikam_root_tag_", "_Digikam_Internal_Tags_")
-"""Roots of the paths that programs write for themselves."""
+"""Top names of keyword paths that photo programs create for their own use."""
 _EMPTY_TAG = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*(/>)""")
 _TAG = re.compile(rb"<(([^\s/>:]+:)?[^\s/>]+)")
 """Name and prefix of an element."""
@@ -85,26 +85,26 @@ class Element:
 
     start: int
     end: int = -1
-    """Of its closing tag; the end of an empty one."""
+    """Start of its closing tag; for an empty element, its end."""
 
 
 @dataclass
 class Packet:
-    """The keywords of a packet, and the places where others can be added."""
+    """The keywords of a packet, and the places where keywords can be added."""
 
     uri: str
     content: bytes
     keywords: dict[KeywordList, list[str]] = field(default_factory=dict)
-    """Of the lists that are there."""
+    """The keywords of each list that the packet has."""
     places: dict[KeywordList, Element] = field(default_factory=dict)
     loose: set[KeywordList] = field(default_factory=set)
-    """The lists that have text outside their items."""
+    """Lists with text outside their items."""
     rdf: list[Element] = field(default_factory=list)
     descriptions: list[Element] = field(default_factory=list)
     encoding: str | None = None
 
     def paths(self) -> list[Path]:
-        """Return all keywords; one that is a part of a path only within it."""
+        """Return all keywords; a flat keyword that occurs in a path is not returned again."""
         deep = self._deep()
         parts = {name for path in deep for name in path}
         flat = [(text,) for text in self._flat(SUBJECT) if text not in parts]
@@ -116,7 +116,7 @@ class Packet:
         return [path for path in self.paths() if path[-1] not in predicted]
 
     def labels(self) -> tuple[str, ...]:
-        """Return the keywords that people gave: without those that tagger added and the marks of programs."""
+        """Return the keywords added by people: all except those added by tagger and programs' internal ones."""
         deep = self._deep()
         own = [path for path in deep if path[0] not in _INTERNAL]
         marks = {name for path in deep for name in path} - {name for path in own for name in path}
@@ -125,13 +125,13 @@ class Packet:
         return tuple(dict.fromkeys(text for text in found if text not in left_out))
 
     def predicted(self) -> list[str]:
-        """Return the keywords that tagger added, also those that were deleted since."""
+        """Return the keywords that tagger added, including those since deleted."""
         return self._flat(PREDICTED)
 
     def new(self, tags: Iterable[str], under: str = "", others: Iterable[Path] = ()) -> list[Path]:
-        """Return the paths of the tags that are neither among the keywords, nor among `others`, nor were added before.
+        """Return the paths of the tags that are not among the keywords or `others` and were never added before.
 
-        One that was added before and is missing now was deleted by a person. Case does not tell keywords apart.
+        A tag that was added before and is missing now was deleted by a person. Case is ignored.
         """
         known = {*self._flat(SUBJECT), *self.predicted(), *(path[-1] for path in (*self._deep(), *others))}
         known = set(map(_key, known))
@@ -142,16 +142,16 @@ class Packet:
     def added(self, new: Sequence[Path], others: Sequence[Path] = ()) -> bytes:
         """Return the packet with these keywords at the end of each list.
 
-        A list that is missing also gets the keywords of the other lists and of other places: programs read the list
-        that they prefer and, where it is there, no other. Raises SourceError for a packet that nothing can be added to.
+        A list that the packet lacks is created with all keywords, of the other lists and `others` too: a program that
+        finds the list it prefers reads no other. Raises SourceError for a packet to which nothing can be added.
         """
         if self.content[:2] in (b"\xff\xfe", b"\xfe\xff") or (self.encoding or "utf-8").lower() != "utf-8":
-            raise SourceError(f"{self.uri}: not UTF-8; nothing can be added")
+            raise SourceError(f"{self.uri}: not UTF-8, so no keywords can be added")
         whole = [*self.paths(), *others, *new]
-        wanted = {SUBJECT: whole, LIGHTROOM: whole, DIGIKAM: whole, PREDICTED: [*new]}
-        edits = [self._longer(each, new) for each in wanted if each in self.keywords]
-        if missing := {each: paths for each, paths in wanted.items() if each not in self.keywords}:
-            edits.append(self._with_lists(missing))
+        complete = {SUBJECT: whole, LIGHTROOM: whole, DIGIKAM: whole, PREDICTED: [*new]}
+        edits = [self._extend_list(each, new) for each in complete if each in self.keywords]
+        if missing := {each: paths for each, paths in complete.items() if each not in self.keywords}:
+            edits.append(self._add_lists(missing))
         content = self.content
         for start, end, text in sorted(edits, reverse=True):
             content = content[:start] + text.encode() + content[end:]
@@ -164,17 +164,17 @@ class Packet:
         paths = (each.path(text) for each in (LIGHTROOM, DIGIKAM) for text in self._flat(each))
         return [path for path in paths if path]
 
-    def _longer(self, each: KeywordList, new: Sequence[Path]) -> Edit:
-        """Return the edit that puts keywords at the end of a list."""
+    def _extend_list(self, each: KeywordList, new: Sequence[Path]) -> Edit:
+        """Return the edit that appends keywords to a list."""
         if each not in self.places or each in self.loose:
-            raise SourceError(f"{self.uri}: {each.prefix}:{each.name} is not a list; nothing was added")
+            raise SourceError(f"{self.uri}: {each.prefix}:{each.name} is not a list, so no keywords were added")
         place = self.places[each]
         space = self._space(place)
         items = (f"{_deeper(space)[len(space) :]}{item}{space}" for item in _items(each, new, self._tag(place)[1]))
         return self._inside(place, "".join(items))
 
-    def _with_lists(self, lists: Mapping[KeywordList, Sequence[Path]]) -> Edit:
-        """Return the edit that puts lists into the first rdf:Description, or into a new one."""
+    def _add_lists(self, lists: Mapping[KeywordList, Sequence[Path]]) -> Edit:
+        """Return the edit that adds lists to the first rdf:Description, or to a new one."""
         prefix = self._tag(self.rdf[0])[1]
         place = self.descriptions[0] if self.descriptions else self.rdf[0]
         text = "".join(_list(each, paths, prefix, self._space(place)) for each, paths in lists.items())
@@ -183,7 +183,7 @@ class Packet:
         return self._inside(place, text)
 
     def _inside(self, element: Element, text: str) -> Edit:
-        """Return the edit that puts text at the end of an element."""
+        """Return the edit that appends text to an element's content."""
         if empty := self._empty_tag(element):
             return empty.start(1), empty.end(1), f">{text}</{self._tag(element)[0]}>"
         return element.end, element.end, text
@@ -209,7 +209,7 @@ class Packet:
 def read(uri: str, content: bytes) -> Packet:
     """Read a packet; raises SourceError when it is malformed, over the limit, or declares a DTD."""
     if len(content) > LIMIT:
-        raise SourceError(f"{uri}: over {LIMIT >> 20} MB, more than any XMP of a photo program")
+        raise SourceError(f"{uri}: over {LIMIT >> 20} MB, larger than any XMP file that a photo program writes")
     packet = Packet(uri, content)
     try:
         _Handlers(packet).parser.Parse(content, True)
@@ -226,7 +226,7 @@ def empty(uri: str) -> Packet:
 
 
 class _Handlers:
-    """Handlers of expat that fill a packet; properties count right below the descriptions of rdf:RDF."""
+    """expat handlers that fill a packet, from properties directly below the descriptions of rdf:RDF."""
 
     def __init__(self, packet: Packet) -> None:
         self.packet, self.names, self.elements = packet, list[str](), list[Element]()
@@ -281,7 +281,7 @@ class _Handlers:
 
 
 def _list(each: KeywordList, paths: Iterable[Path], prefix: str, space: str) -> str:
-    """Return a property with its keywords; `space` is the line break and indentation of what is around it."""
+    """Return a property with its keywords; `space` is the line break and indentation of its surroundings."""
     outer, middle, inner = (_deeper(space, depth) for depth in (1, 2, 3))
     items = "".join(f"{inner}{item}" for item in _items(each, paths, prefix))
     name = f"{each.prefix}:{each.name}"
@@ -290,7 +290,7 @@ def _list(each: KeywordList, paths: Iterable[Path], prefix: str, space: str) -> 
 
 
 def _items(each: KeywordList, paths: Iterable[Path], prefix: str) -> list[str]:
-    """Return the keywords as a list's items, each once."""
+    """Return the keywords as the items of a list, without duplicates."""
     return [f"<{prefix}li>{escape(text)}</{prefix}li>" for text in dict.fromkeys(map(each.text, paths))]
 
 
@@ -299,10 +299,10 @@ def _deeper(space: str, depth: int = 1) -> str:
 
 
 def _key(text: str) -> str:
-    """Return what is equal for spellings of one keyword: other case, composed and decomposed accents."""
+    """Return a keyword for comparison, without differences of case or of composed and decomposed accents."""
     return unicodedata.normalize("NFC", text).casefold()
 
 
 def _valid(text: str) -> str:
-    """Return a tag on one line, without the characters that XML does not allow."""
+    """Return a tag on one line, with characters that XML does not allow replaced."""
     return " ".join(_NOT_XML.sub("\ufffd", text).split())

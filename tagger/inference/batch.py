@@ -1,4 +1,4 @@
-"""Batches of files, which are read, decoded and scored together; their results are stored by column."""
+"""Batches of files, which are read, decoded and scored together; their results are columns."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tagger.images import Preprocessing, UInt8Array
 FILES = 16
 """Files per batch: enough to keep its overhead small, few enough to give every core one."""
 MAX_FILES, BATCH_PIXELS = 128, 1 << 21
-"""Small images are quickly decoded: a batch has more of them, until its pixels have this many bytes."""
+"""Small images decode fast, so a batch has more of them: up to this many files, and this many bytes of pixels."""
 BATCH_BYTES = 1 << 25
 """Total size above which a batch has fewer files."""
 MAX_FILE_BYTES = 1 << 30
-"""Larger files are not read: one would take the memory of a thousand photographs."""
+"""Maximum size of a file that is read; a larger one would take the memory of a thousand photographs."""
 DECODE_TIMEOUT = 60.0
 """Default limit on the time to decode a file, in seconds."""
 
@@ -36,15 +36,15 @@ class Failure(NamedTuple):
 
 
 Source: TypeAlias = str | bytes | Image.Image | Failure
-"""The location of a file, its bytes, an image in memory, or the reason why there is none."""
+"""The location of a file, its bytes, an image in memory, or the reason why there is no image."""
 Fitted: TypeAlias = Mapping[Preprocessing, UInt8Array]
 Inspect: TypeAlias = Callable[[Image.Image, tuple[int, int], Fitted], dict[str, Any]]
 """Columns computed from a decoded RGB image, its full (width, height), and its pixels after preprocessing."""
 
 
 @dataclass
-class Answer:
-    """The columns that one model adds to a batch."""
+class Predictions:
+    """The columns that one model predicts for a batch."""
 
     rows: list[int]
     """Indices in the batch of the files it scored."""
@@ -88,7 +88,7 @@ class Batch:
     facts: Decoded = field(default_factory=lambda: empty(0, 0))
     pixels: list[UInt8Array] = field(default_factory=list)
     """For each preprocessing (N, H, W, 3); emptied once the files are scored."""
-    answers: list[Answer | None] = field(default_factory=list)
+    predictions: list[Predictions | None] = field(default_factory=list)
     """For each model."""
     release: Callable[[], None] = lambda: None
     """Releases the memory of the pixels."""
@@ -115,7 +115,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decoding:
-    """The settings for decoding, the same for all files of a run."""
+    """Settings for decoding, the same for all files of a run."""
 
     preprocessings: tuple[Preprocessing, ...]
     """The distinct preprocessings of the models."""
@@ -125,13 +125,13 @@ class Decoding:
     inspect: Inspect | None = None
 
     @classmethod
-    def of(cls, wanted: Sequence[Preprocessing], limits: Limits, inspect: Inspect | None = None) -> Decoding:
+    def of(cls, needed: Sequence[Preprocessing], limits: Limits, inspect: Inspect | None = None) -> Decoding:
         """Return the decoding for models with these preprocessings."""
-        distinct = tuple(dict.fromkeys(wanted))
-        return cls(distinct, tuple(map(distinct.index, wanted)), limits, inspect)
+        distinct = tuple(dict.fromkeys(needed))
+        return cls(distinct, tuple(map(distinct.index, needed)), limits, inspect)
 
     def for_bits(self, bits: int) -> tuple[int, ...]:
-        """Return the preprocessings that the models of a file need."""
+        """Return the indices of the preprocessings that the models of a file need."""
         return tuple(sorted({which for model, which in enumerate(self.of_model) if bits >> model & 1}))
 
     @property
@@ -140,7 +140,7 @@ class Decoding:
         return min(MAX_FILES, max(FILES, BATCH_PIXELS // max(1, self.file_bytes)))
 
     def room(self, files: int) -> list[UInt8Array]:
-        """Return arrays for the pixels of a number of files, one per preprocessing."""
+        """Allocate arrays for the pixels of a number of files, one per preprocessing."""
         return [np.empty((files, *each.size, 3), dtype=np.uint8) for each in self.preprocessings]
 
     @property
@@ -158,7 +158,7 @@ class Content(NamedTuple):
 
 
 class Clock:
-    """The file of a batch that is being decoded, and since when; in memory that may be shared with another process."""
+    """The file of a batch that is being decoded, and its start time, in memory that processes may share."""
 
     def __init__(self, values: npt.NDArray[np.float64] | None = None) -> None:
         self._values = np.zeros(2) if values is None else values
@@ -257,13 +257,14 @@ def _decode_one(
     facts: Decoded,
 ) -> None:
     """Decode once, and resize once for all models with the same preprocessing."""
-    wanted = [how.preprocessings[which] for which in needed]
+    preprocessings = [how.preprocessings[which] for which in needed]
     if isinstance(content, Image.Image):
-        fitted, info = images.prepare_image(content, wanted, how.limits.max_pixels)
+        fitted, info = images.prepare_image(content, preprocessings, how.limits.max_pixels)
         image = content
     else:
         opened: list[Image.Image] = []
-        fitted, info = images.prepare(content, wanted, how.limits.max_pixels, opened.append, how.limits.truncated)
+        limits = how.limits
+        fitted, info = images.prepare(content, preprocessings, limits.max_pixels, opened.append, limits.truncated)
         image = opened[0]
     facts.status[number], facts.error[number] = "truncated" if info.truncated else "ok", info.truncated
     facts.width[number], facts.height[number], facts.format[number] = info.width, info.height, info.format

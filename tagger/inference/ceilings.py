@@ -22,7 +22,7 @@ class Ceilings:
     """True when the model computes on the cores that also decode."""
 
     def bound(self) -> tuple[float, str] | None:
-        """Return the highest possible rate of the run and its bottleneck; None if too little is known.
+        """Return the highest possible rate of the run, and the stages that limit it; None if too little is known.
 
         Stages on the same cores take turns, so their times add up; others run in parallel, and the slowest decides.
         """
@@ -40,7 +40,7 @@ class Ceilings:
 
 @dataclass
 class Meter:
-    """Seconds spent in the stages of a run, summed over images by one thread."""
+    """Seconds spent in each stage of a run, summed over its images; used by one thread."""
 
     reads: int = 0
     read_seconds: float = 0.0

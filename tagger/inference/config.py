@@ -1,4 +1,4 @@
-"""Options of a loaded model."""
+"""Options of inference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tagger.storage import READ_TIMEOUT
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Options that decide how a model runs and which tags it gives; raises UsageError for invalid values."""
+    """Options for running a model and selecting tags; raises UsageError for invalid values."""
 
     __pydantic_config__ = FORM
 

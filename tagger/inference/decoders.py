@@ -17,7 +17,7 @@ from tagger.inference.batch import Batch, Clock, Content, Decoded, Decoding, Sou
 
 REMOTE_READS, LOCAL_READS = 32, 4
 END_SECONDS = 5.0
-"""Time that threads and processes get to end."""
+"""Time that threads and processes have to end."""
 
 
 class Decoder(Protocol):
@@ -58,7 +58,7 @@ class Reader:
         self._remote = ThreadPoolExecutor(REMOTE_READS, "fetch")
 
     def start(self, sources: Sequence[Source]) -> Reading:
-        """Start reading the files of a batch; without threads for local files, the caller of the result reads them."""
+        """Start reading the files of a batch; without threads, local files are read when the result is called."""
         if readers_for(sources) == REMOTE_READS:
             files = [self._remote.submit(read, source, self.timeout) for source in sources]
             return lambda: [file.result() for file in files]
@@ -90,7 +90,7 @@ class _Task:
     future: Future[Batch]
 
     def finish(self, result: Decoded | Exception, rooms: Sequence[UInt8Array]) -> None:
-        """Give the caller the decoded batch, or the error."""
+        """Set the result of the future: the decoded batch, or the error."""
         if isinstance(result, Exception):
             self.future.set_exception(result)
             return
@@ -100,7 +100,7 @@ class _Task:
 
 
 class _Thread(threading.Thread):
-    """Decodes one batch after the other; a daemon, so that the program can end while a decoder is stuck."""
+    """Decodes one batch after another; a daemon thread, so that the program can end while a decoder is stuck."""
 
     def __init__(self, tasks: queue.SimpleQueue[_Task | None], how: Decoding) -> None:
         super().__init__(name="decode", daemon=True)
@@ -111,7 +111,7 @@ class _Thread(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Decode until the queue gives None, or this thread has lost its batch."""
+        """Decode until the queue returns None, or the batch is taken from this thread."""
         while (task := self._tasks.get()) is not None:
             self._task = task
             rooms = self._how.room(len(task.batch))
@@ -120,12 +120,12 @@ class _Thread(threading.Thread):
                 result = decode(task.reading(), task.batch.models, self._how, rooms, self.clock)
             except Exception as error:
                 result = error
-            if self.lose() is None:
+            if self.take_back() is None:
                 return
             task.finish(result, rooms)
 
-    def lose(self) -> _Task | None:
-        """Take the batch away from this thread."""
+    def take_back(self) -> _Task | None:
+        """Take the batch from this thread; return its task, or None if it was already taken."""
         with self._lock:
             task, self._task = self._task, None
         return task
@@ -154,19 +154,19 @@ class ThreadDecoder:
         return task.future
 
     def _replace_stuck(self) -> None:
-        """Replace threads that take too long for a file: it fails, and the others of its batch are decoded again."""
+        """Replace threads that take too long for a file: it fails, and the rest of its batch is decoded again."""
         for place, thread in enumerate(self._threads):
             file = thread.clock.file
             if thread.ident in cost.MEMORY.waiting:
                 thread.clock.start(file)
-            elif thread.clock.seconds > self._how.limits.decode_timeout and (task := thread.lose()):
+            elif thread.clock.seconds > self._how.limits.decode_timeout and (task := thread.take_back()):
                 self._threads[place] = _Thread(self._tasks, self._how)
                 contents = task.reading()
                 contents[file] = contents[file]._replace(content=self._how.limits.too_slow)
                 self._tasks.put(_Task(task.batch, lambda contents=contents: contents, task.future))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Stop all threads once the files being read or decoded are finished; not one that is stuck."""
+        """Stop all threads once they have finished their files; a stuck thread is abandoned."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._tasks.get_nowait()

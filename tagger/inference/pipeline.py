@@ -1,4 +1,4 @@
-"""read -> decode -> infer: batches of files in, the same batches with the answers of every model out, in order.
+"""read -> decode -> infer: batches of files in, the same batches with the predictions of every model out, in order.
 
 Every stage holds a bounded number of images, so memory does not grow with the number of files. A file is read and
 decoded once, however many models score it.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tagger.inference import batch as batches_of
-from tagger.inference.batch import Answer, Batch, Decoding, Failure, Inspect, Limits, Source
+from tagger.inference.batch import Batch, Decoding, Failure, Inspect, Limits, Predictions, Source
 from tagger.inference.ceilings import Meter
 from tagger.inference.decoders import Decoder, ThreadDecoder, readers_for
 from tagger.inference.engines import Float32Array
@@ -33,7 +33,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BYTES_AHEAD = 1 << 29
-"""Limit on the encoded images in flight: of scans of hundreds of megabytes, only a few are read at a time."""
+"""Limit on the encoded bytes in flight, so that only a few files of hundreds of megabytes are read at a time."""
 IMAGES_AHEAD = 64
 """Minimum number of images queued for the models, so that no stage stops while a part file is written."""
 
@@ -90,7 +90,7 @@ def score_rows(
 
 def rows_of(batch: Batch) -> Iterator[Row]:
     """Yield the row of each file of a scored batch, whose key is a list of entries."""
-    answers = _by_file(batch.answers[0]) if batch.answers else {}
+    predictions = _by_file(batch.predictions[0]) if batch.predictions else {}
     facts = batch.facts
     names = ("image_id", "status", "error", "width", "height", "format")
     columns = zip(*(getattr(facts, name) for name in names), strict=True)
@@ -99,7 +99,7 @@ def rows_of(batch: Batch) -> Iterator[Row]:
             **entry,
             **dict(zip(names, values, strict=True)),
             **facts.extra.get(number, {}),
-            **answers.get(number, {}),
+            **predictions.get(number, {}),
         }
 
 
@@ -118,13 +118,13 @@ def source_of(entry: Mapping[str, Any]) -> Source:
     return source if source is not None else entry.get("location") or entry["uri"]
 
 
-def _by_file(answer: Answer | None) -> dict[int, Row]:
-    """Return the columns of an answer as a row per file."""
-    if answer is None:
+def _by_file(predicted: Predictions | None) -> dict[int, Row]:
+    """Return the predicted columns as a row per file."""
+    if predicted is None:
         return {}
-    columns = {name: _values(column) for name, column in answer.columns.items()}
-    rows = {number: {name: values[i] for name, values in columns.items()} for i, number in enumerate(answer.rows)}
-    return rows | {number: {"status": "failed", "error": NOT_FINITE} for number in answer.failed}
+    columns = {name: _values(column) for name, column in predicted.columns.items()}
+    rows = {number: {name: values[i] for name, values in columns.items()} for i, number in enumerate(predicted.rows)}
+    return rows | {number: {"status": "failed", "error": NOT_FINITE} for number in predicted.failed}
 
 
 def _values(column: Any) -> Sequence[Any]:
@@ -150,7 +150,7 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 @contextlib.contextmanager
 def _one_blas_thread(models: Sequence[Model]) -> Iterator[None]:
-    """Compute the distances of unknown images in the thread that asks; more would take the cores from the engine."""
+    """Compute distances to the training images in one thread each; more would take the cores from the engine."""
     if all(model.info.statistics is None for model in models):
         yield
         return
@@ -192,7 +192,7 @@ NOT_FINITE = "the model's scores are not finite"
 def infer(group: list[Batch], models: Sequence[Model], how: Decoding) -> list[Batch]:
     """Score decoded batches with every model, and release the memory of their pixels."""
     for batch in group:
-        batch.answers = [None] * len(models)
+        batch.predictions = [None] * len(models)
     for number, model in enumerate(models):
         _score(group, number, model, how.of_model[number])
     for batch in group:
@@ -203,7 +203,7 @@ def infer(group: list[Batch], models: Sequence[Model], how: Decoding) -> list[Ba
 
 def _score(group: list[Batch], number: int, model: Model, which: int) -> None:
     """Score the images of several batches with one model, in one call."""
-    chosen = [_wanted(batch, number, which) for batch in group]
+    chosen = [_inputs(batch, number, which) for batch in group]
     pixels = [pixels for _, pixels in chosen if len(pixels)]
     if not pixels:
         return
@@ -218,12 +218,12 @@ def _score(group: list[Batch], number: int, model: Model, which: int) -> None:
         scored = [row for row, fine in zip(rows, good, strict=True) if fine]
         failed = [row for row, fine in zip(rows, good, strict=True) if not fine]
         mine = {name: column[place : place + len(scored)] for name, column in columns.items()}
-        batch.answers[number] = Answer(scored, mine, failed)
+        batch.predictions[number] = Predictions(scored, mine, failed)
         start, place = start + len(rows), place + len(scored)
 
 
-def _wanted(batch: Batch, number: int, which: int) -> tuple[list[int], npt.NDArray[np.uint8]]:
-    """Return the files of a batch that have pixels and are to be scored by a model, and their pixels."""
+def _inputs(batch: Batch, number: int, which: int) -> tuple[list[int], npt.NDArray[np.uint8]]:
+    """Return the files of a batch that a model is to score and that have pixels, and their pixels."""
     rows, pixels = batch.facts.rows[which], batch.pixels[which]
     mine = [place for place, row in enumerate(rows) if batch.models[row] >> number & 1]
     if len(mine) == len(rows):

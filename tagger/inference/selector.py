@@ -51,7 +51,7 @@ class TagSelector:
         }
 
     def _unknown(self, embeddings: Float32Array) -> tuple[Float32Array | None, BoolArray | None]:
-        """Return the distance of each image from the training images, and whether it is over the cut."""
+        """Return the distance of each image from the training images, and whether it makes the image unknown."""
         if self._statistics is None:
             return None, None
         distances = self._statistics.distances(embeddings)
@@ -82,7 +82,7 @@ def top(scores: Float32Array, count: int) -> IntArray:
     values = np.take_along_axis(scores, found, axis=1)
     best = np.take_along_axis(found, np.lexsort((found, -values), axis=1), axis=1)
     tied = (scores >= values.min(axis=1, keepdims=True)).sum(axis=1) > count
-    if tied.any():  # argpartition may have left out one with the same score and a lower index
+    if tied.any():  # argpartition may have omitted a class with the same score and a lower index
         best[tied] = np.argsort(-scores[tied], axis=1, kind="stable")[:, :count]
     return best
 

@@ -2,7 +2,7 @@
 
 Threads need the GIL between two calls of a decoder, so more than a few of them wait for it. Here, each process decodes
 in one thread. It receives the names of the files through its standard input and writes their pixels to memory that it
-shares with the parent; only names and facts are pickled, between processes of one program. It ends when its input ends,
+shares with the parent; only names and facts are pickled, between processes of one program. It ends with its input,
 so no process outlives a killed parent. If a process dies, its files are read again, one by one, in a separate process;
 a file that kills that process too gets a row with the status `failed`.
 """
@@ -42,7 +42,7 @@ FILES_TO_PAY = 500
 """Number of files per process below which starting it takes longer than it saves."""
 _CLOCK_BYTES = 64
 MAX_DEATHS = 20
-"""Number of processes that may die before the run ends with an error."""
+"""Maximum number of processes that may die before the run fails."""
 
 
 class Settings(NamedTuple):
@@ -111,19 +111,19 @@ def slot_bytes(how: Decoding) -> int:
 
 @contextlib.contextmanager
 def _shared_file(size: int) -> Iterator[str]:
-    """Create a file of `size` bytes, in memory if there is room; raises OSError if no folder has room."""
+    """Create a file of `size` bytes, in memory if it fits; raises OSError if no folder has enough space."""
     for folder in ("/dev/shm", tempfile.gettempdir()):
         handle, path = -1, ""
         try:
             handle, path = tempfile.mkstemp(prefix="tagger-", dir=folder)
             _reserve(handle, size)
         except OSError as error:
-            log.info("%s has no room for %d MB (%s)", folder, size >> 20, error.strerror)
+            log.info("%s has no space for %d MB (%s)", folder, size >> 20, error.strerror)
             _discard(handle, path)
         else:
             break
     else:
-        raise OSError(f"no room for {size >> 20} MB in /dev/shm or {tempfile.gettempdir()}")
+        raise OSError(f"no space for {size >> 20} MB in /dev/shm or {tempfile.gettempdir()}")
     linux = sys.platform == "linux"
     if linux:  # nothing stays behind, whatever ends this process
         os.remove(path)
@@ -163,7 +163,7 @@ class _Worker:
         )
         self.work: dict[int, _Task] = {}
         self.late = False
-        """Killed, because a file took too long."""
+        """Set when the process is killed because a file took too long."""
         self._lock = threading.Lock()
 
     def send(self, message: Settings | Work) -> None:
@@ -220,7 +220,7 @@ class ProcessDecoder:
         self._ended = threading.Event()
 
     def open(self, how: Decoding, batches: int) -> None:
-        """Share memory for a number of batches with the processes; if there is no room, decode in threads."""
+        """Share memory for a number of batches with the processes; if there is too little, decode in threads."""
         try:
             path = self._stack.enter_context(_shared_file(batches * slot_bytes(how)))
         except OSError as error:
@@ -318,7 +318,7 @@ class ProcessDecoder:
             task.future.set_exception(error)
 
     def _decode_alone(self, task: _Task) -> tuple[_Worker, Done | None]:
-        """Decode a batch in a process of its own; return the process, which has ended, and its answer, if any."""
+        """Decode a batch in a separate process; return the process, which has ended, and its response, if any."""
         worker = self._started()
         worker.work[0] = task
         self._memory.clock(task.slot).stop()
@@ -356,7 +356,7 @@ def _ending(worker: _Worker) -> str:
 
 def main() -> None:
     """Decode the batches that the parent sends until it closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows sends it all the same
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Windows sends it to all processes of the console
     orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # printed text must not end up in the answers
     lock = threading.Lock()
@@ -370,10 +370,10 @@ def main() -> None:
 
 
 def _serve(orders: IO[bytes], send: _Send) -> None:
-    """Decode in this thread, while another receives batches and reads remote files ahead."""
+    """Decode in this thread, while another thread receives batches and reads remote files ahead."""
     try:
         settings: Settings = pickle.load(orders)
-    except EOFError:  # the run has ended before it began
+    except EOFError:  # the run ended before it sent its settings
         return
     memory = Memory(settings.memory, settings.how)
     waiting: queue.SimpleQueue[tuple[Work, Reading]] = queue.SimpleQueue()
@@ -394,4 +394,4 @@ def _receive_work(orders: IO[bytes], waiting: queue.SimpleQueue[tuple[Work, Read
         while True:
             work: Work = pickle.load(orders)
             waiting.put((work, reader.start(work.sources)))
-    os._exit(0)  # the parent has gone, or needs no more
+    os._exit(0)  # the parent has ended or closed the pipe

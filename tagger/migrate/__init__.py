@@ -1,1 +1,1 @@
-"""Datasets from other services: images, labels and figures."""
+"""Copy datasets from other services: images, labels and metrics."""

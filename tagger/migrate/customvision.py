@@ -1,10 +1,10 @@
-"""Copy of a project of Azure Custom Vision in a folder that `tagger train` reads.
+"""Copy a project of Azure Custom Vision into a folder that `tagger train` can read.
 
 OUT/
   images/<image id>.<suffix>
   metadata.jsonl        file_name, labels: [] for the negative tag, null for no tag
   manifest.parquet      the same as a manifest
-  images.jsonl          SHA-256, size and tags of each image, written once it is downloaded
+  images.jsonl          SHA-256, size and tags of each image, appended as soon as it is downloaded
   project.json          project and tags, as the service describes them
   iterations.json       iterations with their performance
 """
@@ -40,7 +40,7 @@ RECORDS = "images.jsonl"
 
 @dataclass(frozen=True)
 class Migrated:
-    """A project that was copied."""
+    """Result of copying a project."""
 
     project: str
     multilabel: bool
@@ -49,22 +49,24 @@ class Migrated:
     """Images downloaded by this run."""
     tagged: int
     negative: int
-    """Images known to have none of the tags."""
+    """Images labelled as having none of the tags."""
     untagged: int
     with_regions: int
-    """Images with boxes, which are in images.jsonl only."""
+    """Images with bounding boxes, which are stored in images.jsonl only."""
     iterations: int
     failed: tuple[str, ...]
-    """Errors of the images that could not be fetched."""
+    """Error messages of the images that could not be downloaded."""
 
     def text(self) -> str:
-        """Return the figures in lines."""
+        """Return the counts as text."""
         lines = [
             f"{self.project}: {self.images:,} images ({self.downloaded:,} downloaded now), {self.tagged:,} tagged, "
             f"{self.negative:,} negative, {self.untagged:,} untagged; {self.iterations:,} iterations"
         ]
         if self.with_regions:
-            lines.append(f"note: {self.with_regions:,} images have boxes; they are in {RECORDS}, not in the labels")
+            lines.append(
+                f"note: {self.with_regions:,} images have bounding boxes; these are in {RECORDS}, not in the labels"
+            )
         return "\n".join(lines)
 
 
@@ -76,10 +78,10 @@ def migrate(
     downloads: int = 4,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Migrated:
-    """Copy a project, given by name or id; an interrupted copy is continued. Raises TaggerError."""
+    """Copy a project, given by name or id, or continue an interrupted copy. Raises TaggerError."""
     folder, client = Path(storage.local_path(storage.absolute(out))), Client(endpoint, key)
     if storage.is_remote(out):
-        raise UsageError(f"--out {out}: a local folder is needed")
+        raise UsageError(f"--out {out}: must be a local folder")
     with storage.claimed(storage.absolute(out)):
         facts = _project(client, project)
         tags = {tag["id"]: tag for tag in client.get(f"projects/{facts['id']}/tags")}
@@ -109,19 +111,19 @@ def migrate(
 
 
 class _Copy:
-    """The images of a project, and their copies on disk."""
+    """Copies the images of a project to disk."""
 
     def __init__(self, client: Client, project: str, folder: Path) -> None:
         self._client, self._path, self._images = client, f"projects/{project}/images", folder / "images"
         self._images.mkdir(parents=True, exist_ok=True)
-        self._have = _downloaded(folder)
+        self._on_disk = _downloaded(folder)
         self._log = folder / RECORDS
         self.records: dict[str, Json] = {}
         """Id -> file, sha256, bytes, tags, regions, created."""
         self.downloaded, self.failed = 0, list[str]()
 
     def run(self, pool: ThreadPoolExecutor, on_progress: OnProgress) -> None:
-        """List every image, and download what is missing while its link is fresh."""
+        """List the images page by page, and download the missing ones of a page before their links expire."""
         total = sum(int(self._client.get(f"{self._path}/{kind}/count")) for kind in ("tagged", "untagged"))
         with open(self._log, "a", encoding="utf-8") as log:
             for kind in ("tagged", "untagged"):
@@ -134,7 +136,9 @@ class _Copy:
                     on_progress(len(self.records) + len(self.failed), total)
         _write_lines(self._log, [{"id": id, **record} for id, record in self.records.items()])
         if len(self.records) + len(self.failed) < total:
-            self.failed.append(f"{total - len(self.records)} images were not listed: the project changed meanwhile")
+            self.failed.append(
+                f"{total - len(self.records)} images were not listed: the project changed during the copy"
+            )
 
     def _pages(self, kind: str) -> Iterator[list[Json]]:
         """Yield the images page by page; the oldest come first, so that new images do not shift the pages."""
@@ -144,24 +148,24 @@ class _Copy:
             skip += len(page)
 
     def _record(self, image: Json, found: Json, log: TextIO) -> None:
-        """Record an image that is on disk; one that was downloaded now also goes into the log at once."""
+        """Record an image that is on disk; one that was just downloaded is also appended to the log at once."""
         lists = {name: image.get(name) or [] for name in ("tags", "regions")}
         self.records[image["id"]] = record = {**found, **lists, "created": image.get("created")}
-        if image["id"] not in self._have:
+        if image["id"] not in self._on_disk:
             self.downloaded += 1
             log.write(f"{json.dumps({'id': image['id'], **record})}\n")
             log.flush()
 
     def _copied(self, image: Json) -> Json | str:
-        """Return file, sha256 and bytes of an image on disk, downloading it if needed; or the error."""
-        if image["id"] in self._have:
-            return self._have[image["id"]]
+        """Download an image unless it is on disk; return its file, sha256 and bytes, or an error message."""
+        if image["id"] in self._on_disk:
+            return self._on_disk[image["id"]]
         try:
             content = self._content(image)
         except TaggerError as error:
             return f"{image['id']}: {error}"
         if (format := _format(content)) is None:
-            return f"{image['id']}: the link gave no image"
+            return f"{image['id']}: the downloaded file is not an image"
         file = f"{image['id']}.{suffix_of(format)}"
         storage.write_atomic(storage.local_uri(str(self._images / file)), content)
         return {"file": file, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
@@ -190,7 +194,7 @@ def _listed(projects: list[Json], key: str) -> str:
 
 
 def _iterations(client: Client, project: str) -> list[Json]:
-    """Return the iterations; those that are trained have their performance, or the error of its request."""
+    """Return the iterations; trained ones include their performance, or the error of requesting it."""
     path, found = f"projects/{project}/iterations", []
     for iteration in client.get(path):
         figures: Json = {}
@@ -211,12 +215,12 @@ def _labels(image: Json, tags: Mapping[str, Json]) -> list[str] | None:
 
 
 def _downloaded(folder: Path) -> dict[str, Json]:
-    """Return the images of earlier runs whose files are unchanged: id -> file, sha256, bytes."""
+    """Return the images downloaded by earlier runs whose files are unchanged: id -> file, sha256, bytes."""
     path, found = folder / RECORDS, dict[str, Json]()
     for line in path.read_text("utf-8").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
+        except ValueError:  # incomplete last line of a run that was killed
             continue
         file = folder / "images" / str(record["file"])
         if file.parent == folder / "images" and file.is_file() and _sha256(file) == record["sha256"]:
@@ -234,16 +238,16 @@ def _format(content: bytes) -> str | None:
     try:
         with Image.open(io.BytesIO(content), formats=known_formats()) as image:
             return image.format
-    except Exception:  # Pillow has many of its own
+    except Exception:  # on damaged bytes Pillow raises exceptions of any type
         return None
 
 
 def _checked_id(record: Json) -> str:
-    """Return an id that may become a file name; raises SourceError."""
+    """Return a record's id, checked to be safe as a file name; raises SourceError."""
     try:
         return str(uuid.UUID(str(record["id"])))
     except (ValueError, KeyError) as error:
-        raise SourceError(f"the service gave an id that is no UUID: {str(record.get('id'))[:80]!r}") from error
+        raise SourceError(f"the service returned an id that is not a UUID: {str(record.get('id'))[:80]!r}") from error
 
 
 def _write(path: Path, value: object) -> None:

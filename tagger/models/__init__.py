@@ -1,4 +1,4 @@
-"""The networks, one file per family."""
+"""The networks, one module per family."""
 
 from __future__ import annotations
 

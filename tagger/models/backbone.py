@@ -14,7 +14,7 @@ from tagger.models.imagenet_names import NAMES
 
 
 class TimmNet(Protocol):
-    """The methods of a timm network that nn.Module does not have."""
+    """The attributes and methods of a timm network that nn.Module does not have."""
 
     num_features: int
 
@@ -31,7 +31,7 @@ class TimmNet(Protocol):
         ...
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
-        """Resample the positions of a transformer."""
+        """Resample a transformer's position embeddings for another image size."""
         ...
 
 
@@ -40,7 +40,7 @@ REFUSED = re.compile("pretrained.*|checkpoint.*|cache_dir|features_only|out_indi
 
 
 def create(architecture: str, num_classes: int, model_args: dict[str, Any]) -> nn.Module:
-    """Create a timm network with random weights; raises ModelError for a name timm does not have."""
+    """Create a timm network with random weights; raises ModelError for an unknown name or bad arguments."""
     import timm
 
     if not timm.is_model(architecture):
@@ -55,14 +55,14 @@ def create(architecture: str, num_classes: int, model_args: dict[str, Any]) -> n
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether an argument is a number, a word, or a list of them."""
+    """Return whether an argument is None, a number, an identifier, or a list of them."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and value.isidentifier())
 
 
 def create_pretrained(name: str, state_dict: dict[str, Tensor]) -> nn.Module:
-    """Create the network of a timm `name` with its published weights, through timm's own conversion."""
+    """Create the network of a timm `name` with its published weights, converted by timm."""
     import timm
 
     net: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state_dict})
@@ -77,18 +77,18 @@ def published_config(name: str) -> dict[str, Any]:
         raise ModelError(f"timm/{name}: timm {timm.__version__} has no such model{_suggest(name)}")
     try:
         config = timm.get_pretrained_cfg(name)
-    except RuntimeError:  # the architecture exists, the tag does not
+    except RuntimeError:  # timm has the architecture, but no such tag
         config = None
     if config is None or not config.hf_hub_id:
         tagged = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")[:5]) or "none"
-        raise ModelError(f"timm/{name}: no published weights under this name; with weights: {tagged}")
+        raise ModelError(f"timm/{name}: no published weights under this name; timm has weights for: {tagged}")
     return {**config.to_dict(), "architecture": config.architecture or name.partition(".")[0]}
 
 
 def imagenet_label_names(num_classes: int) -> tuple[str, ...] | None:
     """Return unique English names for ImageNet-1k, -12k, -21k or -22k heads; None for another number of classes.
 
-    The name is the first synonym of the class in timm, completed by a later one: `tabby cat` for "tabby, tabby cat".
+    The name is the first synonym of the class in timm, or a later, longer one: `tabby cat` for "tabby, tabby cat".
     `NAMES` has the exceptions. Classes that share a name also get their second synonym, or their WordNet id.
     """
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
@@ -106,12 +106,12 @@ def imagenet_label_names(num_classes: int) -> tuple[str, ...] | None:
 
 
 def _completed(synonyms: list[str]) -> str:
-    """Return the first synonym, or a later one that begins with it."""
+    """Return the first synonym, or a later one that begins with it and has more words."""
     return next((each for each in synonyms[1:] if each.startswith(f"{synonyms[0]} ")), synonyms[0])
 
 
 def _where_repeated(names: list[str], instead: list[str]) -> list[str]:
-    """Replace the names that occur more than once, in any case."""
+    """Replace the names that occur more than once, ignoring case."""
     count = Counter(name.casefold() for name in names)
     return [other if count[name.casefold()] > 1 else name for name, other in zip(names, instead, strict=True)]
 

@@ -3,10 +3,10 @@
 Source: microsoft/CNTK, Examples/Image/Classification/ConvNet/Python, ConvNet_CIFAR10.py, ConvNet_CIFAR10_DataAug.py and
 ConvNetLRN_CIFAR10_DataAug.py, whose logs give the number of parameters.
 
-Layers: two blocks of (3x3 convolution to 64 channels, ReLU, the same again, 3x3 max pooling with stride 2), with zero
+Layers: two blocks of (3x3 convolution to 64 channels, ReLU, both again, 3x3 max pooling with stride 2), with zero
 padding: 32 -> 16 -> 8; then dense 256, ReLU, dropout 0.5; dense 128, ReLU, dropout 0.5; dense 10. With LRN, local
 response normalisation (Krizhevsky et al. 2012) comes before each max pooling: k 1, alpha 0.001, beta 0.75, 4 channels
-to each side. Weights are initialised Glorot-uniform, biases with zero.
+to each side. Weights are initialised with Glorot's uniform distribution, biases with zero.
 
 The published recipe is in `tagger/benchmark/baselines.py`, in the units of `torch.optim.SGD`. CNTK's learning rates are
 per image: multiplied by the batch size 64 they apply to the mean loss. Its momentum is a time constant T in images,

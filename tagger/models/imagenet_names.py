@@ -1,4 +1,4 @@
-"""Names of ImageNet classes that need another word than their first synonym."""
+"""Names of ImageNet classes whose first synonym is unsuitable."""
 
 NAMES = {
     "n01514668": "rooster",

@@ -1,4 +1,4 @@
-"""k-nearest neighbours: the training images are the model, and the k nearest vote."""
+"""k-nearest neighbours: the training images are the model, and the k nearest vote on the class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tagger.models.small import SmallNet
 
 METRICS = ("l1", "l2", "cosine")
 SMOOTHING = 0.01
-"""Votes added to every class, so that no score is 0 and no logit infinite."""
+"""Votes added to every class, so that no score is 0 and no logit is infinite."""
 
 _EXAMPLES = 5000
 """Examples converted to float32 and compared at a time."""
@@ -66,11 +66,11 @@ class Knn(SmallNet):
         return values if self.examples.is_floating_point() else values.round()  # float32 normalisation is inexact
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the vectors (N, D) unchanged, or the votes of their neighbours as logits (N, num_classes)."""
+        """Return the vectors (N, D) unchanged, or their neighbours' votes as logits (N, num_classes)."""
         if pre_logits:
             return x
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            raise RuntimeError("k-NN runs in eager torch only: a trace would fix the number of blocks")
+            raise RuntimeError("k-NN runs in eager torch only: tracing would fix the number of blocks")
         _, neighbours = nearest(x, self.examples, self.k, self.metric)
         return votes(self.labels[neighbours], self.k, self.num_classes, SMOOTHING).log()
 
@@ -86,7 +86,7 @@ def nearest(
     """Return the distances (M, k) float32 and indices (M, k) of the k examples nearest to each query, nearest first.
 
     Queries are (M, D), examples (N, D), both uint8 or float32, on one device. Cosine distance is 1 - similarity.
-    `on_block` gets the number of finished queries and of all.
+    `on_block` is called with the number of finished queries and of all queries.
     """
     found = []
     done = 0

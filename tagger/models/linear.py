@@ -8,7 +8,7 @@ from tagger.models.small import SmallNet
 
 
 class Linear(SmallNet):
-    """One row of weights per class, initialised with zero: the losses are convex, so any start will do."""
+    """One row of weights per class, initialised with zero: the losses are convex, so the start does not matter."""
 
     def __init__(self, num_classes: int = 10, input_size: int = 32, offset: bool = False) -> None:
         super().__init__(num_classes, 3 * input_size**2, input_size, offset)

@@ -1,4 +1,4 @@
-"""A network with its normalisation before it and softmax or sigmoid after it."""
+"""A network with normalisation before it and softmax or sigmoid after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base class of the networks for small images: timm's protocol and an offset."""
+"""Base class of the networks for small images: timm's methods and an input offset."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tagger.errors import UsageError
 class SmallNet(nn.Module):
     """A network for normalised images (N, 3, S, S), S being `input_size`.
 
-    With `offset`, a buffer (3, S, S) is subtracted from the input, zeros until set: the mean image of the pixel-mean
-    preparation, for which pretrained_cfg has no field.
+    With `offset`, a buffer (3, S, S) is subtracted from the input: zero until set, for the mean image of the
+    pixel-mean preparation, for which pretrained_cfg has no field.
     """
 
     offset: Tensor | None

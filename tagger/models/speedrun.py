@@ -16,7 +16,7 @@ WHITENING_KERNEL = 2
 
 
 class Block(nn.Module):
-    """Convolve, halve the resolution, convolve again."""
+    """A convolution, max pooling that halves the resolution, and another convolution."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()

@@ -29,10 +29,10 @@ def write(
     model: str | None = None,
     limit: float = drift.LIMIT,
 ) -> Drift:
-    """Write the page OUT and, beside it with the suffix .parquet, its figures; return the comparison."""
+    """Write the page OUT and, next to it with the suffix .parquet, its figures; return the comparison."""
     page = storage.absolute(str(out))
     if not page.endswith(".html"):
-        raise UsageError(f"--out {out}: must end in .html; the figures are written beside it, in a .parquet file")
+        raise UsageError(f"--out {out}: must end in .html; the figures are written next to it, in a .parquet file")
     found = drift.compare(url, reference, current, model, limit)
     storage.write_atomic(page, html(found).encode())
     storage.write_atomic(page.removesuffix(".html") + ".parquet", schema.serialise(found.table(), "drift"))

@@ -1,4 +1,4 @@
-"""Numbers and lists as a reader expects them; an unknown number is a dash."""
+"""Format numbers and lists for reading; an unknown number is a dash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import wraps
 from tagger.redaction import visible
 
 Number = float | None
-"""None and NaN both stand for an unknown number."""
+"""None and NaN both mean an unknown number."""
 UNKNOWN = "–"
 
 
@@ -66,7 +66,7 @@ def quantity(value: float) -> str:
 
 @_or_dash
 def rate(value: float) -> str:
-    """Return images/s, or a ratio, with no more digits than a measurement has."""
+    """Return images/s, or a ratio, without insignificant digits."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 

@@ -1,4 +1,4 @@
-"""Histograms of scores as SVG: small, sharp, and without matplotlib, which takes seconds to import."""
+"""Histograms of scores as SVG: small and sharp, without matplotlib, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from itertools import pairwise
 BINS = 20
 """Bins of a score from 0 to 1."""
 COLOURS = ("#0072B2", "#D55E00")
-"""The first of reporting.plots.look."""
+"""The first two colours of reporting.plots.look."""
 WIDTH, HEIGHT = 420, 130
 _LEFT, _TOP, _FOOT = 6, 8, 22
 _FONT = 'font-family="system-ui, sans-serif" font-size="12" fill="#222"'
 
 
 def svg(series: Mapping[str, Sequence[float]], ends: tuple[str, str] = ("0", "1")) -> bytes:
-    """Return a histogram; with two series each is scaled to its own sum and the second is drawn as a line.
+    """Return a histogram; of two series, each is scaled to its own sum, and the second is drawn as a line.
 
     `ends` name the left and the right end of the axis.
     """

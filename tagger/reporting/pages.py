@@ -1,4 +1,4 @@
-"""Parts that the pages about a results table share: tables, strips of thumbnails, names of files."""
+"""Elements of the pages about a results table: tables, strips of thumbnails, file names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tagger.reporting.thumbnails import Thumbnails
 from tagger.tagging.aggregates import Row
 
 NAME = 60
-"""Characters of a file name below a thumbnail."""
+"""Maximum number of characters of a file name below a thumbnail."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Images:
     files: dict[str, bytes] = field(default_factory=dict)
 
     def histogram(self, title: str, series: Mapping[str, Sequence[float]], *ends: str) -> Markup:
-        """Return a histogram; nothing where all its bins are empty."""
+        """Return a histogram; nothing if all bins are empty."""
         if not any(any(values) for values in series.values()):
             return Markup()
         return self._image(f"{len(self.files)}.svg", histogram.svg(series, *([ends] if ends else [])), title)  # type: ignore[arg-type]

@@ -19,14 +19,14 @@ from tagger.checkpoint.markdown import escape
 from tagger.reporting import formatting
 
 PHOTOGRAPHS = ("neighbours.png", "templates.png", "filters.png", "mistakes.png", ".jpg")
-"""Ends of the names of figures whose colours stay as they are in dark mode."""
+"""Name endings of figures whose colours are not inverted in dark mode."""
 _TYPES = {"png": "png", "jpg": "jpeg", "svg": "svg+xml"}
 _WIDE = 720
-"""Width in pixels of a figure that a phone scrolls."""
+"""Width in pixels above which a figure scrolls on a phone."""
 
 
 def markdown(template: str, **facts: object) -> str:
-    """Return a filled template; every value but Markup is escaped, so that Markdown shows it as it is."""
+    """Render a template; every value except Markup is escaped, so that Markdown shows it literally."""
     lines = [line.strip(" ") if line[:4].strip() else line for line in _template(template).render(facts).splitlines()]
     apart = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
     return "\n".join(apart).rstrip() + "\n"
@@ -54,14 +54,14 @@ def html(markdown: str, image: Callable[[str], bytes]) -> str:
 
 
 def _let_keys_scroll(tokens: Sequence[Token]) -> None:
-    """Let the keyboard reach what may be wider than the page: tables and wide figures."""
+    """Make tables and wide figures, which may scroll, reachable with the keyboard."""
     for before, token in pairwise(tokens):
         if before.type == "table_open" or any("wide" in str(each.attrs.get("class")) for each in token.children or ()):
             before.attrSet("tabindex", "0")
 
 
 def _inline(figure: Token, image: Callable[[str], bytes]) -> None:
-    """Put the content of an image into its token."""
+    """Embed the content of an image in its token."""
     name = str(figure.attrs["src"]).rpartition("/")[2]
     content = image(name)
     width, height = _size(name, content)

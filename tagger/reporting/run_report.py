@@ -1,4 +1,4 @@
-"""The artifact of a tagging run, as Markdown."""
+"""The Prefect artifact of a tagging run, as Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tagger.tagging.aggregates import TAGGED, Row, open_table
 from tagger.tagging.summary import ModelSummary, Summary
 
 EXAMPLES = 5
-"""Files of each status that are named."""
+"""Maximum number of files listed per status."""
 
 
 def markdown(summary: Summary) -> str:
@@ -25,7 +25,7 @@ def markdown(summary: Summary) -> str:
 
 
 def code_block(text: str) -> str:
-    """Return lines of text as they are."""
+    """Return text as a Markdown code block."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
@@ -48,7 +48,7 @@ def _model(summary: Summary, model: ModelSummary) -> str:
 
 
 def _examples(summary: Summary, model: ModelSummary, failed: int) -> list[str]:
-    """Return a section that names some of the files that failed; none where no file did."""
+    """Return a section with some of the files that failed; nothing if none did."""
     if not failed:
         return []
     rows = [

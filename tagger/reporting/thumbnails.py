@@ -14,19 +14,19 @@ from tagger import images, storage
 from tagger.errors import ImageError, MissingExtra, SourceError
 
 SIDE = 112
-"""Pixels of a thumbnail's side."""
+"""Side of a thumbnail in pixels."""
 _READERS = 8
 _QUALITY = 78
 _READ_SECONDS = 10.0
-"""Time limit of one read."""
+"""Timeout of one read."""
 _ALL_SECONDS = 30.0
-"""Time after which no more are read."""
+"""Time limit for all reads."""
 _SQUARE = images.Preprocessing(size=(SIDE, SIDE), crop_pct=1.0)
 
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """JPEGs by uri, and the reasons why others are missing."""
+    """JPEGs by uri, and the reasons for missing ones."""
 
     made: dict[str, bytes] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ def read(uris: Iterable[str], most: int) -> Thumbnails:
 def _thumbnail(uri: str, deadline: float) -> bytes | str:
     """Return a JPEG, or the reason why there is none."""
     if time.monotonic() > deadline:
-        return f"not read: the others took {_ALL_SECONDS:.0f} s"
+        return f"not read: reading the others took {_ALL_SECONDS:.0f} s"
     try:
         pixels, _ = images.prepare(storage.read_bytes(uri, 1, _READ_SECONDS), [_SQUARE], truncated=True)
     except (SourceError, ImageError, MissingExtra) as error:

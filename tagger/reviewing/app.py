@@ -1,4 +1,4 @@
-"""The application: the page, its queries, images, and decisions."""
+"""The FastAPI application of the review page: its queries, images and decisions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FILES = {"/review.js": "text/javascript", "/review.css": "text/css"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MAX_BODY = 1 << 20
 _SHOWN = 12
-"""Tags of an image in the grid."""
+"""Maximum number of tags per image in the grid."""
 _MAX_ID = 1 << 40
 _READERS = 8
 _HEADERS = {
@@ -51,7 +51,7 @@ _Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL)]
 
 
 class Decided(BaseModel):
-    """A decision of the page about an image; null withdraws an earlier one."""
+    """A decision about an image; null undoes an earlier one."""
 
     model_config = ConfigDict(extra="forbid")
     id: Annotated[int, Field(ge=1, le=_MAX_ID)]
@@ -66,7 +66,7 @@ class Decisions(BaseModel):
 
 
 class Session:
-    """The state of a review: images, labels file, token."""
+    """The state of a review: images, labels file and access token."""
 
     def __init__(self, images: Images, labels: LabelsFile, config: ReviewConfig) -> None:
         self.images, self.labels, self.config = images, labels, config
@@ -77,14 +77,14 @@ class Session:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the decisions that another process has written."""
+        """Load decisions that another process has written."""
         with self._mutex:
             if (table := self.labels.changed()) is not None:
                 self.images.replace_decisions(table)
                 self._last = max([self._last, *table["decided_at"].slice(len(table) - 1).to_pylist()])
 
     def decide(self, decided: Sequence[Decided]) -> list[Row]:
-        """Write decisions to disk, then return the images as they are now. Raises Refused for an unknown image."""
+        """Write decisions to disk, then return the updated images. Raises Refused for an unknown image."""
         given = {each.id: each.labels for each in decided}
         found = self.images.find(list(given))
         if len(found) < len(given):
@@ -107,7 +107,7 @@ class Session:
         }
 
     def _now(self) -> datetime:
-        """Return the time, later than that of every decision before: the later one counts."""
+        """Return the current time, but later than every earlier decision, since the latest one counts."""
         self._last = max(datetime.now(UTC), self._last + timedelta(microseconds=1))
         return self._last
 
@@ -126,23 +126,23 @@ def create(session: Session, port: int) -> FastAPI:
 
 
 class Guard(BaseHTTPMiddleware):
-    """Lets in only this machine's browser, on a page of ours, with the token of the printed URL."""
+    """Middleware that accepts only requests from the review page on this machine, with the token of its URL."""
 
     def __init__(self, app: Any, token: str, cookie: str) -> None:
         super().__init__(app)
         self._token, self._cookie = token.encode(), cookie
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        """Answer 403, set the cookie, or pass the request on."""
+        """Return 403, set the cookie and redirect, or pass the request on."""
         if not _is_own_page(request):
-            response: Response = PlainTextResponse("Only the review page itself may ask for this.", 403)
+            response: Response = PlainTextResponse("Requests are accepted from the review page only.", 403)
         elif self._matches(request.query_params.get("token", "")) and request.scope["path"] == "/":
             response = RedirectResponse("/", 303)
             response.set_cookie(self._cookie, self._token.decode(), httponly=True, samesite="strict")
         elif self._matches(request.cookies.get(self._cookie, "")):
             response = await call_next(request)
         else:
-            response = PlainTextResponse("Open the address that `tagger review` printed: it has a token.", 403)
+            response = PlainTextResponse("Open the URL that `tagger review` printed; it contains an access token.", 403)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -152,7 +152,7 @@ class Guard(BaseHTTPMiddleware):
 
 
 def _is_own_page(request: Request) -> bool:
-    """Return whether a request is for this machine by name, and comes from no page of another origin."""
+    """Return whether a request names this machine as its host, and does not come from a page of another origin."""
     host = request.headers.get("host", "")
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
     top = request.method == "GET" and request.scope["path"] == "/"  # a link elsewhere may lead to the page
@@ -263,7 +263,7 @@ def _add_images(app: FastAPI, session: Session) -> None:
 def _add_decisions(app: FastAPI, session: Session) -> None:
     @app.post("/api/decisions")
     async def decide(request: Request) -> JSONResponse:
-        """Answer once the decisions are on disk."""
+        """Respond once the decisions are on disk."""
         with session.memory.held() as held:
             body = await read(request, held, _MAX_BODY)
             try:
@@ -282,7 +282,7 @@ def _one(images: Images, image: int) -> Row:
 
 
 def _card(row: Row, most: int = _SHOWN) -> Row:
-    """Return what the grid shows of an image."""
+    """Return the facts about an image that the grid shows."""
     uri = visible(public_uri(row["uri"]))
     return {
         "id": row["id"],
@@ -306,7 +306,7 @@ def _card(row: Row, most: int = _SHOWN) -> Row:
 
 
 def _facts(row: Row) -> Row:
-    """Return what is shown of an image that is shown alone."""
+    """Return the additional facts in the view of a single image."""
     return {
         "width": row["width"],
         "height": row["height"],

@@ -11,7 +11,7 @@ from tagger.options import Option
 from tagger.redaction import visible
 
 MAX_LABEL = 1000
-"""Characters of a label, or of a name."""
+"""Maximum number of characters of a label or a name."""
 
 
 @dataclass(frozen=True)

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     import duckdb
 
 PAGE = 60
-"""Images of a page."""
+"""Number of images per page."""
 SUGGESTED = 20
-"""Tags or folders that are suggested for what was typed."""
+"""Maximum number of tags or folders that complete a typed text."""
 FIXED = 9
-"""Tags up to which digits always mean the same tag."""
+"""Maximum number of tags for which each digit key always means the same tag."""
 LAST = 1 << 40
-"""Place of images that are not in the queue."""
+"""Queue position of images that are not in the queue."""
 NEIGHBOURS = 6
-"""Nearest labelled images of one that is shown alone."""
+"""Number of nearest labelled images in the view of a single image."""
 COMPARED = 10_000
-"""Labelled images, those decided last, that are compared for it."""
+"""Maximum number of labelled images, most recent first, that are compared with it."""
 EMBEDDED = 100_000
-"""Images whose embeddings are at hand: those labelled before, then the least certain."""
+"""Maximum number of images whose embeddings are loaded: those labelled before, then the least certain."""
 
 _COLUMNS = (
     "uri", "image_id", "bytes", "width", "height", "format", "status", "error", "tags", "candidates", "top_tag",
@@ -65,8 +65,8 @@ _SHOWN = f"""
     ), coalesce(place, {LAST}) AS place, reason, given
     FROM latest LEFT JOIN queued ON coalesce(latest.image_id, latest.uri) = queued.image
 """
-"""SQL: rows with their place in the queue. A labelled image of the queue has the queue's candidates, which are those of
-a model that has not seen it."""
+"""SQL: rows with their queue position. A labelled image of the queue has the queue's candidates, which come from a
+model that was not trained on it."""
 ORDERS = {
     "uncertain": ("margin",),
     "unknown": ("novelty", "margin"),
@@ -80,7 +80,7 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Query:
-    """Filters and order of the images that are shown."""
+    """Filters and sort order of the grid."""
 
     sort: str = "uncertain"
     tag: str = ""
@@ -91,7 +91,7 @@ class Query:
     unknown: bool = False
 
     def conditions(self) -> tuple[list[str], dict[str, object]]:
-        """Return SQL conditions, and the values of the names in them."""
+        """Return SQL conditions and the values of their parameters."""
         found, values = list[str](), dict[str, object]()
         if self.tag:
             found.append("(list_contains(names, $tag) OR list_contains(labels, $tag))")
@@ -112,7 +112,7 @@ class Query:
 
 
 class Images:
-    """The images of a review. Reads may run at the same time; writes wait for each other."""
+    """The images of a review. Reads may run concurrently; writes are serialised."""
 
     def __init__(
         self, table: str, model: str, others: Sequence[str], multilabel: bool, connection: duckdb.DuckDBPyConnection
@@ -128,7 +128,7 @@ class Images:
             return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
     def page(self, query: Query, after: int | None = None, limit: int = PAGE) -> list[Row]:
-        """Return the images that come after one, in the order of the query."""
+        """Return a page of images in the order of the query, starting after the image with the id `after`."""
         conditions, values = query.conditions()
         order = [*ORDERS[query.sort], "id"]
         if after is not None and (last := self.rows(f"SELECT {', '.join(order)} FROM images WHERE id = $id", id=after)):
@@ -159,7 +159,7 @@ class Images:
         return (found[0]["uri"], found[0]["image_id"]) if found else None
 
     def counts(self, query: Query) -> Row:
-        """Return how many images the filters leave, and how many of them are reviewed."""
+        """Return how many images match the filters, and how many of them are reviewed."""
         conditions, values = replace(query, reviewed="all").conditions()
         return self.rows(
             "SELECT count(*) AS images, count(decided.key) AS reviewed "
@@ -193,11 +193,11 @@ class Images:
         return int(self.rows(f"SELECT count(DISTINCT key) AS images FROM images WHERE place < {LAST}")[0]["images"])
 
     def has_unknown(self) -> bool:
-        """Return whether the model tells unknown images."""
+        """Return whether the model detects unknown images."""
         return bool(self.rows("SELECT id FROM images WHERE unknown IS NOT NULL LIMIT 1"))
 
     def tags(self, typed: str = "", limit: int = SUGGESTED) -> list[str]:
-        """Return tags that have the typed text in them: those that begin with it first, then the most frequent."""
+        """Return tags that contain the typed text: those that start with it first, then the most frequent."""
         found = self.rows(
             f"""
             SELECT tag FROM (
@@ -211,7 +211,7 @@ class Images:
         return [row["tag"] for row in found]
 
     def folders(self, typed: str = "") -> list[str]:
-        """Return folders that have the typed text in them, those with the most images first."""
+        """Return folders that contain the typed text, those with the most images first."""
         found = self.rows(
             f"SELECT folder FROM folders WHERE contains(lower(folder), lower($typed)) "
             f"ORDER BY images DESC, folder LIMIT {SUGGESTED}",
@@ -226,16 +226,16 @@ class Images:
         )
 
     def palette(self) -> list[str]:
-        """Return the tags of the digits 1 to 9, in alphabetical order; none where there are more tags."""
+        """Return the tags of the digit keys 1 to 9, in alphabetical order; none if there are more tags."""
         tags = self.tags(limit=FIXED + 1)
         return sorted(tags) if len(tags) <= FIXED else []
 
     def decide(self, rows: Sequence[decisions.Decision]) -> None:
-        """Show decisions that are on disk."""
+        """Apply decisions that have been written to disk."""
         self._insert(schema.from_rows(rows, "labels"))
 
     def replace_decisions(self, table: pa.Table) -> None:
-        """Show the decisions of a labels table."""
+        """Replace all decisions by those of a labels table."""
         self._insert(decisions.latest(table), "true")
 
     def _insert(self, table: pa.Table, old: str = "key IN (SELECT hash(image) FROM made)") -> None:
@@ -255,7 +255,7 @@ def _all(conditions: Sequence[str]) -> str:
 
 
 def _beyond(order: Sequence[str]) -> str:
-    """Return the SQL condition that a row comes after the one whose values are $last_…."""
+    """Return the SQL condition for rows that sort after the one whose values are $last_…."""
     condition = "false"
     for name in reversed(order):
         condition = f"({name} > $last_{name} OR ({name} = $last_{name} AND {condition}))"
@@ -270,7 +270,7 @@ def open_images(
     queue: pa.Table | None = None,
     labels: pa.Table | None = None,
 ) -> Iterator[Images]:
-    """Read a results table for a review, into a temporary database whose SQL can reach no other file.
+    """Load a results table into a temporary database whose SQL cannot access any other file.
 
     `queue` has suggestions, `labels` the decisions so far. Raises SourceNotFound, UsageError for a model that is not in
     the table, or TableError for a damaged part.
@@ -280,7 +280,8 @@ def open_images(
         with open_table(url, model) as table:
             names = [row["model"] for row in table.models if row["model"] != table.model]
             if against is not None and against not in names:
-                raise UsageError(f"--against {against}: expected one of {', '.join(names) or 'no other model'}")
+                known = f"expected one of {', '.join(names)}" if names else "the results have no other model"
+                raise UsageError(f"--against {against}: {known}")
             table.rows(f"ATTACH '{file}' AS review")
             table.create_latest((*_COLUMNS, "embedding"))
             multilabel = table.is_multilabel()
@@ -300,7 +301,7 @@ def _connect(file: str) -> duckdb.DuckDBPyConnection:
 
 
 def _create(table: Table, against: str | None, queue: pa.Table) -> None:
-    """Create the tables of a review; ids follow the order by uncertainty."""
+    """Create the tables of a review; ids are in order of uncertainty."""
     table.rows("SET preserve_insertion_order = true")
     chosen = {"chosen": against} if against else {}
     table.rows(_OTHERS.format(chosen="AND model = $chosen" * len(chosen)), mine=table.model, **chosen)

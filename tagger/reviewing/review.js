@@ -1,5 +1,5 @@
-// The review page: a grid of images, one of them current, some of them selected; keys and buttons give labels.
-// A decision is sent at once and shown with a tick when the server has it on disk.
+// The review page: a grid of images, one of them current, some of them selected; keys and buttons assign labels.
+// A decision is sent at once, and gets a tick when the server has saved it.
 
 const at = id => document.getElementById(id);
 const grid = at("grid"), single = at("single"), filter = at("filter"), other = at("other").elements.tag;
@@ -11,14 +11,14 @@ let facts, images = [], current = 0, more = false;
 let pages = [null], selected = new Set(), drafts = new Map(), undone = [], recent = [], counts = {done: 0, total: 0};
 let writing = Promise.resolve(), anchor = null, asked = 0;
 
-// --- talking to the server -------------------------------------------------------------------------------------------
+// --- requests to the server ------------------------------------------------------------------------------------------
 
 async function call(path, options) {
   let answer;
-  try { answer = await fetch(path, options); } catch { throw new Error("The server does not answer. Is `tagger review` running?"); }
-  if (answer.status === 403) throw new Error("The server was started again: open the address that it printed.");
+  try { answer = await fetch(path, options); } catch { throw new Error("The server does not respond. Is `tagger review` running?"); }
+  if (answer.status === 403) throw new Error("The server was restarted: open the URL that it printed.");
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(body.message || `the server answered ${answer.status}`);
+  if (!answer.ok) throw new Error(body.message || `the server returned the status ${answer.status}`);
   return body;
 }
 
@@ -80,7 +80,7 @@ async function previousPage() {
 const several = () => at("multilabel").checked;
 const targets = () => selected.size ? images.filter(each => selected.has(each.id)) : images.slice(current, current + 1);
 
-/** The tags of the model; for one tag per image the best one, also below its threshold. */
+/** The model's tags; with one tag per image, the best one, even if it is below its threshold. */
 function predicted(image) {
   const tags = image.tags.map(pair => pair.tag);
   if (several()) return tags;
@@ -89,7 +89,7 @@ function predicted(image) {
 
 const shown = image => drafts.get(image.id) ?? image.labels ?? predicted(image);
 
-/** The tags of the keys 1 to 9: all of a model with few tags, else the best ones of the image; then those given last. */
+/** The tags of the keys 1 to 9: all of a model with few tags, else the image's best ones; then the most recently used. */
 function palette() {
   const image = images[current], fixed = facts.palette;
   if (!image && !fixed.length) return [];
@@ -98,7 +98,7 @@ function palette() {
   return [...new Set([...first, ...recent])].slice(0, DIGITS);
 }
 
-/** Send decisions; `known` has the labels of images that are not on this page any more, for an undo. */
+/** Send decisions; for an undo, `known` has the labels of images that are no longer on this page. */
 function decide(decisions, known = null) {
   const before = decisions.map(({id}) => ({id, labels: (find(id) ?? known?.find(each => each.id === id))?.labels ?? null}));
   mark(decisions, true);
@@ -158,7 +158,7 @@ function give(tag) {
 function accept() {
   const chosen = targets();
   const able = chosen.filter(image => several() || shown(image).length);
-  if (able.length < chosen.length) say("An image without scores has nothing to accept: give it a tag.", true);
+  if (able.length < chosen.length) say("An image without scores has no tags to accept: choose one.", true);
   if (able.length) finish(able.map(image => ({id: image.id, labels: shown(image)})));
 }
 
@@ -172,7 +172,7 @@ function finish(decisions) {
   advance();
 }
 
-/** Go to the next image that is not reviewed; the page stays when there is none. */
+/** Go to the next image that is not reviewed; without one, to the next page if reviewed images are hidden. */
 function advance() {
   const open = place => images[place].labels === null && !images[place].pending;
   for (let place = current + 1; place < images.length; place++) if (open(place)) return show(place);
@@ -225,7 +225,7 @@ function remarks(image) {
   const found = [];
   const tags = predicted(image);
   if (image.reason && image.given) found.push(`${REASONS[image.reason] ?? ""}labelled ${image.given.join(", ") || "none of these"}`);
-  if (image.labels && image.labels.join() !== tags.join()) found.push(`was ${tags.join(", ") || "no tag"}`);
+  if (image.labels && image.labels.join() !== tags.join()) found.push(`predicted ${tags.join(", ") || "no tag"}`);
   if (image.labels && image.by) found.push(`by ${image.by}`);
   if (image.disagrees) found.push(image.others.map(each => `${each.model}: ${each.tag}`).join(", "));
   if (image.unknown) found.push("unknown");
@@ -241,7 +241,7 @@ function photo(image, path, alt) {
   return img;
 }
 
-/** Fetch the images of the page a few at a time: a browser has six connections, and decisions need one at once. */
+/** Fetch images a few at a time: a browser has six connections per host, and decisions must not wait for one. */
 function fetchImages() {
   for (const img of loading) if (!img.isConnected) loading.delete(img);
   for (const img of document.querySelectorAll("img[data-src]")) {
@@ -294,12 +294,12 @@ function draw() {
   if (!single.hidden) drawSingle();
 }
 
-/** Say why there is no image on the page. */
+/** Explain why there is no image on the page. */
 function emptiness() {
   const left = counts.total - counts.done, parameters = query();
-  if (left && pages.length > 1) return `This was the last page. ${left.toLocaleString()} images were passed over: go back, or change a filter.`;
+  if (left && pages.length > 1) return `This was the last page. ${left.toLocaleString()} images were skipped: go back, or change a filter.`;
   if (counts.total && !left) return `All of these images are reviewed. Train on their labels: tagger train FOLDER --labels ${facts.labels} --out checkpoints/NAME`;
-  return parameters.get("tag") || parameters.get("folder") || parameters.has("disagree") || parameters.has("unknown") ? "No image matches these filters." : "There is no such image.";
+  return parameters.get("tag") || parameters.get("folder") || parameters.has("disagree") || parameters.has("unknown") ? "No image matches these filters." : "There are no images to show.";
 }
 
 function redraw(image) {
@@ -322,7 +322,7 @@ function drawActions() {
     button.setAttribute("aria-pressed", chosen.length > 0 && chosen.every(image => shown(image).includes(tag)));
     button.addEventListener("click", () => {
       give(tag);
-      if (several()) at("palette").children[place]?.focus();  // drawn anew
+      if (several()) at("palette").children[place]?.focus();  // the buttons were redrawn
     });
     return button;
   }));
@@ -446,7 +446,7 @@ async function describeFully(image) {
   } catch (error) { say(error.message, true); }
 }
 
-/** Show the labelled images whose embeddings are nearest; nothing where the table has no embeddings. */
+/** Show the labelled images with the nearest embeddings; nothing if the table has no embeddings. */
 async function drawNeighbours(image) {
   try {
     const found = (await call(`api/images/${image.id}/neighbours`)).images, near = single.querySelector(".near");
@@ -510,7 +510,7 @@ at("other").addEventListener("submit", event => {
   if (several()) show(current);
 });
 
-/** Offer what begins with the typed text: of 100,000 tags only a few are ever here. */
+/** Complete the typed text on the server, since there may be 100,000 tags. */
 function suggest(input, list, name) {
   let last = 0;
   input.addEventListener("input", async () => {

@@ -1,4 +1,4 @@
-"""The review server: a results table and a labels file behind a page on this machine."""
+"""The review server: a local web page for a results table and a labels file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 _PORTS = 20
-"""Ports that are tried, from the given one on."""
+"""Number of ports that are tried, starting with the given one."""
 
 
 def review(
@@ -35,7 +35,7 @@ def review(
     """
     config = config or ReviewConfig()
     labels = LabelsFile(config.labels)
-    labels.merge()  # decisions of a review that was killed
+    labels.merge()  # recover the decisions of a killed review
     decided = decisions.read(labels.uri) if os.path.exists(labels.path) else None
     queue = suggestions.read(config.queue) if config.queue else None
     with (
@@ -55,7 +55,7 @@ def review(
 
 
 def _check_queue(images: Images, queue: pa.Table, name: str) -> None:
-    """Warn of images of the queue that are not in the table; raise UsageError when none is."""
+    """Warn about images of the queue that are not in the table; raise UsageError if none is."""
     total, found = len(decisions.image_of(queue).unique()), images.in_queue()
     if not found:
         raise UsageError(f"--queue {name}: none of its {total:,} images is in {images.table}; tag them first")
@@ -64,7 +64,7 @@ def _check_queue(images: Images, queue: pa.Table, name: str) -> None:
 
 
 def _listen(port: int) -> socket.socket:
-    """Return a socket on the first port that is free."""
+    """Return a listening socket on the first free port."""
     ports = [port] if port == 0 else range(port, min(port + _PORTS, 65_536))
     for each in ports:
         try:

@@ -19,21 +19,21 @@ from tagger import images, storage
 from tagger.errors import ImageError, SourceError
 
 THUMBNAIL, FULL = 320, 1600
-"""Longest side in pixels of a thumbnail, and of an image that is shown alone."""
+"""Longest side in pixels of a thumbnail, and of a single image."""
 CACHE = 2 << 30
-"""Bytes of cached thumbnails; over it, those that were not used for longest are deleted."""
+"""Maximum size of the cache in bytes; beyond it, the least recently used thumbnails are deleted."""
 _PRUNED = 2000
-"""Thumbnails that are written between two deletions."""
+"""Number of thumbnails written between two checks of the cache size."""
 _READ_SECONDS = 20.0
 _QUALITY = 85
 _IMAGE_ID = re.compile("[0-9a-f]{64}")
 _END = b"\xff\xd9"
-"""The last bytes of a JPEG that was written whole."""
+"""The last bytes of a complete JPEG."""
 _written = itertools.count()
 
 
 def thumbnail(uri: str, image_id: str | None) -> bytes:
-    """Return a thumbnail, from the cache where it is there. Raises as `full()` does."""
+    """Return a thumbnail, from the cache if possible. Raises the same errors as `full()`."""
     if image_id is None or not _IMAGE_ID.fullmatch(image_id):
         return _rendered(storage.read_bytes(uri, 1, _READ_SECONDS), THUMBNAIL)
     path = _folder() / image_id[:2] / f"{image_id}-{THUMBNAIL}.jpg"
@@ -42,7 +42,7 @@ def thumbnail(uri: str, image_id: str | None) -> bytes:
             os.utime(path)
             return content
     content = _rendered(_read(uri, image_id), THUMBNAIL)
-    with contextlib.suppress(OSError):  # a cache that cannot be written makes it slower, nothing else
+    with contextlib.suppress(OSError):  # the cache is optional
         _write(path, content)
     if next(_written) % _PRUNED == 0:
         threading.Thread(target=prune, daemon=True).start()
@@ -54,7 +54,7 @@ def _folder() -> Path:
 
 
 def prune(most: int = CACHE) -> None:
-    """Delete the thumbnails that were not used for longest, until the others take at most `most` bytes."""
+    """Delete the least recently used thumbnails until the others take at most `most` bytes."""
     left = most
     for _, size, path in sorted(_cached(), reverse=True):
         left -= size
@@ -64,7 +64,7 @@ def prune(most: int = CACHE) -> None:
 
 
 def _cached() -> Iterator[tuple[float, int, Path]]:
-    """Yield when each thumbnail was last used, its bytes, and its path."""
+    """Yield time of last use, size in bytes, and path of each cached thumbnail."""
     for path in _folder().glob("*/*"):
         with contextlib.suppress(OSError):
             found = path.stat()
@@ -74,7 +74,7 @@ def _cached() -> Iterator[tuple[float, int, Path]]:
 def full(uri: str, image_id: str | None) -> bytes:
     """Return an image as a JPEG no larger than FULL.
 
-    Raises SourceError when the source cannot be read or its file is another now, ImageError when it does not decode.
+    Raises SourceError if the source cannot be read or has changed, ImageError if it cannot be decoded.
     """
     return _rendered(_read(uri, image_id), FULL)
 
@@ -87,7 +87,7 @@ def _read(uri: str, image_id: str | None) -> bytes:
 
 
 def _rendered(content: bytes, side: int) -> bytes:
-    """Return an image, upright and no larger than `side`, as a JPEG; of a truncated file the part that decodes."""
+    """Return an image as a JPEG, upright and no larger than `side`; of a truncated file, the part that decodes."""
     opened: list[Image.Image] = []
     grid = images.Preprocessing(size=(side // images.SPARE, side // images.SPARE), crop_pct=1.0)
     images.prepare(content, [grid], inspect=opened.append, truncated=True)
@@ -101,7 +101,7 @@ def _rendered(content: bytes, side: int) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file of the cache; readers never see half of it."""
+    """Write a file of the cache atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"_tmp-{secrets.token_hex(6)}")
     try:

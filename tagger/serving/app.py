@@ -1,4 +1,4 @@
-"""The application: routes, keys, and predictions of requests."""
+"""The FastAPI application: routes, keys, and predictions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Service:
         self.metrics.batches.labels(model).observe(images)
 
     async def check_key(self, request: Request) -> None:
-        """Raise Refused unless the request has a valid key or none is needed; keys are compared in constant time."""
+        """Raise Refused if keys are required and the request has no valid one; the comparison takes constant time."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         given = [request.headers.get(name, "") for name in _KEY_HEADERS] + [token * (scheme.lower() == "bearer")]
         same = [hmac.compare_digest(each.encode("latin-1"), key) for each in given for key in self.keys]
@@ -78,7 +78,7 @@ class Service:
             raise Refused(401, "401", _DENIED)
 
     async def target(self, call: customvision.Call) -> Target:
-        """Return the model of a call: an iteration that a project published, else a checkpoint by its name."""
+        """Return the model of a call: a published iteration of a project, else a checkpoint by its name."""
         project = self.training and self.training.projects.find(call.project)
         if self.training and project and call.name and not call.container:
             iteration = published(project, call.name)
@@ -87,13 +87,13 @@ class Service:
         return customvision.target_of(self.models.find(None if only else call.name))
 
     async def predict(self, batcher: Batcher, content: bytes) -> Row:
-        """Return the row of an image, with the scores of every label if it has any."""
+        """Return the row of an image, with the scores of all labels unless it failed."""
         row = await asyncio.wrap_future(batcher.submit(content))
         self.metrics.images.labels(row["model"], row["status"]).inc()
         return row
 
     async def record(self, row: Row, content: bytes) -> bool:
-        """Store a prediction where that was configured; what cannot be stored is counted, and the answer says so."""
+        """Store a prediction if that is configured; return whether it was stored, and count failures."""
         if self.store is None:
             return False
         stored = await asyncio.to_thread(self.store.add, row, content)
@@ -123,7 +123,7 @@ def create(service: Service) -> FastAPI:
     app.add_exception_handler(Exception, _crashed)
     app.include_router(_open_routes(service))
     app.include_router(_plain_routes(service))
-    app.include_router(_customvision_routes(service))  # the last: it takes every other path
+    app.include_router(_customvision_routes(service))  # last, since it matches every path
     app.add_middleware(Measured, metrics=service.metrics)
     return app
 
@@ -143,7 +143,7 @@ def _open_routes(service: Service) -> APIRouter:
 
     @router.get("/healthz", response_class=PlainTextResponse)
     async def healthz() -> str:
-        """Answer `ok`: the models are loaded."""
+        """Return `ok` once the models are loaded."""
         return "ok"
 
     return router
@@ -164,7 +164,7 @@ def _plain_routes(service: Service) -> APIRouter:
 
     @router.post("/predict", openapi_extra=_BODY)
     async def predict(request: Request, model: str | None = None) -> JSONResponse:
-        """Tag an image: its bytes, a multipart part `image`, or JSON with its `url`. The answer is a results row."""
+        """Tag an image: its bytes, a multipart part `image`, or JSON with its `url`. Returns a results row."""
         kind = request.headers.get("content-type", "")
         with service.memory.held() as held:
             body = await read(request, held, service.max_bytes)
@@ -188,7 +188,7 @@ def _customvision_routes(service: Service) -> APIRouter:
         if calls.is_training(path):
             return await routes.answer(service.training, service.memory, request, path)
         if request.method != "POST":
-            raise Refused(404, "NotFound", "no such call; see /docs")
+            raise Refused(404, "NotFound", "no such endpoint; see /docs")
         call = customvision.parse(path)
         try:
             return JSONResponse(await _predicted(service, call, request))

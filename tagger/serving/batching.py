@@ -1,4 +1,4 @@
-"""Requests -> batches: every image is decoded as it comes, and those that are ready are scored together."""
+"""Dynamic batching of requests: each image is decoded on arrival, and images that are ready are scored together."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tagger.inference.model import COLUMNS, Model
 from tagger.inference.pipeline import Row, Selector, infer, rows_of
 
 WAIT = 0.003
-"""Seconds that a batch waits for images which are being decoded."""
+"""Seconds that a batch waits for images that are being decoded."""
 SPARE_DECODERS = 4
-"""Threads beyond the cores, so that a few images that decode slowly do not delay the others."""
+"""Threads in addition to the cores, so that a few slow images do not delay the others."""
 SCORES = "scores"
-"""Column with the scores of every label, (classes,) float32, beside those of a results row."""
+"""Column with the scores of all labels, (classes,) float32, in addition to those of a results row."""
 
 
 def decoders() -> ThreadPoolExecutor:
@@ -29,7 +29,7 @@ def decoders() -> ThreadPoolExecutor:
 
 
 class Batcher:
-    """A model that scores single images in batches. It needs no closing: its threads end when nothing refers to it."""
+    """A model that scores single images in batches. Its threads end when it is garbage-collected."""
 
     def __init__(
         self, model: Model, decoders: ThreadPoolExecutor, on_batch: Callable[[int], None] = lambda images: None
@@ -45,7 +45,7 @@ class Batcher:
         self._ready: list[tuple[Batch, Future[Row]]] = []
 
     def submit(self, content: bytes) -> Future[Row]:
-        """Queue the bytes of an image; the result is its row, with the scores of every label if it has any."""
+        """Queue the bytes of an image; the result is its row, with the scores of all labels unless it failed."""
         future: Future[Row] = Future()
         future.set_running_or_notify_cancel()
         self._decoders.submit(self._decode, content, future)
@@ -66,7 +66,7 @@ class Batcher:
 
     @contextmanager
     def _in_progress(self) -> Iterator[None]:
-        """Count an image that is being decoded: a batch waits a little for it."""
+        """Count an image as being decoded; a batch waits a little for it."""
         with self._changed:
             self._decoding += 1
         try:
@@ -84,7 +84,7 @@ class Batcher:
         return group
 
     def _score(self) -> None:
-        """Score what is ready; another thread may have taken it already."""
+        """Score the images that are ready, unless another thread has taken them."""
         group = self._take()
         if not group:
             return
@@ -101,7 +101,7 @@ class Batcher:
 
 
 def results_row(row: Row) -> Row:
-    """Return the columns of a results row, as `tagger.load(...).predict` gives them."""
+    """Return the columns that `tagger.load(...).predict` returns."""
     return {name: row.get(name) for name in COLUMNS}
 
 

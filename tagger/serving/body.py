@@ -1,6 +1,6 @@
-"""Bodies of requests: the bytes of an image, or its URL.
+"""Request bodies: the bytes of an image, or its URL.
 
-Multipart is parsed here: frameworks take a part without a file name, which Custom Vision's client sends, for text.
+Multipart is parsed here, since frameworks treat a part without a file name, as Custom Vision's client sends, as text.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from starlette.requests import ClientDisconnect
 from tagger.serving.errors import Refused
 
 SECONDS = 60.0
-"""Limit on the time that a body takes to arrive."""
+"""Maximum time to receive a body."""
 MEMORY = 512 << 20
-"""Bytes that all requests hold at the same time, at most."""
+"""Maximum number of bytes in memory for all requests together."""
 MAX_JSON = 1 << 16
 MAX_PARTS = 64
-"""Parts of a multipart body that are looked at."""
+"""Maximum number of parts of a multipart body that are parsed."""
 _URL = re.compile(r"""['"]?\burl['"]?\s*:\s*(['"])(?P<url>.*?)\1""", re.IGNORECASE | re.DOTALL)
 """A URL in JSON with single quotes, or without quotes around its name."""
 _NAME = re.compile(rb'^content-disposition:.*?[;\s]name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE)
 
 
 class Memory:
-    """The bytes that all requests hold, bodies and images behind URLs, within a limit."""
+    """Memory limit for the bodies and downloaded images of all requests."""
 
     def __init__(self, most: int = MEMORY) -> None:
         self.bytes, self.most = 0, most
 
     @contextmanager
     def held(self) -> Iterator[Held]:
-        """Count the bytes of one request until the block is left."""
+        """Count the bytes of one request until the end of the block."""
         held = Held(self)
         try:
             yield held
@@ -46,13 +46,13 @@ class Memory:
 
 
 class Held:
-    """The bytes that one request holds."""
+    """The bytes in memory for one request."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory, self.bytes = memory, 0
 
     def add(self, size: int) -> None:
-        """Count more bytes; raises Refused when all requests together hold too many."""
+        """Count more bytes; raises Refused if all requests together exceed the limit."""
         self.bytes += size
         self._memory.bytes += size
         if self._memory.bytes > self._memory.most:
@@ -118,7 +118,7 @@ def _parts(body: bytes, content_type: str, names: Collection[str]) -> Iterator[b
 
 
 def url_in(body: bytes, content_type: str) -> str:
-    """Return the URL in a JSON body; its name may have any case, and single quotes will do."""
+    """Return the URL in a JSON body; its key may have any case, and single quotes are accepted."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/octet-stream" or is_multipart(kind):
         raise Refused(

@@ -38,17 +38,17 @@ class ServeConfig:
 
     @property
     def max_bytes(self) -> int:
-        """Return the limit on an encoded image."""
+        """Return the maximum size of an encoded image in bytes."""
         return self.max_body * MEGABYTE
 
     def keys(self) -> tuple[bytes, ...]:
-        """Read the keys, () without a key file; raises UsageError for a file that has none."""
+        """Read the keys, () without a key file; raises UsageError for a file without keys."""
         if self.key_file is None:
             return ()
         try:
             lines = storage.read_bytes(storage.absolute(self.key_file)).splitlines()
         except SourceError as error:
-            raise UsageError(f"--key-file {self.key_file}: cannot be read; write one key a line") from error
+            raise UsageError(f"--key-file {self.key_file}: cannot be read; write one key per line") from error
         if not (keys := tuple(filter(None, map(bytes.strip, lines)))):
-            raise UsageError(f"--key-file {self.key_file}: is empty; write one key a line")
+            raise UsageError(f"--key-file {self.key_file}: is empty; write one key per line")
         return keys

@@ -1,6 +1,6 @@
 """The prediction calls of Azure Custom Vision (v3.0, v3.1) and of the containers that it exports.
 
-Paths have any case. A project may have any id: a model is found by its published name, the name of its checkpoint.
+Paths are case-insensitive. A project may have any id: a model is found by its published name, that of its checkpoint.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Call:
     takes_url: bool
     store: bool
     container: bool
-    """True for a call of an exported container, whose answers differ."""
+    """True for a call of an exported container, whose responses differ."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model that answers, with the ids that its answers have."""
+    """A model that predicts, with the ids in its responses."""
 
     batcher: Batcher
     iteration: str
@@ -50,17 +50,17 @@ class Target:
 
 
 def target_of(batcher: Batcher) -> Target:
-    """Return a model that belongs to no project: its ids are made of its names."""
+    """Return a model that belongs to no project; its ids are derived from its names."""
     info = batcher.model.info
     return Target(batcher, _id(info.model_id), {label: _id(info.name, label) for label in info.label_names})
 
 
 def parse(raw_path: str) -> Call:
-    """Return the call of a path, still percent-encoded; raises Refused."""
+    """Parse a path, still percent-encoded; raises Refused."""
     service = _SERVICE.fullmatch(raw_path)
     found = service or _CONTAINER.fullmatch(raw_path)
     if not found:
-        raise Refused(404, "NotFound", "no such call; see /docs")
+        raise Refused(404, "NotFound", "no such endpoint; see /docs")
     if service and found["kind"].lower() == "detect":
         raise Refused(400, "BadRequestNotSupported", "Invalid project type for operation.")
     name = found["name"] and unquote(found["name"])
@@ -74,11 +74,11 @@ def parse(raw_path: str) -> Call:
 
 
 _OURS = ("image_id", "status", "error", "tags", "unknown", "unknown_score", "model", "model_id")
-"""Columns of a results row in an answer."""
+"""Columns of a results row in a response."""
 
 
 def answer(project: str, row: Row, target: Target) -> dict[str, Any]:
-    """Return the body of a prediction; `tagger` and `threshold` are ours, and its clients ignore them."""
+    """Return the response to a prediction call; `tagger` and `threshold` are additions, which clients ignore."""
     model = target.batcher.model
     predictions = [
         {
@@ -108,7 +108,7 @@ def _by_score(row: Row, model: Model) -> list[tuple[str, float, float | None]]:
 
 
 def container_answer(row: Row, info: ModelInfo) -> dict[str, Any]:
-    """Return what an exported container answers: the labels in their own order, no ids."""
+    """Return the response of an exported container: the labels in their own order, without ids."""
     scores = zip(info.label_names, row[SCORES].tolist(), strict=True)
     predictions = [
         {"tagName": label, "probability": round(score, 8), "tagId": "", "boundingBox": None} for label, score in scores

@@ -1,4 +1,4 @@
-"""Errors: an HTTP status, and a code and message in Custom Vision's format."""
+"""Errors with an HTTP status, and a code and message in Custom Vision's format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tagger.inference.pipeline import Row
 
 
 class Refused(Exception):
-    """A request that gets an error instead of a prediction."""
+    """A request that is answered with an error."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Images behind URLs. A name is resolved once, and the address that was checked is the one that is connected to."""
+"""Fetch images from URLs. A host name is resolved once, and only the checked addresses are connected to."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tagger.serving.body import Held
 from tagger.serving.errors import Refused
 
 SECONDS = 15.0
-"""Limit on a whole download, redirects included."""
+"""Maximum time of a whole download, including redirects."""
 MAX_URL = 4096
 REDIRECTS = 3
 MAX_PORT = 65_535
 _RESOLVERS = ThreadPoolExecutor(64, "resolve")
-"""Separate threads: a name server that is slow to answer delays nothing else."""
+"""Separate threads, so that a slow name server does not delay anything else."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a gateway maps to the IPv4 address in their last 32 bits."""
 _REQUEST = {"Accept": "image/*, */*", "Accept-Encoding": "identity", "User-Agent": "tagger"}
 
 
 def refused(message: str) -> Refused:
-    """Return the error of a URL that gives no image."""
+    """Return the error for a URL without an image."""
     return Refused(400, "BadRequestImageUrl", message)
 
 
@@ -39,17 +39,17 @@ class Fetcher:
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(),
             network_backend=_CheckedBackend(permits),
-            max_connections=None,  # hosts that are slow to answer do not delay others; memory is limited by `Held`
+            max_connections=None,  # slow hosts must not delay others; memory is limited by `Held`
             max_keepalive_connections=0,
         )
 
     async def fetch(self, url: str, held: Held) -> bytes:
-        """Return what is behind a URL; raises Refused."""
+        """Return the content of a URL; raises Refused."""
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._follow(url, held)
         except TimeoutError as error:
-            raise refused(f"the URL gave no image within {self._seconds:g} seconds") from error
+            raise refused(f"the URL returned no image within {self._seconds:g} seconds") from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
             raise refused(f"the URL cannot be fetched ({type(error).__name__})") from error
 
@@ -66,7 +66,7 @@ class Fetcher:
                     url = str(target.join(location))
                     continue
                 if response.status != 200:
-                    raise refused(f"the URL answered with the status {response.status}")
+                    raise refused(f"the URL returned the status {response.status}")
                 return await self._content(response, held)
         raise refused(f"the URL redirects more than {REDIRECTS} times")
 
@@ -98,7 +98,7 @@ def _parsed(url: str) -> httpx.URL:
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connections to addresses that were resolved and checked once; names are not resolved again."""
+    """Network backend that resolves a name once, checks its addresses, and connects only to those."""
 
     def __init__(self, permits: Callable[[str], bool]) -> None:
         self._permits = permits
@@ -112,7 +112,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address that answers; raises Refused unless all are permitted."""
+        """Connect to the first address that accepts; raises Refused unless all addresses are permitted."""
         addresses = await _resolve(host, port)
         if not all(map(self._permits, addresses)):
             raise refused("the URL leads to a private or local address; --allow-private-urls permits it")
@@ -130,7 +130,7 @@ async def _resolve(host: str, port: int) -> list[str]:
             _RESOLVERS, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         )
     except (OSError, UnicodeError) as error:
-        raise refused("the host of the URL has no address") from error
+        raise refused("the host of the URL cannot be resolved") from error
     return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
@@ -140,7 +140,7 @@ def anywhere(address: str) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is on the public internet, also where it holds an IPv4 address."""
+    """Return whether an IP address, and any IPv4 address embedded in it, is on the public internet."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inside = parsed.ipv4_mapped or parsed.sixtofour

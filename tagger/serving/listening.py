@@ -1,4 +1,4 @@
-"""A socket and uvicorn: shared by the prediction server and the review page."""
+"""Listening socket and uvicorn, shared by the prediction server and the review page."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tagger.errors import UsageError
 
 HEAD_SECONDS = 20
-"""Limit on the time that a head takes to arrive, and the rest of a body whose request was refused."""
+"""Maximum time to receive the headers, or the rest of a body whose request was refused."""
 KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 60
-"""Limit on the time that requests in progress have when the server ends."""
+"""Maximum time to finish requests in progress when the server ends."""
 BACKLOG = 2048
 
 
@@ -37,12 +37,12 @@ def run(app: FastAPI, listener: socket.socket, on_start: Callable[[], None]) -> 
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time that a head takes, or the rest of a body that was answered before its end."""
+    """HTTP/1.1 with a timeout for the headers, and for the rest of a body after an early response."""
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time of the first request."""
+        """Start the timeout of the first request."""
         super().connection_made(transport)
         self._watch()
 
@@ -52,13 +52,13 @@ class _Protocol(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, or discard what is left of the body."""
+        """Continue with the next request, or discard the rest of the body."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the time limit."""
+        """Cancel the timeout."""
         super().connection_lost(exc)
         self._stop()
 
@@ -85,11 +85,11 @@ _SETTINGS: dict[str, Any] = {
     "timeout_graceful_shutdown": DRAIN_SECONDS,
     "backlog": BACKLOG,
 }
-"""Of uvicorn."""
+"""Settings of uvicorn."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises UsageError."""
+    """Return a listening socket; raises UsageError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

@@ -1,4 +1,4 @@
-"""Counters and histograms of a server, as Prometheus reads them."""
+"""Counters and histograms of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter("tagger_requests", "Requests.", ["status"], registry=self._registry)
-        self.seconds = Histogram("tagger_request_seconds", "Time from request to answer.", registry=self._registry)
-        self.images = Counter("tagger_images", "Images.", ["model", "status"], registry=self._registry)
+        self.requests = Counter("tagger_requests", "Number of requests.", ["status"], registry=self._registry)
+        self.seconds = Histogram("tagger_request_seconds", "Duration of a request in seconds.", registry=self._registry)
+        self.images = Counter("tagger_images", "Number of images.", ["model", "status"], registry=self._registry)
         self.batches = Histogram(
-            "tagger_batch_images", "Images scored together.", ["model"], buckets=_SIZES, registry=self._registry
+            "tagger_batch_images", "Images per batch.", ["model"], buckets=_SIZES, registry=self._registry
         )
-        self.not_stored = Counter("tagger_not_stored", "Predictions that could not be stored.", registry=self._registry)
+        self.not_stored = Counter(
+            "tagger_not_stored", "Number of predictions that could not be stored.", registry=self._registry
+        )
 
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format."""
@@ -29,7 +31,7 @@ class Metrics:
 
 
 class Measured:
-    """An application whose requests are counted and timed."""
+    """Middleware that counts and times requests."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

@@ -1,4 +1,4 @@
-"""The models of a server: those of the command line, loaded again when they change, and iterations of projects."""
+"""The models of a server: those of the command line, reloaded when they change, and iterations of projects."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = 1.0
 """Interval between checks of the checkpoints on disk."""
 MOST = 16
-"""Iterations of projects in memory."""
+"""Maximum number of iterations of projects in memory."""
 
 OnBatch = Callable[[str, int], None]
-"""Model and images of a batch that was scored."""
+"""Called with the model's name and the number of images of each scored batch."""
 
 
 class Served:
     """One model under a name, by default that of its checkpoint.
 
-    `batcher` is replaced as a whole, so a request never sees half of a new one.
+    `batcher` is replaced atomically, so a request never sees a half-loaded model.
     """
 
     def __init__(self, source: str, config: ModelConfig, decoders: ThreadPoolExecutor, on_batch: OnBatch) -> None:
@@ -47,20 +47,20 @@ class Served:
         return Batcher(model, self._decoders, lambda images: self._on_batch(self.name, images))
 
     def refresh(self) -> None:
-        """Load the checkpoint again when it has changed; one that cannot be loaded leaves the model as it is."""
+        """Reload the checkpoint if it has changed; if that fails, keep the loaded model."""
         version = _version(self._source)
         if version == self._version:
             return
         self._version = version
         if version is None:
-            log.warning("%s: is gone; the loaded model goes on serving", self._source)
+            log.warning("%s: no longer exists; still serving the loaded model", self._source)
             return
         try:
             self.batcher = self._load()
         except (TaggerError, OSError) as error:
-            log.warning("%s; the model loaded before goes on serving", error)
+            log.warning("%s; still serving the model loaded before", error)
         else:
-            log.info("%s: loaded again, model_id %s", self._source, self.batcher.model.info.model_id)
+            log.info("%s: reloaded, model_id %s", self._source, self.batcher.model.info.model_id)
 
 
 class Models:
@@ -73,7 +73,7 @@ class Models:
         for source in sources:
             served = Served(source, config, decoders, on_batch)
             if served.name in self._served:
-                raise UsageError(f"{source}: two models are named {served.name}; NAME=MODEL gives one another name")
+                raise UsageError(f"{source}: two models are named {served.name}; rename one with NAME=MODEL")
             self._served[served.name] = served
 
     def all(self) -> list[Batcher]:
@@ -100,7 +100,7 @@ class Models:
 
 
 class Checkpoints:
-    """Checkpoints that never change, each loaded at its first use; the `MOST` used last stay in memory."""
+    """Immutable checkpoints, each loaded on first use; the `MOST` most recently used stay in memory."""
 
     def __init__(self, config: ModelConfig, decoders: ThreadPoolExecutor, on_batch: OnBatch) -> None:
         self._config, self._decoders, self._on_batch = config, decoders, on_batch
@@ -108,7 +108,7 @@ class Checkpoints:
         self._futures: dict[str, Future[Batcher]] = {}
 
     def get(self, folder: str, name: str) -> Future[Batcher]:
-        """Return a model, or begin to load it, which raises Refused if it fails; the next call tries again."""
+        """Return the future of a model, which raises Refused if loading fails; the next call then tries again."""
         with self._lock:
             future = self._futures.pop(folder, None)
             if future is None or (future.done() and future.exception()):
@@ -127,7 +127,7 @@ class Checkpoints:
 
 
 def _named(source: str) -> tuple[str, str]:
-    """Return the name and the model of NAME=MODEL; "" and the model without a name, or where that is a file."""
+    """Split NAME=MODEL; the name is "" if there is none, or if the whole text is an existing path."""
     name, _, model = source.partition("=")
     if not model or "/" in name or storage.exists(storage.absolute(source)):
         return "", source
@@ -135,7 +135,7 @@ def _named(source: str) -> tuple[str, str]:
 
 
 def _version(source: str) -> tuple[int, int, int] | None:
-    """Return what changes with a checkpoint on disk: tagger.json, which is written last, or the ONNX file itself."""
+    """Return the file facts that reveal a changed checkpoint: of tagger.json, written last, or of the ONNX file."""
     path = Path(storage.local_path(storage.absolute(source)))
     try:
         facts = (path / checkpoint.BUNDLE if path.is_dir() else path).stat()

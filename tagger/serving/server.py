@@ -1,4 +1,4 @@
-"""The server process: models behind a socket; it ends when the requests in progress are answered."""
+"""The server process; it ends after the requests in progress are answered."""
 
 from __future__ import annotations
 

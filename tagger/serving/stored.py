@@ -1,4 +1,4 @@
-"""Predictions that are stored: the image in a folder beside the results table, its row in the table."""
+"""Stored predictions: the image in a subfolder of the results folder, its row in the results table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLUSH_ROWS = 1000
 
 
 class Store:
-    """A results folder that images and rows are added to; rows are written together, every few seconds."""
+    """A results folder to which images and rows are added; rows are written in batches, every few seconds."""
 
     def __init__(self, out: str) -> None:
         self._out = storage.absolute(out)
@@ -34,14 +34,14 @@ class Store:
         self._run_id = f"{next_generation(list_parts(self._out)):08d}-{secrets.token_hex(4)}"
 
     def add(self, row: Row, content: bytes) -> bool:
-        """Store an image and its row; return whether that worked."""
+        """Store an image and its row; return whether they were stored."""
         suffix = (row["format"] or "image").lower()
         uri = storage.join(self._out, f"{IMAGES}/{row['image_id']}.{suffix}")
         now = datetime.now(UTC)
         try:
             storage.write_atomic(uri, content)
         except TaggerError as error:
-            log.warning("a prediction is not stored: %s", error)
+            log.warning("a prediction cannot be stored: %s", error)
             return False
         added = {**results_row(row), "uri": uri, "modified_at": now, "run_id": self._run_id, "tagged_at": now}
         with self._lock:
@@ -50,7 +50,7 @@ class Store:
         return self.flush() if full else True
 
     def flush(self) -> bool:
-        """Write the waiting rows as one part; return whether that worked, else they stay."""
+        """Write the buffered rows as one part; return whether it worked, otherwise they stay in the buffer."""
         with self._lock:
             if not self._rows:
                 return True
@@ -58,13 +58,13 @@ class Store:
             try:
                 storage.write_atomic(uri, schema.serialise(schema.from_rows(self._rows, "results"), "results"))
             except TaggerError as error:
-                log.warning("%d predictions are not written yet: %s", len(self._rows), error)
+                log.warning("%d predictions cannot be written yet, retrying: %s", len(self._rows), error)
                 return False
             self._rows, self._parts = [], self._parts + 1
             return True
 
     async def flush_regularly(self) -> None:
-        """Write the waiting rows every few seconds, until cancelled."""
+        """Write the buffered rows every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
             await asyncio.to_thread(self.flush)

@@ -62,7 +62,7 @@ def read_range(
 
 def _range(fs: AbstractFileSystem, path: str, start: int, size: int, timeout: float) -> bytes:
     end = start + size
-    with _unanswered(timeout):
+    with _as_read_timeout(timeout):
         if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout, (start, end))) is not None:
             return quick
         if isinstance(fs, AsyncFileSystem):
@@ -71,7 +71,7 @@ def _range(fs: AbstractFileSystem, path: str, start: int, size: int, timeout: fl
 
 
 def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
-    with _unanswered(timeout):
+    with _as_read_timeout(timeout):
         if "s3" in fs.protocol and (quick := objects.read(fs, path, timeout)) is not None:
             return quick
         if isinstance(fs, AsyncFileSystem):
@@ -81,21 +81,21 @@ def _whole(fs: AbstractFileSystem, path: str, timeout: float) -> bytes:
 
 
 @contextlib.contextmanager
-def _unanswered(timeout: float) -> Iterator[None]:
+def _as_read_timeout(timeout: float) -> Iterator[None]:
     try:
         yield
     except (FSTimeoutError, TimeoutError) as error:
-        raise Unanswered(f"no answer in {timeout:g} s") from error
+        raise ReadTimeout(f"no response within {timeout:g} s") from error
 
 
-class Unanswered(Exception):
-    """A read that timed out; a retry would delay the files after it again."""
+class ReadTimeout(Exception):
+    """A read that timed out; it is not retried, since that would delay the following files again."""
 
 
 def read_tail(uri: str, count: int, size: int | None = None) -> bytes:
     """Return the last `count` bytes of a file, or all of a shorter one; raises SourceError as read_bytes() does.
 
-    The `size` of a remote file, where it is known, saves a request.
+    Passing the `size` of a remote file saves a request.
     """
 
     def tail(fs: AbstractFileSystem, path: str) -> bytes:
@@ -121,10 +121,10 @@ def _with_retries(uri: str, read: Callable[[AbstractFileSystem, str], bytes], at
                 return through_outages(uri, lambda: read(*filesystem(uri)))
         except (SourceNotFound, SourceTooLarge, AccessDenied):
             raise
-        except (UsageError, MissingExtra) as error:  # a scheme that cannot be read is an error of this file only
+        except (UsageError, MissingExtra) as error:  # an unsupported scheme is an error of this file only
             raise SourceError(str(error)) from error
         except SourceError as error:
-            if attempt == attempts or isinstance(error.__cause__, Unanswered):
+            if attempt == attempts or isinstance(error.__cause__, ReadTimeout):
                 raise
             time.sleep(0.2 * 4**attempt)
     raise AssertionError("unreachable")
@@ -143,7 +143,7 @@ def _read_local(uri: str) -> bytes:
         raise SourceNotFound(f"{uri}: {gone}") from error
     except OSError as error:
         raise SourceError(f"{uri}: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:  # a name that no file system has
+    except ValueError as error:  # a name that no file system allows
         raise SourceNotFound(f"{uri}: not a valid file name ({error})") from error
 
 
@@ -156,7 +156,7 @@ def _check_regular(uri: str, path: str) -> None:
 
 @functools.cache
 def kernel_devices() -> frozenset[int]:
-    """Return the devices of the kernel's virtual file systems."""
+    """Return the device numbers of the kernel's virtual file systems."""
     return frozenset(os.stat(folder).st_dev for folder in ("/proc", "/sys", "/dev") if os.path.isdir(folder))
 
 
@@ -184,7 +184,7 @@ def names_in(folder: str) -> list[str] | None:
 
 
 def sizes_in(folder: str) -> dict[str, int | None] | None:
-    """Return the names directly inside a folder, sorted, and the size of each where the listing has it.
+    """Return the names directly inside a folder, sorted, with the size of each if the listing has it.
 
     None if the folder does not exist. Raises SourceError when it is a file.
     """
@@ -233,9 +233,9 @@ def write_atomic(uri: str, content: bytes) -> None:
 
 
 def write_new(uri: str, content: bytes) -> bool:
-    """Write a file atomically unless it exists; return whether it was written. Of several writers one succeeds.
+    """Write a file atomically unless it exists; return whether it was written. Of several writers, one succeeds.
 
-    Object stores need conditional writes for that, as S3, Azure and Google Cloud Storage have them. Raises WriteError.
+    An object store must support conditional writes, as S3, Azure and Google Cloud Storage do. Raises WriteError.
     """
     try:
         if is_remote(uri):
@@ -283,7 +283,7 @@ def _write_and_publish(path: str, content: bytes, publish: Callable[[str, str], 
 
 
 def sync_folder(path: str) -> None:
-    """Wait until the names in a local folder are on disk."""
+    """Flush the entries of a local folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -298,14 +298,14 @@ def cache_folder() -> Path:
 
 
 LOCK = "_lock"
-"""File in a folder that one process holds."""
+"""Lock file in a folder."""
 
 
 @contextlib.contextmanager
 def claimed(folder: str) -> Iterator[None]:
-    """Hold a local folder, created if needed, while the block runs; raises WriteError if another process holds it.
+    """Lock a local folder, created if needed, while the block runs; raises WriteError if another process has locked it.
 
-    The lock ends with the process. Object stores have none, so a remote folder is not held.
+    The lock ends with the process. Object stores have no locks, so a remote folder is not locked.
     """
     if is_remote(folder):
         yield

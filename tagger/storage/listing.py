@@ -23,11 +23,11 @@ from tagger.storage.stores import filesystem, is_credential_error, named_errors
 from tagger.storage.uris import is_remote, local_path, local_uri
 
 Info = Mapping[str, object]
-"""Facts about a file, with the names that fsspec and the store use."""
+"""Metadata of a file, with the key names of fsspec and the store."""
 DESCRIBE_TIMEOUT = 10.0
-"""Timeout of a request for a file's size and time in seconds; the file is read without them."""
+"""Timeout in seconds of a request for a file's size and time; after it, the file is read without them."""
 MAX_NUMBERED = 100_000
-"""Maximum number of files that a range of numbers may stand for."""
+"""Maximum number of files that a numeric range may expand to."""
 
 
 def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[FoundFile]:
@@ -41,7 +41,7 @@ def find_images(source: str, skipped: Counter[str] | None = None) -> Iterator[Fo
 
 
 def _numbered(source: str) -> list[str]:
-    """Return the sources that a range of numbers in braces stands for: shards-{000..099}.tar."""
+    """Expand a numeric range in braces, such as shards-{000..099}.tar."""
     match = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", source)
     if not match or os.path.lexists(source):
         return [source]
@@ -132,7 +132,7 @@ def _find_local(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
 
 
 def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
-    """Walk depth first without recursion; a folder with several links to it is walked once."""
+    """Walk depth first without recursion; a folder that several links lead to is walked once."""
     pending = [folder]
     while pending:
         folder = pending.pop()
@@ -142,7 +142,7 @@ def _walk_local(folder: str, skipped: Counter[str], seen: set[tuple[int, int]]) 
                 continue
             seen.add((info.st_dev, info.st_ino))
             if info.st_dev in kernel_devices():  # /proc/self/root leads to all files of the machine
-                skipped["folder of the kernel"] += 1
+                skipped["kernel file system"] += 1
                 continue
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
@@ -191,7 +191,7 @@ def _found_local(path: str, info: os.stat_result | None) -> FoundFile:
 
 
 _LAST_NS = 253_402_300_799_999_999_999
-"""The end of the year 9999, the last of Python's datetime; file systems have later times."""
+"""The end of the year 9999, the maximum of Python's datetime; file systems may have later times."""
 
 
 def _from_ns(ns: int) -> datetime:
@@ -218,7 +218,7 @@ def _find_remote(source: str, skipped: Counter[str]) -> Iterator[FoundFile]:
             inside = full[len(root) :]
             yield from _images_of(_found_remote(public_base + inside, base + inside, info), full, skipped)
     if not found_any and not fs.exists(root):
-        raise SourceNotFound(f"{source}: not found, or nothing under it")
+        raise SourceNotFound(f"{source}: not found, or empty")
 
 
 def _walk_remote(fs: AbstractFileSystem, root: str, skipped: Counter[str]) -> Iterator[tuple[str, Info]]:
@@ -228,7 +228,7 @@ def _walk_remote(fs: AbstractFileSystem, root: str, skipped: Counter[str]) -> It
         names = path[len(root) :].split("/")
         if any(name.startswith(".") and name not in (".", "..") for name in names):
             skipped["hidden"] += 1
-        elif names[-1]:  # an object without a name stands for the folder itself
+        elif names[-1]:  # an object without a name represents the folder itself
             yield path, info
 
 
@@ -267,7 +267,7 @@ _ETAGS = ("ETag", "etag", "md5Hash", "content_md5")
 
 
 def _time(value: object) -> datetime | None:
-    """Return a store's time (datetime, ISO text or seconds since 1970) in UTC, also if it has no zone."""
+    """Return a store's time (datetime, ISO text or seconds since 1970) in UTC; a time without a zone is UTC."""
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Read S3 objects with obstore, at a seventh of the processor time of s3fs.
+"""Read S3 objects with obstore, which needs a seventh of the CPU time of s3fs.
 
 s3fs supplies the endpoint and the credentials, reads every object that obstore cannot read, and raises the errors.
 """
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential, S3CredentialProvider, S3Store
 
 _FRESH = timedelta(minutes=5)
-"""Time after which a temporary credential is fetched again; botocore refreshes it before it expires."""
+"""Time after which obstore asks for a temporary credential again; botocore refreshes it before it expires."""
 
 
 @dataclass
 class Bucket:
-    """A bucket that obstore reads, unless the first object fails, for example because of its region or encryption."""
+    """A bucket read by obstore, unless its first object fails, for example because of its region or encryption."""
 
     store: S3Store
-    proven: bool = False
-    hopeless: bool = False
+    works: bool = False
+    failed: bool = False
 
 
 def read(fs: AbstractFileSystem, path: str, timeout: float, part: tuple[int, int] | None = None) -> bytes | None:
@@ -37,18 +37,18 @@ def read(fs: AbstractFileSystem, path: str, timeout: float, part: tuple[int, int
     """
     name, _, key = path.partition("/")
     bucket = _open(fs, name, timeout)
-    if bucket is None or bucket.hopeless:
+    if bucket is None or bucket.failed:
         return None
     started = time.monotonic()
     try:
         store = bucket.store
         content = bytes(store.get_range(key, start=part[0], end=part[1]) if part else store.get(key).bytes())
-    except Exception as error:  # s3fs fails in the same way and its errors are translated
+    except Exception as error:  # s3fs will fail in the same way, and its errors are translated
         if time.monotonic() - started >= timeout:
             raise TimeoutError from error
-        bucket.hopeless = not bucket.proven
+        bucket.failed = not bucket.works
         return None
-    bucket.proven = True
+    bucket.works = True
     return content
 
 

@@ -28,12 +28,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 for _library in ("gcsfs", "s3fs", "adlfs", "fsspec", "botocore", "aiobotocore", "azure", "google"):
-    # else Python prints their warnings, with tracebacks and credentials; the error of the file has the reason
+    # without a handler, Python would print their warnings, with tracebacks and credentials
     logging.getLogger(_library).addHandler(logging.NullHandler())
 
 _LOCAL = LocalFileSystem()
 _REFUSED = (401, 403)
-"""HTTP statuses for which a retry does not help, such as that of an expired signature."""
+"""HTTP statuses that a retry would not change, such as that of an expired signature."""
 _CREDENTIALS = re.compile(
     r"NoCredentials|PartialCredentials|DefaultCredentials|TokenRetrieval|RefreshError|ClientAuthentication|"
     r"Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|AuthFailure|"
@@ -43,12 +43,12 @@ _CREDENTIALS = re.compile(
 
 
 def is_credential_error(error: BaseException) -> bool:
-    """Return whether the store refused the credentials, rather than access to one file."""
+    """Return whether the store rejected the credentials, rather than denied access to one file."""
     return isinstance(error, AccessDenied) and error.credentials
 
 
 def _refuses_credentials(error: BaseException, url: str) -> bool:
-    """Return whether an error of a store is about credentials; the file's own name in it is ignored."""
+    """Return whether a store's error is about credentials; the name of the file in its text is ignored."""
     key = url.partition("://")[2].partition("?")[0]
     own_words = re.compile("|".join(re.escape(name) for name in (url, key, key.rpartition("/")[2]) if name))
     texts = (f"{type(each).__name__} {own_words.sub('', str(each))}" for each in _chain(error))
@@ -63,16 +63,16 @@ def missing_package(url: str, error: ImportError) -> MissingExtra:
 
 
 OUTAGE = 120.0
-"""Seconds that a call waits for a store that has answered before and cannot be reached now."""
+"""Seconds that a call waits for a store that could be reached before and now cannot."""
 _PAUSE = 2.0
 _reached: set[str] = set()
-"""Stores that have answered and have not been given up since: scheme and bucket."""
+"""Stores (scheme and bucket) that have been reached, and not given up since."""
 _away: set[str] = set()
-"""Those of them that cannot be reached now; many threads wait, one line says so."""
+"""Stores that cannot be reached now; many threads wait for one, but only one warning is logged."""
 
 
 def through_outages(url: str, call: Callable[[], T]) -> T:
-    """Call a store, again while it cannot be reached; a URL that never worked, or any other error, raises at once."""
+    """Call a store; retry while it cannot be reached, unless it never could be. Other errors are raised at once."""
     store = "/".join(url.split("/")[:3])
     end = time.monotonic() + OUTAGE
     while True:
@@ -86,7 +86,7 @@ def through_outages(url: str, call: Callable[[], T]) -> T:
                 raise
             if store not in _away:
                 _away.add(store)
-                log.warning("%s: cannot be reached; waiting for it", store)
+                log.warning("%s: cannot be reached; retrying for %.0f s", store, OUTAGE)
             time.sleep(_PAUSE)
         else:
             if url.startswith(STORES):
@@ -96,12 +96,12 @@ def through_outages(url: str, call: Callable[[], T]) -> T:
 
 
 def _is_unreachable(error: BaseException) -> bool:
-    """Return whether there was no connection, rather than an answer that is an error."""
+    """Return whether there was no connection, rather than an error response."""
     return any(isinstance(each, ConnectionError | socket.gaierror) for each in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those that it came from."""
+    """Yield an error and its causes."""
     each: BaseException | None = error
     while each is not None:
         yield each
@@ -145,7 +145,7 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     if scheme not in fsspec.available_protocols():
         shown = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "https", "memory", "file"))
         raise UsageError(f"{url}: unknown scheme {scheme}://; use a path or one of {shown}")
-    # else s3fs requests the size before each read
+    # by default s3fs requests the size before each read
     options = {"max_concurrency": 1} if EXTRAS.get(scheme) == "s3" else {}
     fs, path = url_to_fs(url, use_listings_cache=False, **options)
     return fs, str(path)

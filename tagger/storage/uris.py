@@ -1,4 +1,4 @@
-"""Names of files as written in every table.
+"""File names as written in every table.
 
 A `uri` is locally the absolute POSIX path, remotely the URL without credentials and signature (tagger.redaction). Bytes
 of a local name that are not UTF-8 become `%FF`, a literal `%` before two hex digits `%25`.
@@ -20,7 +20,7 @@ def is_remote(url: str) -> bool:
 
 
 def local_path(uri: str) -> str:
-    """Return the path that a local uri names, with the bytes it has on disk."""
+    """Return the path of a local uri, with the bytes that it has on disk."""
     return _ESCAPED.sub(_unescape, uri.removeprefix("file://"))
 
 
@@ -31,7 +31,7 @@ def local_uri(path: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """Return a folder or file argument ready to open: a local path absolute and resolved, a URL as it is.
+    """Return a folder or file argument ready to open: a local path made absolute and resolved, a URL unchanged.
 
     A URL may hold credentials: tables and messages show its public_uri().
     """
@@ -41,7 +41,7 @@ def absolute(url: str) -> str:
 
 
 def absolute_file(url: str) -> str:
-    """Return a file argument for describe(): a URL as it is, a local path as an absolute uri."""
+    """Return a file argument for describe(): a URL unchanged, a local path as an absolute uri."""
     return url if is_remote(url) else local_uri(resolve(url, os.getcwd()))
 
 
@@ -51,7 +51,7 @@ def resolve(path: str, folder: str) -> str:
 
 
 def parent(url: str) -> str:
-    """Return the folder that a file is in; the query of a web address, which may hold slashes, is not part of it."""
+    """Return the folder of a file; the query of an http(s) URL, which may contain slashes, is ignored."""
     path = re.split(r"[?#]", url)[0] if url.startswith(("http://", "https://")) else url
     return path.rpartition("/")[0]
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fsspec.implementations.http import HTTPFileSystem
 
 MAX_BYTES = 1 << 28
-"""Maximum size of a decompressed body; web servers need not announce it."""
+"""Maximum size of a decompressed body, which a server need not declare in advance."""
 MAX_REDIRECTS = 5
 
 
@@ -30,5 +30,5 @@ async def read(fs: HTTPFileSystem, url: str) -> bytes:
     except TooManyRedirects as error:
         raise SourceError(f"{url}: redirects more than {MAX_REDIRECTS} times") from error
     except (InvalidURL, NonHttpUrlClientError) as error:  # of the file, or of a redirect
-        raise SourceError(f"{url}: {error} is no web address") from error
+        raise SourceError(f"{url}: {error} is not a valid http(s) URL") from error
     return bytes(content)

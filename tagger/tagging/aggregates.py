@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import duckdb
 
 Row: TypeAlias = dict[str, Any]
-"""A row of an answer."""
+"""A row of a query result."""
 
 MEMORY = "2GB"
-"""Memory of DuckDB; what does not fit is spilled to a temporary folder."""
+"""Memory limit of DuckDB; what does not fit is spilled to a temporary folder."""
 TAGGED = f"status IN {schema.TAGGED}"
 """SQL: the row has tags."""
 GENERATION = "left(run_id, 8)"
@@ -31,7 +31,7 @@ RANK = f"row_number() OVER (PARTITION BY uri ORDER BY {LATEST_SQL})"
 """SQL: 1 for the latest row of a file."""
 
 _SAMPLE = 10_000
-"""Rows that show whether images have several tags."""
+"""Rows sampled to find out whether images may have several tags."""
 _SINGLE = "candidates[1].score - coalesce(candidates[2].score, 1 - candidates[1].score)"
 """SQL: the margin between the best two tags."""
 _MULTI = "2 * list_min([abs(pair.score - 0.5) for pair in candidates])"
@@ -46,7 +46,7 @@ class Table:
     connection: duckdb.DuckDBPyConnection
     model: str
     models: tuple[Row, ...]
-    """Model, rows, runs, first and last: of each model, the one tagged last first."""
+    """For each model: its name, rows, runs, first and last; the model tagged last comes first."""
 
     def rows(self, sql: str, **values: object) -> list[Row]:
         """Return the rows of a query; `$name` in it stands for a value. Raises TableError for a damaged part."""
@@ -57,7 +57,7 @@ class Table:
             ]
 
     def arrow(self, sql: str, **values: object) -> pa.Table:
-        """Return the answer of a query as a table; raises TableError for a damaged part."""
+        """Return the result of a query as a table; raises TableError for a damaged part."""
         with self._named_damage():
             return self.connection.sql(sql, params=values or None).to_arrow_table()
 
@@ -102,7 +102,7 @@ class Table:
         return (found["total"] or 0) > 1.01
 
     def margin(self) -> str:
-        """Return the SQL of how certain a row of `latest` is: from 0 to 1, 2 where scores are NaN, 3 without tags."""
+        """Return SQL for the certainty of a row of `latest`: from 0 to 1; 2 if scores are NaN, 3 if it has no tags."""
         margin = _MULTI if self.is_multilabel() else _SINGLE
         return f"CASE WHEN {TAGGED} AND len(candidates) > 0 THEN coalesce(nullif({margin}, 'nan'::FLOAT), 2) ELSE 3 END"
 
@@ -127,7 +127,7 @@ def open_table(url: StrPath, model: str | None = None) -> Iterator[Table]:
         if not names:
             raise UsageError(f"{url}: the results table has no rows; tag a source that has images")
         if model is not None and model not in names:
-            raise UsageError(f"--model {model}: not in {url}, whose results hold {', '.join(names)}")
+            raise UsageError(f"--model {model}: not in {url}, whose models are {', '.join(names)}")
         chosen = names[0] if model is None else model
         literal = chosen.replace("'", "''")
         connection.execute(f"CREATE TEMP VIEW mine AS SELECT * FROM history WHERE model = '{literal}'")

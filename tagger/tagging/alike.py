@@ -11,11 +11,11 @@ import pyarrow as pa
 from tagger.tagging.aggregates import TAGGED, Row, Table
 
 COMPARED = 20_000
-"""Images that are compared at most, each with each."""
+"""Maximum number of images that are compared pairwise."""
 NARROWED = 1_000_000
-"""Images of a table up to which DuckDB chooses those to compare; of more, the first are taken as they are read."""
+"""Table size up to which DuckDB chooses the images to compare; of a larger table, the first ones read are compared."""
 SIMILARITY = 0.9
-"""Least cosine of a group's first image and another; benchmarks/alike.py shows what higher and lower ones find."""
+"""Minimum cosine similarity to a group's first image; benchmarks/alike.py compares this value with others."""
 _BLOCK = 512
 
 FloatArray = npt.NDArray[np.float32]
@@ -30,13 +30,13 @@ class Alike:
     """Images in groups."""
     groups: int = 0
     shown: list[Row] = field(default_factory=list)
-    """The largest groups: images, uris, scores (similarity to the first image)"""
+    """The largest groups: number of images, uris, and scores (similarity to the first image)."""
 
 
 def near_duplicates(table: Table, images: int, model_id: str, shown: int, examples: int) -> Alike | None:
     """Return the largest groups of images that look alike; None for a table without embeddings.
 
-    `images` is the number of tagged images in the view `latest`. Of many, all images of some best tags are compared.
+    `images` is the number of tagged images in the view `latest`. Of many, all images of some tags are compared.
     """
     if not table.rows("SELECT 1 FROM mine WHERE embedding IS NOT NULL LIMIT 1"):
         return None
@@ -48,7 +48,7 @@ def near_duplicates(table: Table, images: int, model_id: str, shown: int, exampl
 
 
 def _choose(table: Table) -> None:
-    """Create the table `chosen`: all rows of best tags drawn by their hash, until there are COMPARED of them."""
+    """Create the table `chosen`: all rows of top tags drawn by their hash, until there are COMPARED rows."""
     table.rows(
         f"""
         CREATE TEMP TABLE chosen AS WITH counts AS (
@@ -63,7 +63,7 @@ def _choose(table: Table) -> None:
 
 
 def _embedded(table: Table, join: str, model_id: str) -> pa.Table:
-    """Return uri and embedding of the images to compare by name, one of each image_id."""
+    """Return uri and embedding of the images to compare, one per image_id, sorted by uri."""
     table.rows(
         f"""
         CREATE TEMP TABLE embedded AS SELECT uri, run_id, image_id, embedding FROM mine {join}
@@ -80,7 +80,7 @@ def _embedded(table: Table, join: str, model_id: str) -> pa.Table:
 
 
 def _grouped(rows: pa.Table, shown: int, examples: int) -> Alike:
-    """Return the groups of images (uri, embedding) that look alike, and of the largest some uris with similarities."""
+    """Group images (uri, embedding) that look alike; the largest groups get some uris with their similarities."""
     if not len(rows):
         return Alike()
     lists = rows["embedding"].combine_chunks()
@@ -98,9 +98,9 @@ def _group(uris: pa.ChunkedArray, vectors: FloatArray, members: npt.NDArray[np.i
 
 
 def unit(embeddings: FloatArray) -> FloatArray:
-    """Return embeddings (N, D) of unit length, of the square roots of their values.
+    """Return the signed square roots of embeddings (N, D), scaled to unit length.
 
-    A few large values no longer decide (Perronnin et al. 2010, power normalisation).
+    This keeps a few large values from dominating (power normalisation, Perronnin et al. 2010).
     """
     roots = np.sign(embeddings) * np.sqrt(np.abs(embeddings))
     scaled: FloatArray = roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), 1e-9)
@@ -108,9 +108,9 @@ def unit(embeddings: FloatArray) -> FloatArray:
 
 
 def leading(vectors: FloatArray, similarity: float = SIMILARITY) -> npt.NDArray[np.int64]:
-    """Return the row (N,) that leads the group of each unit vector (N, D): its own where nothing before is alike.
+    """Return for each unit vector (N, D) the first row of its group: its own if it is unlike all earlier groups.
 
-    All vectors of a group are alike to the first one, so that a chain of small changes is no group.
+    All vectors of a group are similar to the first one, so a chain of small changes does not become one group.
     """
     leaders = np.full(len(vectors), -1, np.int64)
     for start in range(0, len(vectors), _BLOCK):

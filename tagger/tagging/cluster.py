@@ -1,4 +1,4 @@
-"""Work on a saved plan in a Ray or Dask cluster: a few tasks at a time, each some shards, with one worker per machine.
+"""Run a saved plan on a Ray or Dask cluster, with one worker per machine; each task tags some shards.
 
 The results table decides what is done, so a task whose worker is lost runs again elsewhere and does only what is
 missing. Plan, results and sources must be where all workers can read them.
@@ -23,7 +23,8 @@ from tagger.tagging.plan import Plan, load_plan, remove_plan, save_plan
 from tagger.tagging.summary import ShardCounts
 
 Runner: TypeAlias = Annotated[
-    Literal["local", "ray", "dask"], Option("Where to work: this machine, or a cluster; --workers limits its tasks.")
+    Literal["local", "ray", "dask"],
+    Option("Where to run: this machine, or a cluster; --workers limits its concurrent tasks."),
 ]
 Address: TypeAlias = Annotated[
     str | None, Option("HOST:PORT of the Ray cluster or Dask scheduler [default: start one on this machine].")
@@ -34,9 +35,9 @@ PIECES_PER_WORKER = 8
 """Tasks per worker: enough for the last ones to end at nearly the same time."""
 CONNECT_SECONDS = 20
 STALL_SECONDS = 6 * 3600
-"""Limit on the time in which no task ends: a cluster that has lost its machines would wait for others for ever."""
+"""Maximum time without a finished task: a cluster that has lost its machines would wait for new ones forever."""
 _ATTEMPTS = 3
-"""Tries of a task whose worker is lost."""
+"""Retries of a task whose worker is lost."""
 
 
 class Lost(TaggerError):
@@ -46,8 +47,8 @@ class Lost(TaggerError):
 def tag_plan(plan: Plan, shards: Sequence[int], runner: Runner, address: str | None = None) -> ShardCounts:
     """Tag shards of a plan in a cluster; return their counts, with the wall time.
 
-    Without an address, a cluster of this machine is started. The plan's `workers` limits the number of tasks at the
-    same time. Raises UsageError if the cluster does not answer, MissingExtra without its package.
+    Without an address, a cluster is started on this machine. The plan's `workers` limits the number of concurrent
+    tasks. Raises UsageError if the cluster does not answer, MissingExtra without its package.
     """
     started = time.perf_counter()
     cluster = {"ray": _ray, "dask": _dask}[runner]
@@ -84,21 +85,23 @@ def _models() -> run.Models:
 
 
 def _first(finished: list[Any]) -> Any:
-    """Return the first task that ended; raises Lost if none did."""
+    """Return the first finished task; raises Lost if none finished in time."""
     if not finished:
-        raise Lost(f"no task ended in {STALL_SECONDS // 3600} hours; check the workers of the cluster, and run again")
+        raise Lost(
+            f"no task finished in {STALL_SECONDS // 3600} hours; check the workers of the cluster, and run again"
+        )
     return finished[0]
 
 
-def _check_answers(address: str | None, what: str) -> None:
-    """Raise UsageError if nothing listens at HOST:PORT: the clients would wait for minutes."""
+def _check_reachable(address: str | None, what: str) -> None:
+    """Raise UsageError if nothing listens at HOST:PORT; the clients would wait for minutes."""
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if not port.isdecimal():
         return
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        raise UsageError(f"--address {address}: no {what} answers ({error.strerror or error})") from error
+        raise UsageError(f"--address {address}: no {what} responds ({error.strerror or error})") from error
 
 
 def _package(name: str, runner: str) -> Any:
@@ -113,19 +116,19 @@ Work: TypeAlias = Callable[[str, Sequence[Shards]], Iterator[ShardCounts]]
 
 @contextlib.contextmanager
 def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]:
-    """Connect to Ray; a task takes all processors of a machine."""
+    """Connect to Ray; a task takes all CPUs of a machine."""
     ray = _package("ray", "ray")
-    _check_answers(address, "Ray cluster")
+    _check_reachable(address, "Ray cluster")
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--address {address}: no Ray cluster answers ({first_line(error)})") from error
+        raise UsageError(f"--address {address}: no Ray cluster responds ({first_line(error)})") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        processors = min(node["CPU"] for node in nodes)
+        cpus = min(node["CPU"] for node in nodes)
         gpus = min(node.get("GPU", 0) for node in nodes)
-        task = ray.remote(num_cpus=processors, num_gpus=gpus, max_retries=_ATTEMPTS)(tag_some)
-        count = min(workers or len(nodes), sum(int(node["CPU"] // processors) for node in nodes))
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_ATTEMPTS)(tag_some)
+        count = min(workers or len(nodes), sum(int(node["CPU"] // cpus) for node in nodes))
 
         def work(plan_url: str, pieces: Sequence[Shards]) -> Iterator[ShardCounts]:
             waiting = list(reversed(pieces))
@@ -150,14 +153,14 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]
 def _dask(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]:
     """Connect to Dask; a worker gets one task at a time."""
     distributed = _package("distributed", "dask")
-    _check_answers(address, "Dask scheduler")
+    _check_reachable(address, "Dask scheduler")
     try:
         local: dict[str, Any] = (
             {} if address else {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
         )
         client = distributed.Client(address, timeout=CONNECT_SECONDS, **local)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--address {address}: no Dask scheduler answers ({first_line(error)})") from error
+        raise UsageError(f"--address {address}: no Dask scheduler responds ({first_line(error)})") from error
     with client:
         present = len(client.scheduler_info(n_workers=-1)["workers"])
         if not present:

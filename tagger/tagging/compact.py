@@ -1,8 +1,8 @@
-"""Merge small part files into large ones, while other processes read the table and write to it.
+"""Merge small part files into large ones, safely while other processes read and write the table.
 
 A merged part is written whole, under a new name, and its footer names the parts that it replaces. From then on readers
-take its rows and skip those parts, which are deleted after a grace period. Killed between any two steps, the table has
-the same rows, and the next call does what is left.
+take its rows and skip those parts, which are deleted after a grace period. If the process is killed at any point, the
+table has the same rows, and the next call finishes the work.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tagger.tagging import results
 from tagger.tagging.parts import MERGED, Parts, consistently, damaged_parts, list_parts, name_of, read_parts
 
 ROWS = 250_000
-"""Rows of a merged part at most; a plan holds some of them in memory at the same time."""
+"""Maximum number of rows of a merged part; a plan holds some parts in memory at the same time."""
 BYTES = 128 << 20
-"""Size of the parts that are merged into one, in total, at most."""
+"""Maximum total size of the parts that are merged into one."""
 GRACE = 60.0
 
 
@@ -59,14 +59,14 @@ OnStep = Callable[[str, int, int | None], None]
 
 
 def _ignore(step: str, done: int, total: int | None) -> None:
-    """Ignore a report."""
+    """Ignore progress."""
 
 
 def compact(url: StrPath, grace: float = GRACE, on_step: OnStep = _ignore) -> Compacted:
     """Merge the small parts of a results table, and delete them after `grace` seconds.
 
-    Readers and runs may go on meanwhile. `on_step` is called with a step's name and how far it is. Raises
-    SourceNotFound, TableError, or WriteError where another compaction of a local table runs.
+    Readers and runs can continue meanwhile. `on_step` is called with a step's name and its progress. Raises
+    SourceNotFound, TableError, or WriteError if another compaction of the same local table is running.
     """
     if not grace >= 0:
         raise UsageError(f"--grace must be at least 0, got {grace}")
@@ -95,7 +95,7 @@ def compact(url: StrPath, grace: float = GRACE, on_step: OnStep = _ignore) -> Co
 
 def _groups(parts: Parts) -> Iterator[list[str]]:
     """Yield the uris to merge into one part each; parts over half the limits stay as they are."""
-    if parts.overlap:  # of compactions at the same time: merged together, each row is there once
+    if parts.overlap:  # concurrent compactions have merged the same part twice; merging theirs removes the duplicates
         yield [uri for uri in parts.uris if name_of(uri) in parts.replaces]
     group: list[str] = []
     rows = size = 0
@@ -117,7 +117,7 @@ def _size(uri: str) -> int:
 
 
 def _merge(out: str, parts: Parts, group: list[str], damaged: list[str]) -> tuple[int, int]:
-    """Merge parts into one; return how many, and the rows. Damaged ones stay where they are."""
+    """Merge parts into one; return the numbers of parts and rows. Damaged parts stay where they are."""
     tables = dict(zip(group, read_parts(group, sizes=parts.sizes), strict=True))
     damaged += [name_of(uri) for uri, table in tables.items() if table is None]
     whole = {name_of(uri): table for uri, table in tables.items() if table is not None}
@@ -136,7 +136,7 @@ def _merge(out: str, parts: Parts, group: list[str], damaged: list[str]) -> tupl
 
 
 def _delete_replaced(out: str, grace: float, on_step: OnStep) -> int:
-    """Delete the parts whose rows are in a merged part, once that is proven to be whole; return their number."""
+    """Delete the parts whose rows are in a merged part, after checking that part; return their number."""
     waiting = list_parts(out)
     if not waiting.replaced:
         return 0

@@ -15,9 +15,9 @@ from tagger.options import Option
 class TagConfig(ModelConfig):
     """Options of one tagging run; raises UsageError for invalid values."""
 
-    shard_size: Annotated[int, Option("Images per part file; a kill loses at most the shards in progress.", ge=1)] = (
-        5000
-    )
+    shard_size: Annotated[
+        int, Option("Images per part file; a killed run loses only the shards in progress.", ge=1)
+    ] = 5000
     workers: Annotated[
         int | None,
         Option("Processes that read and decode; 0: use threads [default: threads on up to 4 cores].", ge=0, le=1024),

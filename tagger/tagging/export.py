@@ -42,8 +42,9 @@ class Exported:
 def export(table: StrPath, out: StrPath, format: str, model: str | None = None) -> Exported:
     """Write a manifest's labels, or the latest tags of a results folder, as one file.
 
-    `format` is csv, parquet, huggingface (metadata.csv beside the images) or label-studio (tasks, with annotations from
-    labels and predictions from tags). `model` selects one of several models in the results. Failed images have no tags.
+    `format` is csv, parquet, huggingface (metadata.csv next to the images) or label-studio (tasks, with labels as
+    annotations and tags as predictions). `model` selects one of several models in the results. Failed images have no
+    tags.
     Raises UsageError, TableError or SourceError.
     """
     table, out = os.fspath(table), os.fspath(out)
@@ -63,7 +64,7 @@ def _labels(table: str) -> pa.Table:
 
 
 def latest_tags(folder: str, model: str | None) -> pa.Table:
-    """Return uri, tags, model and status of the latest rows of one model; raises UsageError where it must be named."""
+    """Return uri, tags, model and status of the latest rows of one model; raises UsageError if there are several."""
     columns = ["uri", "tags", "model", "status", "tagged_at", "run_id"]
     rows = results.latest(results.read_table(folder, columns))
     models = sorted(set(rows["model"].to_pylist()))
@@ -129,7 +130,7 @@ def _is_plain(label: str) -> bool:
 
 
 def _label_studio(rows: pa.Table, kind: str, out: str) -> bytes:
-    """Tasks to import; local files are named as Label Studio serves them with the document root `/`."""
+    """Return tasks to import; local files are named as Label Studio serves them with the document root `/`."""
     tasks = (label_studio_task(row, kind) for row in _stream(rows))
     return ("[\n" + ",\n".join(json.dumps(task, ensure_ascii=False) for task in tasks) + "\n]\n").encode()
 

@@ -21,7 +21,7 @@ from tagger.tagging.export import latest_tags
 
 _WRITERS = 16
 _SHOWN = 20
-"""Sidecars that were left alone and are named, at most."""
+"""Maximum number of sidecars left alone that are listed."""
 
 State: TypeAlias = Literal["written", "unchanged", "gone", "left_alone"]
 
@@ -45,13 +45,13 @@ class Sidecars:
     dry_run: bool
     written: int
     unchanged: int
-    """Those that have all tags of their image, or had them before a person deleted some."""
+    """Sidecars that have all tags of their image, or had them until a person deleted some."""
     untagged: int
-    """Images without a tag, or that were not read whole."""
+    """Images without a tag, or whose status is not ok."""
     gone: int
-    """Images that are no longer there, in an archive or behind a web address."""
+    """Images that no longer exist, or are inside an archive or behind an http(s) URL."""
     left_alone: list[str]
-    """Sidecar and reason."""
+    """Sidecars that were not written, each with the reason."""
 
     def text(self) -> str:
         """Return the counts and the sidecars that were left alone, in lines."""
@@ -79,9 +79,9 @@ def export_xmp(
     on_sidecar: Callable[[Sidecar], None] = lambda sidecar: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sidecars:
-    """Add the latest tags of each image to its XMP sidecar; what is there stays as it is.
+    """Add the latest tags of each image to its XMP sidecar; existing content is not changed.
 
-    Only images with status ok are taken. `model` selects one of several models. `on_sidecar` is called with each
+    Only images with status ok get tags. `model` selects one of several models. `on_sidecar` is called with each
     sidecar that is, or would be, written. Raises UsageError, TableError or SourceError.
     """
     config = config or SidecarConfig()
@@ -102,7 +102,7 @@ def export_xmp(
 
 
 def _tags(results: str, model: str | None) -> dict[str, list[str]]:
-    """Return the tags of each image by uri, folder by folder; none for one that is not ok."""
+    """Return uri -> tags, sorted by folder; an image whose status is not ok has no tags."""
     if results.lower().endswith(".parquet"):
         raise UsageError(f"{results}: --format xmp writes the tags of a results folder, not the labels of a manifest")
     rows = latest_tags(results, model)
@@ -139,7 +139,7 @@ def _sidecars(tags: Mapping[str, Sequence[str]], config: SidecarConfig) -> Itera
 def _sidecar(
     image: str, place: str, there: Sequence[str], tags: Sequence[str], is_shared: bool, config: SidecarConfig
 ) -> Sidecar:
-    """Write the sidecar of an image, or leave it alone."""
+    """Write the sidecar of an image; return what happened to it."""
     try:
         if is_shared:
             raise WriteError(f"{place}: another image would have the same sidecar; use --sidecar name.ext.xmp")
@@ -149,7 +149,7 @@ def _sidecar(
 
 
 def _place(image: str, there: Sequence[str], config: SidecarConfig) -> str:
-    """Return the sidecar to write: the one that is there, or a new one."""
+    """Return the sidecar to write: an existing one, or a new one."""
     whole, stem = sidecars.called_after(image, ".xmp")
     name = stem if config.sidecar == "name.xmp" else whole
     found = (path for path in there if config.sidecar is None or path.lower() == name.lower())
@@ -169,12 +169,12 @@ def _write(image: str, place: str, there: Sequence[str], tags: Sequence[str], co
     if not config.dry_run and exists:
         storage.write_atomic(place, content)
     elif not config.dry_run and not storage.write_new(place, content):
-        raise WriteError(f"{place}: another program has just written it; export again")
+        raise WriteError(f"{place}: another program has just changed it; export again")
     return Sidecar(place, "written", tuple(path[-1] for path in new))
 
 
 def _elsewhere(image: str, paths: Sequence[str]) -> list[xmp.Path]:
-    """Return the keywords that programs no longer read once the sidecar has some: of another sidecar, or the image."""
+    """Return keywords of another sidecar or of the image, which programs ignore once the sidecar has its own."""
     packets = (packet for packet in map(_read, paths) if packet.keywords)
     return (next(packets, None) or embedded.read(image)).own_paths()
 
@@ -188,6 +188,8 @@ def _writable(place: str) -> str:
     if storage.is_remote(place):
         return place
     path = os.path.realpath(storage.local_path(place))
-    if os.path.exists(path) and not (os.stat(path).st_mode & 0o222 and os.access(path, os.W_OK)):  # root may write all
+    if os.path.exists(path) and not (
+        os.stat(path).st_mode & 0o222 and os.access(path, os.W_OK)
+    ):  # for root, os.access is always true
         raise WriteError(f"{place}: the sidecar is read-only")
     return storage.local_uri(path)

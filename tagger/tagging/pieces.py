@@ -1,4 +1,4 @@
-"""Join two tables of any size by uri: both are split into pieces on disk by its hash, and joined piece by piece."""
+"""Join two tables of any size by uri: both are split on disk by the hash of the uri, and joined piece by piece."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 PIECE = 100_000
-"""Rows of a piece, about; half as many are split at once."""
+"""Approximate number of rows of a piece; half as many are split at once."""
 _MOST = 512
-"""Pieces at most; each is an open file while a table is split."""
+"""Maximum number of pieces; each is an open file while a table is split."""
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 def pieces(left: Iterable[pa.Table], right: Iterable[pa.Table], rows: int) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield pairs of rows of `left` and of `right` with the same uris; together they are all rows.
+    """Yield pairs of pieces of `left` and `right`, such that all rows of a uri are in the same pair.
 
-    `rows` is the number of rows of the longer one, about. Where one piece holds everything, nothing is written to disk.
+    `rows` is the approximate length of the longer table. If one piece holds everything, nothing is written to disk.
     """
     count = min(_MOST, 1 + rows // PIECE)
     if count == 1:
@@ -48,7 +48,7 @@ def _in_chunks(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _split(tables: Iterable[pa.Table], stem: str, count: int) -> list[str]:
-    """Write each row to the file of its hash; return the names of the files."""
+    """Write each row to the file that its hash selects; return the names of the files."""
     names = [f"{stem}-{number}" for number in range(count)]
     writers: list[pa.RecordBatchStreamWriter] = []
     with contextlib.ExitStack() as stack:
@@ -62,7 +62,7 @@ def _split(tables: Iterable[pa.Table], stem: str, count: int) -> list[str]:
 
 
 def _scatter(table: pa.Table, writers: list[pa.RecordBatchStreamWriter]) -> None:
-    # Python's hash of text is the same within a process, and its quality does not depend on the names
+    # within a process, Python's hash of a string is stable, and it spreads any names evenly
     texts = table["uri"].to_numpy()
     piece = np.fromiter(map(hash, texts), np.int64, len(texts)) % len(writers)
     order = np.argsort(piece, kind="stable")

@@ -61,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of one run; frozen, so that a retried shard is the same shard."""
+    """The work of one run; it is frozen, so a retried shard has the same files."""
 
     run_id: str
     source: str
@@ -104,7 +104,7 @@ class Plan:
 def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out: str, config: TagConfig) -> Plan:
     """Compare the files of a source with a results folder; `models` maps --model arguments to descriptions.
 
-    Raises TableError if the folder holds other files, UsageError if two models have the same name.
+    Raises TableError if the folder has other files, UsageError if two models have the same name.
     """
     out = storage.absolute(out)
     check_out(out)
@@ -118,10 +118,10 @@ def make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out
 def _make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], out: str, config: TagConfig) -> Plan:
     parts, manifest = list_parts(out), files.table
     comparisons = [_Comparison(model, info, config) for model, info in models.items()]
-    wanted, unreadable = _compare(manifest, parts, comparisons)
+    masks, unreadable = _compare(manifest, parts, comparisons)
     damaged = (*parts.damaged, *unreadable)
     _set_aside(out, damaged)
-    entries = manifest.select(schema.FOUND.names).append_column("wanted", pa.chunked_array([pa.array(wanted)]))
+    entries = manifest.select(schema.FOUND.names).append_column("wanted", pa.chunked_array([pa.array(masks)]))
     return Plan(
         run_id=f"{next_generation(parts):08d}-{secrets.token_hex(4)}",
         source=storage.public_uri(source),
@@ -132,7 +132,7 @@ def _make_plan(source: str, files: Manifest, models: Mapping[str, ModelInfo], ou
         found=len(manifest),
         damaged=damaged,
         known=tuple(name for uri in parts.uris if (name := name_of(uri)) not in damaged),
-        entries=entries if wanted.all() else entries.filter(pc.not_equal(entries["wanted"], 0)),
+        entries=entries if masks.all() else entries.filter(pc.not_equal(entries["wanted"], 0)),
     )
 
 
@@ -146,12 +146,12 @@ def _set_aside(out: str, damaged: Iterable[str]) -> None:
 def _compare(
     manifest: pa.Table, parts: Parts, comparisons: Sequence[_Comparison]
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return for each manifest row the bits of the models that are to tag it, and the names of damaged parts.
+    """Return for each manifest row a bit mask of the models that are to tag it, and the names of damaged parts.
 
     Memory does not grow with the results table: both tables are joined piece by piece.
     """
     damaged: list[str] = []
-    wanted = np.zeros(len(manifest), np.int64)
+    masks = np.zeros(len(manifest), np.int64)
     numbered = manifest.select(schema.KEY.names).append_column(
         "row", pa.array(np.arange(len(manifest), dtype=np.int32))
     )
@@ -159,8 +159,8 @@ def _compare(
     for files, previous in pieces([numbered], rows, max(len(manifest), parts.rows)):
         for bit, comparison in enumerate(comparisons):
             pending = comparison.pending(files, previous)
-            wanted[files["row"].filter(pending).to_numpy()] |= 1 << bit
-    return wanted, tuple(damaged)
+            masks[files["row"].filter(pending).to_numpy()] |= 1 << bit
+    return masks, tuple(damaged)
 
 
 class _Comparison:
@@ -210,13 +210,13 @@ def _newest(rows: pa.Table) -> pa.Table:
 
 
 def check_out(out: str) -> None:
-    """Raise TableError for a folder that holds other files than results."""
+    """Raise TableError if a folder has other files than results."""
     names = storage.names_in(out) or []
     if {results.RUNS, PLANS} & {*names}:
         return
     foreign = [name for name in names if not name.startswith(("_", ".")) and not name.endswith(".parquet")]
     if foreign:
-        raise TableError(f"{out}: holds other files ({', '.join(foreign[:3])}); --out needs an empty or new folder")
+        raise TableError(f"{out}: has other files ({', '.join(foreign[:3])}); --out needs an empty or new folder")
 
 
 def plan_uri(out: str, run_id: str) -> str:
@@ -225,7 +225,7 @@ def plan_uri(out: str, run_id: str) -> str:
 
 
 def save_plan(plan: Plan) -> str:
-    """Write a plan beside the results, one row group per shard; return its uri."""
+    """Write a plan next to the results, one row group per shard; return its uri."""
     uri = plan_uri(plan.out, plan.run_id)
     fields = {name: value for name, value in vars(plan).items() if name != "entries"}
     text = json.dumps({**fields, "config": asdict(plan.config), "targets": [asdict(target) for target in plan.targets]})
@@ -265,7 +265,7 @@ def remove_leftovers(out: str) -> None:
 
 
 def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
-    """Read the rows of overlapping runs that may replace some of the plan's."""
+    """Read the rows of overlapping runs that may make some entries of the plan unnecessary."""
     empty = schema.RESULTS.empty_table().select(_LATEST_COLUMNS)
 
     def read(part: str) -> pa.Table:
@@ -286,15 +286,15 @@ def read_committed(plan: Plan, new_parts: list[str]) -> pa.Table:
     )
 
 
-def still_wanted(plan: Plan, entries: pa.Table, rows: pa.Table) -> npt.NDArray[np.int64]:
-    """Return for each entry of a plan the bits of the models for which these rows do not have it."""
+def still_pending(plan: Plan, entries: pa.Table, rows: pa.Table) -> npt.NDArray[np.int64]:
+    """Return for each entry of a plan a bit mask of the models for which these rows have no result."""
     config = replace(plan.config, redo=False, retry_failed=False)
-    wanted = np.zeros(len(entries), np.int64)
+    masks = np.zeros(len(entries), np.int64)
     for bit, target in enumerate(plan.targets):
         previous = _newest(rows.filter(_is_of(target, rows)))
         why, _ = _reasons(entries, previous, target.model_id, target.settings_id, config)
-        wanted |= pc.if_else(pc.is_valid(why), 1 << bit, 0).to_numpy()
-    return wanted
+        masks |= pc.if_else(pc.is_valid(why), 1 << bit, 0).to_numpy()
+    return masks
 
 
 def _is_of(target: Target, rows: pa.Table) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""The last listing of each source, in `_manifests/` beside the results: it tells which files are still there."""
+"""The last listing of each source, in `_manifests/` of the results: the files that still exist."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def listings(out: str) -> list[str]:
 
 
 def present(out: str) -> pa.ChunkedArray | None:
-    """Return the uris of files that the last listing of any source has; None for a table without listings."""
+    """Return the uris of files in the last listing of any source; None for a table without listings."""
     found = listings(out)
     return pa.concat_tables(listed(found))["uri"] if found else None
 
 
 def listed(uris: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield an empty table, then tables of the uris in these listings; one that is in several comes several times."""
+    """Yield an empty table, then the uris of these listings as tables, duplicates included."""
     yield schema.MANIFEST.empty_table().select(["uri"])
     for uri in uris:
         with storage.open_input(uri) as file, schema.named_damage(uri):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tagger import schema
-from tagger.inference.batch import Answer, Batch
+from tagger.inference.batch import Batch, Predictions
 from tagger.inference.pipeline import NOT_FINITE, source_of
 
 _FACTS = ("image_id", "width", "height", "format", "status", "error")
@@ -21,7 +21,7 @@ BATCH = pa.schema([field for field in schema.RESULTS if field.name not in _RUN])
 
 
 def batch_of(entries: pa.Table) -> Batch:
-    """Return rows of a plan as a batch."""
+    """Return entries of a plan as a batch."""
     names = ("uri", "bytes", "location")
     columns = zip(*(entries[name].to_pylist() for name in names), strict=True)
     sources = [source_of(dict(zip(names, values, strict=True))) for values in columns]
@@ -30,14 +30,14 @@ def batch_of(entries: pa.Table) -> Batch:
 
 def rows_of(batch: Batch, model: int) -> tuple[pa.Table, Counter[str]]:
     """Return the rows of one model in a batch (columns of BATCH), and their number by status."""
-    wanted = np.flatnonzero(np.asarray(batch.models) >> model & 1)
-    answer = batch.answers[model] or Answer([], {}, [])
+    chosen = np.flatnonzero(np.asarray(batch.models) >> model & 1)
+    predicted = batch.predictions[model] or Predictions([], {}, [])
     status, error = list(batch.facts.status), list(batch.facts.error)
-    for number in answer.failed:
+    for number in predicted.failed:
         status[number], error[number] = "failed", NOT_FINITE
-    everything = len(wanted) == len(batch)
+    everything = len(chosen) == len(batch)
     place = np.full(len(batch), -1)
-    place[answer.rows] = np.arange(len(answer.rows))
+    place[predicted.rows] = np.arange(len(predicted.rows))
     facts = {**vars(batch.facts), "status": status, "error": error}
     columns = []
     for field in BATCH:
@@ -46,10 +46,10 @@ def rows_of(batch: Batch, model: int) -> tuple[pa.Table, Counter[str]]:
         elif field.name in schema.KEY.names:
             column = batch.key[field.name]
         else:
-            columns.append(_placed(answer.columns.get(field.name), place[wanted], field))
+            columns.append(_placed(predicted.columns.get(field.name), place[chosen], field))
             continue
-        columns.append(column if everything else column.take(pa.array(wanted)))
-    counts = Counter(status if everything else [status[row] for row in wanted])
+        columns.append(column if everything else column.take(pa.array(chosen)))
+    counts = Counter(status if everything else [status[row] for row in chosen])
     return pa.Table.from_arrays(columns, schema=BATCH), counts
 
 

@@ -42,13 +42,13 @@ from tagger.tagging.worklist import Worklist
 log = logging.getLogger(__name__)
 
 FIRST = f"{1:08d}"
-"""Generation of a first run."""
+"""Generation of the first run of a table."""
 _SAMPLE = 8
 """Number of files read to check whether a store grants access."""
 MEASURE_FILES = 50_000
 """Number of files from which measuring precisions pays off within the run; later runs reuse the result."""
 _MEASURING = threading.Lock()
-"""Held while precisions are measured: tasks of one process share the result."""
+"""Held while precisions are measured, so that the tasks of a process measure only once."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ OnFound = Callable[[int], None]
 
 
 def _ignore(_: Any) -> None:
-    """Ignore a report."""
+    """Ignore progress."""
 
 
 class Models:
@@ -77,7 +77,7 @@ class Models:
         self._lock = threading.Lock()
 
     def get(self, target: Target, config: TagConfig) -> Model:
-        """Return a model of a plan; raises ModelError when it has changed since."""
+        """Return a model of a plan; raises ModelError if it has changed since the plan was made."""
         key = (target.model, target.model_id, target.settings_id)
         with self._lock:
             if key not in self._loaded:
@@ -89,7 +89,7 @@ def _load(target: Target, config: TagConfig) -> Model:
     info = checkpoint.describe(target.model)
     if (info.model_id, config.settings_id(info)) != (target.model_id, target.settings_id):
         raise ModelError(
-            f"{target.model}: changed since the run was planned ({target.model_id} -> {info.model_id}); run it again"
+            f"{target.model}: changed since the run was planned ({target.model_id} -> {info.model_id}); start a new run"
         )
     return inference.build(info, config)
 
@@ -126,7 +126,7 @@ def prepare(
 def prepare_share(
     source: StrPath, model: StrPath | Sequence[StrPath], out: StrPath, config: TagConfig, on_found: OnFound = _ignore
 ) -> tuple[Plan, list[int]]:
-    """Return the plan, and the shards to do: all of them, or with --slice those of this process."""
+    """Return the plan and the shards to tag: all of them, or with --slice those of this process."""
     source, out = os.fspath(source), os.fspath(out)
     remove_leftovers(storage.absolute(out))
     names = [model] if isinstance(model, str | os.PathLike) else model
@@ -145,9 +145,9 @@ def prepare_share(
         shards = list(range(plan.shards))
     else:
         ids = [(info.name, info.model_id, config.settings_id(info)) for info in models.values()]
-        wanted = slices.terms(source, ids, config)
-        plan, shards = slices.agree(storage.absolute(out), wanted, config.own_slice[0], make)
-        own = {info.name: model for model, info in models.items()}  # checkpoints may lie elsewhere on each machine
+        expected = slices.terms(source, ids, config)
+        plan, shards = slices.agree(storage.absolute(out), expected, config.own_slice[0], make)
+        own = {info.name: model for model, info in models.items()}  # each machine may have its own checkpoint paths
         targets = tuple(replace(target, model=own[target.name]) for target in plan.targets)
         plan = replace(plan, config=config, targets=targets)
     if plan.shards:
@@ -171,7 +171,7 @@ def _check_found(plan: Plan) -> None:
 
 
 class Work:
-    """A plan in progress in this process: its models, each loaded once, and the shards that are left.
+    """A plan in progress in this process: its models, each loaded once, and the remaining shards.
 
     Several tasks may share it. The shards of a task that failed are taken by the next one.
     """
@@ -181,10 +181,10 @@ class Work:
         self._worklist = Worklist(plan)
         self.shards = list(range(plan.shards) if shards is None else shards)
         self._unsettled = [*self.shards]
-        """Shards of which it is not known whether their part was written: all at first, then those of failed calls."""
+        """Shards that may or may not have a part file: at first all, then those of failed calls of run()."""
 
     def run(self, at_most: int | None = None, on_progress: OnProgress = _ignore) -> ShardCounts:
-        """Tag the shards that are left, or `at_most` of them; count also those that an earlier attempt wrote."""
+        """Tag the remaining shards, or `at_most` of them; the counts include shards that an earlier attempt wrote."""
         held, self._unsettled = self._unsettled, []
         try:
             return self._run(held, at_most, on_progress)
@@ -209,13 +209,13 @@ class Work:
         with contextlib.closing(decoder_for(plan.source, files, plan.config.workers)) as decoder:
             models = [self.models.get(target, plan.config) for target in plan.targets]
             run = _ShardRun(plan, models, on_progress)
-            run.go(self._taken(held, most, run.written), files, decoder)
+            run.tag(self._taken(held, most, run.written), files, decoder)
         while len(held) < most and self._worklist.settle():
-            run.go(self._taken(held, most, run.written), files, ThreadDecoder())
+            run.tag(self._taken(held, most, run.written), files, ThreadDecoder())
         return before + run.counts(time.perf_counter() - started)
 
     def _taken(self, held: list[int], most: int, written: list[int]) -> Iterator[tuple[int, pa.Table]]:
-        """Yield shards as they are taken, and add them to a list of `most` at most; `written` grows meanwhile."""
+        """Yield shards as they are taken, until `held` has `most` of them; `written` grows meanwhile."""
         while len(held) < most and (shard := self._worklist.take(written)):
             held.append(shard[0])
             yield shard
@@ -232,7 +232,7 @@ def run_shards(
 
 
 def _choose_precision(plan: Plan, todo: Sequence[int], files: int) -> None:
-    """Before a long run, measure on its own photographs whether a faster precision agrees; engines then choose it."""
+    """Before a long run, measure on its own images whether a faster precision agrees; engines then choose it."""
     config = plan.config
     if files < MEASURE_FILES or (config.engine, config.precision) != ("auto", "auto"):
         return
@@ -334,8 +334,8 @@ def _check_parts(plan: Plan, counts: ShardCounts) -> None:
 def _check_access(plan: Plan, todo: Sequence[int]) -> None:
     """Raise AccessDenied if a store refuses the credentials: one error instead of one row per file.
 
-    In the first run on a bucket, a sample of files that are all refused counts too. In later runs, the remaining files
-    may be just those that cannot be read, and every web server has its own rules.
+    In the first run on a bucket, a sample of files that are all refused is also such an error. In later runs, the
+    remaining files may be exactly those that cannot be read; and a web server may refuse some files only.
     """
     refused: AccessDenied | None = None
     sample = _sample(plan, todo)
@@ -368,7 +368,7 @@ def _sample(plan: Plan, todo: Sequence[int], count: int = _SAMPLE) -> list[str]:
 def _record(plan: Plan, facts: dict[str, Any]) -> None:
     """Write the JSON that describes a run; no plan reads it.
 
-    Of runs with nothing to do, only the last since the last part is kept; its name sorts before that of the next run.
+    Runs with nothing to do overwrite each other's record; its name sorts before that of the next run with parts.
     """
     record = {
         "run_id": plan.run_id,
@@ -387,7 +387,7 @@ def _record(plan: Plan, facts: dict[str, Any]) -> None:
 
 
 class _ShardRun:
-    """Stream several shards through one pipeline, committing each as its last row arrives."""
+    """Stream several shards through one pipeline, and commit each as soon as it is complete."""
 
     def __init__(self, plan: Plan, models: Sequence[Model], on_progress: OnProgress) -> None:
         self.plan, self.models, self.on_progress = plan, models, on_progress
@@ -401,8 +401,8 @@ class _ShardRun:
         self._entered: deque[tuple[int, int]] = deque()
         """(shard, files) of the shards in the pipeline, in order."""
 
-    def go(self, shards: Iterator[tuple[int, pa.Table]], total: int, decoder: Decoder) -> None:
-        """Tag the shards; a shard is written while the next one is tagged, never two."""
+    def tag(self, shards: Iterator[tuple[int, pa.Table]], total: int, decoder: Decoder) -> None:
+        """Tag the shards; each is written while the next one is tagged, one at a time."""
         limits = self.plan.config.limits
         batches = score_batches(self._batches(shards), self.models, limits, self.meter, decoder=decoder)
         commit: Future[None] | None = None

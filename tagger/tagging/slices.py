@@ -1,4 +1,4 @@
-"""`--slice i/n`: n processes, started anywhere with the same arguments, do a share each of one frozen plan.
+"""`--slice i/n`: n processes, started anywhere with the same arguments, each do a share of one frozen plan.
 
 They agree through files in `_plans/`. `slices-<number>` describes a plan; it is written only if no file has that name,
 so of several processes one makes the plan, and the others take it. `slices-<number>-done-<i>` says that the share of
@@ -29,14 +29,14 @@ def share(plan: Plan, number: int, count: int) -> range:
 
 
 def terms(source: str, models: list[tuple[str, str, str]], config: TagConfig) -> dict[str, Any]:
-    """Return what all slices of a plan must have in common; a model is (name, model_id, settings_id)."""
+    """Return the options that all slices of a plan must share; a model is (name, model_id, settings_id)."""
     options = {name: value for name, value in asdict(config).items() if name not in _OF_THE_MACHINE}
     count = config.own_slice[1] if config.own_slice else 1
     return {"source": storage.public_uri(source), "slices": count, **options, "models": [list(each) for each in models]}
 
 
-def agree(out: str, wanted: dict[str, Any], number: int, make: Callable[[], Plan]) -> tuple[Plan, list[int]]:
-    """Return the plan that the slices work on, and the shards that this one is to do.
+def agree(out: str, expected: dict[str, Any], number: int, make: Callable[[], Plan]) -> tuple[Plan, list[int]]:
+    """Return the plan that the slices work on, and the shards for this one.
 
     These are its own share; where that is done, the shares that other slices have not finished; where all are done,
     its own of a new plan. Raises UsageError when the plan was made with other options.
@@ -47,18 +47,18 @@ def agree(out: str, wanted: dict[str, Any], number: int, make: Callable[[], Plan
         if described:
             open_slices = _open_slices(out, current, described["slices"])
             if open_slices:
-                _check(described["terms"], wanted, number, out)
+                _check(described["terms"], expected, number, out)
                 plan = replace(load_plan(plan_uri(out, described["run_id"])), out=out)
                 own = [number] if number in open_slices else open_slices
                 return plan, [shard for each in own for shard in share(plan, each, described["slices"])]
         plan = make()
-        if not plan.shards or _publish(out, current + 1, plan, wanted):
-            return plan, list(share(plan, number, wanted["slices"]))
+        if not plan.shards or _publish(out, current + 1, plan, expected):
+            return plan, list(share(plan, number, expected["slices"]))
     raise WriteError(f"{out}/{PLANS}: cannot agree with other slices on a plan; start this slice again")
 
 
 def mark_done(plan: Plan, number: int, shards: Sequence[int]) -> None:
-    """Record that this share of a plan is done, and those of other slices that were done with it."""
+    """Record that this share of a plan is done, and any share of another slice whose shards are all in `shards`."""
     out = plan.out
     current = _highest(out)
     described = current and _described(out, current)
@@ -71,7 +71,7 @@ def mark_done(plan: Plan, number: int, shards: Sequence[int]) -> None:
 
 
 def _highest(out: str) -> int:
-    """Return the number of the last plan; 0 where there is none."""
+    """Return the number of the last plan; 0 without any."""
     names = storage.names_in(storage.join(out, PLANS)) or []
     return max((int(name.split("-")[1]) for name in names if name.startswith("slices-")), default=0)
 
@@ -95,12 +95,12 @@ def _open_slices(out: str, current: int, count: int) -> list[int]:
     return [each for each in range(1, count + 1) if _done(out, current, each).rpartition("/")[2] not in names]
 
 
-def _publish(out: str, number: int, plan: Plan, wanted: dict[str, Any]) -> bool:
-    """Offer a plan to the other slices; return whether they take it, and remove the plans before it."""
+def _publish(out: str, number: int, plan: Plan, expected: dict[str, Any]) -> bool:
+    """Publish a plan for all slices, and remove earlier plans; return False if another slice published one first."""
     uri = save_plan(plan)
-    described = {"run_id": plan.run_id, "slices": wanted["slices"], "terms": wanted}
+    described = {"run_id": plan.run_id, "slices": expected["slices"], "terms": expected}
     won = storage.write_new(_uri(out, number), json.dumps(described).encode())
-    if won and _highest(out) > number:  # this process slept while others went on
+    if won and _highest(out) > number:  # this process was suspended while others continued
         storage.remove(_uri(out, number))
         won = False
     if not won:
@@ -114,12 +114,12 @@ def _publish(out: str, number: int, plan: Plan, wanted: dict[str, Any]) -> bool:
     return True
 
 
-def _check(frozen: dict[str, Any], wanted: dict[str, Any], number: int, out: str) -> None:
+def _check(frozen: dict[str, Any], expected: dict[str, Any], number: int, out: str) -> None:
     """Raise UsageError when a plan is not the one that this slice would make."""
-    for name, value in json.loads(json.dumps(wanted)).items():
+    for name, value in json.loads(json.dumps(expected)).items():
         if frozen.get(name) != value:
             raise UsageError(
-                f"--slice {number}/{wanted['slices']}: the plan in {out}/{PLANS} is frozen with {flag(name)} "
+                f"--slice {number}/{expected['slices']}: the plan in {out}/{PLANS} is frozen with {flag(name)} "
                 f"{frozen.get(name)}, but this slice has {value}; use the same options, or remove {PLANS} when no "
                 "slice is running"
             )

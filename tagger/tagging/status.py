@@ -34,9 +34,9 @@ class ModelStatus:
     failed: dict[str, int]
     """Status -> files."""
     missing: int | None
-    """Files of the last listings without a row; None where no listing is kept."""
+    """Files of the last listings without a row; None if there is no listing."""
     vanished: int | None
-    """Files with a row that no last listing has."""
+    """Files with a row that are in no last listing."""
 
     def text(self) -> str:
         """Return the counts on one line."""
@@ -79,7 +79,7 @@ class Status:
     out: str
     parts: int
     replaced: int
-    """Parts that a compaction has merged and not deleted yet."""
+    """Parts that a compaction has merged but not deleted yet."""
     rows: int
     """Over all runs."""
     runs: int

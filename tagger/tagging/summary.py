@@ -14,7 +14,7 @@ from tagger.inference.ceilings import Ceilings
 from tagger.tagging.plan import Plan, Target
 
 STEADY_SECONDS = 2.0
-"""A run shorter than this has no rate without start-up."""
+"""Minimum duration of a run for its rate without start-up."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ShardCounts:
     untagged: list[int] = field(default_factory=list)
     files: int = 0
     shards: tuple[int, ...] = ()
-    """Those with a part file."""
+    """Shards that have a part file."""
     timed: int = 0
     """Files tagged in `seconds`; the others were written by an earlier attempt."""
     seconds: float = 0.0
@@ -70,11 +70,11 @@ class ModelSummary:
     """Files whose row was up to date."""
     tagged: int
     truncated: int
-    """Those of them whose file is cut short."""
+    """Tagged files whose end is missing."""
     unknown: int | None
-    """Those of them that are unlike the training images; null where the model does not tell."""
+    """Tagged files that are unlike the training images; None if the model cannot detect them."""
     untagged: int
-    """Those of them without a tag: unknown, or without a score over its threshold."""
+    """Tagged files that got no tag: unknown, or without a score over its threshold."""
     failed: dict[str, int]
     """Status -> files that failed in this run."""
     failed_before: dict[str, int]
@@ -118,7 +118,7 @@ class Summary:
     parts: int
     seconds: float
     images_per_second: float
-    """Files handled per second, start-up included."""
+    """Files per second, including start-up."""
     steady_images_per_second: float | None
     """The same without start-up; None for a run of less than STEADY_SECONDS."""
     bound_images_per_second: float | None
@@ -142,7 +142,7 @@ class Summary:
 
     @property
     def failed_before(self) -> dict[str, int]:
-        """Return status -> rows that failed before and still stand, over all models."""
+        """Return status -> rows that failed in earlier runs and were not retried, over all models."""
         return _total(model.failed_before for model in self.models)
 
     @property
@@ -186,8 +186,10 @@ class Summary:
     def _against_bound(self) -> str:
         """Compare with the bound; the model was timed earlier, when the machine may have had other work."""
         if self.share_of_bound and self.share_of_bound > 1:
-            return f"more than the {self.bound_images_per_second:,.1f} that were measured for {self.bound_by}"
-        return f"{self.share_of_bound:.0%} of the {self.bound_images_per_second:,.1f} that {self.bound_by} allow"
+            return f"above the {self.bound_images_per_second:,.1f} measured for {self.bound_by} alone"
+        return (
+            f"{self.share_of_bound:.0%} of the {self.bound_images_per_second:,.1f} possible with {self.bound_by} alone"
+        )
 
     def check_failures(self) -> None:
         """Raise TooManyFailed if more files failed than allowed, including those that failed in earlier runs."""

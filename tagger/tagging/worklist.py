@@ -1,4 +1,4 @@
-"""The shards of a plan that are left, in the order in which a run takes them."""
+"""The remaining shards of a plan, in the order in which a run takes them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import pyarrow.compute as pc
 
 from tagger import storage
 from tagger.tagging.parts import MERGED
-from tagger.tagging.plan import Plan, read_committed, still_wanted
+from tagger.tagging.plan import Plan, read_committed, still_pending
 
 _SHARE = 0.2
-"""Share of the time that may be spent on looking for parts of other runs; batches are decoded and scored meanwhile."""
+"""Maximum share of the time spent looking for parts of other runs; batches are decoded and scored meanwhile."""
 
 
 class Worklist:
-    """The shards that are left, without what overlapping runs have committed.
+    """The remaining shards, without what overlapping runs have committed.
 
-    Overlapping runs keep apart without talking to each other. A run starts at a random shard and goes on upwards. Once
-    it has seen parts of others, it takes shards at its own place in what is left: of two runs, the one with the lower
-    run_id takes the first shard, the other the last; of three, the second takes the middle one.
+    Overlapping runs divide the work without communicating. A run starts at a random shard and continues upwards. Once
+    it has seen parts of other runs, it takes shards at its own position among the remaining ones: of two runs, the one
+    with the lower run_id takes the first shard, the other the last; of three, the second takes the middle one.
 
-    The last shards are probably being tagged by the others, as many as this run has in flight. It takes one of them
-    only when its own are committed, and by then most of theirs are, too.
+    When as few shards remain as this run has in flight (for each other run), the others are probably tagging them. It
+    takes one of these only when its own are committed; by then most of the others' are, too.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -38,28 +38,28 @@ class Worklist:
         """Taken shards that are not committed yet."""
         self._others: set[str] = set()
         """run_id of each overlapping run that has tagged files of this plan."""
-        self._wanted = np.array(plan.entries["wanted"].to_numpy())
+        self._pending = np.array(plan.entries["wanted"].to_numpy())
         self._seen = set(plan.known)
         self._look_again = 0.0
         self._lock = threading.Lock()
 
     @property
     def left(self) -> list[int]:
-        """Return the shards that are left, in order."""
+        """Return the remaining shards, in order."""
         return sorted(self._left)
 
     def add(self, shards: Sequence[int]) -> None:
-        """Add shards that are to be taken."""
+        """Add shards to the worklist."""
         with self._lock:
             if shards and not self._left:
                 self._start = random.choice(shards)
             self._left.update(shards)
 
     def take(self, committed: Iterable[int] = ()) -> tuple[int, pa.Table] | None:
-        """Return the next shard, and those of its files that nobody has committed.
+        """Return the next shard and those of its files that no run has committed.
 
-        `committed` are shards of this run. None when nothing is left, or when others probably tag what is left: then
-        settle() tells whether to go on.
+        `committed` are shards of this run. Return None if no shard remains, or if other runs are probably tagging the
+        remaining ones: then settle() returns whether to continue.
         """
         with self._lock:
             self._in_flight.difference_update(committed)
@@ -72,7 +72,7 @@ class Worklist:
             return index, self._entries(index)
 
     def settle(self) -> bool:
-        """Look for new parts once all taken shards are committed; return whether shards are left."""
+        """Look for new parts once all taken shards are committed; return whether shards remain."""
         with self._lock:
             self._in_flight.clear()
             self._look_again = 0.0
@@ -88,12 +88,12 @@ class Worklist:
     def _entries(self, index: int) -> pa.Table:
         shard = self.plan.shard(index)
         start = index * self.plan.config.shard_size
-        wanted = self._wanted[start : start + len(shard)]
+        pending = self._pending[start : start + len(shard)]
         place = shard.column_names.index("wanted")
-        return shard.set_column(place, "wanted", pa.chunked_array([pa.array(wanted)])).filter(pa.array(wanted != 0))
+        return shard.set_column(place, "wanted", pa.chunked_array([pa.array(pending)])).filter(pa.array(pending != 0))
 
     def _look(self) -> None:
-        """Look for new parts, not so often that it takes time that matters."""
+        """Look for new parts of other runs, unless that would take more than _SHARE of the time."""
         started = time.monotonic()
         if started < self._look_again:
             return
@@ -111,14 +111,14 @@ class Worklist:
         return name.endswith(".parquet") and not name.endswith(MERGED) and self.plan.run_id not in name
 
     def _drop(self, new_parts: list[str]) -> None:
-        """Drop what these parts have, and the shards of which nothing is left."""
+        """Drop the files that these parts contain, and shards without remaining files."""
         rows, entries = read_committed(self.plan, new_parts), self.plan.entries
         places = np.flatnonzero(pc.is_in(entries["uri"], rows["uri"].combine_chunks()).to_numpy())
         if not len(places):
             return
         self._others.update(pc.unique(rows["run_id"]).to_pylist())
-        self._wanted[places] &= still_wanted(self.plan, entries.take(pa.array(places)), rows)
+        self._pending[places] &= still_pending(self.plan, entries.take(pa.array(places)), rows)
         size = self.plan.config.shard_size
         for index in np.unique(places // size):
-            if not self._wanted[index * size : (index + 1) * size].any():
+            if not self._pending[index * size : (index + 1) * size].any():
                 self._left.discard(int(index))

@@ -26,7 +26,9 @@ def with_head(backbone: ModelInfo, num_classes: int, config: TrainConfig) -> Bui
     """
     pretrained = checkpoint.build_resized(backbone)
     if not hasattr(pretrained, "get_classifier"):
-        raise UsageError(f"--backbone {backbone.name}: {backbone.architecture} is no timm backbone; its head is fixed")
+        raise UsageError(
+            f"--backbone {backbone.name}: {backbone.architecture} is not a timm backbone; its head is fixed"
+        )
     arguments = dict(backbone.model_args)
     if config.image_size and hasattr(pretrained, "set_input_size"):
         arguments["img_size"] = config.image_size
@@ -52,10 +54,10 @@ def build(architecture: str, num_classes: int, model_args: Mapping[str, object],
 
 
 def _other_at(backbone: ModelInfo, config: TrainConfig) -> UsageError:
-    """Windows of some transformers grow with the image when they are resized, but not when they are built anew."""
+    """Return the error for a network that changes with its size, such as transformers whose windows then grow."""
     return UsageError(
-        f"--image-size {config.image_size}: {backbone.architecture} would be another network at that size; omit "
-        "--image-size, or choose a backbone made for it"
+        f"--image-size {config.image_size}: {backbone.architecture} would become a different network at that size; "
+        "omit --image-size, or choose a backbone made for it"
     )
 
 
@@ -67,7 +69,7 @@ def _same_features(one: nn.Module, other: nn.Module, size: tuple[int, int]) -> b
 
 
 def set_head(net: nn.Module, probe: Probe) -> bool:
-    """Put a probe's weights into the head; return False where the head is not one linear layer on those features."""
+    """Copy a probe's weights into the head; return False unless the head is a single linear layer of the same size."""
     head = cast(TimmNet, net).get_classifier()
     if not isinstance(head, nn.Linear) or tuple(head.weight.shape) != probe.weight.shape:
         return False
@@ -80,7 +82,7 @@ def set_head(net: nn.Module, probe: Probe) -> bool:
 def with_neighbours(
     backbone: ModelInfo, found: Neighbours, num_classes: int, config: TrainConfig
 ) -> tuple[Built, FeatureKnn]:
-    """Return the backbone's network with its labelled images for a head."""
+    """Return the backbone's network with a head that votes among labelled images."""
     body = with_head(backbone, 0, config)
     count, width = found.examples.shape
     model_args: dict[str, object] = {

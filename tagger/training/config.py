@@ -18,7 +18,7 @@ from tagger.training import schedules
 CROP_MODES = {"crop": "center", "letterbox": "border", "squash": "squash"}
 """--fit -> timm's crop_mode."""
 DEFAULT_BACKBONE = "auto"
-"""The hub's default backbone where it is in reach, else `imagenet`."""
+"""The hub's default backbone if it is cached or the hub can be reached, else `imagenet`."""
 _AUGMENT = re.compile(r"none|v0r?|originalr?|3a|(rand|augmix)(-(m|n|mmax|inc|w|d)\d+|-(mstd|p|a)\d+(\.\d+)?|-[bt]\w+)*")
 """Policies that timm.data.auto_augment reads."""
 
@@ -31,7 +31,7 @@ _COSINE = {"schedule": ("cosine",)}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of one training; raises UsageError for values that are not allowed."""
+    """Options of one training; raises UsageError for invalid values."""
 
     __pydantic_config__ = FORM
 
@@ -118,7 +118,7 @@ class TrainConfig:
     freeze_norms: Annotated[
         bool,
         _FineTuning(
-            "Keep the backbone's batch-norm statistics; always on for batches of fewer than 8 images.",
+            "Freeze the backbone's batch-norm statistics; always on for batches of fewer than 8 images.",
             search=(True, False),
         ),
     ] = True
@@ -151,18 +151,20 @@ class TrainConfig:
         if self.batch_size and self.gpus > 1 and self.batch_size < 2 * self.gpus:
             raise UsageError(f"--batch-size {self.batch_size}: --gpus {self.gpus} needs at least {2 * self.gpus}")
         if not _AUGMENT.fullmatch(self.augment):
-            raise UsageError(f"--augment {self.augment}: expected none, or a policy of timm's such as rand-m9-mstd0.5")
+            raise UsageError(
+                f"--augment {self.augment}: expected none, or one of timm's policies, such as rand-m9-mstd0.5"
+            )
         if self.schedule != "cosine" and min(rate for rate, _ in schedules.steps(self.schedule)) <= 0:
             raise UsageError(f"--schedule {self.schedule}: learning rates must be above 0")
 
     @property
     def task(self) -> str:
-        """Return the task of tagger.json."""
+        """Return the task, as in tagger.json."""
         return "multilabel" if self.multilabel else "multiclass"
 
     @property
     def score_name(self) -> str:
-        """Return the metric that models are chosen by."""
+        """Return the name of the metric that selects models."""
         return "mean average precision" if self.multilabel else "accuracy"
 
     def preprocessing(self, backbone: Preprocessing) -> Preprocessing:
@@ -174,7 +176,7 @@ class TrainConfig:
 
 
 def differences(before: Mapping[str, object], now: TrainConfig, ignoring: Collection[str] = ()) -> list[str]:
-    """Return `--lr 0.1 -> 0.2` for every option that differs; options that did not exist had their default."""
+    """Return `--lr 0.1 -> 0.2` for every option that differs; options missing in `before` had their default."""
     values = json.loads(json.dumps(asdict(now)))
     was = {field.name: before.get(field.name, field.default) for field in fields(TrainConfig)}
     return [

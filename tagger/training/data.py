@@ -1,4 +1,4 @@
-"""Data of a training: labelled images in splits, and what one scan of them computes."""
+"""Training data: labelled images in splits, with their features and decoded pixels from one scan."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCRATCH_SIDE = 32
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Receivers of progress."""
+    """Callbacks for progress."""
 
     say: Callable[[str], None] = lambda line: None
     on_progress: Callable[[str, int, int], None] = lambda step, done, total: None
@@ -51,7 +51,7 @@ class TrainingData:
     backbone: ModelInfo | None
     device: str
     decoded: int = 0
-    """Images that had to be decoded; the others were cached."""
+    """Number of images that were decoded; the others were cached."""
     notes: tuple[str, ...] = ()
     square: ArrayPixels | None = None
     """For networks trained from scratch."""
@@ -60,13 +60,13 @@ class TrainingData:
 
     @property
     def pretrained(self) -> ModelInfo:
-        """Return the backbone of a method that has one."""
+        """Return the backbone; only for methods that have one."""
         assert self.backbone is not None
         return self.backbone
 
     @property
     def evaluated(self) -> list[str]:
-        """Return the splits that are scored: validation, and test where there is one."""
+        """Return the splits to evaluate: validation, and test if there is one."""
         return [name for name in ("val", "test") if self.rows(name).any()]
 
     def rows(self, split: str) -> BoolArray:
@@ -88,7 +88,7 @@ class TrainingData:
 
 
 def describe_backbone(config: TrainConfig) -> ModelInfo | None:
-    """Return the backbone with the preprocessing of this training, and an id for it; None for --method scratch."""
+    """Return the backbone with this training's preprocessing and a matching id; None for --method scratch."""
     if config.method == "scratch":
         return None
     published = checkpoint.describe(config.backbone)
@@ -103,7 +103,7 @@ def read(dataset: str, config: TrainConfig, callbacks: Callbacks, benchmark_side
     """Read labels, scan the images once, and split them.
 
     For a benchmark, images are also fitted to squares of `benchmark_side`, and those known to have no label are left
-    out. Raises SourceError or UsageError when there is nothing to learn from.
+    out. Raises SourceError or UsageError if there are too few labels or images.
     """
     device = hardware.device(config.device)
     if config.gpus > 1 or (config.method in ("auto", "finetune") and loaders.workers_for(device)):
@@ -142,7 +142,7 @@ def read(dataset: str, config: TrainConfig, callbacks: Callbacks, benchmark_side
 
 
 def _pixels(images: Dataset, backbone: ModelInfo, scanned: Scan, device: str) -> FilePixels:
-    """Return the images with those that are decoded already, each as its split needs it."""
+    """Return the images, including those already decoded, with the array that their split needs."""
     train = images.split("train")
     training = {row: array for row, array in scanned.arrays["training"].items() if train[row]}
     evaluation = {row: array for row, array in scanned.arrays["pixels"].items() if not train[row]}
@@ -177,12 +177,12 @@ def _check_splits(dataset: str, data: TrainingData, multilabel: bool) -> None:
         if counts[name] < least:
             listed = ", ".join(f"{count} {split}" for split, count in counts.items())
             raise SourceError(
-                f"{dataset}: {listed} images; too few in {name}: label more images, or omit the given splits"
+                f"{dataset}: {listed} images; too few in {name}: label more images, or remove the splits of the dataset"
             )
     names = data.dataset.label_names
     here = [names[index] for index in np.flatnonzero(data.truth("train").any(axis=0))]
     if len(here) < (1 if multilabel else 2):
         raise SourceError(
             f"{dataset}: the training images have {len(here)} of {len(names)} labels ({', '.join(here) or 'none'}); "
-            "there is nothing to tell apart: put images of other labels into train"
+            "training needs more labels: put images of other labels into train"
         )

@@ -1,4 +1,4 @@
-"""Batches, gradients and weights of a training in several processes, by torch.distributed."""
+"""Distributed training with torch.distributed: each process's share of a batch, gradients and weights."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ LOCAL_STEPS = 8
 """Local steps between two averages of the weights."""
 POWERSGD_RANK = 4
 ONE_BUCKET_MB = 100_000
-"""More than the gradients of any network."""
+"""A bucket larger than the gradients of any network."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train one network, and the place of this one among them."""
+    """The processes that train one network, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
     gradients: str = "exact"
     """exact, powersgd (compressed), or local (local SGD: weights are averaged instead of gradients)."""
     here: int = 1
-    """Number of them on this machine."""
+    """Number of processes on this machine."""
 
     def rows(self, count: int) -> list[int]:
-        """Return which rows of a batch are trained on here: all of a batch that is too small to be shared.
+        """Return the rows of a batch for this process: all rows if the batch is too small to be shared.
 
         Rows at equal distance from both ends stay together, because mixup blends those.
         """
@@ -51,18 +51,18 @@ class Group:
         return [row for row in range(count) if not shared or min(row, count - 1 - row) % self.size == self.rank]
 
     def weight(self, count: int) -> float:
-        """Return the factor with which an image counts here: every process trains on the images of a small batch."""
+        """Return the weight of an image in this process: every process trains on all images of a small batch."""
         return 1.0 if count >= 2 * self.size else 1.0 / self.size
 
     def with_shared_norms(self, net: nn.Module, device: str) -> nn.Module:
-        """Return the network with batch-norm statistics over all processes, which torch has on GPUs only."""
+        """Return the network with batch-norm statistics over all processes, which torch supports on GPUs only."""
         return convert_sync_batchnorm(net) if self.size > 1 and device == "cuda" else net
 
     def parallel(self, net: nn.Module, steps: int) -> nn.Module:
-        """Return the network with gradients that are averaged over the processes, after so many optimizer steps."""
+        """Return the network with gradients averaged over the processes; `steps` optimizer steps are done already."""
         if self.size == 1:
             return net
-        # gloo's threads wait for each other when several buckets are compressed at a time
+        # gloo's threads deadlock if several buckets are compressed at a time
         one_bucket = ONE_BUCKET_MB if self.gradients == "powersgd" else None
         wrapped = DistributedDataParallel(net, bucket_cap_mb=one_bucket)
         if self.gradients == "powersgd":
@@ -93,7 +93,7 @@ class Group:
         return total
 
     def from_first(self, compute: Callable[[], T]) -> T:
-        """Return what the first process computes."""
+        """Compute a value in the first process, and return it in all of them."""
         if self.size == 1:
             return compute()
         found: list[T | None] = [compute() if self.rank == 0 else None]
@@ -105,14 +105,14 @@ ALONE = Group()
 
 
 def start_server() -> None:
-    """Start the process that others are forked from: it imports torch and timm once, beside what is done here."""
+    """Start the fork server, which imports torch and timm once, in parallel with this process."""
     if START_METHOD == "forkserver":
         forkserver.set_forkserver_preload(["__main__", "tagger.training.methods"])
         forkserver.ensure_running()
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it has ended, even when that was killed."""
+    """End this process as soon as its parent has ended, even if the parent was killed."""
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
@@ -124,7 +124,7 @@ def _end_after(process: BaseProcess) -> None:
 
 
 def synchronised(net: Callable[[Tensor], Tensor], now: bool) -> contextlib.AbstractContextManager[None]:
-    """Return a context in which gradients are averaged over the processes now, or only summed up here."""
+    """Return a context in which gradients are averaged over the processes now, or only accumulated here."""
     if now or not isinstance(net, DistributedDataParallel):
         return contextlib.nullcontext()
     return net.no_sync()

@@ -1,4 +1,4 @@
-"""Nearest neighbours: k and the metric are chosen on held-out images, nothing else is learnt."""
+"""Nearest neighbours: k and the metric are chosen on held-out images; nothing else is fitted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tagger.training.probe import Part
 KS = (1, 3, 5, 7, 10, 15, 20)
 METRICS = ("l2", "cosine", "l1")
 FAST_METRICS = METRICS[:2]
-"""Without l1, which is no matrix product and takes minutes where there are many images."""
+"""Without l1, which is not a matrix product and takes minutes on many images."""
 
 Curves = dict[str, dict[int, float]]
 """Metric -> k -> accuracy on the held-out images."""
 
 
 OnProgress = Callable[[str, int, int], None]
-"""Gets the metric, the images compared, and their number."""
+"""Called with the metric, the number of images compared, and their total."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,6 @@ def accuracies(
 
 
 def best(curves: Curves) -> tuple[str, int]:
-    """Return metric and k of the highest accuracy; of equal ones the first."""
+    """Return metric and k with the highest accuracy; the first of equal ones."""
     metric = max(curves, key=lambda each: max(curves[each].values()))
     return metric, max(curves[metric], key=lambda k: curves[metric][k])

@@ -35,16 +35,16 @@ from tagger.training.resume import State
 from tagger.training.trainer import Diverged, Epoch, OnEpoch, Trainer
 
 TIMEOUT = timedelta(minutes=30)
-"""Time after which a process that waits for the others gives up; one that has died is noticed at once."""
+"""Time that a process waits for the others; the death of a process is noticed at once."""
 WAIT = timedelta(days=7)
-"""Time that the processes of torchrun wait for the data."""
+"""Time that the other processes of torchrun wait while the first reads the data."""
 _END_SECONDS = 5.0
 _NOTICE_SECONDS = 1.0
 """Time in which all processes notice that one has failed."""
 
 
 class Lost(TaggerError):
-    """A process that trains has lost another."""
+    """A training process has lost its connection to the others."""
 
 
 _Events: TypeAlias = "SimpleQueue[Epoch | TaggerError]"
@@ -52,10 +52,10 @@ _Events: TypeAlias = "SimpleQueue[Epoch | TaggerError]"
 
 @dataclass(frozen=True)
 class Job:
-    """A training that other processes can do, too."""
+    """A training that can be sent to other processes."""
 
     make: Callable[[Group], Trainer]
-    """A function of a module, with plain data."""
+    """A module-level function, so that it can be pickled."""
     device: str
     gpus: int = 1
     gradients: str = "exact"
@@ -102,7 +102,7 @@ def under_torchrun() -> bool:
 
 
 def torchrun_gpus(gpus: int) -> int:
-    """Return --gpus, which torchrun decides where it started this process; raises UsageError for another number."""
+    """Return --gpus, or torchrun's number of processes; raises UsageError if both are given and differ."""
     size = int(os.environ["WORLD_SIZE"]) if under_torchrun() else gpus
     if gpus not in (1, size):
         raise UsageError(f"--gpus {gpus}: torchrun has started {size} processes; omit --gpus")
@@ -110,12 +110,12 @@ def torchrun_gpus(gpus: int) -> int:
 
 
 def follows() -> bool:
-    """Return whether this is a process of torchrun that only trains: all but the first."""
+    """Return whether this is a process of torchrun other than the first."""
     return under_torchrun() and os.environ["RANK"] != "0"
 
 
 def follow() -> None:
-    """Train in a process of torchrun what its first process sends."""
+    """Take part in the training of torchrun's first process."""
     _train_under_torchrun(None, lambda epoch: None)
 
 
@@ -133,7 +133,7 @@ def _train(job: Job, processes: Group, on_epoch: OnEpoch) -> Fitted:
 
 
 def _train_in_processes(job: Job, on_epoch: OnEpoch) -> Fitted:
-    """Start a process for each GPU and watch over them: when one fails, all end."""
+    """Start one process per GPU and supervise them: if one fails, all are ended."""
     with tempfile.TemporaryDirectory(prefix="tagger-") as folder:
         start_server()
         events: _Events = multiprocessing.get_context(START_METHOD).SimpleQueue()
@@ -169,7 +169,7 @@ def _train_one(rank: int, job: Job, folder: str, events: _Events) -> None:
 
 
 def _train_under_torchrun(job: Job | None, on_epoch: OnEpoch) -> Fitted:
-    """Send the job, or receive it; then train. The processes wait for the first as long as it reads the data."""
+    """Send the job, or receive it; then train. The other processes wait while the first reads the data."""
     store, rank, size = next(rendezvous("env://", timeout=WAIT))
     if job:
         store.set("device", job.device)
@@ -187,7 +187,7 @@ def _train_under_torchrun(job: Job | None, on_epoch: OnEpoch) -> Fitted:
 def _joined(
     processes: Group, device: str, place: int, store: Store | None = None, init_method: str | None = None
 ) -> Iterator[None]:
-    """Join the process group, with the GPU and the cores that are this process's."""
+    """Join the process group, and use only this process's GPU and share of the cores."""
     torch.set_num_threads(max(1, hardware.cores() // processes.here))
     if device == "cuda":
         torch.cuda.set_device(place)
@@ -200,14 +200,14 @@ def _joined(
     except (dist.DistError, RuntimeError) as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise Lost(f"a training process lost the others ({str(error).splitlines()[0][:120]})") from error
+        raise Lost(f"a training process lost its connection ({str(error).splitlines()[0][:120]})") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _deliver(events: _Events, on_epoch: OnEpoch) -> list[TaggerError]:
-    """Pass on the epochs that have ended; return the errors that processes have sent."""
+    """Pass finished epochs to the callback; return the errors that processes have sent."""
     errors = []
     while not events.empty():
         if isinstance(event := events.get(), TaggerError):
@@ -218,7 +218,7 @@ def _deliver(events: _Events, on_epoch: OnEpoch) -> list[TaggerError]:
 
 
 def _failure(processes: list[BaseProcess], errors: list[TaggerError], files: list[str]) -> TaggerError:
-    """Return why the processes failed: by a signal, or an error that is not the loss of another process."""
+    """Return why the processes failed: a signal, or the first error that is not a consequence of another."""
     for number, process in enumerate(processes, 1):
         if process.exitcode and process.exitcode < 0:
             name = signal.Signals(-process.exitcode).name
@@ -234,7 +234,7 @@ def _stopped(reason: str) -> TaggerError:
 
 
 def _end(processes: list[BaseProcess]) -> None:
-    """End the processes that are left."""
+    """End the remaining processes."""
     for process in processes:
         if process.is_alive():
             process.terminate()

@@ -1,4 +1,4 @@
-"""Training batches: images of a dataset through timm's transforms, or tensors that are already on the device."""
+"""Training batches: images of a dataset with timm's transforms, or tensors that are already on the device."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tagger.training.trainer import Batch, seed_of
 log = logging.getLogger(__name__)
 
 MAX_WORKERS = 16
-"""Processes that prepare images for a GPU."""
+"""Maximum number of worker processes per GPU."""
 PREFETCH = 2
-"""Batches that each of them prepares ahead."""
+"""Batches that each worker prepares ahead."""
 EVALUATED = 64
-"""Images of an evaluation batch."""
+"""Batch size of evaluation."""
 
 
 class Normaliser:
@@ -59,7 +59,7 @@ def batches(pixels: Callable[[], UInt8Array], targets: Tensor, normaliser: Norma
 
 
 class TensorLoader:
-    """Batches of normalised images (N, 3, H, W) that lie on the device, flipped and translated there."""
+    """Batches of normalised images (N, 3, H, W) on the device, flipped and translated there."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class TensorLoader:
 
 
 def translated(batch: Tensor, by: int, generator: torch.Generator, fill: str = "constant") -> Tensor:
-    """Translate each image (N, C, H, W) by up to `by` pixels each way; zeros or a reflection come in."""
+    """Translate each image (N, C, H, W) by up to `by` pixels each way, padded with zeros or a reflection."""
     height, width = batch.shape[-2:]
     padded = functional.pad(batch.float(), (by,) * 4, mode=fill).to(batch.dtype)
     top, left = torch.randint(0, 2 * by + 1, (2, len(batch), 1), device=batch.device, generator=generator)
@@ -121,9 +121,9 @@ def _flip_some(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class ImageLoader:
-    """Batches of a dataset's images, each changed at random by timm's training transform.
+    """Batches of a dataset's images, augmented by timm's training transform.
 
-    On a CPU the network takes nearly all of the time, and images are changed in this process. For a GPU, worker
+    On a CPU the network takes nearly all of the time, so images are augmented in this process. For a GPU, worker
     processes do it; they live for all epochs. The batches are the same with any number of workers.
     """
 
@@ -162,7 +162,7 @@ class ImageLoader:
 
 
 class AugmentedImages(Dataset[Tensor]):
-    """Images by (epoch, index), each changed by random numbers of its own: order and workers do not matter."""
+    """Augmented images by (epoch, index), each with its own random seed, so that order and workers do not matter."""
 
     def __init__(self, pixels: Pixels, rows: Rows, preprocessing: Preprocessing, config: TrainConfig) -> None:
         self.pixels, self.rows, self.seed, self.size = pixels, rows, config.seed, preprocessing.size
@@ -215,17 +215,17 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 
 def workers_for(device: str, processes: int = 1) -> int:
-    """Return how many workers prepare images for each of so many processes that train; none on a CPU."""
+    """Return the number of data-loading workers for each of `processes` training processes; 0 on a CPU."""
     return max(1, min(hardware.cores() // processes, MAX_WORKERS)) if device == "cuda" else 0
 
 
 def _in_workers(dataset: AugmentedImages, sampler: EpochSampler, workers: int, device: str) -> Iterable[Tensor] | None:
-    """Return a loader with workers; None, with a warning, where shared memory has no room for images and batches."""
+    """Return a loader with workers; None, with a warning, if shared memory is too small for images and batches."""
     height, width = dataset.size
     batches = (PREFETCH * workers + 1) * sampler.batch_size * height * width * 3
     pixels = share_pixels(dataset.pixels, batches)
     if pixels is None:
-        log.warning("%s has no room for the images: they are prepared in one process, which is slower", SHARED_MEMORY)
+        log.warning("%s is too small for the images; loading them in one process, which is slower", SHARED_MEMORY)
         return None
     dataset.pixels = pixels
     start_server()
@@ -243,6 +243,6 @@ def _in_workers(dataset: AugmentedImages, sampler: EpochSampler, workers: int, d
 
 
 def _start_worker(worker: int) -> None:
-    """Use one thread, and end with the process that trains, even when that is killed."""
+    """Use one thread, and end with the training process, even if that is killed."""
     torch.set_num_threads(1)
     end_with_parent()

@@ -47,7 +47,7 @@ class TrainedNetwork:
     network: Built
     method: str
     logits: dict[str, Float32Array]
-    """val, and test where there is one: (N, K), not calibrated."""
+    """Split (val, and test if there is one) -> logits (N, K), not calibrated."""
     candidates: dict[str, float]
     """Method -> validation score."""
     curve: list[Epoch] = field(default_factory=list)
@@ -56,11 +56,11 @@ class TrainedNetwork:
     recipe: dict[str, object] = field(default_factory=dict)
     """Hyperparameters of the training loop."""
     seconds_before: float = 0.0
-    """Seconds of epochs that earlier, killed runs trained."""
+    """Training time of earlier, killed runs."""
 
 
 def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> TrainedNetwork:
-    """Train by the configured method; `auto` fine-tunes when that is worthwhile and returns the better network."""
+    """Train with the configured method; `auto` fine-tunes if the budget allows, and returns the better network."""
     if config.method == "knn":
         return fit_knn(data, config, callbacks)
     if config.method == "scratch":
@@ -81,7 +81,7 @@ def fit(data: TrainingData, config: TrainConfig, state: State, callbacks: Callba
 
 
 def fit_probe(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> tuple[TrainedNetwork, bool]:
-    """Fit a linear classifier on frozen features; return it, and whether it could be put into the network's head."""
+    """Fit a linear classifier on frozen features; return it, and whether it could be copied into the network's head."""
     head = probe.fit(data.part("train"), data.part("val"), config)
     features, truth = data.part("val")
     found = score_of(head(features), truth, config.multilabel)
@@ -110,7 +110,7 @@ def fine_tune(
 ) -> TrainedNetwork:
     """Train all layers, starting from a copy of the probe's network; return logits of `splits`, by default of all.
 
-    A random head would destroy the features before it had learnt anything (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
+    A random head would distort the pretrained features (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
     """
     network = backbones.with_head(data.pretrained, len(data.dataset.label_names), config)
     net = network.net
@@ -141,10 +141,10 @@ def fine_tune(
 
 
 def _for_processes(data: TrainingData, gpus: int) -> TrainingData:
-    """Return what fine-tuning needs of the data, its images in shared memory where that has room for them."""
+    """Return the data that fine-tuning needs, with the images in shared memory if they fit."""
     pixels = share_pixels(data.pixels) if gpus > 1 else data.pixels
     if pixels is None:
-        log.warning("%s has no room for the images: every process gets a copy", SHARED_MEMORY)
+        log.warning("%s is too small for the images; every process gets a copy", SHARED_MEMORY)
     return replace(data, pixels=pixels or data.pixels, features=None, square=None)
 
 
@@ -156,7 +156,7 @@ def _fine_tuning(
     start: float | None,
     processes: Group,
 ) -> Trainer:
-    """Return the trainer of a fine-tuning whose untrained network has the score `start`, None for no score."""
+    """Return the trainer of a fine-tuning; `start` is the validation score of the initial network, if known."""
     net = backbones.build(data.pretrained.architecture, len(data.dataset.label_names), model_args, config)
     net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     trainer = make_trainer(net, data, config, processes)
@@ -183,13 +183,13 @@ def make_trainer(net: nn.Module, data: TrainingData, config: TrainConfig, proces
         batches(validation, torch.from_numpy(data.truth("val")), normaliser),
         config.multilabel,
         weights,
-        autocast=data.device != "cpu",  # a CPU with bf16 trains depthwise networks no faster in it
+        autocast=data.device != "cpu",  # on a CPU, bf16 does not speed up depthwise networks
         processes=processes,
     )
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    """Return the hyperparameters of a fine-tuning: an option sets the hyperparameter of its name."""
+    """Return the hyperparameters of a fine-tuning; an option sets the hyperparameter of the same name."""
     options: dict[str, Any] = {each.name: getattr(config, each.name, each.default) for each in fields(Recipe)}
     return Recipe(
         **options
@@ -208,7 +208,7 @@ def recipe_of(config: TrainConfig) -> Recipe:
 
 
 def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> TrainedNetwork:
-    """Choose k and metric on validation; the network's head is the labelled images."""
+    """Choose k and the metric on validation; the head of the network votes among the labelled images."""
 
     def compared(metric: str, done: int, total: int) -> None:
         callbacks.on_progress(f"{metric} distances", done, total)
@@ -227,7 +227,7 @@ def fit_knn(data: TrainingData, config: TrainConfig, callbacks: Callbacks) -> Tr
 
 
 def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> TrainedNetwork:
-    """Train the speed-run network on the images as they are."""
+    """Train the speed-run network from scratch."""
     assert isinstance(data.pixels, ArrayPixels)
     batch_size = config.batch_size or SPEEDRUN.batch_size
     rate = SPEEDRUN.lr * batch_size / SPEEDRUN.batch_size
@@ -244,7 +244,7 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
     try:
         fitted = launch.fit(Job(make, data.device, config.gpus, config.gradients, state), callbacks.on_epoch)
     except Diverged as error:
-        state.remove()  # it would lead there again
+        state.remove()  # resuming would diverge again
         raise UsageError(f"{error}; choose a smaller --batch-size, which lowers the learning rate with it") from error
     net = models.build(network.architecture, network.num_classes, network.model_args).eval()
     net.load_state_dict(fitted.weights)
@@ -260,21 +260,21 @@ def fit_scratch(data: TrainingData, config: TrainConfig, state: State, callbacks
 
 
 def _worthwhile(network: Built, data: TrainingData, config: TrainConfig, state: State, callbacks: Callbacks) -> bool:
-    """Return whether fine-tuning is expected to end within the budget; on GPUs it is always tried."""
+    """Return whether fine-tuning is expected to end within the budget; always true on a GPU."""
     if data.device == "cuda" or config.gpus > 1 or state.exists():
-        return True  # one that was begun is finished, whatever the load of the machine is
+        return True  # a started fine-tuning is always finished, whatever the load of the machine
     images = recipe_of(config).epochs * len(data.indices("train"))
     minutes = seconds_per_image(network, config) * images / 60
     if minutes > config.budget_minutes:
         callbacks.say(
             f"fine-tuning would take about {minutes:.0f} minutes, over --budget-minutes {config.budget_minutes:g}; "
-            "saving the probe (--method finetune trains all the same)"
+            "saving the probe (--method finetune ignores the budget)"
         )
     return minutes <= config.budget_minutes
 
 
 def seconds_per_image(network: Built, config: TrainConfig, device: str = "cpu") -> float:
-    """Time one training step, after one to warm up."""
+    """Measure one training step after a warm-up step; return seconds per image."""
     net, normaliser = copy.deepcopy(network.net).to(device).train(), Normaliser(network.preprocessing, device)
     size = min(16, max(2, config.batch_size or BATCH_SIZE))
     batch = torch.zeros(size, *network.preprocessing.size, 3, dtype=torch.uint8)

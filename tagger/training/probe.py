@@ -14,7 +14,7 @@ from tagger.inference.engines import Float32Array
 from tagger.training.config import TrainConfig
 
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
-"""Inverse L2 regularisation strengths that are tried, on standardised features."""
+"""Candidate inverse L2 regularisation strengths, on standardised features."""
 MAX_ITERATIONS = 500
 
 Part = tuple[Float32Array, Float32Array]
@@ -67,10 +67,10 @@ def _logistic(
     if config.task == "multilabel":
         rows = [_binary(features, truth[:, index], strength, config) for index in range(truth.shape[1])]
         return np.stack([row[0] for row in rows]), np.array([row[1] for row in rows])
-    labelled = truth.any(axis=1)  # a known negative has no class to pull towards
+    labelled = truth.any(axis=1)  # images known to have no label have no class
     fitted = _regression(strength, config).fit(features[labelled], truth[labelled].argmax(axis=1))
     weight = np.zeros((truth.shape[1], features.shape[1]))
-    bias = np.full(truth.shape[1], -30.0)  # a class without training images is never the answer
+    bias = np.full(truth.shape[1], -30.0)  # a class without training images is never predicted
     coefficients, intercepts = fitted.coef_, fitted.intercept_
     if len(fitted.classes_) == 2:
         coefficients, intercepts = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * intercepts / 2

@@ -16,7 +16,7 @@ class Recipe:
     batch_size: int = 128
     optimizer: Literal["adamw", "sgd"] = "sgd"
     lr: float = 0.1
-    """Peak learning rate; not used where `schedule` is a list of learning rates."""
+    """Peak learning rate; not used if `schedule` is a list of learning rates."""
     schedule: str = "cosine"
     """See `schedules.value`."""
     warmup_epochs: float = 0.0
@@ -46,9 +46,9 @@ class Recipe:
     freeze_after: tuple[tuple[str, int], ...] = ()
     """Parameters by name that are frozen after a number of epochs."""
     freeze_norms: bool = False
-    """Keep batch-norm statistics."""
+    """Freeze batch-norm statistics."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights, which is validated and returned; 0: off."""
+    """Decay of the exponential moving average of the weights, which is validated and returned; 0: off."""
     lookahead: bool = False
     """Pull weights towards a slow copy every five steps (Zhang 2019, arXiv 1907.08610)."""
     mixup: float = 0.0
@@ -62,19 +62,19 @@ class Recipe:
     translate: int = 0
     """Random translation in pixels, both ways."""
     fill: Literal["zeros", "mean", "reflect"] = "zeros"
-    """Pixels that a translation brings in: zeros, mean (of the image that the network subtracts) or reflect."""
+    """Padding of a translated image: zeros, mean (of the image that the network subtracts) or reflect."""
 
     @property
     def augmented(self) -> bool:
-        """Return whether the network sees mirrored and translated images: then test-time augmentation helps."""
+        """Return whether training mirrors and translates images; only then does test-time augmentation help."""
         return self.flip != "none" and self.translate > 0
 
     def lr_at(self, done: float) -> float:
-        """Return the learning rate when this share of training is behind."""
+        """Return the learning rate when the share `done` of training is done."""
         return schedules.value(self.schedule, self.lr, done, self.warmup_epochs / self.epochs, self.lr_floor)
 
     def momentum_at(self, done: float) -> float:
-        """Return the momentum when this share of training is behind."""
+        """Return the momentum when the share `done` of training is done."""
         return schedules.value(self.momentum, 0.0, done) if "x" in self.momentum else float(self.momentum)
 
 

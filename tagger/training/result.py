@@ -32,11 +32,11 @@ from tagger.training.methods import TrainedNetwork
 from tagger.training.probe import scores_of
 
 MISTAKES = 24
-"""Images in the grid of mistakes."""
+"""Number of images in the grid of mistakes."""
 _SHOWN = 10
-"""Tags that a warning names."""
+"""Maximum number of tags that a warning lists."""
 _FROZEN = ("probe", "knn")
-"""Methods that leave the features of the backbone as they are."""
+"""Methods that do not change the features of the backbone."""
 PACKAGES = ("tagger", "torch", "timm", "scikit-learn", "pillow")
 
 
@@ -51,11 +51,11 @@ class Trained:
     temperature: float
     thresholds: list[Threshold]
     scores: dict[str, Float32Array]
-    """val, and test where there is one: (N, K), calibrated."""
+    """Split (val, and test if there is one) -> scores (N, K), calibrated."""
     truth: dict[str, Float32Array]
     evaluations: dict[str, Evaluation]
     statistics: Statistics | None = None
-    """Of unknown images."""
+    """Statistics for detecting unknown images."""
 
     @property
     def reported(self) -> str:
@@ -70,7 +70,7 @@ class Trained:
 
     @property
     def warnings(self) -> list[str]:
-        """Return what to know before the tags are used."""
+        """Return the warnings of the model card."""
         return [*self.data.notes, *too_few(self.thresholds)]
 
 
@@ -88,7 +88,7 @@ def evaluate(fitted: TrainedNetwork, data: TrainingData, config: TrainConfig, se
 
 
 def _statistics(fitted: TrainedNetwork, data: TrainingData) -> Statistics | None:
-    """Return the statistics of unknown images; None where there are too few images."""
+    """Return the statistics for detecting unknown images; None if there are too few images."""
     splits = {name: data.indices(name) for name in NAMES}
     if data.features is not None and fitted.method in _FROZEN:
         return unknown.fit(splits, data.features.__getitem__)
@@ -174,7 +174,7 @@ def _training(trained: Trained, command: str) -> dict[str, object]:
 
 
 def too_few(thresholds: list[Threshold]) -> list[str]:
-    """Return warnings about tags whose threshold is not proven, and how many validation images would do."""
+    """Return warnings about tags whose threshold is not proven, with the number of validation images they need."""
     lines = []
     if few := [each for each in thresholds if each.status == "too few"]:
         missing = [f"{each.tag} ({each.needed or 'some'} more)" for each in few]

@@ -1,4 +1,4 @@
-"""State of a training that has not ended: one file, written atomically after an epoch."""
+"""State of an unfinished training: one file, written atomically after an epoch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class State:
 
     uri: str
     identity: Json
-    """Plain data that decides how the training goes."""
+    """Options and data that determine the training, as plain values."""
     every: float = 0.0
-    """Seconds between two writes, at least."""
+    """Minimum number of seconds between two writes."""
     saved_at: float = field(default_factory=time.perf_counter)
 
     def with_facts(self, **facts: object) -> State:
-        """Return the same file with more in its identity."""
+        """Return the same file with more facts in its identity."""
         return replace(self, identity={**self.identity, **facts})
 
     def exists(self) -> bool:
@@ -53,7 +53,7 @@ class State:
             return {"identity": state["identity"], "trainer": state["trainer"]}
         except (RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:120] or type(error).__name__
-            raise TableError(f"{self.uri}: damaged training state ({reason}); delete it to start again") from error
+            raise TableError(f"{self.uri}: damaged training state ({reason}); delete it to start over") from error
 
     def save(self, trainer: Trainer) -> None:
         """Write the state, unless that happened less than `every` seconds ago."""
@@ -70,7 +70,7 @@ class State:
 
 
 def fit(trainer: Trainer, state: State | None = None, on_epoch: OnEpoch = lambda epoch: None) -> None:
-    """Train to the end, saving the state after every epoch; a training whose state was saved continues there."""
+    """Train to the end, saving the state after every epoch; a saved training continues from its state."""
     processes = trainer.processes
     before = processes.from_first(lambda: state.load()["trainer"] if state and state.exists() else None)
     if before:

@@ -10,7 +10,7 @@ NAMES = ("constant", "cosine", "triangle")
 
 
 def value(schedule: str, peak: float, done: float, warmup: float = 0.0, floor: float = 0.0) -> float:
-    """Return the value when a share `done` of training is behind.
+    """Return the value when the share `done` of training is done.
 
     `constant`, `cosine` (to `floor` x peak, after a linear warm-up of a share `warmup` that starts there), `triangle`
     (airbench's: Jordan 2024, arXiv 2404.00498), or a list of values with epochs each, such as `0.01x10,0.001x5`.

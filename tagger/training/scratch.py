@@ -43,7 +43,7 @@ def train_net(
 ) -> tuple[nn.Module, list[Epoch]]:
     """Train a network and return it on the CPU with its learning curve; deterministic on one CPU.
 
-    A training whose state was saved continues there. Raises Diverged.
+    A saved training continues from its state. Raises Diverged.
     """
     resume.fit(trainer, state, on_epoch)
     return trainer.net.eval().cpu().to(memory_format=torch.contiguous_format), trainer.curve
@@ -60,7 +60,7 @@ def make_trainer(
     compiled: bool = False,
     processes: Group = ALONE,
 ) -> Trainer:
-    """Return a trainer whose images lie normalised on the device, in bf16 where it computes in bf16."""
+    """Return a trainer whose normalised images are on the device, in bf16 if the device computes in bf16."""
     torch.manual_seed(seed)
     net = models.build(network.architecture, network.num_classes, network.model_args)
     offset = network.normalisation.offset

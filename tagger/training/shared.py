@@ -1,4 +1,4 @@
-"""Decoded images in memory that several processes share: each is sent a handle, not the pixels."""
+"""Decoded images in shared memory: processes receive a handle, not the pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tagger.data.pixels import FilePixels, Pixels
 from tagger.images import UInt8Array
 
 SHARED_MEMORY = "/dev/shm"
-"""Where Linux keeps it; a container may have 64 MB."""
+"""Shared memory of Linux; in a container it may have only 64 MB."""
 
 
 class SharedArrays(dict[int, UInt8Array]):
@@ -32,7 +32,7 @@ class SharedArrays(dict[int, UInt8Array]):
 
 
 def share(arrays: dict[int, UInt8Array]) -> SharedArrays:
-    """Return images in shared memory; images that are there already stay as they are."""
+    """Copy images into shared memory, unless they are already in it."""
     if isinstance(arrays, SharedArrays):
         return arrays
     memory = torch.empty(_bytes(arrays), dtype=torch.uint8).share_memory_()
@@ -43,7 +43,7 @@ def share(arrays: dict[int, UInt8Array]) -> SharedArrays:
 
 
 def share_pixels(pixels: Pixels, more: int = 0) -> Pixels | None:
-    """Return pixels whose decoded images are shared; None where memory lacks room for them and `more` bytes."""
+    """Return pixels whose decoded images are shared; None if they and `more` bytes do not fit."""
     caches = [pixels.training, pixels.evaluation] if isinstance(pixels, FilePixels) else []
     needed = more + sum(_bytes(each) for each in caches if not isinstance(each, SharedArrays))
     if Path(SHARED_MEMORY).is_dir() and shutil.disk_usage(SHARED_MEMORY).free < needed:

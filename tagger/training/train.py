@@ -19,7 +19,7 @@ from tagger.training.result import Trained
 from tagger.training.resume import State
 
 UNFINISHED = "_training.pt"
-"""File in the checkpoint's folder with the state of a training that has not ended."""
+"""File in the checkpoint folder with the state of an unfinished training."""
 
 
 def train(
@@ -34,7 +34,7 @@ def train(
     """Train on the labels of a manifest or folder and write a checkpoint folder; return its description.
 
     Strength, method, epoch, temperature and thresholds are chosen on validation; the test split is scored once, at the
-    end. With `resume` a fine-tuning that was killed goes on after its last finished epoch. `beside` names files that
+    end. With `resume` a killed fine-tuning continues after its last finished epoch. `beside` names files that
     may already be in the folder; `notes` are added to the card's warnings. Raises TaggerError.
     """
     dataset, out = os.fspath(dataset), os.fspath(out)
@@ -69,12 +69,12 @@ def fit_and_evaluate(
 
 
 def identity(config: TrainConfig, found: TrainingData) -> dict[str, object]:
-    """Return what decides how a training goes: options and data."""
+    """Return what determines a training: options and data."""
     return {"config": asdict(config), "data": found.dataset.data_fingerprint()}
 
 
 def check_resumable(state: State, config: TrainConfig) -> None:
-    """Raise UsageError when a training was begun with other options or other data, naming the difference."""
+    """Raise UsageError if the training was started with other options or data, naming the difference."""
     before = state.load()["identity"]
     if changed := differences(before["config"], config, ignoring=["gpus"]):
         raise UsageError(f"--resume: this training was started with other options ({'; '.join(changed)}); repeat those")
@@ -85,10 +85,10 @@ def check_resumable(state: State, config: TrainConfig) -> None:
 def _check_out(out: str, folder: str, resume: bool, beside: Sequence[str]) -> None:
     unfinished = storage.exists(storage.join(folder, UNFINISHED))
     if resume and not unfinished:
-        raise UsageError(f"--resume: {out} holds no unfinished training; omit --resume to start one")
+        raise UsageError(f"--resume: {out} has no unfinished training; omit --resume to start one")
     if unfinished and not resume:
-        raise UsageError(f"--out {out}: holds an unfinished training; add --resume to go on, or delete the folder")
-    if not resume:  # beside an unfinished training there may be a checkpoint that was being written
+        raise UsageError(f"--out {out}: has an unfinished training; add --resume to continue it, or delete the folder")
+    if not resume:  # next to an unfinished training there may be a checkpoint that was being written
         _check_empty(out, folder, beside)
 
 

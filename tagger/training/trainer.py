@@ -1,8 +1,8 @@
 """The training loop: one for every network, from a linear model to a fine-tuned backbone.
 
 A loader yields batches that are ready on the device; the trainer does epochs, schedule, averaging, early stopping and
-resuming. Random numbers are seeded anew for every epoch, so a run that is killed and resumed ends with the weights of
-one that was not.
+resuming. Random numbers are seeded anew for every epoch, so a run that is killed and resumed ends with the same weights
+as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tagger.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 SMALL_BATCH = 8
-"""Batch-norm statistics of smaller batches are worse than those of the backbone."""
+"""Minimum batch size to update batch-norm statistics; those of smaller batches are worse than the backbone's."""
 CHECKED_EVERY = 50
-"""Steps between two checks of the loss; each waits for the device."""
+"""Steps between two checks of the loss, which wait for the device."""
 SLOW_STEPS = 5
 """Steps between two updates of the slow weights."""
 
@@ -43,7 +43,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Loader(Protocol):
-    """Training batches, the same for the same epoch."""
+    """Training batches, reproducible for each epoch."""
 
     count: int
     """Images per epoch, over all processes."""
@@ -73,7 +73,7 @@ class Epoch:
     seconds: float
 
     def text(self) -> str:
-        """Return the line of a progress log."""
+        """Return one line for a progress log."""
         train = "" if self.train_score is None else f", train {self.train_score:.1%}"
         validation = "" if self.val_score is None else f", validation {self.val_score:.1%} (loss {self.val_loss:.3f})"
         left = self.seconds * (self.epochs - self.epoch)
@@ -87,11 +87,11 @@ OnEpoch = Callable[[Epoch], None]
 
 
 class Diverged(TaggerError):
-    """A training whose loss is not a number."""
+    """A training whose loss is not finite."""
 
 
 class TrainerState(TypedDict):
-    """All that the next epoch depends on."""
+    """Everything that the next epoch depends on."""
 
     net: dict[str, Tensor]
     optimizer: dict[str, object]
@@ -133,12 +133,12 @@ class Trainer:
         self.ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.slow = {k: v for k, v in weights_of(net).items() if v.is_floating_point()} if recipe.lookahead else {}
         self.piece = recipe.batch_size
-        """Images that go through the network at a time; fewer than a batch after the memory ran out."""
+        """Images per forward pass; smaller than a batch after running out of memory."""
         self.curve: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
         self.best_epoch, self.best_value = 0, -math.inf
         self.seconds_before = 0.0
-        """Seconds of epochs that earlier, killed runs trained."""
+        """Training time of earlier, killed runs."""
 
     @property
     def finished(self) -> bool:
@@ -147,11 +147,11 @@ class Trainer:
         return done >= self.recipe.epochs or (patience is not None and done - self.best_epoch >= patience)
 
     def start_from(self, value: float) -> None:
-        """Take the untrained network, whose monitored score is `value`, for the best so far."""
+        """Record the initial network, whose monitored score is `value`, as the best so far."""
         self.best, self.best_value = weights_of(self.net), value
 
     def fit(self, on_epoch: OnEpoch = lambda epoch: None) -> None:
-        """Train the epochs that are left and load the weights to return; raises Diverged."""
+        """Train the remaining epochs and load the weights to return; raises Diverged."""
         while not self.finished:
             on_epoch(self.run_epoch())
         self.load_best()
@@ -166,14 +166,14 @@ class Trainer:
             self._pull(keep=1.0)
 
     def run_epoch(self) -> Epoch:
-        """Train and validate one epoch; raises Diverged when the loss is not a number."""
+        """Train and validate one epoch; raises Diverged if the loss is not finite."""
         started, number = time.perf_counter(), len(self.curve) + 1
         epoch_seed = seed_of(self.seed, number)
-        torch.manual_seed(epoch_seed + self.processes.rank)  # dropout differs from process to process
+        torch.manual_seed(epoch_seed + self.processes.rank)  # each process has its own dropout
         np.random.seed(epoch_seed)  # timm's mixup draws from here
         train_loss, train_score = self._train(number)
         if not math.isfinite(train_loss):
-            raise Diverged(f"training diverged: the loss of epoch {number} is not a number")
+            raise Diverged(f"training diverged: the loss of epoch {number} is not finite")
         network = self.ema.module if self.ema else self.net
         val_loss, val_score = self.processes.from_first(lambda: self._validate(network))
         lr = self.recipe.lr_at((number * len(self.loader) - 1) / self._steps)
@@ -198,10 +198,13 @@ class Trainer:
         }
 
     def load_state(self, state: TrainerState) -> None:
-        """Continue after the epoch whose state this is."""
+        """Continue after the epoch of a saved state."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for parameter, slots in self.optimizer.state.items():  # in the memory layout of the weights, and so as fast
+        for (
+            parameter,
+            slots,
+        ) in self.optimizer.state.items():  # same memory layout as the weights, else steps are slower
             slots.update(
                 {k: torch.empty_like(parameter).copy_(v) for k, v in slots.items() if isinstance(v, Tensor) and v.ndim}
             )
@@ -253,7 +256,7 @@ class Trainer:
         return total_loss, total_hits if scored else None
 
     def _freeze(self, number: int) -> None:
-        """Freeze what the recipe freezes in this epoch; only the other gradients are averaged over the processes."""
+        """Freeze parameters as the recipe says; only gradients of the others are averaged over the processes."""
         changed = False
         for name, last in self.recipe.freeze_after:
             parameter = self.net.get_parameter(name)
@@ -266,7 +269,7 @@ class Trainer:
     def _backward(
         self, x: Tensor, target: Tensor, weight: float, penalty_weight: float, stepping: bool
     ) -> tuple[Tensor, Tensor]:
-        """Add the gradients of one batch; return mean loss and the number of hits.
+        """Accumulate the gradients of one batch; return the mean loss and the number of correct predictions.
 
         When memory runs out, the batch is repeated in smaller pieces; gradients of earlier batches are lost.
         """
@@ -285,7 +288,7 @@ class Trainer:
                         f"--image-size: one training image of {shape} does not fit into the memory of this "
                         f"{self.device}; choose a smaller --image-size or --backbone, or --method probe"
                     ) from error
-            # the error holds on to memory, so retry only outside its block
+            # the exception keeps tensors alive, so retry outside its block
             self.piece = max(1, self.piece // 2)
             log.warning("out of memory on %s: training on %d images at a time", self.device, self.piece)
             self.optimizer.zero_grad(set_to_none=True)
@@ -328,7 +331,7 @@ class Trainer:
         torch._foreach_copy_(fast, slow)
 
     def _average_all(self) -> None:
-        """After local steps, average all that the next epoch depends on: the first process validates and saves it."""
+        """After local steps, average everything the next epoch depends on; the first process validates and saves it."""
         if self.processes.size == 1 or self.processes.gradients != "local":
             return
         slots = [value for each in self.optimizer.state.values() for value in each.values()]
@@ -345,7 +348,7 @@ class Trainer:
                 group.update(momentum=momentum, dampening=momentum if self.recipe.unit_gain else 0.0)
 
     def _mixed(self, x: Tensor, target: Tensor, count: int) -> Batch:
-        """Blend images and labels with timm's mixup and cutmix; a batch of an odd number of images stays as it is."""
+        """Blend images and labels with timm's mixup and cutmix, which need an even number of images."""
         if not (self.recipe.mixup or self.recipe.cutmix) or count % 2:
             return x, target
         mixer = Mixup(self.recipe.mixup, self.recipe.cutmix, label_smoothing=0.0, num_classes=len(x))
@@ -353,7 +356,7 @@ class Trainer:
         return x, shares.to(target.dtype) @ target
 
     def _set_norms(self, images: int) -> None:
-        """Update batch-norm statistics only where the recipe wants it and the batch is large enough."""
+        """Freeze batch-norm statistics if the recipe does, or if the batch is too small."""
         if self.recipe.freeze_norms or images < SMALL_BATCH:
             for module in self.net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -370,7 +373,7 @@ class Trainer:
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe, device: str = "cpu") -> torch.optim.Optimizer:
-    """Return timm's optimizer; unless the recipe decays all parameters, it does not decay biases and norms."""
+    """Return timm's optimizer; biases and norms have weight decay only if the recipe decays all parameters."""
     momentum = recipe.momentum_at(0.0)
     plain = recipe.optimizer == "sgd" and not (recipe.nesterov and momentum)
     return create_optimizer_v2(
@@ -405,12 +408,12 @@ def loss_of(logits: Tensor, target: Tensor, loss: str, smoothing: float, label_w
         return functional.mse_loss(logits, target)
     smoothed = target * (1 - smoothing) + smoothing / target.shape[1]
     each = functional.cross_entropy(logits, smoothed, reduction="none")
-    # weighed by the image's own label, not by what smoothing gives to the others
+    # weighted by the image's own label, not by the smoothed target
     return (each * (target.sum(dim=1) if label_weights is None else target @ label_weights)).mean()
 
 
 def label_weights(target: Tensor, multilabel: bool) -> Tensor:
-    """Return weights (K,) that make every label count the same: inverse frequencies, or negatives per positive."""
+    """Return weights (K,) that balance the labels: inverse frequencies, or negatives per positive."""
     positives = target.sum(dim=0).clamp(min=1)
     if multilabel:
         return ((len(target) - positives) / positives).clamp(max=100)
@@ -425,7 +428,7 @@ def logits_of(net: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
 
 
 def score_of(logits: Float32Array, truth: Float32Array, multilabel: bool) -> float:
-    """Return the score that models are chosen by: accuracy, or mean average precision."""
+    """Return the score that selects models: accuracy, or mean average precision."""
     if multilabel:
         return metrics.mean_average_precision(logits, truth) or 0.0
     labelled = truth.any(axis=1)
@@ -433,7 +436,7 @@ def score_of(logits: Float32Array, truth: Float32Array, multilabel: bool) -> flo
 
 
 def seed_of(*parts: int) -> int:
-    """Return a seed that depends on all of some whole numbers."""
+    """Return a seed derived from several integers."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STUDY = "_tuning.db"
-"""SQLite file in the checkpoint's folder; the same command continues it."""
+"""SQLite file of the study in the checkpoint folder; running the command again continues it."""
 SEARCH = {field.name: option.search for field, _, option in options.declared(TrainConfig) if option.search}
-"""Options that a search chooses, beside the method, with the values that it tries."""
+"""Options that a search chooses, in addition to the method, with the values that it tries."""
 _SAME_TRIALS = ("device", "precision_target")
 """Options that do not change the score of a trial."""
 _FOR_IMPORTANCE = 8
-"""Complete trials from which the importance of options is estimated."""
+"""Minimum number of complete trials to estimate the importance of options."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def tune(
 ) -> Tuned:
     """Try hyperparameters on the validation split, then train with the best.
 
-    A search that was stopped continues when it is called again. The test split is not used before the end.
+    Calling it again continues a stopped search. The test split is not used before the end.
     Raises UsageError when the folder holds something else or a search with other options, MissingExtra without Optuna.
     """
     callbacks = callbacks or Callbacks()
@@ -82,7 +82,7 @@ def tune(
 
 
 def _check_options(config: TrainConfig, trials: int) -> None:
-    """Raise UsageError for an option that a search chooses itself or does not use."""
+    """Raise UsageError for an option that the search chooses itself or does not use."""
     try:
         import optuna
 
@@ -108,7 +108,7 @@ def _open(out: str) -> list[str]:
     """Create the folder of a search; return what it holds. Raises UsageError for a folder with anything else."""
     folder = storage.absolute(out)
     if storage.is_remote(folder):
-        raise UsageError(f"--out {out}: a study is a local file; tune into a local folder")
+        raise UsageError(f"--out {out}: the search is stored in a local file; choose a local folder")
     there = storage.names_in(folder) or []
     if there and STUDY not in there:
         foreign = [name for name in there if not name.startswith("_tuning")]
@@ -118,7 +118,7 @@ def _open(out: str) -> list[str]:
 
 
 def _study(out: str, found: TrainingData, config: TrainConfig) -> Study:
-    """Open the study of a folder; raises UsageError for one with other options, whose scores do not compare."""
+    """Open the study of a folder; raises UsageError if it has other options, since its scores are not comparable."""
     import optuna
 
     study = optuna.create_study(
@@ -135,7 +135,7 @@ def _study(out: str, found: TrainingData, config: TrainConfig) -> Study:
             )
     else:
         study.set_user_attr("config", json.loads(json.dumps(asdict(config))))
-    seed = config.seed + len(study.trials)  # another seed for every call, else it would repeat its proposals
+    seed = config.seed + len(study.trials)  # a new seed for every call, else it would repeat its proposals
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     return study
 
@@ -186,7 +186,7 @@ def suggest(trial: Trial, base: TrainConfig) -> Json:
 
 
 def _of_trial(base: TrainConfig, chosen: Mapping[str, object]) -> TrainConfig:
-    """Return the options of a trial in full; those that its method does not use have their defaults."""
+    """Return all options of a trial; those that its method does not use have their defaults."""
     return TrainConfig(**options.used(base, **chosen))
 
 
@@ -214,9 +214,9 @@ def _rows(study: Study) -> list[Json]:
 
 
 def _train_best(study: Study, dataset: str, out: str, best: TrainConfig, callbacks: Callbacks) -> Tuned:
-    """Train with the best options, and leave the trials with the checkpoint."""
+    """Train with the best options, and save the trials with the checkpoint."""
     folder, trials = storage.absolute(out), _rows(study)
-    storage.remove(storage.join(folder, UNFINISHED))  # of a search that was killed while it trained the best
+    storage.remove(storage.join(folder, UNFINISHED))  # left by a search that was killed during its final training
     note = (
         f"options chosen by tagger tune in {len(trials)} trials (trials.parquet, plots/trials.png) on the validation "
         "split, whose numbers are optimistic"
@@ -233,7 +233,7 @@ def _train_best(study: Study, dataset: str, out: str, best: TrainConfig, callbac
 
 
 def _importances(study: Study) -> dict[str, float] | None:
-    """Return how much each option of fine-tuning matters; None with too few trials."""
+    """Return the importance of each option of fine-tuning; None with too few trials."""
     import optuna
 
     values = {trial.value for trial in _complete(study)}

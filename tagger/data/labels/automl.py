@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"\d*\.?\d+(e-?\d+)?")
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether all lines begin with a set and go on with a file."""
+    """Return whether all lines start with a set and a file."""
     rows = [line.split(",") for line in file.lines]
     return bool(rows) and all(len(row) > 1 and bool(_SET.fullmatch(row[0].strip(' "'))) for row in rows)
 
@@ -26,7 +26,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         for row in text.csv_rows(lines, ",", file.uri):
             kind, name, *labels = [cell.strip() for cell in row] if len(row) > 1 else ("", "")
             if not name or not _SET.fullmatch(kind):
-                notes.add("rows that do not begin with a set and a file", ",".join(row)[:80])
+                notes.add("rows that do not start with a set and a file", ",".join(row)[:80])
                 continue
             if _is_box(labels[1:]):
                 notes.add("rows with a box, which was ignored", name)

@@ -1,7 +1,7 @@
 """Azure Custom Vision: saved pages of GetTaggedImages. A negative tag means that an image has no tags.
 
-The pages hold no file names: images are found by `id`. A saved GetTags list, given as label names or lying beside the
-pages, names the tags whose `tagName` is null and marks the negative tag.
+The pages have no file names, so images are found by `id`. A saved GetTags list, passed as label names or found next to
+the pages, has the names of tags whose `tagName` is null, and the negative tag.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Tags = Mapping[str, str | None]
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether there are images with an id, tags and links, or pages of them."""
+    """Return whether the file has images with an id, tags and links, or pages of them."""
     first = next(_flat(file.elements), None)
     return isinstance(first, dict) and {"id", "tags"} <= first.keys() and bool(_LINKS & first.keys())
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per image; raises UsageError when a tag has no name and there is no list of tags."""
+    """Yield a record per image; raises UsageError if a tag has no name and there is no list of tags."""
     tags = options.tags or _tags_beside(file)
     notes.add_classes(name for name in tags.values() if name)
     for image in _flat(element for key, element in json_stream.events(file.uri, file.encoding) if not key):
@@ -39,12 +39,12 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         named = [_name(tag, tags, file.uri) for tag in dicts(image.get("tags"))]
         labels = unique(name for name in named if name is not None)
         if None in named and labels:
-            notes.add("images with a negative tag and others, which were taken", str(image["id"]))
+            notes.add("images with a negative tag and others, which were used", str(image["id"]))
         yield Record(str(image["id"]), labels if named else None)
 
 
 def tag_list(elements: Iterable[object]) -> Tags:
-    """Return the tags of a saved GetTags list; empty when it is none."""
+    """Return the tags of a saved GetTags list; empty if the elements are something else."""
     found: dict[str, str | None] = {}
     for tag in elements:
         if not (isinstance(tag, dict) and {"id", "name"} <= tag.keys() and {"type", "imageCount"} & tag.keys()):
@@ -58,18 +58,18 @@ def tag_list(elements: Iterable[object]) -> Tags:
 
 
 def read_tags(uri: str) -> Tags:
-    """Return the tags of a saved GetTags list; empty when the JSON holds something else."""
+    """Return the tags of a saved GetTags list; empty if the JSON is something else."""
     events = json_stream.events(uri)
     return tag_list(element for _, element in takewhile(lambda event: not event[0], events))
 
 
 def _name(tag: Mapping[str, object], tags: Tags, uri: str) -> str | None:
-    """Return the name of a tag; None when it is the negative one."""
+    """Return the name of a tag; None for the negative tag."""
     tag_id, name = str(tag.get("tagId")), tag.get("tagName")
     if tag_id in tags:
         return tags[tag_id]
     if not name:
-        raise UsageError(f"{uri}: tag {tag_id} has no name; save the answer of GetTags and add --label-names FILE")
+        raise UsageError(f"{uri}: tag {tag_id} has no name; save the response of GetTags and add --label-names FILE")
     return None if str(name).lower() in _NEGATIVE else str(name)
 
 
@@ -83,7 +83,7 @@ def _tags_beside(file: LabelFile) -> Tags:
     names = [name for name in storage.names_in(file.folder) or [] if name.endswith(".json")]
     for uri in (storage.join(file.folder, name) for name in islice(names, 20)):
         if uri != file.uri:
-            with contextlib.suppress(TableError):  # another file in the folder need not be JSON
+            with contextlib.suppress(TableError):  # other files in the folder may not be JSON
                 if tags := read_tags(uri):
                     return tags
     return {}

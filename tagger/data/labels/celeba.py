@@ -1,4 +1,4 @@
-"""CelebA's `list_attr_celeba.txt`: a count, a line of class names, then `000001.jpg -1 1 ...` a line."""
+"""CelebA's `list_attr_celeba.txt`: a count, a line of class names, then lines such as `000001.jpg -1 1 ...`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ANSWERS = {"1", "-1", "0"}
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether a line of names is followed by images with an answer to each."""
+    """Return whether a line of names is followed by images with a value for each name."""
     names = _names(file.lines)
     rows = [line for line in file.lines[1:] if line.split() not in ([], names)]
     return file.kind == "text" and bool(rows) and all(_row(line, names) for line in rows)
@@ -26,7 +26,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
         if row := _row(line, names):
             yield Record(row[0], tuple(name for name, answer in zip(names, row[1:], strict=True) if answer == "1"))
         elif line.split() != names and not line.isdecimal():
-            notes.add("lines that are not an image and an answer for each class", line[:80])
+            notes.add("lines that are not an image and a value for each class", line[:80])
 
 
 def _names(lines: Sequence[str]) -> list[str]:
@@ -35,7 +35,7 @@ def _names(lines: Sequence[str]) -> list[str]:
 
 
 def _row(line: str, names: Sequence[str]) -> list[str]:
-    """Return the image and its answers; empty for another line."""
+    """Return the image and its values; empty for another line."""
     row = line.rsplit(maxsplit=len(names))
     fits = len(row) == len(names) + 1 > 2 and storage.is_image_name(row[0]) and {*row[1:]} <= _ANSWERS
     return row if fits else []

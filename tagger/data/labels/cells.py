@@ -14,18 +14,18 @@ _NOTHING = ("None", "nan", "NaN", "null", "<NA>")
 _QUOTED = r"""[uU]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _VALUE = rf"(?:{_QUOTED}|[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?|{'|'.join(_NOTHING)})"
 _VALUES = re.compile(rf"\[\s*{_VALUE}(?:(?:\s+{_VALUE})*|(?:\s*,\s*{_VALUE})*)\s*\]", re.DOTALL)
-"""A flat list as numpy and Python print it; its items stand between spaces or commas, never both."""
+"""A flat list as numpy and Python print it; its items are separated by spaces or commas, not both."""
 _WORDS = re.compile(r"""\[[^\[\](){}:'"]*\]""")
 """A flat list as DuckDB prints it, without quotes."""
 _CALL = re.compile(r"""(?:\w+\.)*\w+\((?:[\[{('"].*)?\)""", re.DOTALL)
 """A list, or none, in the form `array(['a'])`, `set()`."""
 _EMPTY = ("()", "set()")
 _GLUED = re.compile(r"[\w\0]\s*\0|\.\.\.")
-"""Beside a quoted item (\0) without a comma, which Python would join; or cut short."""
+"""A word next to a quoted item (\0) without a comma, which Python would join; or a truncated list."""
 
 
 def plain_text(value: object) -> str:
-    """Return a cell as text without spaces around it; whole floats lose their `.0`, missing values are empty."""
+    """Return a cell as stripped text; whole floats lose their `.0`, missing values are empty."""
     if isinstance(value, str):
         return value.strip()
     if value is None or value != value:  # NaN
@@ -59,13 +59,13 @@ def labels_in(value: object, separator: str | None, notes: Notes) -> tuple[str, 
         try:
             return labels_in(_parsed(cell), None, notes)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            notes.add("cells in brackets that are no whole list, left unlabelled", cell)
+            notes.add("cells in brackets that are not a valid list, left unlabelled", cell)
             return None
     return unique(map(str.strip, cell.split(separator))) if separator else (cell,)
 
 
 def united(found: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    """Return the labels of several cells together; None when all are empty."""
+    """Return the union of the labels of several cells; None if all are empty."""
     given = [labels for labels in found if labels is not None]
     return unique(label for labels in given for label in labels) if given else None
 
@@ -77,7 +77,7 @@ def _item(item: object) -> str:
 
 
 def _parsed(cell: str) -> object:
-    """Return the list or object that a cell prints; raises ValueError or SyntaxError when it is none, or cut short."""
+    """Parse the text of a list or object; raises ValueError or SyntaxError if it is invalid or truncated."""
     if cell in _EMPTY:
         return ()
     try:
@@ -90,16 +90,16 @@ def _parsed(cell: str) -> object:
 
 
 def _printed(cell: str) -> object:
-    """Return the list that Python, numpy or DuckDB prints."""
+    """Parse a list as Python, numpy or DuckDB prints it."""
     if _VALUES.fullmatch(cell):
         return [_scalar(item) for item in re.findall(_VALUE, cell, re.DOTALL) if item not in _NOTHING]
     if _WORDS.fullmatch(cell):
         items = [item.strip() for item in cell[1:-1].split(",")]
         if "..." in items or any(re.fullmatch(_VALUE, word) for word in re.split(r"[\s,]+", cell[1:-1])):
-            raise ValueError("cut short, or values beside words")
+            raise ValueError("truncated, or values mixed with words")
         return items
     if _GLUED.search(re.sub(_QUOTED, "\0", cell, flags=re.DOTALL)):
-        raise ValueError("two items without a comma, or cut short")
+        raise ValueError("two items without a comma, or truncated")
     return ast.literal_eval(cell)
 
 

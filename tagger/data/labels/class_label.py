@@ -16,7 +16,7 @@ Names = Sequence[str]
 def rows(
     parquet: pq.ParquetFile, columns: Sequence[str], notes: Notes, batch_size: int = 1 << 16
 ) -> Iterator[tuple[object, ...]]:
-    """Yield the values of some columns of every row; the names of their classes are noted."""
+    """Yield the values of some columns of every row; their class names are added to the notes."""
     known = class_names(parquet.schema_arrow)
     names = [known.get(column, ()) for column in columns]
     notes.add_classes(name for of_column in names for name in of_column)
@@ -27,13 +27,13 @@ def rows(
 
 
 def class_names(schema: pa.Schema) -> Mapping[str, Names]:
-    """Return the class names of the ClassLabel columns, alone or in lists, by the metadata of `datasets`."""
+    """Return column -> class names of columns with ClassLabels, or lists of them, from the metadata of `datasets`."""
     try:
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = found["info"]["features"]
         return {column: names for column, feature in features.items() if (names := _names(feature))}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}  # metadata of another shape says nothing about classes
+        return {}  # metadata of another structure
 
 
 def _names(feature: object) -> Names:
@@ -49,7 +49,7 @@ def _names(feature: object) -> Names:
 
 
 def _named(cell: object, names: Names) -> object:
-    """Return a cell with names for ids; -1 is Hugging Face's id of an image without a label."""
+    """Return a cell with ids replaced by names; -1 is Hugging Face's id of an image without a label."""
     if isinstance(cell, list):
         return [_named(item, names) for item in cell]
     if not isinstance(cell, int) or cell == -1:

@@ -1,7 +1,7 @@
 r"""CNTK map file: `path<tab>id` or `sequence<tab>path<tab>id`; a path may be a member of a zip, `x.zip@/inner/a.jpg`.
 
 A leading `...` is the map file's own folder. CNTK splits `x.zip@\inner\a.jpg` at the first `@`, skips one character and
-turns `\` into `/`; so do we. Names come from a names file, one class a line.
+turns `\` into `/`; so does this reader. Class names come from a file with one name per line.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from tagger.errors import UsageError
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether all lines are two or three tabbed fields, the last a number."""
+    """Return whether all lines have two or three tab-separated fields, the last a number."""
     return bool(file.lines) and all(map(_fields, file.lines))
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; raises UsageError without the names of the classes."""
     if not options.names:
-        raise UsageError(f"{file.uri}: a CNTK map file holds class ids only; add --label-names FILE, one name a line")
+        raise UsageError(
+            f"{file.uri}: a CNTK map file has class ids only; add --label-names FILE with one name per line"
+        )
     with text.open_text(file.uri, file.encoding) as lines:
         for line in filter(str.strip, lines):
             if not (fields := _fields(line)):
@@ -41,7 +43,7 @@ def _fields(line: str) -> list[str]:
 
 
 def _path(written: str, folder: str, notes: Notes) -> str | None:
-    """Return a file, or a zip member as `zip://inner::/abs/x.zip`; None when the member would leave its archive."""
+    """Return a file, or a zip member as `zip://inner::/abs/x.zip`; None if the member is outside its archive."""
     if written.startswith("..."):
         written = folder + "/" + written[3:].replace("\\", "/").lstrip("/")
     container, at, member = written.partition("@")

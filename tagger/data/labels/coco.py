@@ -11,11 +11,11 @@ from tagger.errors import TableError
 _KEYS = {"images": {"id", "file_name"}, "annotations": {"image_id", "category_id"}, "categories": {"id", "name"}}
 
 Pairs = list[tuple[str, str]]
-"""(id, name): an id or a name may come twice."""
+"""(id, name) pairs; ids and names may be repeated."""
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether there are `images` with id and file_name, beside sound `annotations` or `categories`."""
+    """Return whether there are `images` with id and file_name, and any `annotations` or `categories` are valid."""
     first: dict[str, object] = {}
     for key, element in file.events:
         first.setdefault(key, element)
@@ -24,7 +24,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per image; one without annotations has none, unless the whole file has no annotation."""
+    """Yield a record per image; one without annotations has no label, unless the whole file has no annotations."""
     images, categories_of, names = _load(file, notes)
     shared = _shared(images, "image ids of several files, left unlabelled", notes)
     doubtful = _shared(names, "category ids with several names, their images left unlabelled", notes)
@@ -48,7 +48,7 @@ def _is_entry(key: str, element: object) -> bool:
 
 
 def _load(file: LabelFile, notes: Notes) -> tuple[Pairs, dict[str, tuple[str, ...]], Pairs]:
-    """Return images, the ids of the categories of each image that has annotations, and categories."""
+    """Return images, the category ids of each annotated image, and categories."""
     images, names, above = Pairs(), Pairs(), set[str]()
     categories_of: dict[str, tuple[str, ...]] = {}
     for key, element in json_stream.events(file.uri, file.encoding):
@@ -72,7 +72,7 @@ def _load(file: LabelFile, notes: Notes) -> tuple[Pairs, dict[str, tuple[str, ..
 
 
 def _note_classes(names: Pairs, used: set[str], above: set[str], notes: Notes) -> None:
-    """Note the classes; Roboflow's category 0, the parent of the others, is none when no annotation uses it."""
+    """Note the classes, without Roboflow's category 0, the parent of the others, if no annotation uses it."""
     for category, name in dict(names).items():
         if category == "0" and name in above and category not in used:
             notes.add("parent categories that no annotation uses, dropped", name)
@@ -81,7 +81,7 @@ def _note_classes(names: Pairs, used: set[str], above: set[str], notes: Notes) -
 
 
 def _shared(pairs: Pairs, kind: str, notes: Notes) -> set[str]:
-    """Return the ids that stand for several names, and note each."""
+    """Return the ids with several names, and note each."""
     names: dict[str, str] = {}
     shared = set()
     for key, name in pairs:

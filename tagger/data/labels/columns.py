@@ -13,15 +13,15 @@ FILE_COLUMNS = (
     "file_name", "filename", "uri", "url", "image_url", "path", "filepath", "file_path", "image_path", "file", "fname",
     "image_name", "image", "img", "img_path", "picture", "photo", "image_id", "imageid", "id", "name",
 )  # fmt: skip
-"""Columns that hold the file; the first found is used."""
+"""Possible names of the file column; the first that exists is used."""
 
 _LABEL = re.compile(r"(label|class|category|tag|target)(_?name|_?id|_?\d+)?")
 _LABELS = re.compile(r"labels|classes|categories|tags|keywords|targets|attributes|(label|class|category|tag)_?ids")
 _NUMBERED = re.compile(r".*\d")
 _INDEX = re.compile(r"(unnamed: \d+)?")
-"""The nameless index that pandas writes."""
+"""The unnamed index column that pandas writes."""
 _NO_LABEL = re.compile(r"text|captions?|prompt|description|width|height|size|bytes|bbox|objects")
-"""Unless the column holds nothing but 0 and 1: a class may have any name."""
+"""Names of columns that are not labels, unless all values are 0 and 1, since a class may have any name."""
 _CONFIDENCE = re.compile(
     r"((label|class|category|tag|pred|prediction)_?)?(confidence|conf|certainty|prob|probability|score)s?"
 )
@@ -40,25 +40,25 @@ def _holds_flags_or_gaps(rows: Sequence[Sequence[object]], at: int) -> bool:
 
 
 def holds_flags(rows: Sequence[Sequence[object]], at: int) -> bool:
-    """Return whether a column has nothing but 0, 1, -1, true, false and gaps, and not only gaps."""
+    """Return whether all values of a column are 0, 1, -1, true, false or empty, and not all are empty."""
     words = {flag(row[at]) for row in rows} - {""}
     return bool(words) and words <= _FLAGS
 
 
 def file_column(columns: Sequence[str], rows: Sequence[Sequence[object]] = ()) -> int | None:
-    """Return the position of the column of files: by its name, preferably one that holds more than 0 and 1."""
+    """Return the position of the file column, by its name; columns of 0 and 1 come last."""
     lower = [name.lower() for name in columns]
     found = [lower.index(name) for name in FILE_COLUMNS if name in lower]
     return min(found, key=lambda at: holds_flags(rows, at), default=None)
 
 
 def column_of_files(file: LabelFile) -> int | None:
-    """Return the position of the column of files: the named one, else by name and content."""
+    """Return the position of the file column: the one named by the user, else by name and content."""
     return file_column(file.columns, file.rows) if file.named.file is None else file.named.file
 
 
 def required_file_column(file: LabelFile) -> int:
-    """Return the position of the column of files; raises TableError when there is none."""
+    """Return the position of the file column; raises TableError if there is none."""
     position = column_of_files(file)
     if position is None:
         shown = ", ".join(file.columns) or "none"
@@ -67,7 +67,7 @@ def required_file_column(file: LabelFile) -> int:
 
 
 def split_column(file: LabelFile) -> int | None:
-    """Return the position of the column of splits; `set` and `subset` with nothing but 0 and 1 are classes."""
+    """Return the position of the split column; `set` and `subset` with only 0 and 1 are classes."""
     if file.named.split is not None:
         return file.named.split
     lower = [name.lower() for name in file.columns]
@@ -76,14 +76,14 @@ def split_column(file: LabelFile) -> int | None:
 
 
 def confidence_column(file: LabelFile) -> int | None:
-    """Return the position of the column with the confidence of a row's labels."""
+    """Return the position of the column with the confidence of the labels."""
     return next((at for at, name in enumerate(file.columns) if _CONFIDENCE.fullmatch(name.lower())), None)
 
 
 def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
     """Return the positions of columns named like one label, or like several.
 
-    Columns of names are preferred to columns of ids, which mean the same.
+    Columns of names are preferred to the corresponding columns of ids.
     """
     pattern = _LABELS if plural else _LABEL
     found = [at for at, name in enumerate(columns) if pattern.fullmatch(name.lower())]
@@ -92,12 +92,12 @@ def label_columns(columns: Sequence[str], plural: bool) -> list[int]:
 
 
 def other_columns(file: LabelFile) -> list[int]:
-    """Return the positions of columns that may be labels: not the file, the split, or one named as neither."""
+    """Return the positions of columns that may be labels: not files, splits, or anything else by their names."""
     return [at for at in _open_columns(file) if not _NO_LABEL.fullmatch(file.columns[at].lower())]
 
 
 def flag_columns(file: LabelFile) -> list[int]:
-    """Return the columns that are one class each; none unless all that may be labels hold nothing but 0 and 1.
+    """Return the one-hot columns; none unless all columns that may be labels have only 0 and 1.
 
     `path,label` with the ids 0 and 1 has none; `path,label_0,label_1` has two. Of the named columns of labels, if any,
     all or none.
@@ -114,6 +114,6 @@ def flag_columns(file: LabelFile) -> list[int]:
 
 
 def _open_columns(file: LabelFile) -> list[int]:
-    """Return the positions of columns that are neither the file, the split, the confidence, nor an index."""
+    """Return the positions of columns other than file, split, confidence and index."""
     known = {column_of_files(file), split_column(file), confidence_column(file)}
     return [at for at, name in enumerate(file.columns) if at not in known and not _INDEX.fullmatch(name.lower())]

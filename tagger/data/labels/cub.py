@@ -13,7 +13,7 @@ IMAGES, LABELS, CLASSES, SPLITS = "images.txt", "image_class_labels.txt", "class
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether this is the list of images or of labels, beside the other."""
+    """Return whether this is the list of images or of labels, and the other is in the same folder."""
     name = file.uri.rpartition("/")[2]
     pairs = file.kind == "text" and all(len(line.split()) > 1 for line in file.lines)
     others = {IMAGES: LABELS, LABELS: IMAGES}
@@ -21,7 +21,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per image; the images lie in the folder `images` beside the lists."""
+    """Yield a record per image; the images are in the folder `images` next to the lists."""
     names = options.names or _pairs(file.folder, CLASSES)
     notes.add_classes(names.values())
     class_of, is_training = _pairs(file.folder, LABELS), _pairs(file.folder, SPLITS)
@@ -33,7 +33,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _pairs(folder: str, name: str) -> Mapping[str, str]:
-    """Return id -> rest of the line; empty when there is no such list. Raises TableError for an id with two values."""
+    """Return id -> rest of the line; empty if the list does not exist. Raises TableError for an id with two values."""
     uri = storage.join(folder, name)
     if not storage.exists(uri):
         return {}
@@ -41,7 +41,7 @@ def _pairs(folder: str, name: str) -> Mapping[str, str]:
     for line in text.lines(uri):
         row = line.split(maxsplit=1)
         if len(row) > 1 and pairs.setdefault(row[0], row[1]) != row[1]:
-            raise TableError(f"{uri}: id {row[0]} stands for {pairs[row[0]]} and for {row[1]}; remove one")
+            raise TableError(f"{uri}: id {row[0]} has two values, {pairs[row[0]]} and {row[1]}; remove one")
     return pairs
 
 

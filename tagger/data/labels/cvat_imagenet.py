@@ -1,4 +1,4 @@
-"""CVAT's ImageNet text: `<subset>.txt` with `1.jpg 0` or `"a b".jpg 0 3` beside `synsets.txt`, a class name a line.
+"""CVAT's ImageNet text: `<subset>.txt` with `1.jpg 0` or `"a b".jpg 0 3` next to `synsets.txt`, one class per line.
 
 Its other shape, a folder per label, is class folders.
 """
@@ -18,7 +18,7 @@ _LINE = re.compile(r'(?:"(?P<quoted>[^"]+)"(?P<rest>\S*)|(?P<plain>\S+))(?P<ids>
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether lines are a name and numbers, beside a synsets.txt; that file itself stands for its neighbours."""
+    """Return whether lines are a name and numbers, next to a synsets.txt; synsets.txt itself represents all subsets."""
     if file.kind != "text" or not storage.exists(storage.join(file.folder, SYNSETS)):
         return False
     if file.uri.endswith(f"/{SYNSETS}"):
@@ -45,4 +45,4 @@ def _subsets(folder: str) -> list[str]:
     return [name for name in storage.names_in(folder) or [] if name.endswith(".txt") and name != SYNSETS]
 
 
-FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` beside synsets.txt", matches, read, "text")
+FORMAT = Format("cvat-imagenet", "SUBSET.txt with `1.jpg 0` next to synsets.txt", matches, read, "text")

@@ -19,9 +19,9 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per image; one without tags is unlabelled, since CVAT does not say whether anybody looked.
+    """Yield a record per image; one without tags is unlabelled, since CVAT does not record whether it was reviewed.
 
-    Raises TableError for broken XML and for one that declares a DTD or entities, which no export has.
+    Raises TableError for invalid XML, and for a DTD or entities, which no export has.
     """
     images, found = _Images(notes), 0
     parser = ElementTree.XMLParser(target=images)
@@ -47,12 +47,12 @@ class _Images:
         self.records: list[Record] = []
         self.image: dict[str, str] = {}
         self.label: dict[str, str] | None = None
-        """Name and type of the class that is being declared."""
+        """Name and type of the class whose declaration is being parsed."""
         self.text = ""
         self.tags: list[str] = []
 
     def doctype(self, *declaration: str | None) -> None:
-        """Stop at a DTD: its entities can make a small file fill the memory or read others."""
+        """Reject a DTD, whose entities can fill the memory or read other files."""
         raise ValueError("declares a DTD or entities, which label files do not need; refused")
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
@@ -68,11 +68,11 @@ class _Images:
             self.notes.add("shapes (boxes, polygons, ...), ignored", self.image.get("name", ""))
 
     def data(self, text: str) -> None:
-        """Collect the text of an element, which may come in pieces."""
+        """Collect the text of an element, which may arrive in pieces."""
         self.text += text if self.label is not None else ""
 
     def end(self, tag: str) -> None:
-        """Leave an element; an image becomes a record, and a label of images a class."""
+        """Leave an element; an image becomes a record, an image label a class."""
         if tag in ("name", "type") and self.label is not None:
             self.label.setdefault(tag, self.text.strip())
         elif tag == "label" and self.label is not None:
@@ -85,7 +85,7 @@ class _Images:
     def _end_image(self) -> None:
         name, subset = self.image.get("name", ""), self.image.get("subset", "")
         if name:
-            # the same name recurs across subsets, whose images stand in folders of that name
+            # names may repeat across subsets, whose images are in folders of the subset's name
             path = f"{subset}/{name}" if subset and subset != "default" else name
             self.records.append(Record(path, unique(self.tags) or None, split_of(subset)))
         else:

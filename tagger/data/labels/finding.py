@@ -1,4 +1,4 @@
-"""Find label files: the one that was named, those of a folder, or those that lie in the root of a source."""
+"""Find label files: a named file, those in a named folder, or those in the root of a source."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ KNOWN_NAMES = (
     "annotations.xml", "synsets.txt", "_classes.csv", "_annotations.coco.json", "image_class_labels.txt",
     "list_attr_celeba.txt",
 )  # fmt: skip
-"""Looked for in the root of a source, and in its folders called train, val, valid, validation or test."""
+"""Names of label files in the root of a source, and in its folders train, val, valid, validation or test."""
 
 _SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".manifest", ".parquet", ".xml", ".txt")
 _SHAPES = 310
-"""Characters of the shapes of the nearest formats in an error."""
+"""Maximum number of characters for the descriptions of the nearest formats in an error."""
 _TABLES = ("table", "parquet")
 _HINTS = {
     "table": "Name its columns with --file-column and --label-column",
@@ -57,9 +57,9 @@ class LabelSource:
 
 
 def find(options: LabelOptions, root: str | None, listing: Sequence[str], notes: Notes) -> LabelSource | str:
-    """Return the label files that were named, or those of the source's root; without any, the reason.
+    """Return the label files named by the options, or those in the root of the source; without any, the reason.
 
-    Raises UsageError for an unknown format or several, TableError when no format takes the content.
+    Raises UsageError for an unknown format or several formats, TableError if no format matches the content.
     """
     labels, label_format = options.labels, options.label_format
     if label_format not in ("auto", "none", *FORMATS):
@@ -67,7 +67,7 @@ def find(options: LabelOptions, root: str | None, listing: Sequence[str], notes:
     if label_format == "none":
         if labels:
             raise UsageError(f"--labels {labels} and --label-format none: use one of them")
-        return "switched off"
+        return "disabled by --label-format none"
     if labels in FORMATS and FORMATS[labels].beside and not storage.exists(storage.absolute(labels)):
         label_format, labels = str(labels), None
     chosen, place = FORMATS.get(label_format), labels or root
@@ -75,8 +75,8 @@ def find(options: LabelOptions, root: str | None, listing: Sequence[str], notes:
         place = place or storage.parent(listing[0])
     if place is None:
         if chosen:
-            raise UsageError(f"--label-format {label_format}: add --labels FILE; the source is no folder")
-        return "the source is no folder; add --labels FILE"
+            raise UsageError(f"--label-format {label_format}: add --labels FILE, since the source is not a folder")
+        return "the source is not a folder; add --labels FILE"
     heads = partial(head.read_head, options=options, notes=notes)
     if chosen and chosen.beside and not labels:
         found: LabelSource | str = LabelSource(chosen, (LabelFile(place, "folder", listing=listing),))
@@ -94,7 +94,7 @@ def find(options: LabelOptions, root: str | None, listing: Sequence[str], notes:
 def _named_source(
     labels: str, chosen: Format | None, listing: Sequence[str], notes: Notes, heads: Heads
 ) -> LabelSource:
-    """Return the label files at a place that the user named: a file, or a folder with files of one format."""
+    """Return the label files at a path named by the user: a file, or a folder with files of one format."""
     uri = storage.absolute(labels)
     names = _names(uri)
     if names is None:
@@ -112,22 +112,22 @@ def _named_source(
         return source
     raise TableError(
         f"{uri}: no label file in this folder, and no class folders for {source}; "
-        "--label-format class-folders takes them all the same"
+        "--label-format class-folders reads them anyway"
     )
 
 
 def _root_source(root: str, listing: Sequence[str], notes: Notes, heads: Heads) -> LabelSource | str:
-    """Return the label files in the root of a source, else what its folders say; without either the reason."""
+    """Return the label files in the root of a source, else class folders or sidecars; without any, the reason."""
     files = []
     for uri in _known_files(root, _root_names(root)):
         try:
             file = heads(uri)
-            if _format_of(file).corrects:  # it names some images only, and must not hide the labels of the others
+            if _format_of(file).corrects:  # it has some images only, and must not hide the labels of the others
                 notes.add("labels of `tagger review` in the source, not read; use --labels", uri)
             else:
                 files.append(file)
         except TableError as error:
-            notes.add("files that are called like label files and are not", str(error))
+            notes.add("files named like label files that are not", str(error))
     if files:
         return _one_format(files, None, "name one with --labels FILE, or use --label-format none")
     found = _folder_source(LabelFile(root, "folder", listing=listing), notes)
@@ -135,13 +135,13 @@ def _root_source(root: str, listing: Sequence[str], notes: Notes, heads: Heads) 
 
 
 def _folder_source(folder: LabelFile, notes: Notes) -> LabelSource | str:
-    """Return the class folders of a listing, else its XMP sidecars; without either the reason."""
+    """Return the class folders of a listing, else its XMP sidecars; without either, the reason."""
     found = _class_folders(folder)
     if not xmp.matches(folder):
         return found
     if isinstance(found, str):
         return LabelSource(xmp.FORMAT, (folder,))
-    notes.add("XMP sidecars beside images in class folders, not read; --labels xmp reads them", folder.uri)
+    notes.add("XMP sidecars next to images in class folders, not read; --labels xmp reads them", folder.uri)
     return found
 
 
@@ -166,16 +166,16 @@ def _names(uri: str) -> list[str] | None:
 
 
 def _root_names(root: str) -> Sequence[str]:
-    """Return the names in the root of a source that may be label files, or folders with one."""
+    """Return the names in the root of a source that may be label files, or folders with label files."""
     if root.startswith(("http://", "https://")):
         return ()
-    if storage.is_remote(root):  # listing a bucket a second time could cost more than asking for a few names
+    if storage.is_remote(root):  # listing a bucket again may cost more than checking a few names
         return (*(name for name in KNOWN_NAMES if storage.exists(storage.join(root, name))), *_SPLIT_FOLDERS)
     return storage.names_in(root) or ()
 
 
 def _known_files(folder: str, names: Sequence[str]) -> list[str]:
-    """Return the label files with usual names in a folder, else those of Roboflow's layout, one in each split."""
+    """Return the label files with well-known names in a folder, else those of Roboflow's layout, one per split."""
     found = [name for name in KNOWN_NAMES if name in names] or [name for name in names if name.endswith(".coco.json")]
     if found:
         return [storage.join(folder, name) for name in found]
@@ -185,7 +185,7 @@ def _known_files(folder: str, names: Sequence[str]) -> list[str]:
 
 
 def _one_format(files: Iterable[LabelFile], chosen: Format | None, choice: str) -> LabelSource:
-    """Return label files as one source; of thousands of JSON files only the head of the first is held."""
+    """Return label files as one source; of thousands of JSON files, only the head of the first stays in memory."""
     found: dict[Format, LabelFile] = {}
     taken, tags = list[LabelFile](), list[LabelFile]()
     for file in files:
@@ -203,7 +203,7 @@ def _one_format(files: Iterable[LabelFile], chosen: Format | None, choice: str) 
 
 
 def _format_of(file: LabelFile) -> Format:
-    """Return the first format that takes a file; raises TableError with the nearest formats and a way out."""
+    """Return the first format that matches a file; raises TableError with the nearest formats and a hint."""
     kinds = _TABLES if file.named != NO_COLUMNS else ("json",) if file.kind == "json" else ()
     possible = [format for format in FORMATS.values() if not kinds or format.kind in kinds]
     if found := next((format for format in possible if format.matches(file)), None):
@@ -211,11 +211,11 @@ def _format_of(file: LabelFile) -> Format:
     kind = file.kind if file.kind in ("json", "xml") else "table" if len(file.columns) > 1 else "text"
     near = _nearest([format for format in FORMATS.values() if format.kind == kind])
     shown = head.first_words(file)
-    raise TableError(f"{file.uri}: no label format takes it, with {shown}. Nearest: {near}. {_HINTS[kind]}")
+    raise TableError(f"{file.uri}: no label format matches, with {shown}. Nearest: {near}. {_HINTS[kind]}")
 
 
 def _nearest(formats: list[Format]) -> str:
-    """Return names and shapes of formats, as many as a reader takes in, then names."""
+    """Return formats with their descriptions up to a readable length, then only names."""
     shown = [f"{format.name} ({format.shape})" for format in formats]
     fits = sum(total <= _SHAPES for total in accumulate(map(len, shown)))
     rest = [format.name for format in formats[fits:]]
@@ -223,7 +223,7 @@ def _nearest(formats: list[Format]) -> str:
 
 
 def split_of_folder(file: LabelFile, root: str | None) -> str | None:
-    """Return the split that a folder with a label file is called after; the name of the root itself does not count."""
+    """Return the split that the folder of a label file is named after; the name of the root is ignored."""
     if file.kind == "folder" or root is None or not file.folder.startswith(root.rstrip("/") + "/"):
         return None
     return split_of(file.folder.rpartition("/")[2])

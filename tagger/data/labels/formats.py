@@ -1,4 +1,4 @@
-"""The label formats, in the order in which they are tried: the first that takes a file's content wins."""
+"""The label formats, in the order of detection: the first that matches a file's content is used."""
 
 from __future__ import annotations
 

@@ -20,20 +20,20 @@ from tagger.data.labels.record import Columns, LabelFile, Notes, dicts
 from tagger.errors import TableError, UsageError
 
 ROWS = 1000
-"""Rows, lines or elements that a format is detected from."""
+"""Number of rows, lines or elements used to detect a format."""
 _LINE, _HEAD = 1 << 20, 1 << 22
-"""Characters read of a line, and of a text, at most."""
+"""Maximum number of characters read of a line, and of a text."""
 _SAMPLE = 200
 _LINE_KEYS = ("source-ref", "imageGcsUri")
-"""Keys of formats that are JSON lines, also when there is one line only."""
+"""Keys that identify JSON lines even in a file with a single line."""
 _LONG = 1000
-"""Characters of a text in JSON that the head holds: labelme stores whole images."""
+"""Maximum length of a JSON string in the head, since labelme stores whole images."""
 
 
 def read_head(uri: str, options: LabelOptions, notes: Notes) -> LabelFile:
-    """Read the head of a label file, in which the columns are found that the options name.
+    """Read the head of a label file, with the positions of the columns named by the options.
 
-    Raises TableError when it is empty, SourceError when it cannot be read, UsageError when it lacks a named column.
+    Raises TableError if it is empty, SourceError if it cannot be read, UsageError if it lacks a named column.
     """
     file = _read_head(uri, notes)
     position = partial(_position, file)
@@ -46,7 +46,7 @@ def read_head(uri: str, options: LabelOptions, notes: Notes) -> LabelFile:
 
 
 def _position(file: LabelFile, option: str, name: str) -> int:
-    """Return the position of a column by its name, in any case where that is clear."""
+    """Return the position of a column by its name, ignoring case if that is unambiguous."""
     found = [at for at, column in enumerate(file.columns) if column == name]
     found = found or [at for at, column in enumerate(file.columns) if column.lower() == name.strip().lower()]
     if len(found) != 1:
@@ -71,7 +71,7 @@ def _read_head(uri: str, notes: Notes) -> LabelFile:
 
 
 def first_words(file: LabelFile) -> str:
-    """Describe a file that no format takes: its columns, keys or first line."""
+    """Describe a file that no format matches: its columns, keys or first line."""
     if file.events:
         keys = dict.fromkeys(key for key, _ in file.events if key) or file.columns
         return f"JSON with the keys {', '.join(keys)}"
@@ -81,7 +81,7 @@ def first_words(file: LabelFile) -> str:
 
 
 def sample(file: LabelFile) -> str:
-    """Return the first row, line or element of a file, cut to a readable length."""
+    """Return the first row, line or element of a file, truncated to a readable length."""
     if file.rows and file.header:
         shown = ", ".join(f"{name}={cell!r}" for name, cell in zip(file.columns, file.rows[0], strict=True))
     elif file.events:
@@ -92,7 +92,7 @@ def sample(file: LabelFile) -> str:
 
 
 def _root_element(shown: str) -> str:
-    """Return the text after declaration and comments, as far as the head goes."""
+    """Return the text after the XML declaration and comments."""
     while shown.startswith(("<?", "<!--")):
         closing = "?>" if shown.startswith("<?") else "-->"
         shown = shown.partition(closing)[2].lstrip()
@@ -108,7 +108,7 @@ def _parquet_head(uri: str) -> LabelFile:
 
 
 def _is_content(type: pa.DataType) -> bool:
-    """Return whether a column holds images or vectors, which are too large for the head."""
+    """Return whether a column has images or vectors, which are too large for the head."""
     if pa.types.is_list(type) or pa.types.is_large_list(type) or pa.types.is_fixed_size_list(type):
         return bool(pa.types.is_floating(type.value_type))
     return bool(pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_struct(type))
@@ -127,7 +127,7 @@ def _json_head(uri: str, encoding: str) -> LabelFile:
 
 
 def _is_json_line(line: str, following: str) -> bool:
-    """Return whether the first line is an object of JSON lines, not the beginning of one JSON document."""
+    """Return whether the first line is an object of JSON lines, not the start of a JSON document."""
     try:
         value = json.loads(line.lstrip("\ufeff"))
     except (ValueError, RecursionError):
@@ -140,7 +140,7 @@ def _is_json_line(line: str, following: str) -> bool:
 
 
 def _first_of_each_key(uri: str, encoding: str) -> Iterator[tuple[str, object]]:
-    """Yield the first elements of each key: a long `images` must not hide what comes after it."""
+    """Yield the first elements of each key, so that a long `images` does not hide the following keys."""
     seen: Counter[str] = Counter()
     for key, element in islice(json_stream.events(uri, encoding), 50 * ROWS):
         seen[key] += 1
@@ -157,12 +157,12 @@ def _text_head(uri: str, encoding: str) -> LabelFile:
     whole = len(start) < _HEAD and sum(map(len, read)) == len(start)
     lines = [line for line in read if line.strip()]
     if not lines:
-        raise TableError(f"{uri}: the label file holds no text in its first {ROWS:,} lines")
+        raise TableError(f"{uri}: the label file has no text in its first {ROWS:,} lines")
     named = text.named_delimiter(lines[0])
     lines = lines[1:] if named and len(lines) > 1 else lines
     delimiter = named or text.delimiter_of(lines[0])
     rows = list(text.csv_rows(lines, delimiter, uri, whole=False))
-    rows = rows if whole else rows[: max(1, len(rows) - 1)]  # the last may go on in the next line
+    rows = rows if whole else rows[: max(1, len(rows) - 1)]  # the last row may continue on the next line
     first = [cell.strip() for cell in rows[0]] if rows else []
     header = not any(storage.is_image_name(cell) for cell in first)
     if header:

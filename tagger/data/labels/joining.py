@@ -1,4 +1,4 @@
-"""Join the records of label files to the listed files: one set of labels per file, or none and a note."""
+"""Join the records of label files with the listed files: one set of labels per file, or none and a note."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tagger.data.labels.record import Notes, Record
 
 _MANY = 50
 MISSING = "rows that name a file not in the source"
-TWINS = "class names that differ only in case or spaces, kept apart"
-SEVERAL = "rows whose name could mean several files, not guessed"
+TWINS = "class names that differ only in case or spaces, treated as different"
+SEVERAL = "rows whose name matches several files, ignored"
 
 
 Match = tuple[int, int, Record]
@@ -27,7 +27,7 @@ class Joined(NamedTuple):
     """The labels and splits of the listed files, and the number of rows of label files that name one of them."""
 
     labels: pa.ListArray
-    """Of strings; null = unlabelled."""
+    """Lists of strings; null: unlabelled."""
     split: pa.StringArray
     matched_rows: int
 
@@ -35,7 +35,7 @@ class Joined(NamedTuple):
 def join(
     uris: Sequence[str], records: Iterable[tuple[str, Record]], folders: Sequence[str], merges: bool, notes: Notes
 ) -> Joined:
-    """Match (folder of the label file, record) pairs to files and settle every file's labels.
+    """Match (folder of the label file, record) pairs to files and determine the labels of every file.
 
     Relative names start at that folder, else at one of `folders`. Rows that agree are merged. Rows in conflict leave
     their file unlabelled: other labels for the same file unless `merges`, labels against known none or against the same
@@ -67,13 +67,13 @@ def join(
 
 
 def class_counts(labels: pa.ListArray | pa.ChunkedArray) -> Counter[str]:
-    """Return the number of images of each class, most first."""
+    """Return the number of images of each class, most frequent first."""
     found = pc.value_counts(pc.list_flatten(labels)).to_pylist()
     return Counter({row["values"]: row["counts"] for row in sorted(found, key=lambda r: (-r["counts"], r["values"]))})
 
 
 def twins(names: Iterable[str]) -> list[str]:
-    """Return `'Bee' / 'bee'` for every group of names that differ only in case or spaces: often a slip."""
+    """Return `'Bee' / 'bee'` for every group of names that differ only in case or spaces, often by mistake."""
     alike = defaultdict(list)
     for name in names:
         alike["".join(name.casefold().split())].append(name)
@@ -85,7 +85,7 @@ def _row(match: Match) -> int:
 
 
 def _closest(uri: str, matches: list[Match], notes: Notes) -> list[Record]:
-    """Return the records whose names are closest to a file; of different paths that are equally close, none."""
+    """Return the records whose names are closest to a file; none if different paths are equally close."""
     best = max(closeness for _, closeness, _ in matches)
     near = [record for _, closeness, record in matches if closeness == best]
     for _, closeness, record in matches:
@@ -108,7 +108,7 @@ def _closest(uri: str, matches: list[Match], notes: Notes) -> list[Record]:
 def _labels_of(
     uri: str, records: list[Record], merges: bool, classes: set[str], notes: Notes
 ) -> tuple[str, ...] | None:
-    """Return the labels of a file; None, and a note, where its records are in conflict."""
+    """Return the labels of a file; None, and a note, if its records are in conflict."""
     labels: tuple[str, ...] | None = None
     for number, record in enumerate(record for record in records if not record.negatives):
         new = None if record.labels is None else tuple(sorted(set(record.labels)))
@@ -141,12 +141,12 @@ def _note_conflict(uri: str, answers: str, offer: str, notes: Notes) -> None:
 def _split_of(uri: str, records: list[Record], notes: Notes) -> str | None:
     splits = {record.split for record in records if record.split}
     if len(splits) > 1:
-        notes.add("images in two splits, put in none", uri)
+        notes.add("images in two splits, assigned to neither", uri)
     return splits.pop() if len(splits) == 1 else None
 
 
 def _note_classes(labels: pa.ListArray, notes: Notes) -> None:
-    """Note classes without an image, names that differ only in case or spaces, and text rather than labels."""
+    """Note classes without images, names that differ only in case or spaces, and text that is probably not labels."""
     classes = class_counts(labels)
     for name in notes.classes:
         if name not in classes:

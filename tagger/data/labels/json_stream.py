@@ -1,4 +1,4 @@
-"""JSON documents piece by piece: a COCO file of a gigabyte is never in memory whole."""
+"""Streaming JSON parser, so that a COCO file of a gigabyte need not fit into memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def events(uri: str, encoding: str | None = None) -> Iterator[tuple[str, object]
 
 
 class _Reader:
-    """A window on the text that moves on value by value."""
+    """A sliding window on the text that advances value by value."""
 
     def __init__(self, file: TextIO, uri: str) -> None:
         self.file, self.uri = file, uri
@@ -41,12 +41,12 @@ class _Reader:
         self.decode = json.JSONDecoder().raw_decode
 
     def more(self) -> None:
-        """Read on, at least doubling what is not yet used up."""
+        """Read more text, at least doubling the unparsed part."""
         chunk = self.file.read(max(_CHUNK, len(self.text) - self.at))
         self.text, self.at, self.ended = self.text[self.at :] + chunk, 0, not chunk
 
     def peek(self) -> str:
-        """Return the next character that is not blank, "" at the end."""
+        """Return the next non-blank character; "" at the end."""
         while True:
             while self.at < len(self.text) and self.text[self.at] in text.BLANK:
                 self.at += 1
@@ -60,7 +60,7 @@ class _Reader:
         while True:
             try:
                 value, end = self.decode(self.text, self.at)
-                if end < len(self.text) or self.ended:  # a number at the edge may go on
+                if end < len(self.text) or self.ended:  # a number at the end of the window may continue
                     self.at = end
                     return value
             except (ValueError, RecursionError) as error:
@@ -69,14 +69,14 @@ class _Reader:
             self.more()
 
     def names(self) -> Iterator[str]:
-        """Yield the keys of the object that comes next; the caller takes each value."""
+        """Yield the keys of the next object; the caller must read each value."""
         for _ in self.items("{}"):
             key = self.value()
             self.take(":")
             yield str(key)
 
     def items(self, brackets: str) -> Iterator[None]:
-        """Yield at every item of the array or object that comes next; the caller takes it."""
+        """Yield at every item of the next array or object; the caller must read the item."""
         self.take(brackets[0])
         if self.peek() == brackets[1]:
             self.take(brackets[1])
@@ -86,7 +86,7 @@ class _Reader:
             yield
 
     def take(self, expected: str) -> str:
-        """Pass over one of the expected characters and return it."""
+        """Consume one of the expected characters and return it."""
         found = self.peek()
         if not found or found not in expected:
             raise self.broken(f"expected one of {expected} but found {found or 'the end'}")
@@ -94,6 +94,6 @@ class _Reader:
         return found
 
     def broken(self, why: str) -> TableError:
-        """Return the error that names the place where the document breaks off."""
+        """Return an error with the position at which parsing failed."""
         near = self.text[max(0, self.at - 40) : self.at + 20]
         return TableError(f"{self.uri}: not valid JSON ({why}), near {near!r}")

@@ -1,6 +1,6 @@
-"""Tables with a column of labels: one or several in a cell, or lists; as CSV, JSON lines or Parquet.
+"""Tables with a label column (one or several labels in a cell, or lists), as CSV, JSON lines or Parquet.
 
-The formats differ only in the columns that they take.
+The formats differ only in the columns that they use.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tagger.errors import UsageError
 Choose = Callable[[LabelFile], list[int]]
 
 _NO_FINDING = "no finding"
-"""In chest X-ray sets, in a column of several findings a cell."""
+"""Value in chest X-ray datasets, in a column with several findings per cell."""
 _SIGNS = "|;,"
 _CELLS = 100_000
-"""Distinct cells that the separator is decided from: as many as classes and their combinations, not as rows."""
+"""Maximum number of distinct cells used to determine the separator."""
 _RARE = 20
-"""One cell in so many may hold a label that stands nowhere else."""
+"""At most one in this many cells may have a label that occurs in no other cell."""
 
 
 def _named(file: LabelFile) -> list[int]:
@@ -55,7 +55,7 @@ def _hugging_face(file: LabelFile) -> list[int]:
 
 
 def _lists(file: LabelFile) -> list[int]:
-    """Return the column of lists that is named like labels, else the only one."""
+    """Return the list column that is named like labels, else the only list column."""
     found = [at for at in range(len(file.columns)) if any(isinstance(row[at], list) for row in file.rows)]
     named = [at for at in _several(file) if at in found]
     return named[:1] or (found if len(found) == 1 else [])
@@ -70,7 +70,7 @@ def _single(file: LabelFile) -> list[int]:
 
 
 def _read(choose: Choose, file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per row; raises UsageError when it is unclear what separates the labels of a cell."""
+    """Yield a record per row; raises UsageError if the separator of labels within a cell is ambiguous."""
     columns = choose(file) or _named(file)
     plural = columns if choose is _delimited else _several(file)
     separators = [options.delimiter] * len(columns)
@@ -92,7 +92,7 @@ def _read(choose: Choose, file: LabelFile, options: Options, notes: Notes) -> It
 
 
 def _separator(file: LabelFile, column: int, named_plural: bool, notes: Notes) -> str | None:
-    """Return the sign that separates labels in a column, decided from the whole file; None for one label per cell.
+    """Return the separator of labels in a column, determined from the whole file; None for one label per cell.
 
     A sign is the separator when its parts are ids, or when they recur in other cells: `haze primary`, `clear primary`,
     `haze`. In a column named like several labels a sole `|`, `;` or `,` needs no such evidence, and UsageError asks
@@ -116,7 +116,7 @@ def _separator(file: LabelFile, column: int, named_plural: bool, notes: Notes) -
 
 
 def _distinct_cells(file: LabelFile, column: int) -> Iterator[str]:
-    """Yield the texts of a column that are not lists."""
+    """Yield the distinct texts of a column that are not lists."""
     seen: set[str] = set()
     for _, value in tables.rows(file, [required_file_column(file), column], Notes()):
         cell = value.strip() if isinstance(value, str) else ""
@@ -126,17 +126,17 @@ def _distinct_cells(file: LabelFile, column: int) -> Iterator[str]:
 
 
 def _parts(cells: list[str], sign: str) -> list[list[str]]:
-    """Return the labels of each cell when a sign separates them."""
+    """Split each cell at a separator; return its labels."""
     return [[part for part in map(str.strip, cell.split(sign)) if part] for cell in cells]
 
 
 def _are_ids(cells: list[list[str]]) -> bool:
-    """Return whether a column holds numbers, several of them in some cells."""
+    """Return whether all parts are numbers, and some cells have several."""
     return any(len(ids) > 1 for ids in cells) and all(part.isdecimal() for ids in cells for part in ids)
 
 
 def _recur(cells: list[list[str]]) -> bool:
-    """Return whether nearly all cells with several parts hold only parts that stand in other cells too."""
+    """Return whether in nearly all cells with several parts, every part also occurs in another cell."""
     uses = Counter(part for parts in cells for part in set(parts))
     several = [parts for parts in cells if len(parts) > 1]
     alone = sum(any(uses[part] == 1 for part in parts) for parts in several)
@@ -146,13 +146,13 @@ def _recur(cells: list[list[str]]) -> bool:
 def _unclear(file: LabelFile, signs: list[str], cells: list[str]) -> UsageError:
     example = min(cells, key=lambda cell: (-sum(sign in cell for sign in signs), cell))
     return UsageError(
-        f"{file.uri}: cannot tell what separates the labels of {example!r}; use --label-delimiter with one of "
-        f"{', '.join(repr(sign) for sign in signs)}, or --label-delimiter '' when each cell is one label"
+        f"{file.uri}: the separator of the labels in {example!r} is ambiguous; use --label-delimiter with one of "
+        f"{', '.join(repr(sign) for sign in signs)}, or --label-delimiter '' if each cell is one label"
     )
 
 
 def _if_named(file: LabelFile) -> list[int]:
-    """Return the columns of `_hugging_face` where the column of files has Hugging Face's name."""
+    """Return the columns of `_hugging_face` if there is a file column with Hugging Face's name."""
     return _hugging_face(file) if "file_name" in file.columns else []
 
 
@@ -161,7 +161,7 @@ def _if_parquet(file: LabelFile) -> list[int]:
 
 
 def _format(name: str, shape: str, detect: Choose, choose: Choose, kind: str = "table", merges: bool = False) -> Format:
-    """Return the format of tables with a column of files in which `detect` finds columns of labels."""
+    """Return the format of tables with a file column in which `detect` finds label columns."""
 
     def matches(file: LabelFile) -> bool:
         return column_of_files(file) is not None and bool(detect(file))

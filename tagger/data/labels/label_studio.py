@@ -12,7 +12,7 @@ from tagger.data.labels.record import Fields, Format, LabelFile, Notes, Options,
 from tagger.errors import TableError, UsageError
 
 _ANSWERS = ("annotations", "completions")
-"""The latter in exports of old versions."""
+"""Keys of a task's annotations; old versions export `completions`."""
 _KINDS = ("choices", "taxonomy")
 _CANCELLED = ("was_cancelled", "skipped", "cancelled")
 _SIGNS = {"annotation_id", "annotator", "lead_time"}
@@ -20,7 +20,7 @@ _KNOWN = {*_SIGNS, *_CANCELLED, "id", "created_at", "updated_at", "agreement", "
 
 
 def _are_tasks(file: LabelFile) -> bool:
-    """Return whether a JSON list holds objects with `data` and annotations, completions or predictions."""
+    """Return whether a JSON list has objects with `data` and annotations, completions or predictions."""
     first = next(iter(file.elements), None)
     return (
         isinstance(first, dict)
@@ -30,10 +30,10 @@ def _are_tasks(file: LabelFile) -> bool:
 
 
 def _read_tasks(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per answer that was not cancelled; a task without one is unlabelled.
+    """Yield a record per annotation that was not cancelled; a task without one is unlabelled.
 
-    Predictions are tags, not labels: they are counted and not read. Raises UsageError when there are answers of several
-    controls and --label-field chooses none.
+    Predictions are not labels; they are only counted. Raises UsageError for annotations of several controls without
+    --label-field.
     """
     fields = Fields(file.uri, options.fields, notes)
     for _, task in json_stream.events(file.uri, file.encoding):
@@ -53,14 +53,14 @@ def _read_tasks(file: LabelFile, options: Options, notes: Notes) -> Iterator[Rec
 
 
 def _file(data: dict[str, object]) -> str:
-    """Return the image of a task: a usual name, else the only text that looks like a file or URL."""
+    """Return the image of a task: the value of a well-known key, else the first text that looks like a path or URL."""
     at = file_column(tuple(data))
     values = [value if isinstance(value, str) else "" for value in data.values()]
     return (values[at] if at is not None else "") or next((value for value in values if "/" in value), "")
 
 
 def _labels(answer: dict[str, object], fields: Fields, notes: Notes) -> tuple[str, ...] | None:
-    """Return the choices; () when there are none, None when the answer holds only regions or other questions."""
+    """Return the choices; () if there are none, None if the annotation has only regions or other controls."""
     results = dicts(answer.get("result"))
     regions = {result.get("id") for result in results if result.get("type") not in _KINDS} - {None}
     chosen = list[dict[str, object]]()
@@ -77,7 +77,7 @@ def _labels(answer: dict[str, object], fields: Fields, notes: Notes) -> tuple[st
 
 
 def _is_of_region(value: object) -> bool:
-    """Return whether a value has coordinates beside its choices."""
+    """Return whether a value has coordinates in addition to its choices."""
     return isinstance(value, dict) and bool(value.keys() - {*_KINDS})
 
 
@@ -87,7 +87,7 @@ def _are_rows(file: LabelFile) -> bool:
 
 
 def _read_rows(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per row; raises UsageError when it is not plain which columns hold the choices."""
+    """Yield a record per row; raises UsageError if it is ambiguous which columns have the choices."""
     names = [name for name in file.columns if name not in _KNOWN]
     at = file_column(names)
     if at is None:
@@ -105,7 +105,7 @@ def _read_rows(file: LabelFile, options: Options, notes: Notes) -> Iterator[Reco
 
 
 def _controls(file: LabelFile, names: list[str], options: Options) -> list[str]:
-    """Return the columns of --label-field, else the only one by its values, its name, or for want of another."""
+    """Return the columns of --label-field, else the only one with choices, with a typical name, or at all."""
     if options.fields:
         if missing := next((name for name in options.fields if name not in names), None):
             raise UsageError(f"--label-field {missing}: {file.uri} has the columns {', '.join(names)}")

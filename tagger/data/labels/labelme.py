@@ -1,4 +1,4 @@
-"""labelme: a JSON file per image, with `flags` of the image, as `{"flags": {"cat": true}, "imagePath": "a.jpg"}`."""
+"""labelme: a JSON file per image with its flags, such as `{"flags": {"cat": true}, "imagePath": "a.jpg"}`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _NONE = "images with flags, none of them set, taken as known to have no label"
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether there is an `imagePath` beside flags or shapes."""
+    """Return whether there is an `imagePath`, and flags, shapes or a version."""
     keys = {key for key, _ in file.events}
     return "imagePath" in keys and bool(keys & {"flags", "shapes", "version"})
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield the image with the flags that are set; one without flags is unlabelled, whatever shapes it has."""
+    """Yield the image with its set flags as labels; one without flags is unlabelled, whatever its shapes."""
     name, flags, shapes = "", dict[str, bool](), 0
     for key, element in json_stream.events(file.uri, file.encoding):
         if key == "imagePath":

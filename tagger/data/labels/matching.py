@@ -1,4 +1,4 @@
-"""Find the file that a name in a label file means: by the whole path, else by its end, never by a guess."""
+"""Find the file that a name in a label file refers to: by the whole path, else by its end if that is unambiguous."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from tagger import storage
 from tagger.data.labels.record import split_of
 
 EXACT = 1000
-"""Closeness of a whole path; an end of a path is as close as the number of its names that agree."""
+"""Closeness of a match of the whole path; otherwise it is the number of trailing path components that match."""
 
 _UPLOAD = re.compile(r"(^|.*/)[0-9a-f]{8}-([^/]+)")
-_END = "\0"  # sorts before every character of a name, so that neighbours share the longest end
+_END = "\0"  # sorts before every character of a name, so that neighbours have the longest common end
 
 
 class Found(NamedTuple):
-    """The files that a written name may mean: none, the one, or several that fit equally well."""
+    """The files that a name may refer to: none, one, or several that match equally well."""
 
     rows: tuple[int, ...]
     closeness: int = 0
 
 
 class Files:
-    """The listed files, found by the names that label files write."""
+    """The listed files, which can be looked up by the names in label files."""
 
     def __init__(self, uris: Sequence[str]) -> None:
         self.uris = uris
         self.row_of = {uri: row for row, uri in enumerate(uris)}
 
     def find(self, written: str, folders: Sequence[str]) -> Found:
-        """Return what a name means: the first way that finds something decides.
+        """Return the files that a name refers to, by the first of these methods that finds any.
 
-        Ways: as a whole path or URL; inside one of the folders; by the longest end of the path that only this file
-        has; the same by stems when the name has no image suffix. Each way is tried with the name as written, then
-        as it is spelled elsewhere.
+        Methods: as a whole path or URL; relative to one of the folders; by the longest unique end of the path; the same
+        without suffixes if the name has no image suffix. Each method is tried with the name as written, then with its
+        other spellings.
         """
         quick = [] if "%" in written else [f"{folder}/{written}" for folder in folders]  # a % may need our escape
         if (row := next((self.row_of[place] for place in (written, *quick) if place in self.row_of), None)) is not None:
@@ -78,7 +78,7 @@ class Files:
 
 
 def spellings(written: str) -> Iterator[str]:
-    """Yield a name as written, then as it is spelled where the label file came from.
+    """Yield a name as written, then its spellings on other systems.
 
     Without spaces around it and `file://`; with `/` for a Windows separator; the `?d=` of a Label Studio link; without
     a URL's escapes; with composed and decomposed accents (macOS writes the latter).
@@ -105,18 +105,18 @@ def spellings(written: str) -> Iterator[str]:
 
 
 def same_path(one: str, other: str) -> bool:
-    """Return whether two names are spellings of one path."""
+    """Return whether two names are spellings of the same path."""
     return one == other or _reversed(list(spellings(one))[-1]) == _reversed(list(spellings(other))[-1])
 
 
 def _without_upload_prefix(written: str) -> Iterator[str]:
-    """Yield a name without the eight digits that Label Studio puts before uploaded files."""
+    """Yield a name without the eight-digit prefix that Label Studio adds to uploaded files."""
     if match := _UPLOAD.fullmatch(list(spellings(written))[-1]):
         yield match[1] + match[2]
 
 
 def _places(name: str, folders: Sequence[str]) -> Iterator[str]:
-    """Yield the uris that a name stands for, read as absolute or from each folder."""
+    """Yield the possible uris of a name: absolute, or relative to each folder."""
     if storage.is_remote(name):
         with contextlib.suppress(ValueError):  # not a valid URL
             yield storage.public_uri(name)
@@ -126,17 +126,17 @@ def _places(name: str, folders: Sequence[str]) -> Iterator[str]:
         for folder in folders:
             if storage.is_remote(folder):
                 yield f"{folder}/{posixpath.normpath(name)}"
-            else:  # the folder is a uri, its escapes made; the name is not
+            else:  # the folder is an escaped uri; the name is not
                 yield storage.local_uri(posixpath.normpath(posixpath.join(storage.local_path(folder), name)))
 
 
 def _inner(uri: str) -> str:
-    """Return the part of a uri that names the file: of `zip://inner::/x.zip` the member."""
+    """Return the file part of a uri: of `zip://inner::/x.zip`, the member."""
     return uri.partition("::")[0] if "::" in uri else uri
 
 
 def _reversed(name: str) -> str:
-    """Return the names of a path, last first, each closed by _END: paths with the same end share their beginning."""
+    """Return the components of a path in reverse, each followed by _END, so that a common end is a common prefix."""
     if "://" in name:
         name = _inner(name).partition("?")[0].partition("://")[2]
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
@@ -144,7 +144,7 @@ def _reversed(name: str) -> str:
 
 
 def _longest_end(ends: list[tuple[str, int]], name: str) -> Found:
-    """Return the files that share most names with the end of a path; in sorted order they are neighbours of it."""
+    """Return the files with the longest common end with a path, which are its neighbours in sorted order."""
     at = bisect_left(ends, (name, -1))
     shared = max((_shared(ends[i][0], name) for i in (at - 1, at) if 0 <= i < len(ends)), default=0)
     if not shared:
@@ -158,12 +158,12 @@ def _longest_end(ends: list[tuple[str, int]], name: str) -> Found:
 
 
 def _in_another_split(end: str, name: str, shared: int) -> bool:
-    """Return whether two paths part at train against val: surely two files."""
+    """Return whether two paths differ in their split folder, and so are certainly different files."""
     one, other = (split_of(names.split(_END)[shared]) for names in (end, name))
     return one is not None and other is not None and one != other
 
 
 def _shared(one: str, other: str) -> int:
-    """Return how many names two ends have in common."""
+    """Return the number of path components that two ends have in common."""
     pairs = zip(one.split(_END), other.split(_END), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1] != "", pairs))

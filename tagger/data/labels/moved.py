@@ -1,4 +1,4 @@
-"""Find labelled images by their content: labels go with the file when it moves, and not with its name."""
+"""Find labelled images by their content, so that labels follow a file that was moved or renamed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tagger.errors import SourceError
 _READERS = 8
 _CHUNK = 256
 _RENAMED = 10_000
-"""Files of a folder that are read, at most, for an image that was renamed in it."""
+"""Maximum number of files that are read to find an image that was renamed within its folder."""
 LOST = "reviewed images that are not in the source"
-CHANGED = "reviewed images whose file is another now, left unlabelled"
+CHANGED = "reviewed images whose file has changed, left unlabelled"
 
 Pairs = Iterable[tuple[str, Record]]
 
 
 def follow(pairs: Pairs, list_files: Callable[[], Mapping[str, str]], notes: Notes) -> Iterator[tuple[str, Record]]:
-    """Yield (folder, record), each record with an image_id under every uri that its image has now.
+    """Yield (folder, record); a record with an image_id is yielded for every current uri of its image.
 
-    `list_files` returns uri -> where to read, and is called when it is needed. An image that is no longer at its uri is
-    looked for among the files of the same name and in the same folder.
+    `list_files` returns uri -> location, and is called only if needed. An image that is no longer at its uri is
+    searched for among files with the same name, then in the same folder.
     """
     reviewed: dict[str, list[tuple[str, Record]]] = defaultdict(list)
     for folder, record in pairs:
@@ -52,7 +52,7 @@ def follow(pairs: Pairs, list_files: Callable[[], Mapping[str, str]], notes: Not
 def _search(
     lost: Mapping[str, Sequence[tuple[str, Record]]], locations: Mapping[str, str], known: set[str]
 ) -> dict[str, list[str]]:
-    """Return the places of images that were moved or renamed."""
+    """Return the current uris of images that were moved or renamed."""
     files = [record.file for group in lost.values() for _, record in group]
     names, folders = {_name(file) for file in files}, {storage.parent(file) for file in files}
     moved = [uri for uri in locations if uri not in known and _name(uri) in names] if files else []
@@ -73,7 +73,7 @@ def _name(uri: str) -> str:
 
 
 def _places(uris: Sequence[str], locations: Mapping[str, str], sought: Iterable[str]) -> dict[str, list[str]]:
-    """Return image_id -> uris of those files that are looked for."""
+    """Hash files; return image_id -> uris of those that are sought."""
     places: dict[str, list[str]] = defaultdict(list)
     ids = set(sought)
     with ThreadPoolExecutor(_READERS) as pool:
@@ -84,7 +84,7 @@ def _places(uris: Sequence[str], locations: Mapping[str, str], sought: Iterable[
 
 
 def _image_id(location: str) -> str:
-    """Return the SHA-256 of a file; empty where it cannot be read."""
+    """Return the SHA-256 of a file; empty if it cannot be read."""
     try:
         return hashlib.sha256(storage.read_bytes(location)).hexdigest()
     except SourceError:

@@ -12,7 +12,7 @@ from tagger.data.labels.columns import FILE_COLUMNS
 from tagger.errors import TableError, UsageError
 
 _KEYS = ("names", "classes", "id2label", "label2id", "label_names", "class_names", "categories", "labels")
-"""Where a JSON or YAML document holds its names."""
+"""Keys of class names in a JSON or YAML document."""
 _NAME_HEADERS = (
     "name", "class_name", "classname", "label_name", "labelname", "display_name", "displayname", "class", "label",
     "category", "tag", "names", "classes", "labels",
@@ -26,7 +26,7 @@ _ID_FIRST = re.compile(rf"({_ID.pattern})(?:\s*[:=,;]\s*|\s+)(\S.*)")
 _ID_LAST = re.compile(r"(\S.*?)(?:\s*[:=,;]\s*|\s+)(\d{1,9})")
 _YAML = re.compile(rf"^({'|'.join(_KEYS)})\s*:", re.MULTILINE)
 _LONGEST = 300
-"""Characters of a name."""
+"""Maximum number of characters of a name."""
 
 Pairs = Sequence[tuple[str, str]]
 """(id, name)"""
@@ -38,9 +38,9 @@ def by_position(names: Iterable[str]) -> Mapping[str, str]:
 
 
 def read_names(shown: str) -> Mapping[str, str]:
-    """Return id -> name; names without ids are counted from 0.
+    """Return id -> name; names without ids are numbered from 0.
 
-    Raises UsageError when the file is none of the known shapes, TableError when it gives an id two names.
+    Raises UsageError if the file has none of the known structures, TableError if an id has two names.
     """
     uri = storage.absolute(shown)
     with text.open_text(uri) as file:
@@ -48,7 +48,7 @@ def read_names(shown: str) -> Mapping[str, str]:
     if not content:
         raise _unknown(shown, "it is empty")
     if content.startswith(("<", "PAR1")) or any(ord(sign) < 32 and sign not in "\t\r\n\f" for sign in content):
-        raise _unknown(shown, f"it begins with {content[:20]!r}")
+        raise _unknown(shown, f"it starts with {content[:20]!r}")
     if content[0] in "[{" or uri.lower().endswith((".yaml", ".yml")) or _YAML.search(content):
         pairs = _pairs(_document(content, shown))
     else:
@@ -56,7 +56,7 @@ def read_names(shown: str) -> Mapping[str, str]:
         pairs = _table(lines, shown) or _lines(lines)
     odd = next((name for _, name in pairs if len(name) > _LONGEST or storage.is_image_name(name)), None)
     if not pairs or odd:
-        raise _unknown(shown, f"it holds {(odd or content)[:60]!r}")
+        raise _unknown(shown, f"it contains {(odd or content)[:60]!r}")
     names: dict[str, str] = {}
     for label_id, name in pairs:
         if names.setdefault(label_id, name) != name:
@@ -66,8 +66,8 @@ def read_names(shown: str) -> Mapping[str, str]:
 
 def _unknown(shown: str, found: str) -> UsageError:
     return UsageError(
-        f"--label-names {shown}: no class names in it ({found}); expected one name a line, `id name` lines, a CSV with "
-        "columns id and name, JSON, or YAML with `names:`"
+        f"--label-names {shown}: no class names in it ({found}); expected one name per line, `id name` lines, a CSV "
+        "with columns id and name, JSON, or YAML with `names:`"
     )
 
 
@@ -81,7 +81,7 @@ def _document(content: str, shown: str) -> object:
 
 
 def _pairs(value: object) -> Pairs:
-    """Return the pairs of a JSON or YAML value; none when it has another shape."""
+    """Return the pairs of a JSON or YAML value; none for another structure."""
     if isinstance(value, list):
         if all(isinstance(item, str | int) for item in value):
             return [*by_position(map(str, value)).items()]
@@ -107,7 +107,7 @@ def _is_count(numbers: Iterable[int]) -> bool:
 
 
 def _table(lines: list[str], shown: str) -> Pairs:
-    """Return the pairs of a CSV with a header or a column of ids; none for another text."""
+    """Return the pairs of a CSV with a header or a column of ids; none for other text."""
     delimiter = text.delimiter_of(lines[0])
     rows = [[cell.strip() for cell in row] for row in text.csv_rows(lines, delimiter, shown)]
     first, body = [cell.lower() for cell in rows[0]], rows[1:]
@@ -124,7 +124,7 @@ def _table(lines: list[str], shown: str) -> Pairs:
 
 
 def _ids(rows: list[list[str]], width: int) -> list[int]:
-    """Return the columns in which every row has an id."""
+    """Return the columns with an id in every row."""
     return [at for at in range(width) if rows and all(len(row) > at and _ID.fullmatch(row[at]) for row in rows)]
 
 
@@ -134,7 +134,7 @@ def _first_named(headers: Sequence[str], columns: list[str], among: Sequence[int
 
 
 def _lines(lines: list[str]) -> Pairs:
-    """Return the pairs of `0 cat` or `cat 0` lines, or of one name a line, whose position is its id."""
+    """Return the pairs of `0 cat` or `cat 0` lines, or of one name per line, with its position as id."""
     filled = [line for line in lines if line]
     first = [match.groups() for line in filled if (match := _ID_FIRST.fullmatch(line))]
     if len(first) == len(filled) and len({name for _, name in first}) > len(first) / 2:

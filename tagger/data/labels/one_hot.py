@@ -1,4 +1,4 @@
-"""A column per class holding 0 or 1, or -1 and 1: Roboflow's `_classes.csv`, CelebA."""
+"""A column per class with 0 and 1, or -1 and 1: Roboflow's `_classes.csv`, CelebA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO = ("0", "false")
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether a table has a column of files and others that hold nothing but 0 and 1, or -1 and 1.
+    """Return whether a table has a file column and other columns with only 0 and 1, or -1 and 1.
 
     Raises TableError for a legend of segmentation masks, which has the same file name.
     """
@@ -23,7 +23,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per row; a row that sets no class is known to have none, a row with a gap is unlabelled."""
+    """Yield a record per row; a row of zeros is known to have no label, a row with a gap is unlabelled."""
     columns = flag_columns(file) or other_columns(file)
     classes, meanings = [file.columns[at] for at in columns], _meanings(file, columns, notes)
     notes.add_classes(classes)
@@ -41,10 +41,10 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _meanings(file: LabelFile, columns: Sequence[int], notes: Notes) -> Mapping[str, bool]:
-    """Return the values that set a class, and those that do not, by all the values in the file.
+    """Return value -> whether it sets a class, from all values in the file.
 
-    Where 0 says no, -1 means unsure, and so do gaps unless -1 does (CheXpert, where a gap is a finding that is not
-    mentioned); else -1 says no; in a file of nothing but 1 and gaps a gap does.
+    If there are zeros, 0 means no and -1 unsure; a gap means unsure too, or no if there are -1 (in CheXpert a gap is a
+    finding that is not mentioned). Without zeros, -1 means no; with only 1 and gaps, a gap means no.
     """
     rows = tables.rows(file, [required_file_column(file), *columns], Notes())
     found = {flag(cell) for _, *cells in rows for cell in cells}

@@ -1,4 +1,4 @@
-"""The types that every label format is read into, and the warnings collected on the way."""
+"""Common types of all label formats, and the warnings collected while reading."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _SPLIT_ENDING = re.compile(r"[-_ ]?(\d{4}|set|images)$")
-"""As in COCO's `train2017` and Carvana's `train_images`."""
+"""Ending of a split name, as in COCO's `train2017` and Carvana's `train_images`."""
 
 
 class Record(NamedTuple):
-    """The labels and the split of one file, as a label file gives them."""
+    """The labels and the split of one file, from a label file."""
 
     file: str
-    """As written."""
+    """Name of the file, as written."""
     labels: tuple[str, ...] | None
     """None = unlabelled, () = known to have none."""
     split: str | None = None
@@ -33,7 +33,7 @@ class Record(NamedTuple):
     negatives: tuple[str, ...] = ()
     """Labels that are known not to apply."""
     image_id: str | None = None
-    """SHA-256 of the file that was labelled; the labels go with it, wherever it is now."""
+    """SHA-256 of the labelled file, whose labels follow it if it is moved."""
 
 
 @dataclass
@@ -43,10 +43,10 @@ class Notes:
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     classes: dict[str, None] = field(default_factory=dict)
-    """Classes that the label files name, whether an image has them or not."""
+    """Classes declared in the label files, with or without images."""
 
     def add(self, kind: str, example: str = "", count: int = 1) -> None:
-        """Count one more of this kind; its first examples are stored."""
+        """Count a warning of this kind; its first examples are stored."""
         self.counts[kind] += count
         shown = self.examples.setdefault(kind, [])
         example = example if len(example) <= _EXAMPLE else f"{example[:_EXAMPLE]}..."
@@ -54,7 +54,7 @@ class Notes:
             shown.append(example)
 
     def add_classes(self, names: Iterable[str]) -> None:
-        """Note that the label files name these classes."""
+        """Add classes that the label files declare."""
         self.classes.update(dict.fromkeys(names))
 
     def lines(self) -> list[str]:
@@ -76,17 +76,17 @@ class Options:
     """The user's options for reading a label file."""
 
     delimiter: str | None = None
-    """Between the labels of one cell; "" = a cell is one label."""
+    """Separator of labels within a cell; "": a cell is one label."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Class names by id."""
     tags: Mapping[str, str | None] = field(default_factory=dict)
     """Azure: tag id -> name, None for the negative tag."""
     fields: tuple[str, ...] = ()
-    """Questions whose answers are labels: controls of Label Studio, jobs of SageMaker, attributes of VIA."""
+    """Fields with the labels: controls of Label Studio, jobs of SageMaker, attributes of VIA."""
 
 
 class Columns(NamedTuple):
-    """The positions of the columns that the user named."""
+    """Positions of the columns named by the user."""
 
     file: int | None = None
     labels: tuple[int, ...] = ()
@@ -107,7 +107,7 @@ class LabelFile:
     lines: tuple[str, ...] = ()
     """First lines of a text; the root element of XML."""
     columns: tuple[str, ...] = ()
-    """Column names of a table, without spaces around them; keys of the objects in a JSON list."""
+    """Stripped column names of a table; keys of the objects in a JSON list."""
     rows: tuple[tuple[object, ...], ...] = ()
     """First rows of a table, one value per column."""
     delimiter: str = ","
@@ -115,13 +115,13 @@ class LabelFile:
     events: tuple[tuple[str, object], ...] = ()
     """First (key, element) pairs of a JSON document."""
     listing: Sequence[str] = ()
-    """Of a folder: the uris of its images."""
+    """Uris of the images in a folder."""
     named: Columns = NO_COLUMNS
-    """Columns that the user named; they come before those found by content and name."""
+    """Columns named by the user, which take precedence over detected ones."""
 
     @property
     def folder(self) -> str:
-        """Return the uri of the folder that relative names start at."""
+        """Return the uri of the folder that names are relative to."""
         return self.uri if self.kind == "folder" else storage.public_uri(storage.parent(self.uri))
 
     @property
@@ -143,23 +143,23 @@ class Format:
     kind: str = "table"
     """table, parquet, json, jsonl, xml, text or folder: errors list the formats of a file's kind."""
     merges: bool = False
-    """Several records of one file are one set of labels; otherwise they are a conflict."""
+    """Whether several records of a file are merged; otherwise they are a conflict."""
     has_fields: bool = False
-    """Its files may answer several questions, of which --label-field chooses."""
+    """Whether its files may have several fields, of which --label-field selects some."""
     beside: bool = False
-    """Its files lie beside the images, or are these; it is also read of a source that is no folder."""
+    """Whether its files are the images or next to them; such a format also works if the source is not a folder."""
     corrects: bool = False
-    """Its files name some images; the others keep the labels of a manifest."""
+    """Whether it corrects a manifest: images that it does not list keep their labels."""
 
 
 class Fields:
-    """The questions whose answers are labels: those of --label-field, else the only one that a file has."""
+    """The fields with the labels: those of --label-field, else the only one of a file."""
 
     def __init__(self, uri: str, chosen: Collection[str], notes: Notes) -> None:
         self.uri, self.chosen, self.notes, self.seen = uri, chosen, notes, dict[str, None]()
 
     def take(self, name: str) -> bool:
-        """Return whether the answers to a question are labels; raises UsageError at a second one without a choice."""
+        """Return whether a field has labels; raises UsageError for a second field without --label-field."""
         self.seen[name] = None
         if not self.chosen and len(self.seen) > 1:
             one, other = list(self.seen)[:2]
@@ -171,26 +171,26 @@ class Fields:
 
 
 def unique(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the labels that are not empty, each once, in their order."""
+    """Return the distinct non-empty labels, in order."""
     return tuple(dict.fromkeys(label for label in labels if label))
 
 
 def dicts(value: object) -> list[dict[str, object]]:
-    """Return the objects in a JSON list; none when the value is no list."""
+    """Return the objects in a JSON list; none if the value is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def split_of(word: str, notes: Notes | None = None) -> str | None:
-    """Return train, val or test for any usual spelling; None, and a note, for another word."""
+    """Return train, val or test for any common spelling; None, and a note, for another word."""
     text = word.strip().lower()
     split = _SPLITS.get(text) or _SPLITS.get(_SPLIT_ENDING.sub("", text))
     if text and not split and notes is not None:
-        notes.add("rows with a split that is not train, val or test, as good as without one: we split them", text)
+        notes.add("rows with a split other than train, val or test, treated as without a split", text)
     return split
 
 
 def names_of(ids: Iterable[str], names: Mapping[str, str], notes: Notes) -> tuple[str, ...]:
-    """Return the class names of ids, numbers also with leading zeros; an id without a name is noted and left out."""
+    """Return the class names of ids, which may have leading zeros; an id without a name is noted and omitted."""
     found = []
     for label_id in ids:
         plain = str(int(label_id)) if label_id.isdecimal() and len(label_id) < 10 else label_id

@@ -1,4 +1,4 @@
-"""The labels table of `tagger review`: the latest decision of each image; it belongs to the bytes of the file."""
+"""The labels table of `tagger review`: the latest decision per image, identified by the content of its file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield the labels of every image, once for each uri that it was decided under."""
+    """Yield the labels of every image, once for each uri with a decision about it."""
     table = decisions.read(file.uri, ours=False)
     counting = decisions.latest(table)
     labels = dict(zip(decisions.image_of(counting).to_pylist(), counting["labels"].to_pylist(), strict=True))

@@ -1,4 +1,4 @@
-"""SageMaker Ground Truth manifests: JSON lines with `source-ref`, and `JOB` beside `JOB-metadata` for each job."""
+"""SageMaker Ground Truth manifests: JSON lines with `source-ref`, and `JOB` next to `JOB-metadata` for each job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per line; raises UsageError when several jobs classify and --label-field chooses none."""
+    """Yield a record per line; raises UsageError for several classification jobs without --label-field."""
     fields = Fields(file.uri, options.fields, notes)
     for name, row in tables.json_images(file, SOURCE, notes):
         found = [labels for job in _jobs(row) if (labels := _answers(row, job, notes)) is not None and fields.take(job)]
@@ -30,7 +30,7 @@ def _jobs(row: dict[str, object]) -> list[str]:
 
 
 def _answers(row: dict[str, object], job: str, notes: Notes) -> tuple[str, ...] | None:
-    """Return the classes that a job gave an image; None for a job of another kind, or one that failed."""
+    """Return the classes that a job assigned to an image; None for a job of another kind, or a failed one."""
     value, metadata = row[job], row[f"{job}{_METADATA}"]
     if not isinstance(metadata, dict) or "failure-reason" in metadata:
         notes.add("jobs that failed, ignored", f"{row[SOURCE]}: {job}")

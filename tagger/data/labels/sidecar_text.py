@@ -1,4 +1,4 @@
-"""Texts beside images: `photo.txt` or `photo.jpg.txt`, with tags between commas or one a line (kohya, Danbooru)."""
+"""Text sidecars: `photo.txt` or `photo.jpg.txt`, with tags separated by commas or lines (kohya, Danbooru)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOX = re.compile(r"\d+(\s+[\d.eE-]+){4,}")
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether all texts in the folder of the first image are called after an image."""
+    """Return whether all text files in the folder of the first image are named after an image."""
     if file.kind != "folder" or not file.listing:
         return False
     folder = storage.parent(file.listing[0])
@@ -29,7 +29,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per image with a text beside it; an empty text is no label. Raises TableError for YOLO's boxes."""
+    """Yield a record per image with a text sidecar; an empty one means unlabelled. Raises TableError for YOLO boxes."""
     pairs = (
         (uri, text)
         for names, images in by_folder(file.listing)
@@ -42,7 +42,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
             for (uri, text), content in zip(chunk, pool.map(storage.read_bytes, (t for _, t in chunk)), strict=True):
                 shown = _decoded(content)
                 if _BOX.match(shown):
-                    raise TableError(f"{text}: holds boxes as of YOLO ({shown[:40]!r}), not tags")
+                    raise TableError(f"{text}: contains YOLO boxes ({shown[:40]!r}), not tags")
                 labels = shown.split(options.delimiter) if options.delimiter else re.split(r"[,\r\n]", shown)
                 yield Record(uri, unique(map(str.strip, labels)) or None)
 
@@ -54,4 +54,6 @@ def _decoded(content: bytes) -> str:
         return content.decode("latin-1").strip()
 
 
-FORMAT = Format("sidecar-text", "a text beside each image, tags between commas", matches, read, "folder", beside=True)
+FORMAT = Format(
+    "sidecar-text", "a text file next to each image, with comma-separated tags", matches, read, "folder", beside=True
+)

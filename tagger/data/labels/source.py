@@ -1,4 +1,4 @@
-"""The files of a source, with the labels that label files, folders or sidecars give them."""
+"""The files of a source with their labels from label files, folders or sidecars."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ingested(Manifest):
 
     label_source: LabelSource | None = None
     matched_rows: int = 0
-    """Rows of the label files that name a listed file."""
+    """Rows of the label files that match a listed file."""
     notes: Notes = field(default_factory=Notes)
     why_none: str = ""
     """The reason why there is no label source."""
@@ -44,7 +44,7 @@ class Ingested(Manifest):
         return "\n".join([*lines, *(f"warning: {line}" for line in self.notes.lines())])
 
     def counts(self) -> dict[str, Any]:
-        """Return the same as one JSON-able object."""
+        """Return the same facts as a JSON-serialisable object."""
         labels = self._label_counts() if self.label_source else None
         return {"found": len(self), "skipped": dict(self.skipped), "labels": labels, "warnings": self.notes.rows()}
 
@@ -68,7 +68,9 @@ class Ingested(Manifest):
         found = self._label_counts()
         if not self.label_source:
             rows = len(self) - found["unlabelled"]
-            return [f"labels: {rows:,} rows keep those of the manifest" if rows else f"labels: none ({self.why_none})"]
+            return [
+                f"labels: {rows:,} rows with the labels of the manifest" if rows else f"labels: none ({self.why_none})"
+            ]
         classes, splits, kind = found["classes"], found["splits"], "multi" if found["multi_label"] else "single"
         open_rows = self.table.filter(pc.is_null(self.table["labels"]))["uri"].slice(0, EXAMPLES).to_pylist()
         without = f" (such as {', '.join(open_rows)})" if open_rows else ""
@@ -97,7 +99,7 @@ def read_labelled(
 
 
 def corrected(source: str, found: Ingested, labels: str) -> Ingested:
-    """Return a source whose images have the labels of a file; those that it does not name keep theirs."""
+    """Return a source with its labels replaced by those of a file; images not in the file keep theirs."""
     over = _labelled(source, found, LabelOptions(labels=labels), Options())
     refuse_without_labels(over, source, labels)
     place = found.table.schema.get_field_index("labels")
@@ -106,14 +108,14 @@ def corrected(source: str, found: Ingested, labels: str) -> Ingested:
 
 
 def refuse_without_labels(ingested: Ingested, source: str, labels: str) -> None:
-    """Raise an error when the label file that the user named gives no image a label or a split."""
+    """Raise an error if the label file named by the user has no label or split for any image."""
     label_source, table = ingested.label_source, ingested.table
     given = min(table["labels"].null_count, table["split"].null_count) < len(table)
     if not label_source or (ingested.matched_rows and given):
         return
     why = "; ".join(ingested.notes.lines()) or "it has no rows"
     if not ingested.matched_rows:
-        raise SourceError(f"--labels {labels}: no image of {source} is in it ({why}); nothing was written")
+        raise SourceError(f"--labels {labels}: has no image of {source} ({why}); nothing was written")
     form = label_source.format
     raise TableError(
         f"--labels {labels}: read as {form.name}, gives no image a label ({why}). "
@@ -164,9 +166,9 @@ def read_records(
 
 
 def read_options(options: LabelOptions) -> Options:
-    """Read the file of class names, or a saved list of Azure's GetTags.
+    """Read the options, with the file of class names, or a saved list of Azure's GetTags.
 
-    Raises UsageError when it holds none.
+    Raises UsageError if the file has no names.
     """
     reading = Options(options.label_delimiter, fields=options.label_field)
     if options.label_names is None:
@@ -180,19 +182,19 @@ def read_options(options: LabelOptions) -> Options:
 
 
 def _root_of(source: str) -> str | None:
-    """Return the folder or bucket that a source is; None for a file, a glob, a list or a manifest."""
+    """Return the uri of a source that is a folder or bucket; None for a file, a glob, a list or a manifest."""
     if manifest.is_glob(source) or manifest.list_suffix(source):
         return None
     uri = storage.absolute(source)
     if storage.is_remote(uri):
         if uri != storage.public_uri(uri):
-            return None  # label files match their names against uris, which hold no credentials
+            return None  # names in label files are matched against uris, which have no credentials
         return None if storage.is_image_name(uri) or uri.startswith(("http://", "https://")) else uri
     return uri if os.path.isdir(storage.local_path(uri)) else None
 
 
 def _folders(source: str, root: str | None) -> Sequence[str]:
-    """Return where relative names may start besides the label file's own folder."""
+    """Return the folders that names may be relative to, other than the folder of the label file."""
     if root is None:
         root = storage.public_uri(storage.parent(storage.absolute(source)))
     return (root, storage.absolute("."))

@@ -12,7 +12,7 @@ from tagger.data.labels.record import LabelFile, Notes, Record, split_of
 from tagger.errors import TableError
 
 _SAME_SPLIT = {"dev": "val", "eval": "val", "holdout": "test"}
-"""In a cell; folders of these names are too often something else."""
+"""Synonyms of splits in a cell; as folder names they are too ambiguous."""
 
 Row = tuple[object, ...]
 
@@ -23,9 +23,9 @@ def records(
     labels_of: Callable[[str, Sequence[object]], tuple[str, ...] | None],
     notes: Notes,
 ) -> Iterator[Record]:
-    """Yield a record per row; `labels_of` gets the file name and the cells of the label columns.
+    """Yield a record per row; `labels_of` is called with the file name and the cells of the label columns.
 
-    Raises TableError when there is no column of files or no column of labels.
+    Raises TableError without a file column or a label column.
     """
     file_at, split_at = columns.required_file_column(file), columns.split_column(file)
     sure_at = columns.confidence_column(file)
@@ -35,7 +35,7 @@ def records(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TableError(f"{file.uri}: two columns are named {twice!r}; rename or remove one")
     if not file.header:
-        notes.add("files without a header line, columns taken from the image names", file.uri)
+        notes.add("files without a header line, columns inferred from the image names", file.uri)
     is_valid = split_at is not None and file.columns[split_at].lower() == "is_valid"
     chosen = [file_at, *(file_at if at is None else at for at in (split_at, sure_at)), *label_columns]
     for name, split, sure, *cells in rows(file, chosen, notes):
@@ -50,7 +50,7 @@ def records(
 def rows(file: LabelFile, chosen: Sequence[int], notes: Notes) -> Iterator[Row]:
     """Yield the values of some columns of every row, streaming; the missing cells of a short row are None.
 
-    The first of the columns is that of the files.
+    The first column must be the file column.
     """
     names = [file.columns[at] for at in chosen]
     if file.kind == "parquet":
@@ -70,7 +70,7 @@ def _csv_rows(file: LabelFile, chosen: Sequence[int], found: Iterator[list[str]]
         next(found, None)
     for row in found:
         if any(cell.strip() for cell in row[width:]):
-            # an unquoted delimiter inside a cell: which of the cells are labels would be a guess
+            # an unquoted delimiter inside a cell, so the label cells are ambiguous
             notes.add("rows with more cells than the header, left unlabelled", file.delimiter.join(row))
             yield tuple(row[at] if at == name_at else None for at in chosen)
             continue
@@ -86,7 +86,7 @@ def _parquet_rows(uri: str, names: Sequence[str], notes: Notes) -> Iterator[Row]
 
 
 def json_lines(uri: str, encoding: str) -> Iterator[dict[str, object]]:
-    """Yield the object of every line that is not blank; raises TableError naming a line that is not an object."""
+    """Yield the object of every non-blank line; raises TableError for a line that is not an object."""
     with text.open_text(uri, encoding) as lines:
         for number, line in enumerate(lines, 1):
             if not (content := line.strip(text.BLANK)):
@@ -101,7 +101,7 @@ def json_lines(uri: str, encoding: str) -> Iterator[dict[str, object]]:
 
 
 def json_images(file: LabelFile, key: str, notes: Notes) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield (file name, object) of JSON lines that hold the name under `key`; others are noted."""
+    """Yield (file name, object) of JSON lines with the file name under `key`; others are noted."""
     for row in json_lines(file.uri, file.encoding):
         if isinstance(name := row.get(key), str):
             yield name, row
@@ -110,12 +110,12 @@ def json_images(file: LabelFile, key: str, notes: Notes) -> Iterator[tuple[str, 
 
 
 def padded(row: Sequence[str], width: int) -> tuple[str | None, ...]:
-    """Return a row cut or filled with None to the width of its header."""
+    """Truncate a row, or pad it with None, to the width of the header."""
     return (*row[:width], *[None] * (width - len(row)))
 
 
 def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Record:
-    """Return a record whose labels are negatives when the confidence is 0."""
+    """Return a record whose labels become negatives if the confidence is 0."""
     try:
         value = float(confidence.rstrip(" %").replace(",", "."))
     except ValueError:
@@ -124,12 +124,12 @@ def _weighed(record: Record, confidence: str, column: str, notes: Notes) -> Reco
         notes.add(f"rows with 0 in {column}, whose labels do not apply", f"{record.file}: {' + '.join(record.labels)}")
         return record._replace(labels=None, negatives=record.labels)
     if value != 1 and record.labels:
-        notes.add(f"rows with neither 0 nor 1 in {column}, whose labels were taken", f"{record.file}: {confidence}")
+        notes.add(f"rows with neither 0 nor 1 in {column}, whose labels were used", f"{record.file}: {confidence}")
     return record
 
 
 def _split_in(cell: str, is_valid: bool, notes: Notes) -> str | None:
-    """Return the split of a cell; true in fastai's column `is_valid` is val."""
+    """Return the split in a cell; true in fastai's column `is_valid` means val."""
     if is_valid:
         return "val" if cell.lower() in ("true", "1", "1.0") else "train"
     return split_of(_SAME_SPLIT.get(cell.lower(), cell), notes)

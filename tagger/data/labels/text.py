@@ -1,4 +1,4 @@
-"""Text files in UTF-8 with or without byte-order mark, UTF-16, or else Latin-1."""
+"""Text files in UTF-8 (with or without byte-order mark), UTF-16, or else Latin-1."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tagger import storage
 from tagger.errors import TableError
 
 BLANK = "\ufeff \t\r\n"
-"""Characters around the content of a file that mean nothing."""
+"""Insignificant characters around the content of a file."""
 _CHUNK = 1 << 20
 _SEP = re.compile(r'\ufeff?"?sep=([,;|\t])"?[\r\n]*', re.IGNORECASE)
 
 
 def encoding_of(uri: str) -> str:
-    """Return the encoding that fits the whole file; it is read once, piece by piece."""
+    """Return the encoding that decodes the whole file, which is read once in chunks."""
     with storage.open_input(uri) as file:
         head = file.read(2)
         if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -38,22 +38,22 @@ def encoding_of(uri: str) -> str:
 
 @contextlib.contextmanager
 def open_text(uri: str, encoding: str | None = None) -> Iterator[TextIO]:
-    """Open a text for streaming, with its line ends; the encoding is detected unless it is known."""
+    """Open a text for streaming, preserving line ends; without `encoding`, it is detected."""
     with storage.open_input(uri) as file:
         # a UTF-16 file may be cut in the middle of a character
         yield io.TextIOWrapper(file, encoding=encoding or encoding_of(uri), errors="replace", newline="")
 
 
 def lines(uri: str, encoding: str | None = None) -> Iterator[str]:
-    """Yield the lines of a text that are not blank, without blanks around them."""
+    """Yield the non-blank lines of a text, stripped."""
     with open_text(uri, encoding) as file:
         yield from filter(None, (line.strip(BLANK) for line in file))
 
 
 def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True) -> Iterator[list[str]]:
-    """Yield the rows of a CSV that hold anything; raises TableError naming the line when the quoting is broken.
+    """Yield the non-empty rows of a CSV; raises TableError with the line number if the quoting is broken.
 
-    Not `whole` is the beginning of a file, which may end within a quote.
+    Without `whole`, the lines are the start of a file, which may end inside a quote.
     """
     quotes = 0
 
@@ -73,7 +73,7 @@ def csv_rows(lines: Iterable[str], delimiter: str, uri: str, whole: bool = True)
             raise TableError(f"{uri}: line {reader.line_num} is not CSV ({error})") from error
         if row is None:
             return
-        if whole and reader.line_num - before > 1 and quotes % 2:  # it swallowed the rows below it
+        if whole and reader.line_num - before > 1 and quotes % 2:  # the quoted cell contains the following rows
             raise TableError(f"{uri}: line {before + 1} opens a quote that is not closed")
         if any(cell.strip() for cell in row):
             yield row

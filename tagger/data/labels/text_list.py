@@ -1,6 +1,6 @@
-"""Text lists: `path label`, `path id` or `path id id` a line, separated by blanks or tabs: Caffe, ImageNet, mmpretrain.
+"""Text lists: lines of `path label` or `path id ...`, separated by blanks or tabs (Caffe, ImageNet, mmpretrain).
 
-A line of nothing but 0 and 1, or -1 and 1, is a vector with a place for each class.
+A line with only 0 and 1, or -1 and 1, is a vector with one value per class.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _LINE = re.compile(rf"(?P<file>\S.*?\.(?:{_SUFFIXES}))\"?(?:[ \t]+(?P<rest>\S.*)
 _IDS = re.compile(r"-?\d+(?:\s+-?\d+)*")
 _VECTORS = ({"0", "1"}, {"-1", "1"})
 _BOX = 4
-"""As many numbers in every line are rather coordinates than class ids."""
+"""With this many numbers in every line, they are probably coordinates, not class ids."""
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether all lines are an image and most of them labels; numbers that may be boxes are left to the user."""
+    """Return whether all lines are an image and labels; numbers that may be boxes need an explicit --label-format."""
     rests = _rests(file)
     if file.kind != "text" or len(rests) < len(file.lines) or not any(rests):
         return False
@@ -37,7 +37,7 @@ def matches(file: LabelFile) -> bool:
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
     """Yield a record per line; one without a label, or with the id -1 alone, is unlabelled.
 
-    A list called after a split, as `train.txt`, gives its images that split.
+    The images of a list named after a split, such as `train.txt`, get that split.
     """
     kind, split = _kind(_rests(file)), split_of(file.uri.rpartition("/")[2].removesuffix(".txt"))
     if kind != "words" and not options.names:
@@ -53,12 +53,12 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _rests(file: LabelFile) -> list[str]:
-    """Return what follows the image in the first lines."""
+    """Return the text after the image name in each of the first lines."""
     return [match["rest"] or "" for line in file.lines if (match := _LINE.fullmatch(line.strip()))]
 
 
 def _kind(rests: Sequence[str]) -> str:
-    """Return vectors, ids or words: vectors are equally long, of two values, some of them more than once in a line."""
+    """Return vectors, ids or words; vectors have the same length and two values, repeated within a line."""
     rows = [rest.split() for rest in rests]
     repeats = any(len(row) > len(set(row)) for row in rows)
     if repeats and len(set(map(len, rows))) == 1 and {word for row in rows for word in row} in _VECTORS:
@@ -67,7 +67,7 @@ def _kind(rests: Sequence[str]) -> str:
 
 
 def _labels(name: str, rest: str, kind: str, delimiter: str | None, notes: Notes) -> tuple[str, ...] | None:
-    """Return the labels of a line: places, ids, or one label of any words unless tabs or the delimiter separate."""
+    """Return the labels of a line: positions, ids, or words, which are one label unless separated by tabs."""
     if kind == "words":
         return unique(map(str.strip, rest.split(delimiter or "\t"))) or None
     if kind == "ids":
@@ -78,4 +78,4 @@ def _labels(name: str, rest: str, kind: str, delimiter: str | None, notes: Notes
     return places
 
 
-FORMAT = Format("text-list", "an image and its label or class ids a line, between blanks", matches, read, "text")
+FORMAT = Format("text-list", "lines of an image and its label or class ids, separated by blanks", matches, read, "text")

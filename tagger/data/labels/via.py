@@ -15,11 +15,11 @@ _IMAGES, _ATTRIBUTES = "_via_img_metadata", "_via_attributes"
 _KEYS = ("filename", "file_attributes")
 _VERSION_3 = ("attribute", "file", "metadata", "view")
 _OWN = {"caption", "public_domain", "image_url", "width", "height"}
-"""Attributes that VIA starts with, and sizes: no labels unless --label-field names them."""
+"""VIA's default attributes, and sizes, which are not labels unless --label-field names them."""
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether there are files with attributes: a project, or the exported part of one."""
+    """Return whether there are files with attributes, from a project or an export."""
     if file.kind == "text":
         return set(_KEYS) <= set(_columns(file))
     values = [element[1] for key, element in file.events if key == _IMAGES and isinstance(element, tuple)]
@@ -30,7 +30,7 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per image; raises UsageError when several attributes are filled and --label-field chooses none."""
+    """Yield a record per image; raises UsageError if several attributes have values and --label-field is not given."""
     fields = Fields(file.uri, options.fields, notes)
     is_version_3 = set(_VERSION_3) <= {key for key, _ in file.events}
     read_images = _csv_images if file.kind == "text" else _version_3_images if is_version_3 else _json_images
@@ -42,12 +42,12 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _chosen(value: object) -> object:
-    """Return the options of a checkbox that are set; the value of any other attribute as it is."""
+    """Return the set options of a checkbox; the value of any other attribute."""
     return [option for option, is_set in value.items() if is_set] if isinstance(value, dict) else value
 
 
 def _json_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield (file name, attributes) of a project, or of an export, in which each image is a key of its own."""
+    """Yield (file name, attributes) of a project, or of an export, in which each image has its own key."""
     image: dict[str, object] = {}
     for key, element in json_stream.events(file.uri, file.encoding):
         if not isinstance(element, tuple):
@@ -65,7 +65,7 @@ def _json_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[s
 
 
 def _version_3_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield (file name, attributes) of a project of version 3; answers about a region or a time are no labels."""
+    """Yield (file name, attributes) of a version 3 project, without annotations of regions and times."""
     parts: dict[str, dict[str, dict[str, object]]] = {key: {} for key in _VERSION_3}
     for key, element in json_stream.events(file.uri, file.encoding):
         if key in parts and isinstance(element, tuple) and isinstance(element[1], dict):
@@ -88,7 +88,7 @@ def _version_3_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapp
 
 
 def _named(kind: Mapping[str, object], value: str) -> object:
-    """Return the names of the options chosen, whose ids stand between commas; a text as it is."""
+    """Return the names of the chosen options, given as comma-separated ids; text is unchanged."""
     options = kind.get("options")
     if not isinstance(options, dict) or not options:
         return value
@@ -102,7 +102,7 @@ def _image(value: object) -> Iterator[tuple[str, Mapping[str, object]]]:
 
 
 def _note_classes(kind: object, attributes: object, notes: Notes) -> None:
-    """Note the options of the attributes of files."""
+    """Note the options of file attributes as classes."""
     if kind == "file" and isinstance(attributes, dict):
         for attribute in attributes.values():
             options = attribute.get("options") if isinstance(attribute, dict) else None
@@ -122,7 +122,7 @@ def _csv_images(file: LabelFile, notes: Notes) -> Iterator[tuple[str, Mapping[st
 
 
 def _columns(file: LabelFile) -> list[str]:
-    """Return the columns; version 1 writes a `#` before the first."""
+    """Return the columns, without the `#` that version 1 writes before the first."""
     return [name.removeprefix("#").strip() for name in file.columns]
 
 

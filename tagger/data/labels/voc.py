@@ -1,4 +1,4 @@
-"""Pascal VOC `ImageSets/Main`: `<class>_<split>.txt` with `000012 -1` a line; 1 has the class, 0 is difficult."""
+"""Pascal VOC `ImageSets/Main`: `<class>_<split>.txt` with lines `000012 -1`; 1: has the class, 0: difficult."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LINE = re.compile(r"(?P<stem>\S+)[ \t]+(?P<answer>-1|0|1)")
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether a file called after a class and a split answers -1, 0 or 1; or is the list of a whole split."""
+    """Return whether a file is named after a class and a split and has -1, 0 or 1; or is the list of a whole split."""
     if file.kind != "text":
         return False
     name = file.uri.rpartition("/")[2]
@@ -28,9 +28,9 @@ def matches(file: LabelFile) -> bool:
 
 
 def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
-    """Yield a record per line: the class, or that it does not apply; a difficult one is neither."""
+    """Yield a record per line: the class as a label or as a negative; a difficult one is neither."""
     if not (name := _NAME.fullmatch(file.uri.rpartition("/")[2])):
-        return  # the list of a split repeats what those of the classes say
+        return  # the list of a split has no more information than those of the classes
     label, split = name["label"], split_of(name["split"])
     notes.add_classes([label])
     for line in text.lines(file.uri, file.encoding):

@@ -15,10 +15,10 @@ from tagger.images import embedded, xmp
 
 _READERS, _CHUNK = 16, 1000
 _FOLDERS, _SIDECARS = 20, 100
-"""Folders and sidecars that detection looks at."""
+"""Maximum numbers of folders and sidecars that detection reads."""
 _UNREADABLE = "files whose keywords cannot be read, their images left unlabelled"
-_PREDICTED = "images with keywords that `tagger export` wrote, which are tags and no labels"
-_DIFFERENT = "images with two sidecars that differ; the one called after the whole name counts"
+_PREDICTED = "images with keywords that `tagger export` wrote, which are predictions, not labels"
+_DIFFERENT = "images with two different sidecars; the one with the full file name is used"
 
 
 class _Found(NamedTuple):
@@ -27,8 +27,8 @@ class _Found(NamedTuple):
 
 
 def matches(file: LabelFile) -> bool:
-    """Return whether sidecars in the first folders hold keywords that people gave."""
-    if file.kind != "folder" or storage.is_remote(file.uri):  # listing a bucket again could cost more than reading it
+    """Return whether sidecars in the first folders have keywords that were not written by tagger."""
+    if file.kind != "folder" or storage.is_remote(file.uri):  # listing a bucket again could be expensive
         return False
     pairs = (
         (image, paths)
@@ -54,7 +54,7 @@ def read(file: LabelFile, options: Options, notes: Notes) -> Iterator[Record]:
 
 
 def _keywords(image: str, paths: Sequence[str]) -> _Found:
-    """Return the keywords of the first place that has a list of them: a sidecar, else the image file."""
+    """Return the keywords of the first sidecar with a keyword list, else of the image file."""
     if found := _in_sidecars(image, paths):
         return found
     try:
@@ -64,7 +64,7 @@ def _keywords(image: str, paths: Sequence[str]) -> _Found:
 
 
 def _in_sidecars(image: str, paths: Sequence[str]) -> _Found | None:
-    """Return the keywords in the first sidecar that has a list of them; None where none has."""
+    """Return the keywords of the first sidecar with a keyword list; None if no sidecar has one."""
     try:
         packets = [xmp.read(path, storage.read_range(path, 0, xmp.LIMIT + 1, whole=False)) for path in paths]
     except SourceError as error:

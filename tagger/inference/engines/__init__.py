@@ -102,9 +102,9 @@ def load(
         if requested.engine == choice.engine or requested.precision == choice.precision != "fp32":
             raise UsageError(f"{error}; choose another --engine or --precision") from error
         if choice.precision != "fp32":
-            log.warning("%s; running it in fp32", error)
+            log.warning("%s; running it in fp32 instead", error)
             return load(info, build, replace(requested, precision="fp32"), batch_size)
-        log.warning("%s; running eager torch", error)
+        log.warning("%s; running eager PyTorch instead", error)
         return _load(info, build, Choice(choice.device, "eager", "fp32"), batch_size, None)
 
 

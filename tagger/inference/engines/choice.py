@@ -44,7 +44,7 @@ MIN_AGREEMENT = 0.995
 MIN_GAIN = 1.1
 """Minimum speedup for `auto` to choose a less exact precision; a smaller one may be noise."""
 MIN_IMAGES = 200
-"""Minimum number of photographs to establish that share."""
+"""Minimum number of photographs for that share to count."""
 
 
 class CannotRun(ModelError):
@@ -70,12 +70,12 @@ class Choice:
 
     @property
     def key(self) -> str:
-        """Name under which agreement is recorded."""
+        """Return the name under which agreement is recorded."""
         return f"{self.engine} {self.device} {self.precision}"
 
     @property
     def named(self) -> str | None:
-        """The less exact precision that the user named, if any: part of settings_id."""
+        """Return the less exact precision that the user named, if any: part of settings_id."""
         return None if self.precision in ("auto", "fp32") else self.precision
 
 
@@ -104,7 +104,7 @@ def choose(requested: Choice, records: Records, has_cuda: bool) -> Choice:
 
 
 def for_network(requested: Choice, info: ModelInfo) -> Choice:
-    """Return the engine of a network that only one engine can run; raises UsageError where another was named."""
+    """Set the engine of a network that only one engine can run; raises UsageError if another was named."""
     only = info.only_engine
     if only == "onnx" and requested.engine not in ("auto", only):
         raise UsageError(f"--engine {requested.engine}: {info.name} is an ONNX file; omit it, or use --engine onnx")
@@ -130,7 +130,7 @@ def trusted(record: Mapping[str, Any] | None, precision: str) -> bool:
 
 
 def doubts(requested: Choice, info: ModelInfo, has_cuda: bool) -> list[str]:
-    """Return warnings about a less exact precision that the user named and whose agreement is not proven here."""
+    """Return warnings about a less exact precision that the user named, if its agreement is not proven here."""
     records = info.agreement.get(hardware.processor(), {})
     choice = choose(for_network(requested, info), records, has_cuda)
     record = records.get(choice.key)
@@ -152,7 +152,7 @@ def _fits(choice: Choice, requested: Choice) -> bool:
 
 
 def _worth(records: Records, choice: Choice, exact: Choice) -> float:
-    """Return images/s, divided by the required speedup; a choice that was not measured with the exact one loses."""
+    """Return images/s divided by the required speedup; choices not measured along with the exact one rank last."""
     if exact.key not in records or choice.key not in records:
         return float(choice == exact)
     gain = 1 if choice.precision == "fp32" else MIN_GAIN

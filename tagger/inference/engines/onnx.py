@@ -54,7 +54,7 @@ def load(
 ) -> OnnxEngine:
     """Load an ONNX file, and measure its rate; raises CannotRun for a checkpoint."""
     if info.only_engine != "onnx":
-        raise CannotRun(f"{info.name}: --engine onnx runs .onnx files; `tagger export --format onnx` makes one of it")
+        raise CannotRun(f"{info.name}: --engine onnx runs .onnx files; convert it with `tagger export --format onnx`")
     engine = OnnxEngine(storage.read_bytes(info.weights), info.name, batch_size)
     engine.images_per_second = round(rate(engine, probe_images(info.preprocessing.size), seconds=0.2), 1)
     return engine

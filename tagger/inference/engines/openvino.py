@@ -102,7 +102,7 @@ class OpenVinoEngine:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """Hold the compiled networks of the cache; yields False when another process does not release them in time.
+    """Lock the compiled networks of the cache; yields False when another process does not release them in time.
 
     OpenVINO maps them into memory: a process that writes one anew would crash those that have it open (SIGBUS).
     """
@@ -113,7 +113,7 @@ def _alone(folder: Path) -> Iterator[bool]:
             yield False
             return
         except OSError:
-            log.debug("%s cannot be written, by no process", folder)
+            log.debug("%s is read-only; no process can write it", folder)
         yield True
 
 
@@ -129,11 +129,11 @@ def load(
     try:
         return _load_from(cache, info, build, choice.precision, batch_size, calibration)
     except OSError as error:
-        log.warning("%s: cannot write the converted network there (%s); converting it for this run", cache, error)
+        log.warning("%s: cannot cache the converted network (%s); converting it for this run only", cache, error)
     try:
         return _load_from(_own_folder(), info, build, choice.precision, batch_size, calibration)
     except OSError as error:
-        raise CannotRun(f"{info.name}: no room to convert it for OpenVINO ({error})") from error
+        raise CannotRun(f"{info.name}: no disk space to convert it for OpenVINO ({error})") from error
 
 
 @functools.cache
@@ -226,7 +226,7 @@ def _probed(folder: Path) -> bool:
 
 
 def _convert(info: ModelInfo, build: Build, folder: Path) -> None:
-    """Convert, compare with the reference on probe images, and only then move into the cache."""
+    """Convert a network, compare it with the reference on probe images, and only then move it into the cache."""
     import torch
 
     from tagger.inference.engines.pytorch import scorer
@@ -336,4 +336,4 @@ def _tune(info: ModelInfo, folder: Path, precision: str) -> None:
     tuned = {"batch_size": best, "cores": hardware.cores(), "images_per_second": rates[best], "rates": rates}
     (folder / f"{precision}.json").write_text(json.dumps(tuned))
     with _alone(folder):
-        shutil.rmtree(folder / "compiled", ignore_errors=True)  # keep only what will be used
+        shutil.rmtree(folder / "compiled", ignore_errors=True)  # leave only the network of the chosen batch size

@@ -1,4 +1,4 @@
-"""Probe images on which two engines are compared, and the rate of an engine."""
+"""Probe images to compare two engines on, and the rate of an engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Float32Array = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-3
-"""Maximum difference in a probability on the probe images for an engine to agree in fp32."""
+"""Maximum difference of any probability on the probe images for an engine to agree in fp32."""
 
 
 def probe_images(size: tuple[int, int], count: int = 8) -> UInt8Array:

@@ -32,7 +32,7 @@ _Network: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 BATCH_SIZE = {"cpu": 32, "cuda": 256}
 _IN_FLIGHT = 2
-"""Batches on each GPU: while one is computed, the next is copied."""
+"""Batches in flight per GPU: while one is computed, the next is copied."""
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LESS_EXACT_TOLERANCE = 0.05
 """bf16 has 8 bits of mantissa, and a compiler rounds differently."""
@@ -103,7 +103,7 @@ class TorchEngine:
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _halve(self, failed: int, error: Exception) -> None:
-        """Reduce the batch size below that of the batch that failed; several threads may do so for the same one."""
+        """Halve the batch size that failed; several threads may fail with the same one."""
         with self._lock:
             if failed == 1:
                 raise ModelError(

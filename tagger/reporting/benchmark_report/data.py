@@ -22,17 +22,17 @@ class Run:
     title: str
     """Name in the literature, e.g. CNTK ConvNet_CIFAR10."""
     accuracy: float
-    """Share of test images that are right, 0 to 1, like every share here."""
+    """Share of test images that are classified correctly, from 0 to 1, like all shares here."""
     interval: tuple[float, float]
     """95% interval of the accuracy."""
     scores: Array
-    """Of the test images, (N, K) float32."""
+    """Scores of the test images, (N, K) float32."""
     train_seconds: float
     flops: float
-    """Of the forward pass of one image."""
+    """FLOPs of the forward pass of one image."""
     seed: int = 0
     accuracy_tta: Number = None
-    """With test-time augmentation; all other numbers are without it."""
+    """Accuracy with test-time augmentation; all other numbers are without it."""
     log_loss: Number = None
     calibration_error: Number = None
     parameters: Number = None
@@ -46,7 +46,7 @@ class Run:
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     cut: str = ""
-    """Part that a time budget cut, e.g. "2 of 10 epochs" or "359 of 1,767 training images"; empty: trained in full."""
+    """What a time budget cut, such as "2 of 10 epochs" or "359 of 1,767 training images"; empty: trained in full."""
     note: str = ""
     """Other remarks on the numbers."""
     curve: Sequence[Mapping[str, Number]] = ()
@@ -72,7 +72,7 @@ class ModelRuns:
 
     @property
     def cut(self) -> str:
-        """Return what a time budget cut of any run; empty when all of them were trained in full."""
+        """Return what a time budget cut in any run; empty if all were trained in full."""
         return "; ".join(self.texts("cut"))
 
     def texts(self, name: str) -> list[str]:
@@ -106,7 +106,7 @@ class ModelRuns:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the mean interval of the accuracy: more seeds are not more test images."""
+        """Return the mean interval of the accuracy; it is not pooled, since seeds share the test images."""
         low, high = np.mean([run.interval for run in self.runs], axis=0)
         return float(low), float(high)
 
@@ -172,16 +172,16 @@ class Comparison:
     rows: Sequence[tuple[str, Number, str]]
     """Variant, test accuracy, remark."""
     model: str = ""
-    """Model whose section shows it; without one it gets a section of its own."""
+    """Model whose section shows the comparison; if empty, it gets its own section."""
 
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkReport:
-    """All facts of a report; the parts that lack theirs are left out. Mappings are by model name."""
+    """All facts of a report; sections without facts are omitted. Mappings are by model name."""
 
     dataset: str
     runs: Sequence[Run]
-    """From the simplest model up."""
+    """Runs, simplest model first."""
     label_names: Sequence[str]
     truth: Array
     """(N,) index of each test image's label."""
@@ -198,9 +198,9 @@ class BenchmarkReport:
     mistakes: Mapping[str, Mistakes] = field(default_factory=dict)
     comparisons: Sequence[Comparison] = ()
     command: str = ""
-    """Command line that makes the report again."""
+    """Command line that reproduces the report."""
     checkpoints: str = ""
-    """Folder with a checkpoint per model and seed, relative to the report; empty: there is none."""
+    """Folder with a checkpoint per model and seed, relative to the report; empty: no checkpoints."""
     machine: str = ""
     data: str = ""
     """Source of the images and their number per split."""

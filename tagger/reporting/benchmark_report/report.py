@@ -22,7 +22,7 @@ def html(report: BenchmarkReport, drawn: Mapping[str, bytes] | None = None) -> s
 
 
 def markdown(report: BenchmarkReport, folder: str | None = None) -> str:
-    """Return Markdown; `folder` has the files of `plot_files`, without it figures are left out."""
+    """Return Markdown; `folder` has the files of `plot_files`; without it, figures are omitted."""
     return render.markdown(
         "benchmark.md.jinja",
         report=report,
@@ -48,7 +48,7 @@ def _results(model: ModelRuns) -> str:
     """Return the results of a model as a sentence."""
     parameters, epochs = model.mean("parameters"), model.mean("epochs")
     results = joined(
-        f"{percent(model.accuracy)} of the test images right (95% interval {interval(model.interval)})",
+        f"{percent(model.accuracy)} of the test images classified correctly (95% interval {interval(model.interval)})",
         f"{quantity(parameters)} parameters" if parameters else "",
         f"trained in {duration(model.train_seconds)}",
         f"{count(epochs)} epoch{'s' * (epochs != 1)}" if epochs else "",
@@ -58,7 +58,7 @@ def _results(model: ModelRuns) -> str:
 
 
 def _facts(report: BenchmarkReport) -> list[tuple[str, str]]:
-    """Return what the report was made of."""
+    """Return the provenance of the report: data, machine, versions and seeds."""
     versions = {name: version for run in report.runs for name, version in run.versions.items()}
     return [
         ("Data", report.data),

@@ -1,4 +1,4 @@
-"""Statistics of scores against the truth: the arrays behind the figures."""
+"""Statistics of scores against the truth, for the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first sentences: the best of the models trained in full, and what its accuracy cost."""
+"""The summary of the report: the best of the models trained in full, and what its accuracy costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tagger.reporting.formatting import (
 
 
 def summary(report: BenchmarkReport) -> str:
-    """Return the answer. Like is compared with like: models that the budget cut are named, and not compared."""
+    """Return the summary. Models that were cut by the budget are named, but not compared with the others."""
     whole = [model for model in report.models if not model.cut]
     cut = [model for model in report.models if model.cut]
     if not report.models:
@@ -32,7 +32,7 @@ def summary(report: BenchmarkReport) -> str:
 
 
 def best(report: BenchmarkReport) -> ModelRuns | None:
-    """Return the most accurate of the models trained in full; of equals the one that trains fastest."""
+    """Return the most accurate model trained in full; of equal ones, the fastest to train."""
     whole = [model for model in report.models if not model.cut]
     return max(whole, key=lambda model: (model.accuracy, -model.train_seconds), default=None)
 
@@ -53,7 +53,7 @@ def _verdict(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns
 
 
 def _ahead(best: ModelRuns, cut: Sequence[ModelRuns]) -> str:
-    """Name the cut model, if any, that the table shows ahead of the best whole one."""
+    """Return a sentence about a cut model that is more accurate than the best whole one; "" without one."""
     ahead = max(cut, key=lambda model: model.accuracy, default=best)
     return f"Even cut ({ahead.cut}), {_right(ahead)}." if ahead.accuracy > best.accuracy else ""
 
@@ -82,7 +82,7 @@ def _price(report: BenchmarkReport, best: ModelRuns, whole: Sequence[ModelRuns])
         return ""
     faster = [model for model in whole if model.train_seconds < best.train_seconds]
     if not faster:
-        return "It is also the fastest of them to train: no bigger one pays."
+        return "It is also the fastest of them to train: no larger model pays off."
     other = max(faster, key=lambda model: model.accuracy)
     points, more = 100 * (best.accuracy - other.accuracy), best.train_seconds - other.train_seconds
     gain = f"It gains {points:.1f} points over {other.title}, the best of those that train faster,"

@@ -29,7 +29,7 @@ from tagger.reporting.formatting import (
 )
 
 Column = tuple[str, str, Sequence[str]]
-"""Header, side (l or r), cells."""
+"""Header, alignment (l or r), cells."""
 HARDEST = 10
 _COSTS: tuple[tuple[str, str, Callable[[Number], str]], ...] = (
     ("parameters", "parameters", quantity),
@@ -45,7 +45,7 @@ _COSTS: tuple[tuple[str, str, Callable[[Number], str]], ...] = (
 
 
 def table(*columns: Column, best: int | None = None) -> Markup:
-    """Return a table; columns without a known cell are left out, short ones are filled up with empty cells."""
+    """Return a table; columns without a known value are omitted, short ones are padded with empty cells."""
     shown = [column for column in columns if any(cell not in ("", UNKNOWN) for cell in column[2])]
     if not shown:
         return Markup()
@@ -61,7 +61,7 @@ def _means(models: Sequence[ModelRuns], header: str, field: str, write: Callable
 
 
 def accuracy(report: BenchmarkReport) -> Markup:
-    """Return the accuracy of all models beside the published ones; the best model is bold."""
+    """Return the accuracy of all models next to the published ones; the best model is bold."""
     models, top = report.models, best(report)
     others = [each for each in report.published if each.model not in {model.name for model in models}]
     published = [[each for each in report.published if each.model == model.name] for model in models]
@@ -84,7 +84,7 @@ def accuracy(report: BenchmarkReport) -> Markup:
 
 
 def costs(report: BenchmarkReport) -> Markup:
-    """Return what each model costs."""
+    """Return the costs of all models."""
     models = report.models
     devices = [listed(model.texts("device")) for model in models] if len(report.texts("device")) > 1 else []
     labels: Column = ("model", "l", [model.label for model in models])
@@ -92,7 +92,7 @@ def costs(report: BenchmarkReport) -> Markup:
 
 
 def hardest(report: BenchmarkReport) -> tuple[Markup, str]:
-    """Return the classes that the most accurate model, whole rather than cut, gets wrong most often, and its name."""
+    """Return the classes with the lowest accuracy of the best model, preferably one not cut, and its name."""
     models = report.models
     shares = [statistics.per_class(report, model) for model in models]
     row = max(range(len(models)), key=lambda k: (not models[k].cut, models[k].accuracy))

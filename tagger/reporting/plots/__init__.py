@@ -1,4 +1,4 @@
-"""Plots as PNG bytes: plain numbers and arrays in, one look for all.
+"""Plots as PNG bytes, from plain numbers and arrays, in one style.
 
 Nothing here touches matplotlib's global state, so that plots are safe in notebooks and threads.
 """

@@ -1,4 +1,4 @@
-"""Reliability diagrams: the share of right tags against the score."""
+"""Reliability diagrams: accuracy against the score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tagger.reporting.plots import look
 def reliability(after: Reliability, before: Reliability) -> bytes:
     """Draw the reliability diagram of a model, with the images per bin below it; `before` is without calibration.
 
-    Bars are Wilson's 95%. The title has the expected calibration errors.
+    Bars are Wilson 95% intervals. The title has the expected calibration errors.
     """
     if not len(after.count):
         return look.empty("Reliability")
@@ -29,7 +29,7 @@ def reliability(after: Reliability, before: Reliability) -> bytes:
     upper.vlines(after.confidence, low, high, color=look.COLOURS[0], alpha=0.45, linewidth=1.4)
     handles += upper.plot(after.confidence, after.right, "o-", color=look.COLOURS[0], markersize=5, linewidth=1.8)
     title = f"Expected calibration error {after.error:.3f} (before {before.error:.3f})"
-    look.dress(upper, title, "", "share that is right")
+    look.dress(upper, title, "", "accuracy")
     look.legend(upper, handles, ["perfectly calibrated", "before calibration", "after calibration"])
     shares, width = after.count / after.count.sum(), 0.8 / max(10, len(after.count))
     lower.bar(after.confidence, shares, width=width, color=look.COLOURS[0], alpha=0.8)
@@ -52,7 +52,7 @@ def reliabilities(models: Mapping[str, Reliability]) -> bytes:
         axes.title.set_fontsize(look.BODY)
         axes.set_aspect("equal")
     figure.supxlabel("mean score of the best tag", fontsize=look.BODY, color=look.INK)
-    figure.supylabel("share that is right", fontsize=look.BODY, color=look.INK)
+    figure.supylabel("accuracy", fontsize=look.BODY, color=look.INK)
     return look.png(figure)
 
 

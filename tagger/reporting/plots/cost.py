@@ -24,8 +24,8 @@ def accuracy_against_cost(
 ) -> bytes:
     """Draw accuracy (M,) with intervals (M, 2) against costs, axis title -> (M,), one panel each on a log axis.
 
-    Steps join the models that no cheaper one beats. `baseline` is the accuracy of guessing. Models with `cut` were not
-    trained in full: they are hollow, and the steps pass them by.
+    A step line connects the models that no cheaper one beats. `baseline` is the accuracy of guessing. Models with `cut`
+    were not trained in full: their markers are hollow, and the line ignores them.
     """
     whole, (low, high) = ~np.array(cut), intervals.T
     figure = look.figure(4.2 * len(costs) + 2.4, 4.6)

@@ -12,15 +12,15 @@ from tagger.evaluation.metrics import Array
 from tagger.reporting.plots import look
 
 NAMED_CLASSES = 20
-"""Up to so many classes numbers stand in the cells."""
+"""Maximum number of classes for numbers in the cells."""
 _TICKS = 36
 
 
 def confusion_matrix(counts: Array, names: Sequence[str]) -> bytes:
     """Draw counts (K, K), label in the row and tag in the column; shades are shares of the row.
 
-    Up to 20 names the counts stand in the cells; beyond, every n-th name is written and the shades follow the square
-    root of the share, so that rare confusions show.
+    With up to 20 names, cells show counts; with more, only every n-th name is written, and shades follow the square
+    root of the share, so that rare confusions are visible.
     """
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
@@ -36,7 +36,7 @@ def _short(count: float) -> str:
 def per_class(shares: Array, models: Sequence[str], names: Sequence[str]) -> bytes:
     """Draw the accuracy of models (rows) on each class (columns), shares (M, K); NaN where a class has no images.
 
-    Up to 20 classes the percentage stands in the cell; beyond, every n-th class is named.
+    With up to 20 classes, cells show percentages; with more, only every n-th class is named.
     """
     texts = [[f"{100 * share:.0f}" if np.isfinite(share) else "–" for share in row] for row in shares]
     return _heat_map(shares, models, names, texts, (min(10.4, 3.3 + 0.62 * len(names)), 1.9 + 0.36 * len(models)))
@@ -51,7 +51,7 @@ def _heat_map(
     titles: tuple[str, str, str] = ("", "", ""),
     gamma: float = 1.0,
 ) -> bytes:
-    """Draw shares (R, C): up to 20 columns with texts in the cells, beyond with shades by the power `gamma`."""
+    """Draw shares (R, C): up to 20 columns with texts in the cells, more with shades by the power `gamma`."""
     figure = look.figure(*size)
     axes = figure.subplots()
     few = len(columns) <= NAMED_CLASSES
@@ -70,7 +70,7 @@ def _heat_map(
 
 
 def _name(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Write every n-th name at the axes, those of columns upright where they are many or long."""
+    """Write every n-th name at the axes; column names are vertical if they are many or long."""
     places, names = _ticks(columns)
     upright = len(columns) > 4 or max(map(len, names)) > 8
     axes.set_yticks(*_ticks(rows), **look.lettering())

@@ -15,7 +15,7 @@ from tagger.reporting.plots import look
 Images = Array | Sequence[Array]
 
 MISTAKES, WEIGHTS = 60, 64
-"""Images of each kind that are drawn at most."""
+"""Maximum number of images of each kind."""
 _RIGHT, _WRONG = look.COLOURS[2], look.COLOURS[1]
 _LINE = 0.145
 """Height of a line of a caption in inches."""
@@ -42,7 +42,7 @@ def neighbours(
     right: Array | Sequence[Sequence[bool]],
     distances: Array | Sequence[Sequence[float]],
 ) -> bytes:
-    """Draw each query (H, W, 3) uint8 with its caption, and beside it its neighbours, nearest first.
+    """Draw each query (H, W, 3) uint8 with its caption, and next to it its neighbours, nearest first.
 
     A neighbour whose label is the query's has a green frame and a tick, others an orange frame.
     """

@@ -22,7 +22,7 @@ _PALE = "#bdbdbd"
 
 
 def learning_curves(curve: Epochs, score_name: str = "validation score") -> bytes:
-    """Draw loss and validation score side by side, and the learning rate where it is known; the best epoch is marked.
+    """Draw loss and validation score side by side, and the learning rate if known; the best epoch is marked.
 
     Each epoch may have `epoch`, `train_loss`, `val_loss`, `val_score` (higher is better) and `lr`; what is missing
     leaves a gap. The best epoch has the highest score, or without scores the lowest validation loss.
@@ -108,7 +108,7 @@ def curves(models: Mapping[str, Epochs], score_name: str = "validation accuracy"
 def k_curve(metrics: Mapping[str, Mapping[int, float]]) -> bytes:
     """Draw the validation accuracy of nearest neighbours, metric -> k -> accuracy; the best is marked."""
     points = [(value, -k, name) for name, line in metrics.items() for k, value in line.items() if np.isfinite(value)]
-    value, k, best = max(points)  # of equals the smallest k
+    value, k, best = max(points)  # of equal ones the smallest k
     figure = look.figure(5.4, 3.8)
     axes = figure.subplots()
     look.dress(axes, "Choosing k", "neighbours that vote (k)", "validation accuracy")

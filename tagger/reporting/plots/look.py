@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", "--", ":")
 TITLE, BODY, SMALL = 11.0, 9.0, 8.0
 MODEL = 34
-"""Characters of a model's name that are written."""
+"""Maximum number of characters of a model's name."""
 
 _FONTS = (
     "DejaVu Sans",  # comes with matplotlib
@@ -36,7 +36,7 @@ _FONTS = (
 
 
 def figure(width: float, height: float) -> Figure:
-    """Return an empty white figure of width x height inches that lays itself out."""
+    """Return an empty white figure of width x height inches with an automatic layout."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
 
 
@@ -48,7 +48,7 @@ def png(drawn: Figure) -> bytes:
 
 
 def dress(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
-    """Give axes their title and axis labels, and our frame: left and bottom."""
+    """Set the title and axis labels, and draw only the left and bottom spines."""
     axes.set_facecolor("white")
     axes.set_title(clean(title), loc="left", **lettering(TITLE))
     axes.set_xlabel(clean(x), **lettering(BODY))
@@ -66,7 +66,7 @@ def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
 
 
 def empty(title: str) -> bytes:
-    """Return a small plot that says there is nothing to show."""
+    """Return a small plot with the text "nothing to show"."""
     drawn = figure(5, 2.5)
     axes = drawn.subplots()
     dress(axes, title)
@@ -102,8 +102,8 @@ def legend(
     place: Literal["inside", "beside", "below"] = "inside",
     title: str | None = None,
 ) -> None:
-    """Draw a legend, also with names that start with an underscore."""
-    # matplotlib leaves out a name that begins with _, but not one that begins with a space
+    """Draw a legend, including names that start with an underscore."""
+    # matplotlib omits a name that starts with _, but not one that starts with a space
     names = [f" {name}" for name in names]
     made = axes.legend(
         handles, names, loc="upper left", title=title, frameon=False, title_fontsize=BODY, alignment="left",
@@ -123,7 +123,7 @@ class Lettering(TypedDict):
 
 
 def lettering(size: float = SMALL) -> Lettering:
-    """Return text properties for names: a $ is a dollar, and every installed script is drawn."""
+    """Return text properties for names: $ is not math, and all installed scripts are drawn."""
     return {"fontsize": size, "color": INK, "parse_math": False, "fontfamily": list(_fonts())}
 
 
@@ -134,7 +134,7 @@ def numbers(values: Array | Sequence[float | None]) -> Floats:
 
 
 def log_ticks(axes: Axes) -> None:
-    """Name 1, 2, 5, 10 … on a short log axis, powers of ten on a long one."""
+    """Label 1, 2, 5, 10 … on a short log axis, powers of ten on a long one."""
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 800 else (1,), numticks=12))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
@@ -142,12 +142,12 @@ def log_ticks(axes: Axes) -> None:
 
 
 def percent(axes: Axes) -> None:
-    """Name the marks of the y axis as percentages."""
+    """Label the y axis in percent."""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 def short_number(value: float) -> str:
-    """Return a number as people write it on an axis: 0.5, 20, 3k, 40M, 2G, 5T."""
+    """Return a number in the short form of axis labels: 0.5, 20, 3k, 40M, 2G, 5T."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
@@ -155,13 +155,13 @@ def short_number(value: float) -> str:
 
 
 def clean(text: str) -> str:
-    """Return the text on one line, with boxes for control characters and those that no installed font has."""
+    """Return the text on one line, with boxes for control characters and characters without an installed font."""
     line = " ".join(text.split())
     return "".join(letter if " " <= letter <= "~" or ord(letter) in _letters() else "□" for letter in line)
 
 
 def shorten(name: str, most: int) -> str:
-    """Return the cleaned name with at most so many characters, cut in the middle: names often differ in their end."""
+    """Return the cleaned name, shortened in the middle to `most` characters, since names often differ at the end."""
     name = clean(name)
     head = most * 3 // 5
     return name if len(name) <= most else name[:head] + "…" + name[head + 1 - most :]

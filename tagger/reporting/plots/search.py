@@ -22,9 +22,9 @@ def trials(
     states: Sequence[str],
     importances: Mapping[str, float] | None = None,
 ) -> bytes:
-    """Draw the value of every trial with the best so far; importances of the settings as bars beside.
+    """Draw the value of every trial with the best so far, and next to it the importances of the settings as bars.
 
-    `states` are Optuna's (COMPLETE, PRUNED, FAIL, in any case). Trials without a value stand as crosses at the foot.
+    `states` are Optuna's (COMPLETE, PRUNED, FAIL, in any case). Trials without a value are crosses at the bottom.
     """
     ratios = [1.7, 1] if importances else [1]
     figure = look.figure(9.6 if importances else 6.2, 3.8)

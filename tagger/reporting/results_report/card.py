@@ -1,4 +1,4 @@
-"""The numbers of the model card: those of the checkpoint that made the rows."""
+"""The metrics of the model card, from the checkpoint that produced the rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tagger.errors import ModelError
 
 @dataclass(frozen=True)
 class Card:
-    """The numbers of a checkpoint."""
+    """The metrics of a checkpoint."""
 
     place: str
     same: bool
-    """True for the version that made the most rows."""
+    """True if this is the version that produced most rows."""
     headline: str = ""
     split: str = ""
     tags: dict[str, Json] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Card:
 
 
 def find_card(model: str, model_ids: Mapping[str, int], checkpoints: str) -> Card | None:
-    """Return the numbers of a checkpoint of this name; None where it is not found or cannot be described."""
+    """Return the metrics of the checkpoint with this name; None if it does not exist."""
     place = storage.join(storage.absolute(checkpoints), model)
     if "/" in model or not storage.exists(storage.join(place, checkpoint.BUNDLE)):
         return None

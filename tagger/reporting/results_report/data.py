@@ -1,4 +1,4 @@
-"""The facts of the report, by SQL: each query returns counts or a few rows, whatever the size of the table."""
+"""The facts of the report, from SQL queries that return only counts or a few rows, whatever the size of the table."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ LISTED = 30
 SHOWN = 12
 """Tags with a histogram and thumbnails."""
 STRIP = 6
-"""Most sure, and least sure, images of a tag."""
+"""Number of images with the highest, and with the lowest, scores of a tag."""
 UNCERTAIN = 18
 GROUPS = 8
-"""Groups of duplicates that are shown, and examples of each status and of each change of tag."""
+"""Maximum number of groups of duplicates, and of changes of tags."""
 EXAMPLES = 3
 ALIKE = 6
-"""Groups of near-duplicates that are shown, each with at most ALIKE_EXAMPLES images."""
+"""Maximum number of groups of near-duplicates, each with at most ALIKE_EXAMPLES images."""
 ALIKE_EXAMPLES = 4
 
 _COLUMNS = (
@@ -54,15 +54,15 @@ class ResultsReport:
     model: str
     models: tuple[Row, ...]
     totals: Row
-    """files, tagged, truncated, failed, bytes, unknown (null where the model does not tell), untagged, uncertain,
+    """files, tagged, truncated, failed, bytes, unknown (null if the model cannot detect them), untagged, uncertain,
     first, last, megapixels"""
     formats: list[Row]
     failures: list[Row]
     """status, files, examples (uri, error)"""
     histogram: list[int]
-    """Of the best score of each image."""
+    """Histogram of the best score of each image."""
     tags: list[TagFacts]
-    """The most frequent first; those after SHOWN without images."""
+    """Most frequent first; after the first SHOWN, without images."""
     other_tags: int
     uncertain: list[Row]
     """uri, tag, score"""
@@ -73,7 +73,7 @@ class ResultsReport:
     alike: Alike | None
     """None without embeddings."""
     changes: Row | None
-    """Of the last run; None when it is the first."""
+    """Changes by the last run; None if it is the first."""
     switched: list[Row]
     """before, now, files"""
     shifted: list[Row]
@@ -81,7 +81,7 @@ class ResultsReport:
     card: Card | None
 
     def uris(self) -> list[str]:
-        """Return the images that are shown, tag by tag."""
+        """Return the uris of the images on the page, in its order."""
         of_tags = [row for tag in self.tags for row in (*tag.most_sure, *tag.least_sure)]
         alike = [uri for group in (self.alike.shown if self.alike else ()) for uri in group["uris"]]
         return [row["uri"] for row in (*of_tags, *self.uncertain)] + [group["uris"][0] for group in self.groups] + alike
@@ -191,7 +191,7 @@ def _tags(table: Table) -> tuple[list[TagFacts], int]:
 
 
 def _extremes(table: Table, pairs: str, shown: list[str]) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Return of each tag the images with the highest scores, and those with the lowest that are not among them."""
+    """Return for each tag the images with the highest scores, and others with the lowest."""
     if not shown:
         return {}
     best = "{'score': pair.score, 'uri': uri}"
@@ -210,7 +210,7 @@ def _extremes(table: Table, pairs: str, shown: list[str]) -> dict[str, tuple[lis
 
 
 def _duplicates(table: Table) -> tuple[Row, list[Row]]:
-    """Return counts of exact copies, and the largest groups; 64 bits of the SHA-256 stand for it."""
+    """Return counts of exact copies, and the largest groups, by a 64-bit hash of the SHA-256."""
     table.rows(
         """
         CREATE TEMP TABLE copied AS SELECT hash(image_id) AS key, count(*) AS copies, any_value(bytes) AS bytes
@@ -232,7 +232,7 @@ def _duplicates(table: Table) -> tuple[Row, list[Row]]:
 
 
 def _changes(table: Table) -> tuple[Row | None, list[Row], list[Row]]:
-    """Compare the last generation with the rows that stood before it."""
+    """Compare the last generation with the latest rows before it."""
     last = table.row(f"SELECT max({GENERATION}) AS last, min({GENERATION}) AS first FROM mine")
     if last["last"] == last["first"]:
         return None, [], []
@@ -272,7 +272,7 @@ def _changes(table: Table) -> tuple[Row | None, list[Row], list[Row]]:
 
 
 def _shifted(table: Table, last: str) -> list[Row]:
-    """Return the tags whose share of the images differs most between the last run and all before."""
+    """Return the tags whose share of the images differs most between the last run and all earlier ones."""
     return table.rows(
         f"""
         WITH counts AS (

@@ -17,13 +17,13 @@ from tagger.tagging.aggregates import Row
 from tagger.tagging.alike import COMPARED, NARROWED, SIMILARITY
 
 THUMBNAILS = 200
-"""Images that are read at most, by default."""
+"""Default maximum number of images that are read."""
 
 
 def write(
     url: StrPath, out: StrPath, model: str | None = None, checkpoints: str = "checkpoints", most: int = THUMBNAILS
 ) -> ResultsReport:
-    """Write the page of a results table; return its facts. `most` limits the images that are read for thumbnails."""
+    """Write the page of a results table; return its facts. At most `most` images are read for thumbnails."""
     report = gather(url, model, checkpoints)
     storage.write_atomic(storage.absolute(str(out)), html(report, most).encode())
     return report
@@ -77,7 +77,7 @@ def markdown(report: ResultsReport, images: Images) -> str:
 
 
 def summary(report: ResultsReport) -> str:
-    """Return the first sentences."""
+    """Return the summary of the report."""
     totals = report.totals
     tagged = f"{count(totals['tagged'])} of {count(totals['files'])} files have been tagged"
     failed = f"{count(totals['failed'])} failed" if totals["failed"] else "none failed"
@@ -86,12 +86,12 @@ def summary(report: ResultsReport) -> str:
 
 
 def _compared(report: ResultsReport) -> str:
-    """Return what was found among the near-duplicates, and of how many images."""
+    """Return sentences about the near-duplicates and the number of images compared."""
     found, tagged = report.alike, report.totals["tagged"]
     if found is None:
         return ""
     what = f"{pages.counted(found.images, 'image')} in {pages.counted(found.groups, 'group')} look alike"
-    how = f"the cosine of their embeddings and that of the first in the group is at least {SIMILARITY:g}"
+    how = f"the cosine similarity of their embeddings to that of the first in the group is at least {SIMILARITY:g}"
     result = f"{what}: {how}." if found.groups else "No two images look alike."
     if tagged > NARROWED:
         return f"{result} {count(found.compared)} of {count(tagged)} images were compared, the first that were read."
@@ -116,7 +116,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _facts(report: ResultsReport) -> Markup:
-    """Return the numbers of the table."""
+    """Return a table of counts."""
     totals = report.totals
     pixels = [f"{value:.3g}" for value in totals["megapixels"] or () if value is not None]
     formats = [f"{row['format']} {count(row['files'])}" for row in report.formats[:6]]
@@ -141,7 +141,7 @@ def _facts(report: ResultsReport) -> Markup:
 
 
 def _models(report: ResultsReport) -> Markup:
-    """Return the models in the table, where there are several."""
+    """Return the models in the results, if there are several."""
     rows = [
         (row["model"], count(row["rows"]), count(row["runs"]), f"{row['last']:%Y-%m-%d %H:%M}") for row in report.models
     ]
@@ -168,9 +168,9 @@ def _changes(report: ResultsReport) -> Markup:
         "new": "new files",
         "changed": "files whose content changed",
         "same": "unchanged files, tagged again",
-        "switched": "another best tag than before",
-        "newly_failed": "failed, new or tagged before",
-        "mended": "tagged, failed before",
+        "switched": "different best tag than before",
+        "newly_failed": "newly failed",
+        "mended": "tagged now, failed before",
     }
     return pages.table(
         ("change", "files"),
@@ -180,7 +180,7 @@ def _changes(report: ResultsReport) -> Markup:
 
 
 def _tags(report: ResultsReport) -> Markup:
-    """Return the most frequent tags, beside the card's numbers where there are any."""
+    """Return the most frequent tags, with their metrics in the model card if available."""
     card = report.card.tags if report.card else {}
     known = [name for name in ("precision", "recall", "threshold") if any(row.get(name) for row in card.values())]
     rows = [

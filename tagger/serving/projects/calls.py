@@ -1,4 +1,4 @@
-"""Training calls: the table of paths, and checks of requests."""
+"""Training calls: routing table, and validation of requests."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ T = TypeVar("T")
 MAX_NAME, MAX_TEXT = 256, 4096
 MAX_TAKE, DEFAULT_TAKE = 256, 50
 LOAD_SECONDS = 300.0
-"""Limit on the time that a model takes to load, with those that are loaded before it."""
+"""Maximum time to wait until a model and those queued before it are loaded."""
 
 Answer: TypeAlias = Json | list[Json] | int | bool | Response | None
-"""None: no content."""
+"""Response of a call; None: no content."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class State:
     max_bytes: int
     max_pixels: int
     suggestions: dict[tuple[str, str], Json] = field(default_factory=dict)
-    """Iteration and image -> tags suggested for an image without tags; the oldest go."""
+    """(Iteration, image) -> tags suggested for an image without tags; the oldest are dropped."""
 
     def model(self, project: Project, iteration: Json) -> Future[Batcher]:
-        """Return the model of an iteration, or begin to load it."""
+        """Return the future of an iteration's model."""
         name = f"{project.facts['name']}/{iteration['name']}"
         return self.checkpoints.get(str(project.checkpoint(iteration["id"])), name)
 
@@ -64,16 +64,16 @@ class Call:
 
     state: State
     ids: Mapping[str, str]
-    """Parts of the path that are ids, or a choice."""
+    """Parts of the path that are ids, or one of several words."""
     query: Mapping[str, str]
-    """By lower-case name."""
+    """Query parameters by lower-case name."""
     body: bytes
     held: Held
     content_type: str
     base: str
     """URL of the server, for links."""
     loop: asyncio.AbstractEventLoop
-    """Fetches URLs."""
+    """Event loop, in which URLs are fetched."""
 
     @property
     def project(self) -> Project:
@@ -81,7 +81,7 @@ class Call:
         return self.state.projects.get(self.ids["project"])
 
     def text(self, name: str, default: str | None = None, most: int = MAX_NAME) -> str:
-        """Return a text of the query; raises Refused when it is missing or too long."""
+        """Return a text parameter of the query; raises Refused if it is missing or too long."""
         return checked_text(self.query.get(name.lower(), default), name, most)
 
     def number(self, name: str, default: float, most: float) -> float:
@@ -96,11 +96,11 @@ class Call:
         return value
 
     def flag(self, name: str) -> bool:
-        """Return a truth value of the query, false where it is missing."""
+        """Return a boolean parameter of the query; false if it is missing."""
         return self.query.get(name.lower(), "").lower() == "true"
 
     def listed_ids(self, name: str, most: int) -> list[str]:
-        """Return the ids of the query, in a list with commas; raises Refused."""
+        """Return a comma-separated list of ids in the query; raises Refused."""
         return checked_ids([id for id in self.query.get(name.lower(), "").split(",") if id.strip()], name, most)
 
     def json(self) -> Json:
@@ -119,7 +119,7 @@ class Call:
         return self.state.links.sign(self.base, self.project.id, kind, id)
 
     def fetch(self, url: str) -> bytes:
-        """Return what is behind a URL; raises Refused."""
+        """Return the content of a URL; raises Refused."""
         fetching = self.state.fetcher.fetch(url, self.held)
         return asyncio.run_coroutine_threadsafe(fetching, self.loop).result(2 * fetch.SECONDS)
 
@@ -156,11 +156,11 @@ def find(method: str, raw_path: str) -> tuple[Handler, dict[str, str]]:
     for known, pattern, handler in _HANDLERS:
         if known == method and (found := pattern.fullmatch(path)):
             return handler, {name: unquote(value) for name, value in found.groupdict().items()}
-    raise Refused(404, "NotFound", f"{method} {path[:200]} is not among the training calls that are served")
+    raise Refused(404, "NotFound", f"{method} {path[:200]} is not a supported training call")
 
 
 def checked_text(value: object, name: str, most: int = MAX_NAME) -> str:
-    """Return a text that is there and not too long; raises Refused."""
+    """Return a text that is not empty or too long; raises Refused."""
     if not isinstance(value, str) or not value.strip():
         raise Refused(400, "BadRequestRequiredParamIsNull", f"{name} is missing")
     if len(value) > most:
@@ -169,7 +169,7 @@ def checked_text(value: object, name: str, most: int = MAX_NAME) -> str:
 
 
 def checked_choice(value: object, choices: Sequence[str], name: str, code: str = "BadRequest") -> str:
-    """Return the word among `choices` that a text is, in any case, the first if there is none; raises Refused."""
+    """Return the choice that equals a text (ignoring case), the first for no text; raises Refused."""
     for choice in choices:
         if not value or choice.lower() == str(value).lower():
             return choice
@@ -184,7 +184,7 @@ def checked_number(value: object, name: str, default: float = 0.0) -> float:
 
 
 def checked_ids(value: object, name: str, most: int) -> list[str]:
-    """Return ids as they are stored, [] for None; raises Refused."""
+    """Return ids in canonical form, [] for None; raises Refused."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(id, str) for id in value):
@@ -215,7 +215,9 @@ def token_page(token: Json, names: Sequence[str], found: Sequence[T], most: int 
     if not isinstance(count, int) or not 1 <= count <= most:
         raise Refused(400, "BadRequestPredictionResultsExceededCount", f"maxCount must be from 1 to {most}")
     if not isinstance(start, str) or not start.isdigit() or len(start) > 9:
-        raise Refused(400, "BadRequestPredictionInvalidQueryParameters", "continuation is not one that was answered")
+        raise Refused(
+            400, "BadRequestPredictionInvalidQueryParameters", "continuation is not a token of an earlier response"
+        )
     end = int(start) + count
     given = {name: token.get(name.lower()) for name in names}
     following = str(end) if end < len(found) else None

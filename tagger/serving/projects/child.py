@@ -1,4 +1,4 @@
-"""Child processes of a server: each ends with it, and the next server runs it again."""
+"""Child processes of a server: each ends with the server, and is restarted by the next one."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 """Seconds between checks of a process."""
 END_SECONDS = 20.0
-"""Limit on the time that a killed process takes to end."""
+"""Maximum time to wait for a killed process to end."""
 RETRY_SECONDS = 2.0
 _ERROR_LENGTH = 500
 
 
 class Worker:
-    """The processes of one kind of record, one after the other: `run` starts one, and returns what its record gets."""
+    """Runs the processes of one kind of record one at a time; `run` runs one and returns changes of its record."""
 
     def __init__(self, projects: Projects, kind: str, status: str, run: Callable[[Project, str], Json]) -> None:
         self._projects, self._kind, self._status, self._run = projects, kind, status, run
         self._closing, self._pool = threading.Event(), ThreadPoolExecutor(1, kind)
 
     def resume(self) -> None:
-        """Run again what the last server had not finished."""
+        """Restart the processes that the previous server did not finish."""
         for project, id in self.unfinished():
             self.submit(project, id)
 
     def unfinished(self) -> list[tuple[Project, str]]:
-        """Return project and id of every record with the status of a running process."""
+        """Return project and id of every record whose status is that of a running process."""
         return [
             (project, id)
             for project in self._projects.all()
@@ -56,7 +56,7 @@ class Worker:
     def process(self, command: Sequence[str], log: Path) -> int:
         """Run a command whose stderr is added to a file; return its exit code.
 
-        Its stdin is a pipe that closes when the server ends, however that ends.
+        Its stdin is a pipe that closes when the server ends for any reason.
         """
         log.parent.mkdir(exist_ok=True)
         with open(log, "ab") as errors:
@@ -86,7 +86,7 @@ class Worker:
                     if found := project.journal.get(self._kind, id):
                         project.write((self._kind, id, found | outcome))
                 return
-            except WriteError as error:  # tried again while the disk takes nothing
+            except WriteError as error:  # retried, for example until the disk has space again
                 log.warning("%s", error)
                 self._closing.wait(RETRY_SECONDS)
 

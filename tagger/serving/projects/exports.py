@@ -1,4 +1,4 @@
-"""Exports of iterations: zips in the layout of Custom Vision's, each made in a separate process."""
+"""Exports of iterations: zip files in Custom Vision's layout, each made in a separate process."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PLATFORMS = ("ONNX",)
 
 
 class Exports:
-    """The exports of all projects, one after the other."""
+    """The exports of all projects, run one at a time."""
 
     def __init__(self, projects: Projects) -> None:
-        """Repeat the exports that the last server had not finished."""
+        """Restart the exports that the previous server did not finish."""
         self.worker = Worker(projects, EXPORTS, EXPORTING, self._run)
         self.worker.resume()
 
     def start(self, project: Project, iteration: str, flavor: str | None) -> Json:
-        """Start an export, unless there is one; return its record."""
+        """Start an export, unless one exists; return its record."""
         with project.lock:
             found = project.journal.get(EXPORTS, iteration)
             if found and found["status"] == EXPORTING:

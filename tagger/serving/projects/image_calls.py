@@ -31,7 +31,7 @@ FETCHED_TOGETHER = 8
 
 @handles("POST", "projects/{project}/images")
 def create_images_from_data(call: Call) -> Answer:
-    """Add images: the body, or every part of a multipart body."""
+    """Add images: the body, or the parts of a multipart body."""
     tags = tuple(call.listed_ids("tagIds", MAX_BATCH_TAGS))
     contents = images_in(call.body, call.content_type)
     return added(call, [Entry("", content, tags) for content in contents])[1]
@@ -39,13 +39,13 @@ def create_images_from_data(call: Call) -> Answer:
 
 @handles("POST", "projects/{project}/images/files")
 def create_images_from_files(call: Call) -> Answer:
-    """Add images in base64."""
+    """Add base64-encoded images."""
     return added(call, [_from_file(*each) for each in batch(call)])[1]
 
 
 @handles("POST", "projects/{project}/images/urls")
 def create_images_from_urls(call: Call) -> Answer:
-    """Add images behind URLs."""
+    """Add images from URLs."""
     given = batch(call)
     urls = [checked_text(entry.get("url"), "url", 1 << 16) for entry, _ in given]
     with ThreadPoolExecutor(FETCHED_TOGETHER) as pool:
@@ -93,7 +93,7 @@ def delete_images(call: Call) -> Answer:
 
 @handles("POST", "projects/{project}/images/tags")
 def create_image_tags(call: Call) -> Answer:
-    """Give images tags."""
+    """Add tags to images."""
     pairs = [
         (*checked_ids([each.get("imageid")], "imageId", 1), *checked_ids([each.get("tagid")], "tagId", 1))
         for each in checked_list(call.json().get("tags"), "tags", MAX_IDS)
@@ -116,7 +116,7 @@ def create_image_tags(call: Call) -> Answer:
 
 @handles("DELETE", "projects/{project}/images/tags")
 def delete_image_tags(call: Call) -> Answer:
-    """Take tags from images."""
+    """Remove tags from images."""
     project, tags = call.project, set(call.listed_ids("tagIds", MAX_BATCH_TAGS))
     with project.lock:
         images = [project.record(IMAGES, id) for id in call.listed_ids("imageIds", MAX_IDS)]
@@ -147,7 +147,7 @@ def _from_file(given: Json, tags: tuple[str, ...]) -> Entry:
 
 
 def _fetched(call: Call, url: str) -> bytes | str:
-    """Return what is behind a URL, or the status of an error."""
+    """Return the content of a URL, or the status of an error."""
     try:
         return call.fetch(url)
     except Refused as error:
@@ -155,7 +155,7 @@ def _fetched(call: Call, url: str) -> bytes | str:
 
 
 def added(call: Call, entries: list[Entry]) -> tuple[list[Added], JSONResponse]:
-    """Add images; return the outcomes and the answer."""
+    """Add images; return the outcomes and the response."""
     found = add(call.project, entries, call.state.max_bytes, call.state.max_pixels)
     whole = all(each.status == OK for each in found)
     summary = {"isBatchSuccessful": whole, "images": [_outcome(call, each) for each in found]}
@@ -172,7 +172,7 @@ _HAVING = {"All": (True, False), "Tagged": (True,), "Untagged": (False,)}
 
 
 def _listed(call: Call) -> list[Json]:
-    """Return the images with the tagging status and the tags that the call names, in its order."""
+    """Return the images that match the call's tagging status and tags, in the order that it asks for."""
     status = call.ids.get("status") or call.query.get("taggingstatus")
     having = _HAVING[checked_choice(status, list(_HAVING), "taggingStatus")]
     tags = set(call.listed_ids("tagIds", MAX_BATCH_TAGS))
@@ -187,7 +187,7 @@ def _views(call: Call, images: Iterable[Json]) -> list[Json]:
 
 
 def view_of(call: Call) -> Callable[[Json], Json]:
-    """Return the function that shows an image as clients read it."""
+    """Return a function that converts an image record to the format of clients."""
     project: Project = call.project
     tags = project.journal.of(TAGS)
 

@@ -88,7 +88,7 @@ def publish_iteration(call: Call) -> Answer:
 
 @handles("DELETE", "projects/{project}/iterations/{iteration}/publish")
 def unpublish_iteration(call: Call) -> Answer:
-    """Withdraw the published name of an iteration."""
+    """Unpublish an iteration."""
     project = call.project
     with project.lock:
         iteration = _iteration(call)
@@ -100,7 +100,7 @@ def unpublish_iteration(call: Call) -> Answer:
 
 @handles("GET", "projects/{project}/iterations/{iteration}/performance")
 def get_iteration_performance(call: Call) -> Answer:
-    """Return precision, recall and average precision of the test images, or validation where there are none."""
+    """Return precision, recall and average precision on the test images, or without any on the validation images."""
     iteration = trained(call)
     found = checkpoint.describe(str(call.project.checkpoint(iteration["id"]))).metrics
     metrics = found.get("test") or found["val"]
@@ -118,7 +118,7 @@ def get_iteration_performance(call: Call) -> Answer:
 
 @handles("POST", "projects/{project}/iterations/{iteration}/export")
 def export_iteration(call: Call) -> Answer:
-    """Start to export an iteration."""
+    """Start the export of an iteration."""
     iteration, platform = trained(call), call.text("platform")
     if platform.upper() not in PLATFORMS:
         raise Refused(
@@ -155,7 +155,7 @@ def _iteration(call: Call) -> Json:
 
 
 def trained(call: Call, id: str | None = None) -> Json:
-    """Return an iteration, that of the path by default; raises Refused unless its training is completed."""
+    """Return an iteration, by default the one in the path; raises Refused unless its training is completed."""
     iteration = call.project.record(ITERATIONS, id or call.ids["iteration"])
     if iteration["status"] != COMPLETED:
         raise Refused(400, "BadRequestIterationIsNotTrained", f"the iteration is not trained ({iteration['status']})")
@@ -163,7 +163,7 @@ def trained(call: Call, id: str | None = None) -> Json:
 
 
 def _figures(tag: Json) -> Json:
-    """Return a tag's figures; half of a 95% interval is 1.96 standard deviations."""
+    """Return a tag's metrics; half of a 95% interval is 1.96 standard deviations."""
     found: Json = {"averagePrecision": tag["average_precision"] or 0.0}
     for name in ("precision", "recall"):
         low, high = tag[f"{name}_interval"]

@@ -1,4 +1,4 @@
-"""Records in one append-only file: a change is on disk before `write` returns, whole or not at all."""
+"""Records in one append-only file: `write` is atomic, and returns once the change is on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tagger.checkpoint.info import Json
 from tagger.errors import TableError, WriteError, first_line
 
 COMPACTED = 1 << 20
-"""Bytes below which a file is left as it is."""
+"""File size in bytes below which a file is not compacted."""
 Change: TypeAlias = tuple[str, str, Json | None]
 """Kind and id of a record, and its new value; None deletes it."""
 
@@ -22,7 +22,7 @@ class Journal:
     """Records by kind and id. A record is replaced, never changed in place, so readers need no lock."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file; raises TableError when a line before the last one is damaged."""
+        """Read the file; raises TableError if a line other than the last is damaged."""
         self._path, self._lock = path, threading.Lock()
         self._records: dict[str, dict[str, Json]] = {}
         self._size = self._replay()
@@ -37,12 +37,12 @@ class Journal:
         return self._records.get(kind, {}).get(id)
 
     def write(self, *changes: Change) -> None:
-        """Make changes, all or none; raises WriteError when they are not on disk."""
+        """Apply all changes or none; raises WriteError if they cannot be written."""
         line = encoded(*changes)
         with self._lock:
             try:
                 with open(self._path, "r+b") as file:
-                    file.truncate(self._size)  # what an earlier failed write left
+                    file.truncate(self._size)  # remove the rest of an earlier failed write
                     file.seek(self._size)
                     file.write(line)
                     file.flush()
@@ -60,7 +60,7 @@ class Journal:
                 self._records.setdefault(kind, {})[id] = record
 
     def _compact(self) -> None:
-        """Write the file anew where most of it is about records that were replaced or deleted."""
+        """Rewrite the file if most of it is about records that were replaced or deleted."""
         changes = [(kind, id, record) for kind, found in self._records.items() for id, record in found.items()]
         content = b"".join(map(encoded, changes))
         if self._size > max(2 * len(content), COMPACTED):
@@ -68,7 +68,7 @@ class Journal:
             self._size = len(content)
 
     def _replay(self) -> int:
-        """Apply every line; return the length of the whole ones. The last may be torn: its call was never answered."""
+        """Apply every complete line; return their length. The last may be torn; its call got no response."""
         size, lines = 0, self._path.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
             try:

@@ -1,4 +1,4 @@
-"""Links to files that need no key and expire, as those of a cloud store."""
+"""Signed links to files, which need no key and expire, like those of a cloud store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATH = "/customvision/files"
 
 
 class Links:
-    """Links signed with a secret of this process: those of an earlier one have expired."""
+    """Links signed with a secret of this process; links of an earlier process are invalid."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds, self._secret = seconds, secrets.token_bytes(32)
@@ -29,7 +29,7 @@ class Links:
         """Raise Refused for a link that was not signed here or has expired."""
         expected = self._signature(project, kind, id, expires)
         if not hmac.compare_digest(expected.encode(), signature.encode()) or float(expires) < time.time():
-            raise Refused(403, "AuthenticationFailed", "the link is not valid or has expired; ask for it again")
+            raise Refused(403, "AuthenticationFailed", "the link is not valid or has expired; request a new one")
 
     def _signature(self, *signed: str) -> str:
         return hmac.new(self._secret, "\n".join(signed).encode(), hashlib.sha256).hexdigest()

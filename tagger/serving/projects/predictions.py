@@ -1,4 +1,4 @@
-"""Predictions that a project stores, the newest so many, and the calls that list them and train on them."""
+"""The most recent predictions of a project, which are stored, and the calls that list them or train on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ORDERS = ("Newest", "Oldest", "Suggested")
 
 
 def store(project: Project, found: Json, row: Row, content: bytes, application: str, most: int) -> bool:
-    """Store an answer and its image, dropping the oldest beyond `most`; return whether that worked."""
+    """Store a response and its image, dropping the oldest beyond `most`; return whether it was stored."""
     shown = [
         {name: each[name] for name in ("probability", "tagId", "tagName", "tagType")} for each in found["predictions"]
     ]
@@ -48,7 +48,7 @@ def store(project: Project, found: Json, row: Row, content: bytes, application: 
             oldest = list(project.journal.of(PREDICTIONS).values())[: -most + 1 or None]
             project.write((PREDICTIONS, record["id"], record), *((PREDICTIONS, old["id"], None) for old in oldest))
     except (TaggerError, OSError) as error:
-        log.warning("a prediction is not stored: %s", error)
+        log.warning("a prediction cannot be stored: %s", error)
         return False
     for old in oldest:
         project.image_path(PREDICTIONS, old).unlink(missing_ok=True)
@@ -57,7 +57,7 @@ def store(project: Project, found: Json, row: Row, content: bytes, application: 
 
 @handles("POST", "projects/{project}/predictions/query")
 def query_predictions(call: Call) -> Answer:
-    """List stored predictions, a page at a time."""
+    """List stored predictions, page by page."""
     project, token = call.project, call.json()
     answered, page = token_page(token, _TOKEN, _chosen(project, token))
     return {"token": answered, "results": [_view(call, project, each) for each in page]}
@@ -72,7 +72,7 @@ def delete_prediction(call: Call) -> Answer:
 
 @handles("POST", "projects/{project}/images/predictions")
 def create_images_from_predictions(call: Call) -> Answer:
-    """Add the images of stored predictions, which are then no longer among the predictions."""
+    """Move the images of stored predictions to the images of the project."""
     project, entries, ids = call.project, list[Entry](), list[str]()
     for given, tags in batch(call):
         (id,) = checked_ids([given.get("id")], "id", 1)

@@ -1,7 +1,7 @@
 """One training of a project, in a separate process: `python -m tagger.serving.projects.process DATASET OUT OPTIONS`.
 
-It ends with the server, however that ends: its stdin is a pipe from there. Started again with the same arguments it
-goes on where it was.
+It ends with the server, however the server ends, because its stdin is a pipe from it. When started again with the same
+arguments, it continues where it stopped.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tagger.training.data import Callbacks
 from tagger.training.train import UNFINISHED, train
 
 SMALL = 20
-"""Images of a label below which the splits of one seed may leave none of them in val."""
+"""Number of images of a label below which some seeds may put none of them into val."""
 SEEDS = 50
 NICE = 5
-"""Predictions come first; beside busy processors a training gets a quarter of them. At 10 it got a tenth, and an epoch
-took minutes."""
+"""Niceness of a training: predictions have priority. On busy processors a training gets a quarter of the time; at 10 it
+got a tenth, and an epoch took minutes."""
 LOCK_SECONDS = 120.0
-"""Limit on the time that the process before this one takes to end."""
+"""Maximum time to wait for the previous process to end."""
 
 
 def main() -> None:
-    """Train as the arguments say; an error is the last line on stderr."""
+    """Train with the options in the arguments; an error is the last line on stderr."""
     threading.Thread(target=_end_with_server, daemon=True).start()
     dataset, out, options = sys.argv[1:]
     if hasattr(os, "nice"):
@@ -64,7 +64,7 @@ def _log(line: str) -> None:
 
 
 def seed_for(dataset: str, config: TrainConfig) -> int:
-    """Return the first seed whose splits hold all labels, or most: a handful of images may have none in val."""
+    """Return the first seed whose splits have all labels, or the most: a label with few images may have none in val."""
     found = datasets.read_dataset(dataset, config.multilabel)
     if min(found.truth.sum(axis=0)) >= SMALL:
         return config.seed

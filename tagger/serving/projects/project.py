@@ -8,7 +8,7 @@
       checkpoints/<iteration id>/
       exports/<iteration id>.zip, .log
 
-Names of files are made here, from ids and hashes that were made here; nothing in a request becomes part of a path.
+File names are made only of ids and hashes generated here; nothing in a request becomes part of a path.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ ITERATIONS, EXPORTS = "iterations", "exports"
 """Kinds of records."""
 JOURNAL = "journal.jsonl"
 NEGATIVE = "Negative"
-"""Type of the tag that means: none of the others."""
+"""Type of the tag for images without any other tag."""
 TRAINING, COMPLETED, FAILED = "Training", "Completed", "Failed"
 """Statuses of an iteration."""
 EXPORTING, DONE = "Exporting", "Done"
-"""Statuses of an export, or FAILED."""
+"""Statuses of an export, in addition to FAILED."""
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "tagger image")
 _DELETED = "_deleted-"
 
 
 def now() -> str:
-    """Return the time as Custom Vision writes it."""
+    """Return the current time in Custom Vision's format."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -54,7 +54,7 @@ def new_id() -> str:
 
 
 def canonical(id: str) -> str:
-    """Return an id as it is stored; raises Refused for anything else."""
+    """Return an id in canonical form; raises Refused if it is not a UUID."""
     try:
         return str(uuid.UUID(id))
     except ValueError as error:
@@ -62,13 +62,13 @@ def canonical(id: str) -> str:
 
 
 class Project:
-    """One project. Changes that depend on what is there are made under `lock`."""
+    """One project. Changes that depend on its current state are made under `lock`."""
 
     def __init__(self, folder: Path) -> None:
         self.id, self.folder, self.lock = folder.name, folder, threading.RLock()
         self.journal = Journal(folder / JOURNAL)
         if self.journal.get(PROJECT, self.id) is None:
-            raise TableError(f"{folder / JOURNAL}: belongs to another project; give its folder the name it had")
+            raise TableError(f"{folder / JOURNAL}: belongs to another project; rename its folder to that project's id")
         for left in folder.glob("*/_tmp-*"):  # of an upload that was killed
             left.unlink(missing_ok=True)
 
@@ -92,7 +92,7 @@ class Project:
         return found
 
     def write(self, *changes: Change) -> None:
-        """Make changes, all or none."""
+        """Apply all changes or none."""
         self.journal.write(*changes)
 
     def image_path(self, kind: str, record: Json) -> Path:
@@ -104,11 +104,11 @@ class Project:
         return self.folder / "checkpoints" / iteration
 
     def training_file(self, iteration: str, suffix: str) -> Path:
-        """Return a file beside the checkpoint: the data of its training, or the log."""
+        """Return a file of an iteration's training: its data (parquet), or its log."""
         return self.folder / "trainings" / f"{iteration}.{suffix}"
 
     def export(self, iteration: str) -> Path:
-        """Return the exported file of an iteration; its log is beside it."""
+        """Return the exported file of an iteration; its log is next to it."""
         return self.folder / "exports" / f"{iteration}.zip"
 
     def remove_iteration(self, iteration: str) -> None:
@@ -123,13 +123,13 @@ class Project:
         return Counter(tag for image in self.journal.of(IMAGES).values() for tag in image["tags"])
 
     def write_image(self, file: str, content: bytes) -> None:
-        """Write the file of an image, unless it is there; its name is the hash of its content."""
+        """Write the file of an image unless it exists; its name is the hash of its content."""
         path = self.folder / "images" / file
         if not path.exists():
             storage.write_atomic(storage.local_uri(str(path)), content)
 
     def labels_of(self, image: Json, selected: Collection[str] | None = None) -> list[str] | None:
-        """Return the names of an image's tags, [] for the negative one alone, None without tags."""
+        """Return the names of an image's tags: [] for the negative tag alone, None without tags."""
         tags, chosen = self.journal.of(TAGS), [tag for tag in image["tags"] if selected is None or tag in selected]
         named = [tags[tag]["name"] for tag in chosen if tags[tag]["type"] != NEGATIVE]
         return sorted(named) if chosen else None
@@ -155,7 +155,7 @@ class Project:
 
 
 def image_id(digest: str) -> str:
-    """Return the id of an image with this SHA-256: an image that is uploaded again is the same one."""
+    """Return the id of an image with this SHA-256, so that a repeated upload has the same id."""
     return str(uuid.uuid5(_NAMESPACE, digest))
 
 
@@ -185,7 +185,7 @@ class Projects:
         return found
 
     def create(self, facts: Json) -> Project:
-        """Create a project; raises Refused when its name is taken."""
+        """Create a project; raises Refused if its name is taken."""
         with self.lock:
             self.check_name(facts["name"])
             record = {"id": new_id(), **facts, "created": now(), "lastModified": now()}
@@ -198,7 +198,7 @@ class Projects:
     def check_name(self, name: str, of: Project | None = None) -> None:
         """Raise Refused when another project has the name."""
         if any(each.facts["name"] == name for each in self.all() if each is not of):
-            raise Refused(400, "BadRequestProjectNameNotUnique", f"a project is named {name!r} already")
+            raise Refused(400, "BadRequestProjectNameNotUnique", f"a project named {name!r} already exists")
 
     def delete(self, project: Project) -> None:
         """Delete a project with all its files."""

@@ -17,7 +17,7 @@ DOMAINS = {
     "0732100f-1a38-4e49-a514-c9b44c697ab5": "General (compact)",
     "a1db07ca-a19a-4830-bae8-e004a42dc863": "General (compact) [S1]",
 }
-"""Custom Vision's domains for classification; all are trained in the same way."""
+"""Custom Vision's domains for classification; training is the same for all of them."""
 DEFAULT_DOMAIN = next(iter(DOMAINS))
 KINDS = ("Multiclass", "Multilabel")
 TAG_TYPES = ("Regular", NEGATIVE, "GeneralProduct")
@@ -90,7 +90,7 @@ def delete_project(call: Call) -> Answer:
 
 @handles("GET", "projects/{project}/tags")
 def get_tags(call: Call) -> Answer:
-    """List the tags with their images."""
+    """List the tags with their numbers of images."""
     project, counts = call.project, call.project.tag_counts()
     return [{**tag, "imageCount": counts[id]} for id, tag in project.journal.of(TAGS).items()]
 
@@ -107,7 +107,7 @@ def create_tag(call: Call) -> Answer:
     }
     with project.lock:
         if len(project.journal.of(TAGS)) >= MAX_TAGS:
-            raise Refused(400, "BadRequestExceedTagPerProjectLimit", f"a project has {MAX_TAGS:,} tags at most")
+            raise Refused(400, "BadRequestExceedTagPerProjectLimit", f"a project can have at most {MAX_TAGS:,} tags")
         _check_tag(project, tag)
         project.write((TAGS, tag["id"], tag))
     return {**tag, "imageCount": 0}
@@ -139,7 +139,7 @@ def update_tag(call: Call) -> Answer:
 
 @handles("DELETE", "projects/{project}/tags/{tag}")
 def delete_tag(call: Call) -> Answer:
-    """Delete a tag, also of its images."""
+    """Delete a tag, and remove it from its images."""
     project = call.project
     with project.lock:
         id = project.record(TAGS, call.ids["tag"])["id"]
@@ -150,7 +150,7 @@ def delete_tag(call: Call) -> Answer:
 
 
 def _changes(given: Json) -> Json:
-    """Return what a Project in the body of a call changes."""
+    """Return the changes that a Project in the body of a call makes."""
     settings = given.get("settings") or {}
     if not isinstance(settings, dict):
         raise Refused(400, "BadRequest", "settings must be an object")
@@ -169,9 +169,9 @@ def _changes(given: Json) -> Json:
 def _check_tag(project: Project, tag: Json) -> None:
     others = [each for each in project.journal.of(TAGS).values() if each["id"] != tag["id"]]
     if any(each["name"] == tag["name"] for each in others):
-        raise Refused(400, "BadRequestTagNameNotUnique", f"a tag is named {tag['name']!r} already")
+        raise Refused(400, "BadRequestTagNameNotUnique", f"a tag named {tag['name']!r} already exists")
     if tag["type"] == NEGATIVE and any(each["type"] == NEGATIVE for each in others):
-        raise Refused(400, "BadRequestMultipleNegativeTag", "the project has a negative tag already")
+        raise Refused(400, "BadRequestMultipleNegativeTag", "the project already has a negative tag")
 
 
 def _view(project: Project) -> Json:

@@ -1,4 +1,4 @@
-"""Training calls over HTTP: a request becomes a Call, whose function runs in a thread."""
+"""Training calls over HTTP: each request is handled in a thread."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ async def answer(state: State | None, memory: Memory, request: Request, raw_path
     """Answer a training call; raises Refused."""
     if state is None:
         raise Refused(404, "NotFound", "training calls are not served; start the server with --projects FOLDER")
-    if not any(request.headers.get(name) for name in _KEYS):  # a web page of another site cannot send such a header
-        raise Refused(401, "401", "training calls need the header Training-Key; without --key-file any value will do")
+    if not any(request.headers.get(name) for name in _KEYS):  # web pages of other sites cannot send this header
+        raise Refused(
+            401, "401", "training calls need the header Training-Key; without --key-file any value is accepted"
+        )
     handler, ids = calls.find(request.method, raw_path)
     takes_images = "/images" in raw_path.lower() or "/quicktest" in raw_path.lower()
     with memory.held() as held:
@@ -66,9 +68,9 @@ async def answer(state: State | None, memory: Memory, request: Request, raw_path
 
 
 def linked_file(state: State | None, project: str, kind: str, id: str, expires: str, signature: str) -> Response:
-    """Return the file that a signed link leads to; raises Refused."""
+    """Return the file of a signed link; raises Refused."""
     if state is None:
-        raise Refused(404, "NotFound", "no such call; see /docs")
+        raise Refused(404, "NotFound", "no such endpoint; see /docs")
     state.links.check(project, kind, id, expires, signature)
     found = state.projects.get(project)
     path = found.export(id) if kind == EXPORTS else found.image_path(kind, found.record(kind, id))
@@ -84,7 +86,7 @@ def start(
     checkpoints: Checkpoints,
     fetcher: Fetcher,
 ) -> State | None:
-    """Open the folder of projects and resume what the last server had not finished; None without a folder."""
+    """Open the folder of projects and resume unfinished trainings and exports; None without a folder."""
     if config.projects is None:
         return None
     projects = Projects(config.projects)

@@ -20,11 +20,11 @@ from tagger.serving.projects.iteration_calls import target_of, trained
 from tagger.serving.projects.project import COMPLETED, IMAGES, ITERATIONS, Project
 
 MOST = 2000
-"""Images without tags, the newest ones, that a query predicts."""
+"""Maximum number of untagged images, newest first, that a query predicts."""
 LISTED = 4 * MOST
-"""Suggestions in memory."""
+"""Maximum number of suggestions in memory."""
 TOP = 10
-"""Predictions of an image that a query lists."""
+"""Maximum number of predictions per image that a query lists."""
 _TOKEN = ("tagIds", "threshold", "session", "sortBy")
 _ORDERS = ("UncertaintyDescending", "UncertaintyAscending")
 
@@ -37,13 +37,13 @@ def quick_test_image(call: Call) -> Answer:
 
 @handles("POST", "projects/{project}/quicktest/url")
 def quick_test_image_url(call: Call) -> Answer:
-    """Predict an image behind a URL."""
+    """Predict an image from a URL."""
     return _quick_test(call, call.fetch(url_in(call.body, call.content_type)))
 
 
 @handles("POST", "projects/{project}/tagsandregions/suggestions")
 def suggest_tags_and_regions(call: Call) -> Answer:
-    """Suggest tags of images, and how uncertain they are."""
+    """Suggest tags for images, with the uncertainty of each image."""
     project, iteration = call.project, trained(call, call.text("iterationId"))
     images = [project.record(IMAGES, id) for id in call.listed_ids("imageIds", MAX_BATCH)]
     view = view_of(call)
@@ -52,7 +52,7 @@ def suggest_tags_and_regions(call: Call) -> Answer:
 
 @handles("POST", "projects/{project}/images/suggested")
 def query_suggested_images(call: Call) -> Answer:
-    """List images without tags and the tags suggested for them, the most uncertain first, a page at a time."""
+    """List untagged images and the tags suggested for them, most uncertain first, page by page."""
     token, view = call.json(), view_of(call)
     order = checked_choice(token.get("sortby"), _ORDERS, "sortBy", "BadRequestPredictionInvalidQueryParameters")
     found = [(image, suggestion) for image, suggestion, _ in _suggested(call, token)]
@@ -67,14 +67,14 @@ def query_suggested_images(call: Call) -> Answer:
 
 @handles("POST", "projects/{project}/images/suggested/count")
 def query_suggested_image_count(call: Call) -> Answer:
-    """Count the images without tags that a tag is suggested for."""
+    """Count the untagged images that each tag is suggested for."""
     token = call.json()
     counts = Counter(tag for _, _, tags in _suggested(call, token) for tag in tags)
     return {tag: counts[tag] for tag in checked_ids(token.get("tagids"), "tagIds", MAX_BATCH) or counts}
 
 
 def _suggested(call: Call, token: Json) -> Iterator[tuple[Json, Json, list[str]]]:
-    """Yield images without tags, their suggestions, and the ids of the suggested tags that the token selects."""
+    """Yield untagged images, their suggestions, and the ids of the suggested tags that the token selects."""
     project, iteration = call.project, trained(call, call.text("iterationId"))
     chosen = checked_ids(token.get("tagids"), "tagIds", MAX_BATCH)
     least = checked_number(token.get("threshold"), "threshold")
@@ -89,7 +89,7 @@ def _suggested(call: Call, token: Json) -> Iterator[tuple[Json, Json, list[str]]
 
 
 def _suggestions(call: Call, iteration: Json, images: Sequence[Json]) -> dict[str, Json]:
-    """Return image id -> suggestion; images that have none in memory are predicted."""
+    """Return image id -> suggestion; images without one in memory are predicted."""
     found, id = call.state.suggestions, iteration["id"]
     missing = [image for image in images if (id, image["id"]) not in found]
     for image, suggestion in _predicted(call, iteration, missing):

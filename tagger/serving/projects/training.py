@@ -1,4 +1,4 @@
-"""Trainings of projects, one at a time, each in a process that starts again where a killed one was."""
+"""Trainings of projects, one at a time, each in a process that resumes a killed training."""
 
 from __future__ import annotations
 
@@ -34,17 +34,19 @@ class Trainings:
     """The trainings of all projects."""
 
     def __init__(self, projects: Projects, config: TrainConfig) -> None:
-        """Resume the trainings that the last server had not finished."""
+        """Resume the trainings that the previous server did not finish."""
         self._config, self._lock = config, threading.Lock()
         self.worker = Worker(projects, ITERATIONS, TRAINING, self._run)
         self.worker.resume()
 
     def start(self, project: Project, kind: str, hours: float, selected: Sequence[str], force: bool) -> Json:
-        """Start a training; return its iteration. Raises Refused while another one runs, and when it cannot work."""
+        """Start a training; return its iteration. Raises Refused if another one runs, or without enough images."""
         with self._lock, project.lock:
             if self.worker.unfinished():
                 raise Refused(
-                    409, "BadRequestTrainingAlreadyInProgress", "a training is in progress; start the next when it ends"
+                    409,
+                    "BadRequestTrainingAlreadyInProgress",
+                    "a training is in progress; start the next one when it ends",
                 )
             chosen = set(selected) or None
             iteration = self._iteration(project, kind, hours, chosen)
@@ -112,6 +114,6 @@ def _check_images(project: Project, selected: set[str] | None) -> None:
 
 
 def _trained(project: Project) -> set[str]:
-    """Return the data of the last training that was completed."""
+    """Return the data fingerprint of the last completed training; empty without one."""
     done = [each["data"] for each in project.journal.of(ITERATIONS).values() if each["status"] == COMPLETED]
     return set(done[-1:])

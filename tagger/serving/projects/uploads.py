@@ -1,4 +1,4 @@
-"""Images that are added to a project: decoded, stored by content, recorded in the journal, and only then answered."""
+"""Add images to a project: decode them, store them by content, and record them in the journal before responding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Entry:
     content: bytes | None
     tags: tuple[str, ...] = ()
     error: str = ""
-    """Status of an image that could not be read; there is no content then."""
+    """Status of an image that could not be read; `content` is None then."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def add(project: Project, entries: Sequence[Entry], max_bytes: int, max_pixels: 
 
 
 def _recorded(project: Project, entry: Entry, image: Json | str, changed: dict[str, Json]) -> Added:
-    """Add the tags of an entry to its image, or its image to `changed`; an image of this content may be known."""
+    """Add an entry's image, or its tags to the known image with the same content; add the result to `changed`."""
     if isinstance(image, str):
         return Added(entry.source, image)
     before = changed.get(image["id"]) or project.journal.get(IMAGES, image["id"])
@@ -68,7 +68,7 @@ def _recorded(project: Project, entry: Entry, image: Json | str, changed: dict[s
 
 
 def with_tags(project: Project, image: Json, tags: Sequence[str]) -> tuple[Json, str]:
-    """Return an image with more tags and an empty text, or as it is with the status of what is wrong with them."""
+    """Return the image with more tags, and ""; or the unchanged image, and the status that says what is wrong."""
     known = project.journal.of(TAGS)
     every = dict.fromkeys(chain(image["tags"], tags))
     if any(tag not in known for tag in tags):
@@ -95,7 +95,7 @@ def _stored(project: Project, entry: Entry, max_bytes: int, max_pixels: int) -> 
     except ImageError as error:
         return _OF_STATUS.get(error.status, "ErrorImageFormat")
     except WriteError as error:
-        log.warning("an image is not stored: %s", error)
+        log.warning("an image cannot be stored: %s", error)
         return "ErrorStorage"
     return {
         "id": image_id(digest), "sha256": digest, "file": file, "width": info.width, "height": info.height,

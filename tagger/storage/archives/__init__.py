@@ -1,8 +1,8 @@
-"""Archives and tables of images as folders: their members are listed, and read as ranges of bytes or rows.
+"""Archives and tables of images, treated as folders: members are listed, and read as ranges of bytes or rows.
 
-A member's uri is `ARCHIVE::NAME`, or `TABLE::ROW`. Its location says where it lies, so that any process can read it
-alone: `ARCHIVE::@PLACE@VERSION`, and `ARCHIVE::!REASON` for the rest of an archive that is damaged. What stays open or
-in memory between two reads belongs to one version of the archive.
+A member's uri is `ARCHIVE::NAME`, or `TABLE::ROW`. Its location has its position, so that any process can read it
+without listing the archive: `ARCHIVE::@PLACE@VERSION`, and `ARCHIVE::!REASON` for the rest of a damaged archive. Open
+files and cached content belong to one version of the archive.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def is_archive(name: str) -> bool:
 
 
 def split(url: str) -> Inside | None:
-    """Return the parts of a uri or location inside an archive; None for any other, and for a file of that name."""
+    """Return archive and member of a uri or location inside an archive; None for any other, or an existing file."""
     if _SEPARATOR not in url or not (match := _LOCATION.fullmatch(url)):
         return None
     return None if os.path.lexists(url) else Inside(match[1], match[2])
 
 
 def members(archive: FoundFile, skipped: Counter[str]) -> Iterator[FoundFile]:
-    """Yield the images of an archive or table in their order.
+    """Yield the images of an archive or table in order.
 
     The rest of a damaged archive is one file, whose location has the reason. Raises NoImages for a table without any.
     """
@@ -82,7 +82,7 @@ def members(archive: FoundFile, skipped: Counter[str]) -> Iterator[FoundFile]:
     except NoImages:
         raise
     except _DAMAGE as error:
-        reason = f"damaged or cut short after {found} images ({first_line(error)})"
+        reason = f"damaged or truncated after {found} images ({first_line(error)})"
         yield archive._replace(location=f"{url}{_SEPARATOR}!{reason}")
 
 
@@ -96,10 +96,10 @@ def _listed(url: str) -> Iterator[Member]:
 
 
 def _reason_to_skip(member: Member, seen: set[int]) -> str:
-    """Return why a member is not listed, or nothing; `seen` holds hashes of the names so far."""
+    """Return why a member is skipped, or ""; `seen` holds hashes of the names so far."""
     parts = member.name.split("/")
     if member.name.startswith("/") or ".." in parts or "\\" in member.name:
-        return f"name that leaves its archive ({member.name!r})"
+        return f"path outside its archive ({member.name!r})"
     if any(part.startswith(".") for part in parts) or parts[0] == "__MACOSX":
         return "hidden"
     if _NESTED.search(member.name):
@@ -109,7 +109,7 @@ def _reason_to_skip(member: Member, seen: set[int]) -> str:
     if member.is_link:
         return "link in an archive"
     if hash(member.name) in seen:
-        return f"second member of one name ({member.name!r})"
+        return f"duplicate name in an archive ({member.name!r})"
     seen.add(hash(member.name))
     return ""
 
@@ -138,11 +138,11 @@ def find(inside: Inside) -> Member:
     except KeyError as error:
         raise SourceNotFound(f"{inside.archive}: has no member {inside.member}") from error
     except _DAMAGE as error:
-        raise SourceError(f"{inside.archive}: damaged or cut short ({first_line(error)})") from error
+        raise SourceError(f"{inside.archive}: damaged or truncated ({first_line(error)})") from error
 
 
 def _version(url: str) -> str:
-    """Return what tells the present version of an archive from others."""
+    """Return a hash that identifies the current version of an archive."""
     if not is_remote(url):
         info = os.stat(local_path(url))
         return _hash(info.st_size, info.st_mtime_ns)

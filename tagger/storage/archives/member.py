@@ -11,6 +11,6 @@ class Member(NamedTuple):
     name: str
     size: int | None
     place: str
-    """Where it lies: a letter for the reader, and what that reader needs."""
+    """Its position: a letter that selects the reader, and what that reader needs."""
     is_link: bool = False
     is_row: bool = False

@@ -18,10 +18,10 @@ from tagger.storage import files
 from tagger.storage.archives.member import Member
 
 _NAMES = ("image", "img", "bytes", "content", "data", "jpg", "jpeg", "png", "webp")
-"""Names of a column of encoded images, where there are several columns of bytes."""
+"""Names of a column of encoded images in a table with several binary columns."""
 _ROWS = 64
 _BATCHES = 16
-"""Decoded batches of a table that stay in memory."""
+"""Batches of a table that are cached in memory."""
 _TABLES = 4
 
 
@@ -51,7 +51,7 @@ def _groups(url: str, file: IO[bytes]) -> Iterator[int]:
 
 
 def image_column(schema: pa.Schema) -> str:
-    """Return the column of encoded images: a struct with `bytes`, or bytes with a known name or no others beside."""
+    """Return the column of encoded images: a struct with `bytes`, or a binary column with a known name or no others."""
     structs: list[str] = [field.name for field in schema if pa.types.is_struct(field.type) and _has_bytes(field.type)]
     plain: list[str] = [field.name for field in schema if _is_bytes(field.type)]
     named = [name for name in plain if name.lower() in _NAMES]
@@ -104,7 +104,7 @@ def read(url: str, place: str, timeout: float) -> bytes:
 
 
 class _Table:
-    """A table that several threads read, nearly in order."""
+    """A table that several threads read, roughly in order."""
 
     def __init__(self, url: str) -> None:
         self._url, self._lock = url, threading.Lock()

@@ -1,7 +1,7 @@
 """Members of tar archives, plain or compressed.
 
-A member of a plain archive is a range of bytes. A compressed archive is read from front to back; a window of what was
-read last serves readers that are a little out of order.
+A member of a plain archive is a range of bytes. A compressed archive is read sequentially; a window of recent bytes
+serves readers that are slightly out of order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CODECS = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd", ".tzst": "zstd", ".bz2
 _BLOCK = 512
 _CHUNK = 1 << 20
 _WINDOW = 1 << 25
-"""Bytes of a compressed archive that stay in memory."""
+"""Decompressed bytes that are cached in memory."""
 _STREAMS = 2
 
 
@@ -39,8 +39,8 @@ def members(url: str, file: IO[bytes]) -> Iterator[Member]:
                 place = f"{'s' if codec else 't'}{found.offset_data}+{found.size}"
                 yield Member(found.name.removeprefix("./"), found.size, place, not found.isreg())
         source.seek(archive.offset)
-        if source.read(_BLOCK).strip(b"\0"):  # tarfile takes a damaged header for the end
-            raise tarfile.ReadError("a damaged header")
+        if source.read(_BLOCK).strip(b"\0"):  # tarfile mistakes a damaged header for the end
+            raise tarfile.ReadError("a header is damaged")
 
 
 def read(url: str, place: str, timeout: float) -> bytes:
@@ -61,7 +61,7 @@ def _codec(url: str) -> str | None:
 
 
 class _Stream:
-    """The decompressed content of a file, from front to back, with a window to step back in."""
+    """The decompressed content of a file, read sequentially, with a window of recent bytes."""
 
     def __init__(self, file: IO[bytes], codec: str) -> None:
         self._stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), codec)
@@ -81,7 +81,7 @@ class _Stream:
 
 
 class _Seekable:
-    """A stream as a file, as far as tarfile needs one."""
+    """The part of the file interface that tarfile needs, on a stream."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream, self._at = stream, 0
@@ -108,7 +108,7 @@ class _Reader:
         self._stream: _Stream | None = None
 
     def read(self, start: int, size: int) -> bytes:
-        """Return a range; one before the window starts again from the front."""
+        """Return a range; for one before the window, the archive is read again from its beginning."""
         with self._lock:
             if self._stream is None or start < self._stream.start:
                 self._files.close()

@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 30
 
 
 def members(file: IO[bytes]) -> Iterator[Member]:
-    """Yield the files in a zip archive; raises BadZipFile where it is damaged."""
+    """Yield the files in a zip archive; raises BadZipFile if it is damaged."""
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             if not info.is_dir():
@@ -31,7 +31,7 @@ def members(file: IO[bytes]) -> Iterator[Member]:
 
 
 def read(url: str, place: str, timeout: float) -> bytes:
-    """Return the content of a member, checked; raises SourceError."""
+    """Return the content of a member after checking its CRC; raises SourceError."""
     start, _, rest = place.partition("@")[0].partition("+")
     packed, method, size, crc = map(int, rest.split("/"))
     if size > MAX_BYTES:
@@ -39,18 +39,18 @@ def read(url: str, place: str, timeout: float) -> bytes:
     begin = _content_at(url, int(start), packed, timeout)
     content = _unpack(url, begin, method, size)
     if len(content) != size or zlib.crc32(content) != crc:
-        raise SourceError(f"{url}: a damaged member")
+        raise SourceError(f"{url}: a member is damaged")
     return content
 
 
 def _content_at(url: str, start: int, packed: int, timeout: float) -> bytes:
-    """Return the packed content of the member whose header is at `start`."""
+    """Return the compressed content of the member whose header is at `start`."""
     data = files.read_range(url, start, _HEADER.size + packed + _SLACK, timeout, whole=False)
     if len(data) < _HEADER.size:
-        raise SourceError(f"{url}: the archive is cut short")
+        raise SourceError(f"{url}: the archive is truncated")
     magic, _, flags, *_, name, extra = _HEADER.unpack(data[: _HEADER.size])
     if magic != b"PK\3\4":
-        raise SourceError(f"{url}: a damaged header of a member")
+        raise SourceError(f"{url}: the header of a member is damaged")
     if flags & _ENCRYPTED:
         raise SourceError(f"{url}: the member is encrypted")
     begin = _HEADER.size + name + extra

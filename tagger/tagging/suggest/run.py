@@ -1,4 +1,4 @@
-"""`tagger suggest`: images of a results table to label next, or of a labelled dataset to look at again."""
+"""`tagger suggest`: images of a results table to label next, or of a labelled dataset to check."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _is_results(source: str) -> bool:
 
 
 def _refuse_unused(source: str, config: SuggestConfig, is_results: bool) -> None:
-    """Raise UsageError for an option that is given but has no effect."""
+    """Raise UsageError for an option that has no effect."""
     unused = options.given(config) & (_OF_DATASET if is_results else _OF_RESULTS)
     if unused:
         kind = "a results table" if is_results else "a dataset"

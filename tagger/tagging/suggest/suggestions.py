@@ -24,14 +24,14 @@ REASONS = {
     "dark": "too dark",
     "blurred": "blurred",
 }
-"""Reason -> words for a person, in the order of a dataset's suggestions."""
+"""Reason -> description, in the order of a dataset's suggestions."""
 SHOWN = 10
-"""Candidates of a row."""
+"""Maximum number of candidates per row."""
 
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Images to look at, the first first."""
+    """Suggested images, the most important first."""
 
     table: pa.Table
     """Rows of the suggestions schema."""
@@ -61,7 +61,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def pairs(names: Iterable[str], scores: Iterable[float]) -> list[dict[str, Any]]:
-    """Return tags with their scores, the best first; those with NaN are left out."""
+    """Return tags with their scores, best first, without scores that are not finite."""
     both = zip(names, scores, strict=True)
     best = sorted(((score, name) for name, score in both if math.isfinite(score)), key=lambda pair: -pair[0])
     return [{"tag": name, "score": float(score)} for score, name in best[:SHOWN]]
@@ -88,16 +88,16 @@ def _are_tasks(uri: str, format: str) -> bool:
 
 
 def check_place(out: StrPath, format: str = "auto") -> None:
-    """Raise TableError when the file to be overwritten is another table, such as labels."""
+    """Raise TableError if the file would overwrite another table, such as labels."""
     uri = storage.absolute(str(out))
     if _are_tasks(uri, format) or not storage.exists(uri):
         return
     if manifest.table_in(uri) != "suggestions":
-        raise TableError(f"--out {out}: exists and holds no suggestions of tagger; choose another file")
+        raise TableError(f"--out {out}: exists and is not a table of suggestions; choose another file")
 
 
 def label_studio(table: pa.Table) -> bytes:
-    """Return tasks with predictions; the best candidate is chosen, of a multilabel image all over 0.5."""
+    """Return tasks with predictions: the best candidate, and for a multilabel image all over 0.5."""
     tasks = [_task(row) for row in table.to_pylist()]
     return (json.dumps(tasks, ensure_ascii=False, indent=1) + "\n").encode()
 

@@ -1,4 +1,4 @@
-"""Images of a labelled dataset to look at again: labels that look wrong, copies with other labels, bad images."""
+"""Images of a labelled dataset to check: labels that look wrong, copies with other labels, bad images."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tagger.tagging.suggest.config import SuggestConfig
 from tagger.tagging.suggest.suggestions import Suggestions
 
 DARK = 45.0
-"""Grey level of the brightest pixels of a thumbnail, below which an image is too dark."""
+"""Grey level (95th percentile of a thumbnail) below which an image is too dark."""
 BLURRED = 4.5
-"""Contrast of the sharpest parts of a thumbnail, below which an image is blurred."""
+"""Contrast (of the sharpest parts of a thumbnail) below which an image is blurred."""
 _BLOCK = 16
 
 Ranked = list[tuple[int, float]]
@@ -36,7 +36,7 @@ Ranked = list[tuple[int, float]]
 def suspects(
     dataset: str, config: SuggestConfig, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Suggestions:
-    """Suggest images of a labelled dataset. Raises SourceError or UsageError as a training does."""
+    """Suggest images of a labelled dataset. Raises SourceError or UsageError, as training does."""
     read = datasets.read_dataset(dataset, config.multilabel, config.labels)
     backbone = checkpoint.describe(config.backbone)
     images, scanned = datasets.scan(dataset, read, backbone, config.device, on_progress=on_progress)
@@ -65,7 +65,7 @@ def suspects(
 
 
 def _first_reasons(found: Mapping[str, Ranked], left_out: Collection[int]) -> dict[int, tuple[str, float]]:
-    """Return row -> reason and score, in their order; an image has its first reason only."""
+    """Return row -> (reason, score), in order; an image gets only its first reason."""
     chosen: dict[int, tuple[str, float]] = {}
     for reason, ranked in found.items():
         for row, score in ranked:
@@ -75,7 +75,7 @@ def _first_reasons(found: Mapping[str, Ranked], left_out: Collection[int]) -> di
 
 
 def _reviewed(images: Dataset, labels: str | None) -> set[int]:
-    """Return the rows that a labels table has a decision about; a label file of another kind has none."""
+    """Return the rows with a decision in the labels table; none for a label file of another kind."""
     if labels is None or not labels.endswith(".parquet"):
         return set()
     uri = storage.absolute(labels)
@@ -116,9 +116,9 @@ def _bad(image_ids: Sequence[str]) -> dict[str, Ranked]:
 
 
 def light_and_sharpness(content: bytes) -> tuple[float, float]:
-    """Return the grey level that 95% of a thumbnail's pixels are below, and the contrast of its sharpest parts.
+    """Return the 95th percentile of a thumbnail's grey levels, and the contrast of its sharpest parts.
 
-    The contrast is the standard deviation of the Laplacian: of the blocks of 16x16 pixels, the one that 95% are below.
+    The contrast is the 95th percentile, over blocks of 16x16 pixels, of the standard deviation of the Laplacian.
     """
     grey = np.asarray(Image.open(io.BytesIO(content)).convert("L"), dtype=np.float32)
     laplacian = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]

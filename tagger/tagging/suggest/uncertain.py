@@ -1,4 +1,4 @@
-"""Images of a results table to label next: uncertain, and unlike each other and the labelled ones."""
+"""Images of a results table to label next: uncertain, and unlike each other and the labelled images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tagger.tagging.suggest.suggestions import Suggestions
 POOL = 5_000
 """Images to choose from: the most uncertain ones."""
 CROWD = 5_000
-"""Images, drawn by a hash of their names, that the chosen ones stand for."""
+"""Images, drawn by a hash of their names, that the chosen ones should represent."""
 KNOWN = 2_000
-"""Labelled images that stand for others already."""
+"""Labelled images, which represent others already."""
 READ = 1_000
-"""Images that are read to find near-duplicates, where the table has no embeddings."""
+"""Images that are read to find near-duplicates if the table has no embeddings."""
 
 _LEFT_OUT = """
     CREATE TEMP TABLE left_out AS SELECT DISTINCT coalesce(image_id, uri) AS image FROM latest
@@ -80,7 +80,7 @@ def _row(row: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 def _labelled(labels: str | None) -> pa.Array:
-    """Return image_ids, or uris, of the images that a labels table or a manifest has labels of."""
+    """Return the image_ids or uris of the images that are labelled in a labels table or a manifest."""
     if labels is None:
         return pa.array([], pa.string())
     uri = storage.absolute(labels)
@@ -109,7 +109,7 @@ def _spread(pool: pa.Table, crowd: pa.Table, known: pa.Table, config: SuggestCon
 
 
 def _common_kind(pool: pa.Table) -> tuple[str, int] | None:
-    """Return the model_id and length of most embeddings; None where under half of the rows have one."""
+    """Return the most common (model_id, length) of embeddings; None if under half of the rows have embeddings."""
     kinds = Counter(zip(pool["model_id"].to_pylist(), pc.list_value_length(pool["embedding"]).to_pylist(), strict=True))
     has = {kind: number for kind, number in kinds.items() if kind[1]}
     return max(has, key=lambda kind: has[kind]) if 2 * sum(has.values()) >= len(pool) and has else None
@@ -132,8 +132,8 @@ def _matrix(rows: pa.Table) -> Float32Array:
 
 
 def _without_copies(pool: pa.Table, config: SuggestConfig) -> tuple[pa.Table, list[str]]:
-    """Return the most uncertain rows, one of each group of near-duplicates; the images are read for it."""
-    from tagger.data import scan  # it imports torch
+    """Return the most uncertain rows, one per group of near-duplicates, which needs reading the images."""
+    from tagger.data import scan  # imports torch
 
     first = pool.slice(0, max(READ, config.count))
     added = "`tagger tag SOURCE --embeddings` adds them"
