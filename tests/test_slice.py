@@ -16,7 +16,7 @@ from test_tagging import assert_same_table, run
 
 import tagger
 from tagger import storage
-from tagger.errors import UsageError
+from tagger.errors import UsageError, WriteError
 from tagger.tagging.config import TagConfig
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -123,6 +123,12 @@ def test_of_several_writers_of_a_new_file_one_succeeds(
     assert not storage.write_new(uri, b"second")
     assert storage.read_bytes(uri) == b"first"
     assert storage.names_in(f"{folder}/_plans") == ["slices-00000001"]
+
+
+def test_a_failed_write_to_a_folder_called_412_is_not_an_existing_file(tmp_path: Path) -> None:
+    (tmp_path / "412").write_bytes(b"a file")
+    with pytest.raises(WriteError, match="cannot write"):
+        storage.write_new(str(tmp_path / "412" / "plan"), b"first")
 
 
 def test_slices_share_a_plan_in_a_bucket(photos: Path, bucket: str) -> None:  # noqa: F811

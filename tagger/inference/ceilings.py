@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tagger import hardware
+from tagger import hardware, schema
 
 if TYPE_CHECKING:
     from tagger.inference.batch import Batch
@@ -56,7 +56,7 @@ class Meter:
         if facts.read_seconds:
             self.reads += len(batch)
             self.read_seconds += facts.read_seconds
-        self.decoded += facts.status.count("ok")
+        self.decoded += sum(map(facts.status.count, schema.TAGGED))
         self.decode_seconds += facts.decode_seconds
 
     def ceilings(self, model: float | None, shares_cores: bool) -> Ceilings:

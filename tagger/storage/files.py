@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -245,17 +246,23 @@ def write_new(uri: str, content: bytes) -> bool:
             fs.pipe_file(path, content, mode="create")
         else:
             _write_local(local_path(uri), content, os.link)
-    except FileExistsError:
-        return False
     except UsageError:
         raise
     except ImportError as error:
         raise missing_package(uri, error) from error
     except Exception as error:
-        if "PreconditionFailed" in str(error) or "412" in str(error):
+        if _was_there(uri, error):
             return False
         raise WriteError(f"{uri}: cannot write ({reason_of(error, uri)}); no partial file was left") from error
     return True
+
+
+def _was_there(uri: str, error: Exception) -> bool:
+    """Return whether a conditional write failed because the file exists."""
+    if isinstance(error, FileExistsError):
+        return is_remote(uri) or os.path.exists(local_path(uri))  # else a file stands where its folder should be
+    answer = str(error).replace(uri.partition("://")[2], "")
+    return is_remote(uri) and bool(re.search(r"PreconditionFailed|\b412\b", answer))
 
 
 def _write_local(path: str, content: bytes, publish: Callable[[str, str], None] = os.replace) -> None:

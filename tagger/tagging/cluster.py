@@ -125,6 +125,8 @@ def _ray(address: str | None, workers: int | None) -> Iterator[tuple[int, Work]]
         raise UsageError(f"--address {address}: no Ray cluster responds ({first_line(error)})") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        if not nodes:
+            raise UsageError("--runner ray: no machine of the cluster has CPUs; start one with `ray start`")
         cpus = min(node["CPU"] for node in nodes)
         gpus = min(node.get("GPU", 0) for node in nodes)
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_ATTEMPTS)(tag_some)
