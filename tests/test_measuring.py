@@ -42,7 +42,8 @@ def test_agreement_is_recorded_in_the_checkpoint_and_does_not_change_the_model(p
     after = checkpoint.describe(model)
     assert after.model_id == before.model_id
     records = after.agreement[hardware.processor()]
-    assert records == found.records
+    assert {name: records[name] for name in found.records} == found.records
+    records = found.records  # the checkpoint may have those of an exported file, too
     assert {"openvino cpu fp32", "eager cpu fp32", "torch cpu fp32"} >= set(records) >= {"openvino cpu fp32"}
     assert records["openvino cpu fp32"]["top1"] == 1.0
     assert records["openvino cpu fp32"]["odd_top1"] >= 0.9
