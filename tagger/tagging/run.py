@@ -45,7 +45,7 @@ FIRST = f"{1:08d}"
 """Generation of the first run of a table."""
 _SAMPLE = 8
 """Number of files read to check whether a store grants access."""
-MEASURE_FILES = 50_000
+MEASURE_FILES = 20_000
 """Number of files from which measuring precisions pays off within the run; later runs reuse the result."""
 _MEASURING = threading.Lock()
 """Held while precisions are measured, so that the tasks of a process measure only once."""
