@@ -123,7 +123,7 @@ def test_a_wait_prints_a_line_and_models_lists_what_is_here(
     absent = run_tagger(
         "predict", photographs[0], "--model", "timm/resnet18.a1_in1k", env=environment | {"HF_HUB_OFFLINE": "1"}
     )
-    assert "here: imagenet, imagenet-lite2, timm/test_resnet.r160_in1k" in absent.stderr
+    assert "an available model: imagenet, imagenet-lite2, timm/test_resnet.r160_in1k" in absent.stderr
 
 
 def test_a_checkpoint_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
