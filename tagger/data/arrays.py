@@ -24,7 +24,7 @@ class LabelledImages:
     truth: npt.NDArray[np.float32]
     """(N, K): 1 where the image has the label."""
     lossy: bool = False
-    """Whether the pixels were JPEG-compressed, which lowers the accuracy of strong networks."""
+    """True if the pixels were JPEG-compressed, which lowers the accuracy of strong networks."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -188,8 +188,7 @@ def _writable(place: str) -> str:
     if storage.is_remote(place):
         return place
     path = os.path.realpath(storage.local_path(place))
-    if os.path.exists(path) and not (
-        os.stat(path).st_mode & 0o222 and os.access(path, os.W_OK)
-    ):  # for root, os.access is always true
+    # for root, os.access() is always true
+    if os.path.exists(path) and not (os.stat(path).st_mode & 0o222 and os.access(path, os.W_OK)):
         raise WriteError(f"{place}: the sidecar is read-only")
     return storage.local_uri(path)

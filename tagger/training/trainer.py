@@ -91,7 +91,7 @@ class Diverged(TaggerError):
 
 
 class TrainerState(TypedDict):
-    """Everything that the next epoch depends on."""
+    """All that the next epoch depends on."""
 
     net: dict[str, Tensor]
     optimizer: dict[str, object]

@@ -143,13 +143,13 @@ class Format:
     kind: str = "table"
     """table, parquet, json, jsonl, xml, text or folder: errors list the formats of a file's kind."""
     merges: bool = False
-    """Whether several records of a file are merged; otherwise they are a conflict."""
+    """Merge several records of a file; otherwise they are a conflict."""
     has_fields: bool = False
-    """Whether its files may have several fields, of which --label-field selects some."""
+    """Its files may have several fields, of which --label-field selects some."""
     beside: bool = False
-    """Whether its files are the images or next to them; such a format also works if the source is not a folder."""
+    """Its files are the images or next to them; such a format also works if the source is not a folder."""
     corrects: bool = False
-    """Whether it corrects a manifest: images that it does not list keep their labels."""
+    """It corrects a manifest: images that it does not list keep their labels."""
 
 
 class Fields:

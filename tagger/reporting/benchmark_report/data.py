@@ -46,7 +46,7 @@ class Run:
     device: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     cut: str = ""
-    """What a time budget cut, such as "2 of 10 epochs" or "359 of 1,767 training images"; empty: trained in full."""
+    """The part that a time budget cut, "2 of 10 epochs" or "359 of 1,767 training images"; empty: trained in full."""
     note: str = ""
     """Other remarks on the numbers."""
     curve: Sequence[Mapping[str, Number]] = ()
